@@ -1,0 +1,35 @@
+# make results: tables, figures and report of the default study (environment made once).
+# make test: the tests, in the same environment. Other targets: lint, lock, showcase.
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: results test lint lock showcase
+
+results: $(VENV)/.ready
+	snakemake --cores all
+
+test: $(VENV)/.ready
+	pytest
+
+lint: $(VENV)/.ready
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+# A failed set-up leaves no .ready, so the next call starts over.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r requirements.lock
+	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# Write the versions in use into the lock, after an upgrade by hand; torch's build tag is dropped.
+lock:
+	echo "# Exact versions for Python 3.11, resolved from pyproject.toml; made by \`make lock\`." > requirements.lock
+	$(VENV)/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' >> requirements.lock
+
+# Copy the quickstart's tables, figures and report to docs/quickstart, the copy that is committed.
+showcase: results
+	python scripts/showcase.py --results results/quickstart --figures figures/quickstart --out docs/quickstart

@@ -1,0 +1,37 @@
+"""Collect a study's run records and cross-checks into tidy tables."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from loraudit.errors import run_program
+from loraudit.files import read_json, write_atomic
+from loraudit.record import read_study, tidy, twins
+
+
+def main() -> None:
+    """Read the arguments, collect, and write CSV and Parquet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", required=True, type=Path, help="the study's folder")
+    folder = parser.parse_args().results
+    study = read_study(folder / "study.json")
+    checks = [
+        {"cell": cell, **row}
+        for cell in study.cells()
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    tables = {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+    }
+    for name, table in tables.items():
+        out = folder / "tidy" / name
+        write_atomic(out.with_suffix(".csv"), lambda path, t=table: t.to_csv(path, index=False))
+        write_atomic(
+            out.with_suffix(".parquet"), lambda path, t=table: t.to_parquet(path, index=False)
+        )
+
+
+run_program(main)

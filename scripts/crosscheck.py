@@ -1,0 +1,35 @@
+"""Cross-check one cell of a study: our LoRA beside PEFT's."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
+
+from loraudit.errors import run_program
+from loraudit.files import write_json
+from loraudit.spec import RunSpec, validated
+
+
+def main() -> None:
+    """Read the arguments, compare, print the table, and write it if all is within tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True, help="a RunSpec as JSON")
+    for name in ("data", "model", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    spec = validated(RunSpec, json.loads(arguments.spec), "spec")
+
+    import pandas as pd
+
+    from loraudit.crosscheck import crosscheck, require_agreement
+
+    rows = crosscheck(spec, arguments.data, arguments.model)
+    print(pd.DataFrame(rows).to_string(index=False), file=sys.stderr)
+    require_agreement(rows, arguments.out.stem)
+    write_json(arguments.out, rows)
+
+
+run_program(main)

@@ -1,0 +1,23 @@
+"""Fetch one model into a folder."""
+
+import argparse
+import json
+from pathlib import Path
+
+from loraudit.errors import run_program
+from loraudit.sources import describe, fetch_model
+from loraudit.spec import ModelEntry, validated
+
+
+def main() -> None:
+    """Read the arguments and fetch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entry", required=True, help="a ModelEntry as JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    entry = validated(ModelEntry, json.loads(arguments.entry), "model")
+    fetch_model(entry, arguments.out)
+    print(f"model {entry.name}: {describe(entry.source)}")
+
+
+run_program(main)

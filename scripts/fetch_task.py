@@ -1,0 +1,28 @@
+"""Fetch one task into a folder, and print what it holds."""
+
+import argparse
+import json
+from pathlib import Path
+
+from loraudit.errors import run_program
+from loraudit.sources import describe
+from loraudit.spec import TaskEntry, validated
+from loraudit.tasks import fetch_task
+
+
+def main() -> None:
+    """Read the arguments and fetch."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--entry", required=True, help="a TaskEntry as JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    entry = validated(TaskEntry, json.loads(arguments.entry), "task")
+    manifest = fetch_task(entry, arguments.out)
+    print(
+        f"task {entry.name}: {describe(entry.source)}; dropped {manifest['dropped'] or 'nothing'}"
+    )
+    for split, facts in manifest["splits"].items():
+        print(f"  {split}: {facts['rows']} rows, {facts['labels']}")
+
+
+run_program(main)

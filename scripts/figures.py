@@ -1,0 +1,29 @@
+"""Draw one figure of a study: SVG, PNG, and the CSV behind it."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from loraudit import figures
+from loraudit.errors import run_program
+
+DRAW = {
+    "score_vs_rank": figures.score_vs_rank,
+    "score_vs_parameters": figures.score_vs_parameters,
+    "crosscheck": figures.crosscheck,
+}
+
+
+def main() -> None:
+    """Read the arguments, draw, and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--figure", required=True, choices=DRAW)
+    parser.add_argument("--table", required=True, type=Path, help="a tidy Parquet table")
+    parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
+    arguments = parser.parse_args()
+    table = pd.read_parquet(arguments.table)
+    figures.save(DRAW[arguments.figure](table), table, arguments.svg.with_suffix(""))
+
+
+run_program(main)

@@ -1,0 +1,40 @@
+"""Write a study's report.html, self-contained."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from loraudit.errors import run_program
+from loraudit.files import read_json, write_text
+from loraudit.record import read_study
+from loraudit.report import facts, protocol_table, provenance_table, render, summary_table
+
+
+def main() -> None:
+    """Read the arguments and fill the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", required=True, type=Path, help="the study's folder")
+    parser.add_argument("--figures", required=True, nargs="+", type=Path, help="PNG files")
+    parser.add_argument("--data", nargs="+", type=Path, help="manifests of the fetched tasks")
+    parser.add_argument("--out", required=True, type=Path)
+    arguments = parser.parse_args()
+    folder = arguments.results
+    study = read_study(folder / "study.json")
+    tidy = {
+        name: pd.read_parquet(folder / "tidy" / f"{name}.parquet")
+        for name in ("runs", "crosscheck", "twins")
+    }
+    tables = {
+        "summary": summary_table(pd.read_csv(folder / "tables" / "summary.csv")),
+        "crosscheck": tidy["crosscheck"],
+        "twins": tidy["twins"],
+        "protocol": protocol_table(study),
+        "provenance": provenance_table(study, folder / "runs"),
+    }
+    figures = {path.stem: path for path in arguments.figures}
+    data = {path.parent.name: read_json(path) for path in arguments.data}
+    write_text(arguments.out, render(study, tables, figures, facts(study, tidy), data))
+
+
+run_program(main)

@@ -1,0 +1,37 @@
+"""Train one run; started by `accelerate launch`.
+
+`--spec` takes a run as JSON text, or the path of a spec.json, so any recorded run can be redone:
+    accelerate launch --config_file profiles/accelerate/cpu.yaml scripts/train.py \
+        --spec results/.../spec.json --data resources/tasks/... --model resources/models/... --out x
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
+
+from loraudit.errors import run_program
+from loraudit.files import read_json
+from loraudit.spec import RunSpec, validated
+
+
+def main() -> None:
+    """Read the arguments and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--spec", required=True)
+    for name in ("data", "model", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    arguments = parser.parse_args()
+    import json
+
+    text = arguments.spec
+    fields = json.loads(text) if text.startswith("{") else read_json(text)
+    spec = validated(RunSpec, fields, "spec")
+
+    from loraudit.train import train
+
+    train(spec, arguments.data, arguments.model, arguments.out)
+
+
+run_program(main)

@@ -1,0 +1,1 @@
+"""loraudit: LoRA reproducibility studies, from a study file to a verdict."""

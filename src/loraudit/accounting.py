@@ -1,0 +1,31 @@
+"""What a run costs: parameters, bytes, memory."""
+
+import resource
+from pathlib import Path
+
+from torch import nn
+
+from loraudit.models import in_head
+
+
+def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
+    """Count trainable parameters: adapter (A and B), head, base, and their sum.
+
+    The paper's 0.3M for RoBERTa-base at r=8 on q and v is `adapter` alone: 294,912.
+    """
+    counts = {"adapter": 0, "head": 0, "base": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "adapter" if "lora_" in name else "head" if in_head(name, head) else "base"
+            counts[kind] += parameter.numel()
+    return {**counts, "trainable": sum(counts.values())}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size on disk of all files below a folder (0 if there is none)."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def peak_memory_mib() -> float:
+    """Return this process's highest resident memory so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

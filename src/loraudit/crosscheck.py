@@ -1,0 +1,196 @@
+"""The cross-check: our LoRA and PEFT's side by side on the same start and the same batches.
+
+Both twins train STEPS optimizer steps of ROWS real rows, dropout on, under the run's own optimizer
+settings; after each step every trainable tensor is compared. At the trained point (where B is no
+longer zero) the outputs, the gradients, the merged models, and the adapters loaded across both ways
+are compared. All of it twice, in float64 and float32.
+"""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from loraudit import inject, peft_bridge
+from loraudit.errors import UserError
+from loraudit.models import load_base
+from loraudit.spec import RunSpec, derive_seed
+from loraudit.tasks import collate, global_batches, load_examples
+
+STEPS, ROWS = 20, 4
+
+TOLERANCE = {
+    "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8},
+    "float32": {"exact": 0.0, "close": 1e-4, "trajectory": 1e-3},
+}
+"""Largest absolute difference allowed. "close" is some 1,000 rounding errors of outputs of order 1
+summed over a few hundred terms (float64 2e-16, float32 1e-7); "trajectory" allows a hundred (ten)
+times as much, since AdamW divides by the root of a squared gradient and so magnifies the rounding
+of small ones. "exact" is for what no arithmetic touches: names and initial values."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+def crosscheck(spec: RunSpec, data: Path, model_folder: Path) -> list[dict]:
+    """Compare the twins; returns rows of check, dtype, difference, tolerance, ok.
+
+    Raises:
+        UserError: settings that do not fit the data or model.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    examples = load_examples(spec, data, "train", tokenizer)
+    generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
+    indices = global_batches(examples.lengths, ROWS, "shuffle", generator)
+    indices = [indices[step % len(indices)] for step in range(STEPS + 1)]
+    batches = [collate(examples, index, spec, tokenizer.pad_token_id) for index in indices]
+    for batch, index in zip(batches, indices, strict=True):
+        batch["labels"] = torch.as_tensor(examples.labels[index])
+    base = load_base(spec, model_folder)
+    return [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
+
+
+def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) -> list[dict]:
+    """Run all checks in one dtype ("float64" or "float32"); `base` is left as it is.
+
+    The last batch is kept for the comparison after training; the others are trained on.
+    """
+    base = copy.deepcopy(base).to(getattr(torch, dtype))
+    ours = inject.apply(copy.deepcopy(base), spec)
+    twin = peft_bridge.apply(copy.deepcopy(base), spec)
+    *training, probe = batches
+    rows: list[dict] = []
+
+    def check(name: str, difference: float, kind: str) -> None:
+        tolerance = TOLERANCE[dtype][kind]
+        row = {"check": name, "dtype": dtype, "difference": difference, "tolerance": tolerance}
+        rows.append({**row, "ok": bool(difference <= tolerance)})
+
+    check("same layers", _names_that_differ(ours, twin), "exact")
+    if rows[-1]["ok"]:
+        check("initial values", _largest(trainable(ours), trainable(twin)), "exact")
+        check("optimizer steps", trajectory(ours, twin, spec, training), "trajectory")
+        check("outputs", _logit_gap(ours, twin, probe), "close")
+        check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
+        check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), "close")
+        check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
+        unmerged = logits(ours, probe)
+        inject.merge(ours)
+        twin.merge_adapter()
+        check(
+            "merged equals unmerged", (logits(ours, probe) - unmerged).abs().max().item(), "close"
+        )
+        check("merged outputs", _logit_gap(ours, twin, probe), "close")
+        inject.unmerge(ours)
+        check("unmerged again", (logits(ours, probe) - unmerged).abs().max().item(), "close")
+    return rows
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters under in-house names, for either twin."""
+    return {
+        peft_bridge.own_name(name): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def trajectory(ours: nn.Module, twin: nn.Module, spec: RunSpec, batches: list[Tensors]) -> float:
+    """Train both in step; returns the largest difference of any tensor after any step."""
+    pair = [(model, _optimizer(model, spec)) for model in (ours, twin)]
+    worst = 0.0
+    for step, batch in enumerate(batches):
+        for model, optimizer in pair:
+            loss_backward(model, batch, derive_seed(spec.seed, "dropout", step))
+            if spec.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        worst = max(worst, _largest(trainable(ours), trainable(twin)))
+    return worst
+
+
+def _optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        trainable(model).values(),
+        lr=spec.learning_rate,
+        betas=(spec.adam_beta1, spec.adam_beta2),
+        eps=spec.adam_epsilon,
+        weight_decay=spec.weight_decay,
+    )
+
+
+def loss_backward(model: nn.Module, batch: Tensors, seed: int) -> None:
+    """Accumulate gradients of the mean loss of one batch, dropout masks drawn from `seed`."""
+    model.train()
+    torch.manual_seed(seed)
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    out = model(**inputs).logits
+    if out.shape[1] == 1:
+        loss = nn.functional.mse_loss(out[:, 0], batch["labels"].to(out.dtype))
+    else:
+        loss = nn.functional.cross_entropy(out, batch["labels"])
+    loss.backward()
+
+
+def gradients(model: nn.Module, batch: Tensors) -> Tensors:
+    """Return the gradients of one batch by in-house names, and clear them."""
+    loss_backward(model, batch, seed=0)
+    found = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    model.zero_grad()
+    return found
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: Tensors) -> torch.Tensor:
+    """Return the outputs in evaluation mode."""
+    model.eval()
+    return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+
+
+def _largest(left: Tensors, right: Tensors) -> float:
+    """Return the largest absolute difference; infinity if the names differ or a value is NaN."""
+    if set(left) != set(right):
+        return float("inf")
+    gaps = [(left[name] - right[name]).abs().max().item() for name in left]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=float("inf"))
+
+
+def _logit_gap(ours: nn.Module, twin: nn.Module, batch: Tensors) -> float:
+    return (logits(ours, batch) - logits(twin, batch)).abs().max().item()
+
+
+def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
+    return float(len(set(trainable(ours)) ^ set(trainable(twin))))
+
+
+def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Save ours, load it with PEFT on a fresh base, compare outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        inject.export(ours, spec, Path(folder))
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder)
+    return _logit_gap(ours, loaded, probe)
+
+
+def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Save PEFT's, load it with our code on a fresh base, compare outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        peft_bridge.export(twin, spec, Path(folder))
+        loaded = inject.load(copy.deepcopy(base), Path(folder))
+    return _logit_gap(loaded, twin, probe)
+
+
+def require_agreement(rows: list[dict], what: str) -> None:
+    """Raise a UserError that names every check out of tolerance, if there is one."""
+    failed = [row for row in rows if not row["ok"]]
+    if failed:
+        text = "; ".join(
+            f"{row['check']} ({row['dtype']}) differs by {row['difference']:.3g}, "
+            f"tolerance {row['tolerance']:.3g}"
+            for row in failed
+        )
+        raise UserError(f"cross-check of {what} failed: {text}")

@@ -1,0 +1,29 @@
+"""One clear sentence for the user, and an exit code that is not zero."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: a wrong key, value, file or network.
+
+    The message names the key, the bad value and the legal values.
+    """
+
+
+def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
+    """Build the error for `value` that is none of `legal`, with the nearest match."""
+    legal = sorted(legal)
+    near = difflib.get_close_matches(str(value), legal, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"{what}: {value!r} is not known{hint} (legal: {', '.join(legal)})")
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)

@@ -1,0 +1,198 @@
+"""Figures: tables in, matplotlib figures out; and saving them with the CSV behind each.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; every series also has a marker.
+"""
+
+import io
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from loraudit.files import write_atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = {"lora": "-", "peft": "--"}
+NAMES = {
+    "lora": "LoRA (ours)",
+    "peft": "LoRA (PEFT)",
+    "head": "head only",
+    "full": "full fine-tuning",
+}
+EPOCHS = {"best": "best epoch", "last": "last epoch"}
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "svg.hashsalt": "loraudit",
+    "svg.fonttype": "none",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
+    """Write <stem>.svg, <stem>.png and <stem>.csv; equal data give equal bytes."""
+    for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        with plt.rc_context(STYLE):
+            figure.savefig(buffer, format=suffix, metadata=metadata, bbox_inches="tight")
+        content = buffer.getvalue()
+        write_atomic(
+            stem.with_suffix(f".{suffix}"), lambda path, content=content: path.write_bytes(content)
+        )
+    write_atomic(stem.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    plt.close(figure)
+
+
+def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
+    """Make one row of panels per task and model, one column per epoch choice.
+
+    Returns the figure and a list of (axes, rows of the panel, "best" | "last").
+    """
+    groups = list(tidy.groupby(["task", "model"], sort=False))
+    figure, grid = plt.subplots(
+        len(groups), 2, figsize=(8.2, 3.4 * len(groups)), sharey="row", squeeze=False
+    )
+    panels = []
+    for row, ((task, model), runs) in zip(grid, groups, strict=True):
+        for axes, epoch in zip(row, EPOCHS, strict=True):
+            axes.set_title(f"{task}, {model}: {EPOCHS[epoch]}", fontsize=9)
+            axes.set_xlabel(name)
+            panels.append((axes, runs, epoch))
+        row[0].set_ylabel(f"validation {runs.metric.iloc[0]}")
+    return figure, panels
+
+
+def _legend(figure: Figure, axes: plt.Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.tight_layout()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
+
+
+def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Split adapter runs by target set and label, in order of appearance."""
+    adapters = runs[runs["rank"].notna()]
+    keys = adapters.targets + adapters.label.map(lambda label: f" {label}" if label else "")
+    return [(key, adapters[keys == key]) for key in keys.drop_duplicates()]
+
+
+def score_vs_rank(tidy: pd.DataFrame) -> Figure:
+    """Draw the score over the rank: a line of means per target set and method, a dot per seed.
+
+    Bars are the standard deviation over seeds (n - 1). Baselines are horizontal lines of means.
+    """
+    with plt.rc_context(STYLE):
+        figure, panels = _panels(tidy, "rank r")
+        for axes, runs, epoch in panels:
+            for number, (key, series) in enumerate(_series(runs)):
+                for method, part in series.groupby("method", sort=False):
+                    _rank_line(axes, part, epoch, number, f"{NAMES[method]}, {key}")
+            _baselines(axes, runs, epoch)
+            ranks = sorted(runs["rank"].dropna().unique())
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
+            axes.minorticks_off()
+        _legend(figure, panels[0][0])
+    return figure
+
+
+def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, label: str) -> None:
+    method = part.method.iloc[0]
+    shift = 1.03 if method == "peft" else 0.97  # side by side where the twins agree
+    found = part.groupby("rank")[epoch].agg(["mean", "std"])
+    colour = COLOURS[number % len(COLOURS)]
+    look = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+    axes.scatter(part["rank"] * shift, part[epoch], s=10, alpha=0.5, **look)
+    fill = "white" if method == "peft" else colour
+    axes.errorbar(
+        found.index * shift,
+        found["mean"],
+        yerr=found["std"].fillna(0),
+        linestyle=LINES[method],
+        markerfacecolor=fill,
+        markersize=5,
+        capsize=3,
+        label=label,
+        **look,
+    )
+
+
+def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
+    for method, dash in (("head", ":"), ("full", "-.")):
+        found = runs.loc[runs.method == method, epoch]
+        if len(found):
+            axes.axhline(found.mean(), color="0.35", linestyle=dash, label=NAMES[method])
+
+
+def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
+    """Draw the score over the trainable parameters (head included, log axis), a dot per cell.
+
+    Dots are means over seeds, bars the standard deviation (n - 1).
+    """
+    with plt.rc_context(STYLE):
+        figure, panels = _panels(tidy, "trainable parameters, head included")
+        for axes, runs, epoch in panels:
+            cells = [
+                (f"{NAMES[method]}, {key}", part, number, method)
+                for number, (key, series) in enumerate(_series(runs))
+                for method, part in series.groupby("method", sort=False)
+            ]
+            for number, method in enumerate(("head", "full"), len(COLOURS) - 2):
+                part = runs[runs.method == method]
+                cells += [(NAMES[method], part, number, method)] if len(part) else []
+            for label, part, number, method in cells:
+                found = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
+                colour = COLOURS[number % len(COLOURS)]
+                axes.errorbar(
+                    found.index,
+                    found["mean"],
+                    yerr=found["std"].fillna(0),
+                    linestyle=LINES.get(method, "none"),
+                    color=colour,
+                    marker=MARKERS[number % len(MARKERS)],
+                    markerfacecolor="white" if method == "peft" else colour,
+                    markersize=5 if method != "peft" else 8,
+                    capsize=3,
+                    label=label,
+                )
+            axes.set_xscale("log")
+        _legend(figure, panels[0][0])
+    return figure
+
+
+def crosscheck(table: pd.DataFrame) -> Figure:
+    """Draw each check's largest difference over all cells beside its tolerance, log axis.
+
+    A difference of exactly 0 is drawn at the left edge and written as 0.
+    """
+    worst = table.groupby(["dtype", "check"], sort=False)[["difference", "tolerance"]].max()
+    with plt.rc_context(STYLE):
+        dtypes = list(dict.fromkeys(table["dtype"]))
+        figure, row = plt.subplots(1, len(dtypes), figsize=(8.2, 3.4), sharey=True, squeeze=False)
+        for axes, dtype in zip(row[0], dtypes, strict=True):
+            part = worst.loc[dtype]
+            floor = 1e-18
+            axes.scatter(part.difference.clip(lower=floor), part.index, color=COLOURS[0], zorder=3)
+            limited = part[part.tolerance > 0]
+            axes.scatter(
+                limited.tolerance, limited.index, marker="|", s=120, color=COLOURS[1], zorder=3
+            )
+            for name, value in part.difference.items():
+                if value == 0:
+                    axes.annotate("0", (floor, name), xytext=(6, -3), textcoords="offset points")
+            axes.set_xscale("log")
+            axes.set_xlim(floor / 3, 1)
+            axes.set_title(f"{dtype}: dot = largest difference, bar = tolerance", fontsize=9)
+            axes.set_xlabel("largest absolute difference, ours minus PEFT")
+        row[0][0].invert_yaxis()
+        figure.tight_layout()
+    return figure

@@ -1,0 +1,72 @@
+"""Files that exist complete or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], Any]) -> None:
+    """Call `write(temporary)` beside `path`, then fsync and rename.
+
+    The temporary name keeps the suffix, since writers such as matplotlib choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write text atomically."""
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically, readable, and without NaN (which is not JSON)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read JSON."""
+    return json.loads(Path(path).read_text())
+
+
+@contextmanager
+def folder_atomic(path: Path | str) -> Iterator[Path]:
+    """Give a new folder beside `path` that takes its place when the block ends without error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_fingerprint(path: Path | str) -> dict[str, str]:
+    """Return {relative name: SHA-256} of every file below a folder, sorted by name."""
+    path = Path(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): sha256(file) for file in files}

@@ -1,0 +1,96 @@
+"""In-house LoRA on a model: put adapters on, list, remove, merge; method "lora"."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loraudit import peft_bridge
+from loraudit.lora import LoRALinear
+from loraudit.models import freeze, in_head, target_modules
+from loraudit.spec import RunSpec, derive_seed
+
+
+def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
+    """Freeze the model and wrap its target layers in `LoRALinear`, in place.
+
+    Each layer's A is drawn with a seed of its own, derived from the run's seed and the layer's
+    name, so the PEFT twin starts at the same A through PEFT's own initialisation.
+
+    Raises:
+        UserError: a target that this model lacks.
+    """
+    freeze(model, spec.model.head, spec.head == "trained")
+    for name in target_modules(model, spec.model, spec.targets):
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+        layer = LoRALinear(
+            model.get_submodule(name), spec.rank, spec.alpha, spec.lora_dropout, spec.init
+        )
+        model.set_submodule(name, layer)
+    return model
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return {full name: layer} of the adapters on a model."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every adapter into its base layer."""
+    for layer in lora_layers(model).values():
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Take every adapter out of its base layer again."""
+    for layer in lora_layers(model).values():
+        layer.unmerge()
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Put the base layers back in place: merged ones stay merged, others are as pretrained."""
+    for name, layer in lora_layers(model).items():
+        model.set_submodule(name, layer.base)
+    return model
+
+
+def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Return lora_A, lora_B and head tensors by our own names."""
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if name.endswith((".lora_A", ".lora_B")) or in_head(name, head)
+    }
+
+
+def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
+    """Save the adapter and head as a PEFT folder.
+
+    Raises:
+        ValueError: the adapters are merged; their file would add the update twice.
+    """
+    layers = lora_layers(model)
+    if any(layer.merged for layer in layers.values()):
+        raise ValueError("unmerge before export")
+    state = peft_bridge.to_peft(adapter_state(model, spec.model.head))
+    peft_bridge.write_folder(state, peft_bridge.lora_config(spec, list(layers)), folder)
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    """Put a PEFT folder's adapter and head on a fresh base model, in place.
+
+    Raises:
+        KeyError, RuntimeError: the file's names or shapes do not fit this model.
+    """
+    config, state = peft_bridge.read_folder(folder)
+    names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
+    for name in names:
+        rank = state[f"{name}.lora_A"].shape[0]
+        model.set_submodule(
+            name,
+            LoRALinear(model.get_submodule(name), rank, config.lora_alpha, config.lora_dropout),
+        )
+    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+    if unexpected:
+        raise KeyError(f"the adapter has tensors that this model lacks: {unexpected}")
+    return model

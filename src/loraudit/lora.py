@@ -1,0 +1,112 @@
+"""LoRALinear: a frozen linear layer with a trainable low-rank update.
+
+                    x  (..., d_in)
+                    |
+          +---------+----------+
+          |                    |
+    W0 (d_out, d_in)     lora_A (r, d_in)
+       frozen                  |
+          |              lora_B (d_out, r)
+          |                    |
+          |                 * alpha/r
+          +--------(+)---------+
+                    |
+                    h  (..., d_out)
+
+    h = W0 x + b0 + (alpha / r) B A x            Hu et al. 2022, section 4.1, eq. 3
+
+One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
+batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
+A starts random and B at zero, so training starts at the pretrained model exactly.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Init = Literal["kaiming", "gaussian"]
+
+
+class LoRALinear(nn.Module):
+    """A frozen `nn.Linear` plus a trainable update of rank `rank`.
+
+    Args:
+        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen.
+        rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
+        alpha: numerator of the scaling alpha / r.
+        dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
+        init: how A starts. "kaiming" is U(-1/sqrt(d_in), 1/sqrt(d_in)), the released code
+            (microsoft/LoRA @c4593f0, loralib/layers.py); "gaussian" is N(0, 1/r^2), the paper's
+            "random Gaussian" (section 4.1), whose deviation it does not give: 1/r follows PEFT.
+
+    Raises:
+        ValueError: rank below 1, dropout outside [0, 1), or an unknown init.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        init: Init = "kaiming",
+    ):
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank must be at least 1, got {rank}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        self.base = base.requires_grad_(False)
+        self.rank = rank
+        self.alpha = alpha
+        self.scaling = alpha / rank
+        self.init = init
+        self.dropout = nn.Dropout(dropout)
+        self.merged = False
+        self.lora_A = nn.Parameter(base.weight.new_empty(rank, base.in_features))  # (8, 768)
+        self.lora_B = nn.Parameter(base.weight.new_empty(base.out_features, rank))  # (768, 8)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw A from torch's global generator and set B to zero."""
+        if self.init == "kaiming":
+            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        elif self.init == "gaussian":
+            nn.init.normal_(self.lora_A, std=1 / self.rank)
+        else:
+            raise ValueError(f"init must be 'kaiming' or 'gaussian', got {self.init!r}")
+        nn.init.zeros_(self.lora_B)
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Compute h = W0 x + b0 + (alpha/r) B A x; with the update merged, W0 holds it already."""
+        h = self.base(x)  # (16, 128, 768)
+        if self.merged:
+            return h
+        x = self.dropout(x).to(self.lora_A.dtype)
+        low = nn.functional.linear(x, self.lora_A)  # (16, 128, 8)
+        return h + nn.functional.linear(low, self.lora_B) * self.scaling  # (16, 128, 768)
+
+    def delta_weight(self) -> Float[Tensor, "d_out d_in"]:
+        """Return the update (alpha/r) B A in the shape of W0 (768, 768)."""
+        return (self.lora_B @ self.lora_A) * self.scaling
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the update to W0, so that inference costs what the base layer costs. Idempotent."""
+        if not self.merged:
+            self.base.weight += self.delta_weight().to(self.base.weight.dtype)
+            self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the update out of W0 again (equal up to rounding). Idempotent."""
+        if self.merged:
+            self.base.weight -= self.delta_weight().to(self.base.weight.dtype)
+            self.merged = False
+
+    def extra_repr(self) -> str:
+        """Show rank, alpha and scaling in the model's printout."""
+        return f"rank={self.rank}, alpha={self.alpha}, scaling={self.scaling:g}"

@@ -1,0 +1,80 @@
+"""The pretrained model: load it, name its matrices, freeze it."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loraudit.errors import UserError
+from loraudit.spec import ModelEntry, RunSpec, derive_seed
+
+
+def load_base(spec: RunSpec, folder: Path) -> nn.Module:
+    """Load the sequence classifier of a run; its head is drawn from the run's seed.
+
+    Raises:
+        UserError: the checkpoint lacks weights other than the head's.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=max(1, len(spec.task.classes)), output_loading_info=True
+    )
+    missing = [name for name in info["missing_keys"] if not in_head(name, spec.model.head)]
+    if missing:
+        raise UserError(f"model {spec.model.name!r}: no weights for {', '.join(sorted(missing))}")
+    reset_head(model, spec)
+    return model
+
+
+def reset_head(model: nn.Module, spec: RunSpec) -> None:
+    """Draw the head's weights from N(0, initializer_range^2), biases zero, by the run's seed.
+
+    Raises:
+        UserError: the model has no such head module.
+    """
+    torch.manual_seed(derive_seed(spec.seed, "head"))
+    for name in spec.model.head:
+        try:
+            head = model.get_submodule(name)
+        except AttributeError:
+            raise UserError(f"model {spec.model.name!r} has no head module {name!r}") from None
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
+                nn.init.zeros_(layer.bias)
+
+
+def in_head(parameter: str, head: tuple[str, ...]) -> bool:
+    """Tell whether a parameter's dotted name lies in one of the head modules."""
+    return any(f".{name}." in f".{parameter}" for name in head)
+
+
+def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[str, ...]) -> list[str]:
+    """Return the full names of the linear layers behind q, k, v, o, up, down, in model order.
+
+    Raises:
+        UserError: a target that matches no linear layer of this model.
+    """
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    matched: set[str] = set()
+    for target in targets:
+        pattern = entry.modules[target].replace(".", r"\.").replace("*", r"\d+")
+        hits = [name for name in linear if re.search(rf"(^|\.){pattern}$", name)]
+        if not hits:
+            raise UserError(
+                f"targets: model {entry.name!r} has no linear layer "
+                f"{entry.modules[target]!r} for {target!r} (models.yaml)"
+            )
+        matched.update(hits)
+    return [name for name in linear if name in matched]
+
+
+def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
+    """Freeze every parameter, except the head's when `train_head`."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(train_head and in_head(name, head))

@@ -1,0 +1,66 @@
+# From run records to tidy tables to a summary over seeds.
+
+
+localrules:
+    study,
+    collect,
+    tables,
+
+
+rule study:
+    output:
+        f"{RESULTS}/study.json",
+    log:
+        f"logs/{STUDY.name}/study.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/study.py"),
+        study=digest(STUDY),
+        config=Config(**config).model_dump_json(exclude={"launch", "threads"}),
+    message:
+        "expand the study"
+    shell:
+        "python scripts/study.py --config {params.config:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule collect:
+    input:
+        study=f"{RESULTS}/study.json",
+        records=[f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
+        predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in RUNS],
+        crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
+    output:
+        multiext(f"{RESULTS}/tidy/runs", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/crosscheck", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/twins", ".csv", ".parquet"),
+    log:
+        f"logs/{STUDY.name}/collect.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/collect.py"),
+        results=lambda w, input: str(Path(input.study).parent),
+    message:
+        "collect the runs"
+    shell:
+        "python scripts/collect.py --results {params.results:q} > {log:q} 2>&1"
+
+
+rule tables:
+    input:
+        f"{RESULTS}/tidy/runs.parquet",
+    output:
+        csv=f"{RESULTS}/tables/summary.csv",
+        markdown=report(f"{RESULTS}/tables/summary.md", "../report/summary.rst", category="Tables"),
+    log:
+        f"logs/{STUDY.name}/tables.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/tables.py"),
+    message:
+        "aggregate over seeds"
+    shell:
+        "python scripts/tables.py --runs {input:q} --csv {output.csv:q}"
+        " --markdown {output.markdown:q} > {log:q} 2>&1"

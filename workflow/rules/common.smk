@@ -1,0 +1,50 @@
+# The study, and the helpers that the rules share. Everything wrong in a study is found here, before
+# any job starts.
+from pathlib import Path
+
+import yaml
+from loraudit.code_digest import code_digest
+from loraudit.errors import UserError
+from loraudit.spec import METHOD_MODULES, Config, digest, load_configured
+from snakemake.exceptions import WorkflowError
+
+try:
+    STUDY = load_configured(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RUNS = {run.id: run.spec for run in STUDY.runs}
+CELLS = STUDY.cells()
+TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
+MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
+RESULTS = f"results/{STUDY.name}"
+FIGURES = f"figures/{STUDY.name}"
+FIGURE_TABLES = {"score_vs_rank": "runs", "score_vs_parameters": "runs", "crosscheck": "crosscheck"}
+if not CELLS:  # a study of baselines only has no rank to draw over and nothing to cross-check
+    FIGURE_TABLES = {"score_vs_parameters": "runs"}
+LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
+PROCESSES = yaml.safe_load(Path(LAUNCH).read_text())["num_processes"]
+ENVIRONMENT = "../../environment.yml"
+
+
+wildcard_constraints:
+    task=r"[^/]+",
+    model=r"[^/]+",
+    variant=r"[^/]+",
+    seed=r"\d+",
+    figure=r"[a-z_]+",
+
+
+def run_spec(wildcards):
+    """Return the spec behind results/<study>/runs/<task>/<model>/<variant>/s<seed>."""
+    return RUNS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}/s{wildcards.seed}"]
+
+
+def cell_spec(wildcards):
+    """Return the spec behind results/<study>/crosscheck/<task>/<model>/<variant>.json."""
+    return CELLS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}"]
+
+
+def parent(wildcards, output):
+    """Return the folder of a rule's first output."""
+    return str(Path(output[0]).parent)

@@ -1,0 +1,25 @@
+# Every figure as SVG, PNG, and the CSV behind it.
+
+
+localrules:
+    figure,
+
+
+rule figure:
+    input:
+        lambda w: f"{RESULTS}/tidy/{FIGURE_TABLES[w.figure]}.parquet",
+    output:
+        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/{figure}.rst", category="Figures"),
+        png=f"{FIGURES}/{{figure}}.png",
+        csv=f"{FIGURES}/{{figure}}.csv",
+    log:
+        f"logs/{STUDY.name}/figure-{{figure}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/figures.py"),
+    message:
+        "draw {wildcards.figure}"
+    shell:
+        "python scripts/figures.py --figure {wildcards.figure} --table {input:q}"
+        " --svg {output.svg:q} > {log:q} 2>&1"

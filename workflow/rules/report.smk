@@ -1,0 +1,30 @@
+# One page per study, readable from disk.
+
+
+localrules:
+    report,
+
+
+rule report:
+    input:
+        study=f"{RESULTS}/study.json",
+        runs=f"{RESULTS}/tidy/runs.parquet",
+        summary=f"{RESULTS}/tables/summary.csv",
+        figures=[f"{FIGURES}/{name}.png" for name in FIGURE_TABLES],
+        data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
+        template="src/loraudit/report.html.jinja",
+        captions=[f"workflow/report/{name}.rst" for name in FIGURE_TABLES],
+    output:
+        report(f"{RESULTS}/report.html", "../report/report.rst", category="Report"),
+    log:
+        f"logs/{STUDY.name}/report.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/report.py"),
+        results=lambda w, input: str(Path(input.study).parent),
+    message:
+        "write the report"
+    shell:
+        "python scripts/report.py --results {params.results:q} --figures {input.figures:q}"
+        " --data {input.data:q} --out {output:q} > {log:q} 2>&1"

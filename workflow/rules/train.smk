@@ -1,0 +1,34 @@
+# One job per run. How it is launched (devices, processes) is a resource, not a parameter: moving a
+# study to another machine reruns nothing.
+
+
+rule train:
+    input:
+        data="resources/tasks/{task}/manifest.json",
+        model="resources/models/{model}/manifest.json",
+    output:
+        record=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/record.json",
+        spec=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/spec.json",
+        history=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/history.csv",
+        predictions=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/predictions.parquet",
+    log:
+        f"logs/{STUDY.name}/train/{{task}}/{{model}}/{{variant}}-s{{seed}}.log",
+    conda:
+        ENVIRONMENT
+    threads: config["threads"] * PROCESSES
+    resources:
+        launch=LAUNCH,
+        threads_per_process=config["threads"],
+    params:
+        code=lambda w: code_digest("scripts/train.py", METHOD_MODULES[run_spec(w).method]),
+        spec=lambda w: run_spec(w).model_dump_json(),
+        data=lambda w, input: str(Path(input.data).parent),
+        model=lambda w, input: str(Path(input.model).parent),
+        out=parent,
+    message:
+        "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
+    shell:
+        "accelerate launch --quiet --config_file {resources.launch:q}"
+        " --num_cpu_threads_per_process {resources.threads_per_process}"
+        " scripts/train.py --spec {params.spec:q} --data {params.data:q} --model {params.model:q}"
+        " --out {params.out:q} > {log:q} 2>&1"
