@@ -52,7 +52,7 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     freeze(model, spec.model.head, train_head=False)
     names = target_modules(model, spec.model, spec.targets)
     config = lora_config(spec, names)
-    config.inference_mode = False
+    config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
     twin = peft.get_peft_model(model, config)
     for name in names:
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))

@@ -109,7 +109,10 @@ def _load_split(entry: TaskEntry, split: str) -> pd.DataFrame:
     else:
         arguments = {"path": _data_folder(source)}
     try:
-        return load_dataset(name=source.config, split=split, **arguments).to_pandas()
+        # A cache of its own: the shared one can hand back another folder of the same name.
+        with tempfile.TemporaryDirectory() as cache:
+            dataset = load_dataset(name=source.config, split=split, cache_dir=cache, **arguments)
+            return dataset.to_pandas()
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
@@ -152,7 +155,7 @@ def _checked_labels(labels: pd.Series, entry: TaskEntry, where: str) -> np.ndarr
         bad = ~np.isin(numbers, range(len(entry.classes)))
         legal = f"0 to {len(entry.classes) - 1}: {', '.join(entry.classes)}"
     if bad.any():
-        first = labels.iloc[int(np.argmax(bad))]
+        first = labels.to_list()[int(np.argmax(bad))]
         raise UserError(
             f"{where}: label {first!r} in {int(bad.sum())} of {len(bad)} rows is out of range "
             f"(legal: {legal})"

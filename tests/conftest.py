@@ -1,0 +1,142 @@
+"""Small models and data of the real ones' shape, made here: no test needs a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from loraudit.files import write_json
+from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry, load_model, read_yaml
+
+GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
+FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
+
+
+def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedConfig:
+    shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0}
+    if model_type == "distilbert":
+        return transformers.DistilBertConfig(
+            dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=66, **shape
+        )
+    kind = {"bert": transformers.BertConfig, "roberta": transformers.RobertaConfig}[model_type]
+    return kind(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        **shape,
+    )
+
+
+def tiny_model(model_type: str = "bert", classes: int = 2) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return transformers.AutoModelForSequenceClassification.from_config(
+        tiny_config(model_type, classes)
+    )
+
+
+def tiny_entry(model_type: str = "bert", folder: str = "unused") -> ModelEntry:
+    name = {"bert": "bert-base", "roberta": "roberta-base", "distilbert": "distilbert-base"}
+    entry = load_model(name[model_type])
+    return entry.model_copy(update={"name": "tiny", "source": FolderSource(folder=folder)})
+
+
+def save_tiny_model(folder, model_type: str = "bert") -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, sep_token="[SEP]", **special
+    )
+    tokenizer.save_pretrained(folder)
+    tiny_model(model_type).save_pretrained(folder)
+    write_json(folder / "manifest.json", {"files": {"model.safetensors": "tiny"}})
+
+
+def sentences(rows: int, seed: int) -> pd.DataFrame:
+    """Make sentences whose label is whether a good or a bad word stands in them."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, rows)
+    texts = []
+    for label in labels:
+        words = list(random.choice(FILLER, random.integers(2, 12)))
+        words.insert(random.integers(0, len(words)), random.choice(GOOD if label else BAD))
+        texts.append(" ".join(words))
+    return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
+
+
+def save_hub_folder(folder, config: str = "sst2", rows: int = 64, columns=None) -> None:
+    """Write a folder in the hub's layout: README.md with the configs, parquet per split."""
+    (folder / config).mkdir(parents=True)
+    head = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
+    for number, (split, count) in enumerate((("train", rows), ("validation", rows // 2))):
+        table = sentences(count, number)
+        table.rename(columns=columns or {}).to_parquet(
+            folder / config / f"{split}-00000-of-00001.parquet"
+        )
+        head += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*head, "---"]))
+
+
+def make_task(**changes) -> TaskEntry:
+    fields = {
+        "name": "tinytask",
+        "source": {"folder": "unused", "config": "sst2"},
+        "text": ["sentence"],
+        "label": "label",
+        "classes": ["negative", "positive"],
+        "metrics": ["accuracy", "f1"],
+        "headline": "accuracy",
+    }
+    return TaskEntry(**{**fields, **changes})
+
+
+def make_spec(**changes) -> RunSpec:
+    """Make a run of the tiny model; every field as in defaults.yaml unless changed."""
+    fields = {
+        **read_yaml("config/defaults.yaml"),
+        "task": make_task(),
+        "model": tiny_entry(),
+        "targets": ("q", "v"),
+        "global_batch": 8,
+        "micro_batch": 8,
+        "epochs": 2,
+        "learning_rate": 5e-3,
+    }
+    return RunSpec(**{**fields, **changes})
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Give the folders of a fetched tiny task and a fetched tiny model."""
+    from loraudit.tasks import fetch_task
+
+    root = tmp_path_factory.mktemp("tiny")
+    save_hub_folder(root / "hub")
+    entry = make_task(source={"folder": str(root / "hub"), "config": "sst2"})
+    fetch_task(entry, root / "task")
+    save_tiny_model(root / "model")
+    return root
+
+
+@pytest.fixture
+def batch():
+    """Give a batch for tiny models: token ids (4, 9) with padding in the last two rows."""
+    torch.manual_seed(1)
+    mask = torch.ones(4, 9, dtype=torch.long)
+    mask[2:, 6:] = 0
+    return {"input_ids": torch.randint(4, 60, (4, 9)), "attention_mask": mask}

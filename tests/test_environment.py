@@ -1,0 +1,53 @@
+"""environment.yml, pyproject.toml and the lock say the same; the repository keeps its manners."""
+
+import re
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = tomllib.loads(Path("pyproject.toml").read_text())
+LINES = [line for line in Path("requirements.lock").read_text().splitlines() if line[:1] != "#"]
+LOCK = dict(line.split("==") for line in LINES)
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_lock_pins_every_dependency_exactly():
+    names = {canonical(name) for name in LOCK}
+    extra = PROJECT["project"]["optional-dependencies"]["dev"]
+    build = [re.match(r"[\w-]+", name).group() for name in PROJECT["build-system"]["requires"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extra, *build]
+    assert not {canonical(name) for name in wanted} - names
+    assert all(re.fullmatch(r"[\w.]+", value) for value in LOCK.values())
+
+
+def test_conda_users_get_the_lock_and_the_same_python():
+    environment = yaml.safe_load(Path("environment.yml").read_text())
+    *packages, pip = environment["dependencies"]
+    python = next(name.split("=")[1] for name in packages if name.startswith("python="))
+    assert PROJECT["project"]["requires-python"].startswith(f">={python},")
+    assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+@pytest.mark.parametrize("name", sorted(LOCK))
+def test_the_running_environment_is_the_lock(name):
+    try:
+        assert version(name).split("+")[0] == LOCK[name]
+    except PackageNotFoundError:
+        pytest.fail(f"{name} is in the lock but not installed")
+
+
+def test_results_are_not_committed_where_the_pipeline_writes():
+    """A committed artefact would look fresh to Snakemake on a clone and be taken for a result."""
+    done = subprocess.run(
+        ["git", "ls-files", "results", "figures", "resources"], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    assert set(done.stdout.split()) == {"results/README.md", "figures/README.md"}

@@ -1,0 +1,123 @@
+"""Putting adapters on real architectures."""
+
+import peft
+import pytest
+import torch
+import transformers
+
+from conftest import make_spec, tiny_entry, tiny_model
+from loraudit import inject
+from loraudit.accounting import count_parameters
+from loraudit.errors import UserError
+from loraudit.models import target_modules
+from loraudit.spec import load_model
+
+FAMILIES = ["bert", "roberta", "distilbert"]
+ALL = ("q", "k", "v", "o", "up", "down")
+
+
+def spec_for(family: str, **changes):
+    return make_spec(model=tiny_entry(family), **changes)
+
+
+@pytest.mark.parametrize(
+    ("targets", "rank", "adapter"),
+    [(("q", "v"), 8, 294_912), (("q", "v"), 1, 36_864), (("q", "k", "v", "o"), 8, 589_824)],
+)
+def test_roberta_base_counts_are_the_papers(targets, rank, adapter):
+    """0.3M is 2 x 24 matrices x 768 x 8; the head's 592,130 is beside it (reference: paper 4.2)."""
+    with torch.device("meta"):
+        config = transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=514)
+        model = transformers.RobertaForSequenceClassification(config)
+    spec = make_spec(model=load_model("roberta-base"), rank=rank, targets=targets)
+    counts = count_parameters(inject.apply(model, spec), spec.model.head)
+    assert counts == {
+        "adapter": adapter,
+        "head": 592_130,
+        "base": 0,
+        "trainable": adapter + 592_130,
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("target", ALL)
+def test_each_name_means_one_layer_per_block(family, target):
+    names = target_modules(tiny_model(family), tiny_entry(family), (target,))
+    assert len(names) == 2
+    shapes = {tuple(tiny_model(family).get_submodule(name).weight.shape) for name in names}
+    assert shapes == {{"up": (32, 16), "down": (16, 32)}.get(target, (16, 16))}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_attention_output_is_not_the_mlps_dense(family):
+    model, entry = tiny_model(family), tiny_entry(family)
+    attention = target_modules(model, entry, ("o",))
+    mlp = target_modules(model, entry, ("down",))
+    assert all("attention.output.dense" in name for name in attention)
+    assert not any("attention" in name for name in mlp)
+
+
+@pytest.mark.parametrize("head", ["trained", "frozen"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_adapter_and_asked_for_head_train(family, head):
+    spec = spec_for(family, head=head)
+    model = inject.apply(tiny_model(family), spec)
+    kinds = {
+        "lora" if "lora_" in name else name.split(".")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    assert kinds == {"lora"} | (set(spec.model.head) if head == "trained" else set())
+
+
+def test_outputs_are_the_base_models_at_the_start_and_after_remove(batch):
+    base = tiny_model().eval()
+    expected = base(**batch).logits
+    model = inject.apply(tiny_model(), make_spec(targets=ALL)).eval()
+    assert len(inject.lora_layers(model)) == 12
+    assert torch.equal(model(**batch).logits, expected)
+    assert not inject.lora_layers(inject.remove(model))
+    assert torch.equal(model(**batch).logits, expected)
+
+
+def test_the_seed_governs_a_and_not_the_order_of_layers():
+    one, same, other = (
+        inject.apply(tiny_model(), make_spec(seed=seed, targets=targets))
+        for seed, targets in ((1, ("q", "v")), (1, ("v",)), (2, ("v",)))
+    )
+    one, same, other = (inject.lora_layers(model) for model in (one, same, other))
+    for name in same:
+        assert torch.equal(one[name].lora_A, same[name].lora_A)
+        assert not torch.equal(same[name].lora_A, other[name].lora_A)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_export_loads_in_peft_and_here_with_equal_outputs(family, batch, tmp_path):
+    spec = spec_for(family, targets=ALL)
+    model = inject.apply(tiny_model(family), spec)
+    for layer in inject.lora_layers(model).values():
+        torch.nn.init.normal_(layer.lora_B)
+    torch.nn.init.normal_(
+        model.classifier.out_proj.weight if family == "roberta" else model.classifier.weight
+    )
+    expected = model.eval()(**batch).logits
+    inject.export(model, spec, tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
+    ours = inject.load(tiny_model(family), tmp_path).eval()
+    assert torch.allclose(theirs(**batch).logits, expected, atol=1e-6)
+    assert torch.equal(ours(**batch).logits, expected)
+
+
+def test_merged_adapters_are_not_exported(tmp_path):
+    model = inject.apply(tiny_model(), make_spec())
+    inject.merge(model)
+    with pytest.raises(ValueError, match="unmerge"):
+        inject.export(model, make_spec(), tmp_path)
+    inject.unmerge(model)
+    inject.export(model, make_spec(), tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+def test_a_target_that_the_model_lacks_is_named():
+    with pytest.raises(UserError, match=r"no linear layer .*q_lin.* for 'q'"):
+        inject.apply(tiny_model("bert"), make_spec(model=tiny_entry("distilbert")))
