@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from loraudit.collect import read_study, tidy, twins
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_atomic
-from loraudit.record import read_study, tidy, twins
 
 
 def main() -> None:

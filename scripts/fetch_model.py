@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from loraudit.errors import run_program
-from loraudit.sources import describe, fetch_model
+from loraudit.fetch import fetch_model
+from loraudit.sources import describe
 from loraudit.spec import ModelEntry, validated
 
 

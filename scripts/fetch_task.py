@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 from loraudit.errors import run_program
+from loraudit.fetch import fetch_task
 from loraudit.sources import describe
 from loraudit.spec import TaskEntry, validated
-from loraudit.tasks import fetch_task
 
 
 def main() -> None:

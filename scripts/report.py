@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from loraudit.collect import read_study
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_text
-from loraudit.record import read_study
 from loraudit.report import facts, protocol_table, provenance_table, render, summary_table
 
 

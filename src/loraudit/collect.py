@@ -1,0 +1,72 @@
+"""A study's tidy tables: one row per run, one row per pair of twins."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from loraudit.errors import UserError
+from loraudit.files import read_json
+from loraudit.record import read_record
+from loraudit.spec import Run, Study, cell_id, targets_name, validated
+from loraudit.statistics import agreement
+
+
+def tidy(study: Study, folder: Path) -> pd.DataFrame:
+    """Read all records of a study into one row per run.
+
+    Raises:
+        UserError: a record that is incomplete or was made from another spec.
+    """
+    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in study.runs])
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study.json."""
+    return validated(Study, read_json(path), str(path))
+
+
+def twins(study: Study, folder: Path) -> list[dict]:
+    """Compare the predictions of each pair of runs that differ in lora or peft only."""
+    pairs: dict[tuple, dict[str, str]] = {}
+    for run in study.runs:
+        if run.spec.adapter:
+            pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
+    rows = []
+    for (cell, seed), ids in pairs.items():
+        if len(ids) == 2:
+            ours, peft = (
+                pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
+                for method in ("lora", "peft")
+            )
+            rows.append({"cell": cell, "seed": seed, **agreement(ours, peft)})
+    return rows
+
+
+def _tidy_row(run: Run, folder: Path) -> dict:
+    record = read_record(folder / "record.json")
+    if record.spec != run.spec:
+        raise UserError(f"{folder}: made from another spec than the study asks for; delete it")
+    spec, train = record.spec, record.train
+    headline = spec.task.headline
+    return {
+        "run": run.id,
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method,
+        "rank": spec.rank,
+        "targets": targets_name(spec) if spec.adapter else None,
+        "label": run.label,
+        "seed": spec.seed,
+        "metric": headline,
+        "best": train.best[headline],
+        "last": train.last[headline],
+        "best_epoch": train.best_epoch,
+        "last_epoch": train.last_epoch,
+        **{f"best_{name}": value for name, value in train.best.items()},
+        **{f"last_{name}": value for name, value in train.last.items()},
+        **{f"parameters_{name}": count for name, count in train.parameters.items()},
+        **{f"bytes_{name}": count for name, count in train.bytes.items()},
+        **{f"rows_{name}": count for name, count in train.rows.items()},
+        "seconds": train.seconds["total"],
+        "peak_memory_mib": train.peak_memory_mib,
+    }

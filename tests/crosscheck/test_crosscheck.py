@@ -1,0 +1,112 @@
+"""The cross-check passes on good twins and fails on planted faults."""
+
+import pytest
+import torch
+
+from conftest import make_spec, tiny_entry, tiny_model
+from loraudit import inject
+from loraudit.crosscheck import ROWS, STEPS, compare, crosscheck, require_agreement
+from loraudit.errors import UserError
+from loraudit.lora import LoRALinear
+
+SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
+
+
+def batches(steps: int = 4) -> list[dict]:
+    torch.manual_seed(5)
+    return [
+        {
+            "input_ids": torch.randint(4, 60, (4, 7)),
+            "attention_mask": torch.ones(4, 7, dtype=torch.long),
+            "labels": torch.randint(0, 2, (4,)),
+        }
+        for _ in range(steps)
+    ]
+
+
+def failed(spec=SPEC, family: str = "bert") -> set[str]:
+    rows = compare(tiny_model(family), spec, batches(), "float64")
+    return {row["check"] for row in rows if not row["ok"]}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("targets", [("q", "v"), ("o", "down"), ("q", "k", "v", "o", "up", "down")])
+def test_twins_agree(family, targets):
+    assert not failed(make_spec(model=tiny_entry(family), targets=targets), family)
+
+
+@pytest.mark.parametrize(
+    "change", [{"lora_dropout": 0.1}, {"head": "frozen"}, {"init": "gaussian"}]
+)
+def test_twins_agree_under_every_switch(change):
+    assert not failed(SPEC.model_copy(update=change))
+
+
+def test_all_checks_on_real_rows(tiny):
+    rows = crosscheck(SPEC, tiny / "task", tiny / "model")
+    assert {row["dtype"] for row in rows} == {"float64", "float32"}
+    assert len({row["check"] for row in rows}) == 10
+    assert (STEPS, ROWS) == (20, 4)
+    require_agreement(rows, "tiny")
+
+
+def scaling_is_alpha(layer):
+    layer.scaling = layer.alpha
+
+
+def a_and_b_swapped(layer):
+    layer.lora_B.data, layer.lora_A.data = (
+        torch.nn.init.kaiming_uniform_(layer.lora_B.data.clone()),
+        torch.zeros_like(layer.lora_A),
+    )
+
+
+def bias_missing(layer):
+    layer.base.bias = None
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        (scaling_is_alpha, {"optimizer steps", "gradients"}),
+        (a_and_b_swapped, {"initial values"}),
+        (bias_missing, {"outputs", "optimizer steps"}),
+    ],
+)
+def test_a_planted_fault_fails(monkeypatch, fault, seen):
+    good = inject.apply
+
+    def faulty(model, spec):
+        model = good(model, spec)
+        for layer in inject.lora_layers(model).values():
+            if isinstance(layer, LoRALinear):
+                fault(layer)
+        return model
+
+    monkeypatch.setattr(inject, "apply", faulty)
+    assert seen <= failed()
+
+
+def test_a_wrong_merge_fails(monkeypatch):
+    def merge_unscaled(layer):
+        layer.base.weight.data += layer.lora_B.data @ layer.lora_A.data
+        layer.merged = True
+
+    monkeypatch.setattr(LoRALinear, "merge", merge_unscaled)
+    assert failed() >= {"merged equals unmerged", "merged outputs"}
+
+
+def test_other_layers_or_a_frozen_head_fail(monkeypatch):
+    good = inject.apply
+    wide = SPEC.model_copy(update={"targets": ("q", "o", "down")})
+    monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, wide))
+    assert failed() == {"same layers"}
+    frozen = SPEC.model_copy(update={"head": "frozen"})
+    monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, frozen))
+    assert failed() == {"same layers"}
+
+
+def test_disagreement_is_an_error_that_names_the_checks():
+    row = {"check": "outputs", "dtype": "float64", "difference": 0.5, "tolerance": 1e-10}
+    with pytest.raises(UserError, match=r"of c failed: outputs \(float64\) differs by 0.5, toler"):
+        require_agreement([{**row, "ok": False}, {**row, "ok": True}], "c")

@@ -1,0 +1,161 @@
+"""The training loop on tiny models: determinism, twins, accumulation, failures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import make_spec
+from loraudit.errors import UserError
+from loraudit.files import folder_fingerprint, read_json
+from loraudit.record import read_record
+from loraudit.train import Best, train
+
+SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
+
+
+def run(tiny, out, **changes):
+    """Train with changed fields; returns the record and the predictions."""
+    spec = SPEC.model_copy(update=changes)
+    train(spec, tiny / "task", tiny / "model", out)
+    return read_record(out / "record.json"), pd.read_parquet(out / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference")
+    return out, *run(tiny, out)
+
+
+def logits(predictions) -> np.ndarray:
+    return predictions.filter(like="logit_").to_numpy()
+
+
+def test_it_learns_and_keeps_the_evidence(reference):
+    out, record, predictions = reference
+    result = record.train
+    assert result.best["accuracy"] > 0.75
+    assert result.steps == 3 * 256 // 8
+    assert result.rows == {"train": 256, "validation": 128}
+    history = pd.read_csv(out / "history.csv")
+    assert list(history.epoch) == [1, 2, 3]
+    assert result.best["accuracy"] == history.accuracy.max()
+    assert result.best_epoch == history.epoch[history.accuracy.idxmax()]
+    assert result.last["accuracy"] == history.accuracy.iloc[-1]
+    assert set(predictions.epoch) == {result.best_epoch, 3}
+    for epoch, scores in ((result.best_epoch, result.best), (3, result.last)):
+        rows = predictions[predictions.epoch == epoch]
+        assert len(rows) == 128
+        assert (rows.prediction == rows.label).mean() == pytest.approx(scores["accuracy"])
+    assert {"git", "packages", "threads", "data", "weights"} <= set(record.environment)
+    assert read_json(out / "spec.json") == json.loads(SPEC.model_dump_json())
+
+
+def test_same_spec_same_bits(reference, tiny, tmp_path):
+    out, _, predictions = reference
+    torch.manual_seed(99)  # what ran before must not matter
+    _, again = run(tiny, tmp_path)
+    assert predictions.equals(again)
+    assert folder_fingerprint(out / "adapter") == folder_fingerprint(tmp_path / "adapter")
+
+
+def test_another_seed_is_another_run(reference, tiny, tmp_path):
+    assert not np.array_equal(logits(reference[2]), logits(run(tiny, tmp_path, seed=1)[1]))
+
+
+def test_the_peft_twin_trains_to_the_same_predictions(reference, tiny, tmp_path):
+    _, twin = run(tiny, tmp_path, method="peft")
+    assert np.abs(logits(reference[2]) - logits(twin)).max() < 1e-4
+
+
+def test_accumulation_keeps_the_global_batch(reference, tiny, tmp_path):
+    """With the model's own dropout the masks depend on the cut, so it is compared without."""
+    predictions = []
+    for micro in (8, 4):
+        spec = SPEC.model_copy(update={"micro_batch": micro, "train_rows": 61})
+        train(spec, tiny / "task", without_dropout(tiny), tmp_path / str(micro))
+        predictions.append(pd.read_parquet(tmp_path / str(micro) / "predictions.parquet"))
+    assert np.abs(logits(predictions[0]) - logits(predictions[1])).max() < 1e-4
+
+
+def without_dropout(tiny):
+    """Give the tiny model's folder with dropout set to 0 in its config."""
+    import shutil
+
+    folder = tiny / "model-without-dropout"
+    if not folder.exists():
+        shutil.copytree(tiny / "model", folder)
+        config = read_json(folder / "config.json")
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_best_epochs_weights_are_the_exported_ones(reference, tiny, batch):
+    from transformers import AutoTokenizer
+
+    from loraudit import inject
+    from loraudit.models import load_base
+    from loraudit.tasks import collate, load_examples
+
+    out, record, predictions = reference
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "model")
+    examples = load_examples(SPEC, tiny / "task", "validation", tokenizer)
+    model = inject.load(load_base(SPEC, tiny / "model"), out / "adapter").eval()
+    inputs = collate(examples, np.arange(128), SPEC, tokenizer.pad_token_id)
+    with torch.no_grad():
+        found = model(**inputs).logits.numpy()
+    best = predictions[predictions.epoch == record.train.best_epoch]
+    assert np.abs(found - logits(best)).max() < 1e-5
+
+
+def test_ties_go_to_the_earlier_epoch():
+    best, model = Best(), torch.nn.Linear(1, 1)
+    for epoch, value in ((1, 0.5), (2, 0.7), (3, 0.7), (4, 0.6)):
+        best.offer(epoch, value, model)
+    assert best.epoch == 2
+
+
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_a_frozen_head_stays_as_drawn_but_is_saved(tiny, tmp_path, method):
+    from safetensors.torch import load_file
+
+    from loraudit.models import load_base
+
+    record, _ = run(tiny, tmp_path, head="frozen", epochs=1, method=method)
+    saved = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    drawn = load_base(SPEC, tiny / "model").classifier.weight
+    assert torch.equal(saved["base_model.model.classifier.weight"], drawn)
+    assert record.train.parameters["head"] == 0
+
+
+def test_baselines_train_what_they_say(tiny, tmp_path):
+    blank = dict.fromkeys(("rank", "alpha", "targets", "lora_dropout", "init"))
+    head, _ = run(tiny, tmp_path / "head", method="head", epochs=1, **blank)
+    full, _ = run(tiny, tmp_path / "full", method="full", epochs=1, **blank)
+    assert head.train.parameters["trainable"] == head.train.parameters["head"] == 2 * 16 + 2
+    assert full.train.parameters["trainable"] == full.train.parameters["model"]
+    assert (tmp_path / "head/adapter/head.safetensors").is_file()
+
+
+def test_a_non_finite_loss_stops_with_its_step_and_leaves_nothing(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is nan at step \d+ \(epoch 1\)"):
+        run(tiny, tmp_path, learning_rate=1e30, max_grad_norm=None, schedule="constant")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_launchers_precision_must_be_the_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(UserError, match="precision: the run says 'fp32', the launcher 'bf16'"):
+        run(tiny, tmp_path)
+
+
+def test_regression_runs_end_to_end(tiny, tmp_path):
+    task = SPEC.task.model_copy(
+        update={"classes": (), "metrics": ("pearson", "spearman"), "headline": "pearson"}
+    )
+    record, predictions = run(tiny, tmp_path, task=task)
+    assert record.train.best["pearson"] > 0.5
+    assert logits(predictions).shape[1] == 1
