@@ -11,9 +11,13 @@ configfile: "config/config.yaml"
 include: "workflow/rules/common.smk"
 
 
+# The runs and cross-checks stand here although the report needs them too: a product that is only
+# behind another one is not made again when it is deleted.
 rule all:
     default_target: True
     input:
+        [f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
+        [f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
         f"{RESULTS}/report.html",
         f"{RESULTS}/tables/summary.md",
         [f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],

@@ -8,7 +8,8 @@ import pandas as pd
 from loraudit.collect import read_study
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_text
-from loraudit.report import facts, protocol_table, provenance_table, render, summary_table
+from loraudit.report import facts, render
+from loraudit.tables import protocol_table, provenance_table, summary_table
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from loraudit.errors import run_program
 from loraudit.files import write_atomic, write_text
-from loraudit.report import summary_table
 from loraudit.statistics import aggregate
+from loraudit.tables import summary_table
 
 
 def main() -> None:

@@ -119,6 +119,7 @@ def make_spec(**changes) -> RunSpec:
         "task": make_task(),
         "model": tiny_entry(),
         "targets": ("q", "v"),
+        "max_length": 64,
         "global_batch": 8,
         "micro_batch": 8,
         "epochs": 2,

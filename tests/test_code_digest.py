@@ -50,7 +50,7 @@ TRAINED = {"lora", "peft", "head", "full"}
         ("loraudit/baselines.py", '== "full"', '!= "full"', {"head", "full"}),
         ("loraudit/train.py", "self.value = epoch, value", "self.value = 1, value", TRAINED),
         ("loraudit/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
-        ("loraudit/figures.py", "capsize=3", "capsize=4", {"figures", "report"}),
+        ("loraudit/figures.py", "capsize=3", "capsize=4", {"figures"}),
         ("scripts/train.py", "required=True", "required=False", TRAINED),
     ],
 )

@@ -159,3 +159,8 @@ def test_regression_runs_end_to_end(tiny, tmp_path):
     record, predictions = run(tiny, tmp_path, task=task)
     assert record.train.best["pearson"] > 0.5
     assert logits(predictions).shape[1] == 1
+
+
+def test_inputs_longer_than_the_model_reads_are_refused(tiny, tmp_path):
+    with pytest.raises(UserError, match=r"max_length 67 is more than model 'tiny' .*4 to 66"):
+        run(tiny, tmp_path, max_length=67)

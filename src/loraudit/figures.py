@@ -14,16 +14,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.files import write_atomic
+from loraudit.tables import METHOD_NAMES
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = {"lora": "-", "peft": "--"}
-NAMES = {
-    "lora": "LoRA (ours)",
-    "peft": "LoRA (PEFT)",
-    "head": "head only",
-    "full": "full fine-tuning",
-}
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 STYLE = {
     "font.size": 9,
@@ -95,7 +90,7 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
         for axes, runs, epoch in panels:
             for number, (key, series) in enumerate(_series(runs)):
                 for method, part in series.groupby("method", sort=False):
-                    _rank_line(axes, part, epoch, number, f"{NAMES[method]}, {key}")
+                    _rank_line(axes, part, epoch, number, f"{METHOD_NAMES[method]}, {key}")
             _baselines(axes, runs, epoch)
             ranks = sorted(runs["rank"].dropna().unique())
             axes.set_xscale("log", base=2)
@@ -130,7 +125,7 @@ def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
     for method, dash in (("head", ":"), ("full", "-.")):
         found = runs.loc[runs.method == method, epoch]
         if len(found):
-            axes.axhline(found.mean(), color="0.35", linestyle=dash, label=NAMES[method])
+            axes.axhline(found.mean(), color="0.35", linestyle=dash, label=METHOD_NAMES[method])
 
 
 def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
@@ -142,13 +137,13 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
         figure, panels = _panels(tidy, "trainable parameters, head included")
         for axes, runs, epoch in panels:
             cells = [
-                (f"{NAMES[method]}, {key}", part, number, method)
+                (f"{METHOD_NAMES[method]}, {key}", part, number, method)
                 for number, (key, series) in enumerate(_series(runs))
                 for method, part in series.groupby("method", sort=False)
             ]
             for number, method in enumerate(("head", "full"), len(COLOURS) - 2):
                 part = runs[runs.method == method]
-                cells += [(NAMES[method], part, number, method)] if len(part) else []
+                cells += [(METHOD_NAMES[method], part, number, method)] if len(part) else []
             for label, part, number, method in cells:
                 found = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
                 colour = COLOURS[number % len(COLOURS)]

@@ -16,7 +16,8 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
     A head in the checkpoint, of whatever size, is not used.
 
     Raises:
-        UserError: the checkpoint lacks weights other than the head's, or has them in other shapes.
+        UserError: the checkpoint lacks weights other than the head's or has them in other shapes,
+            or max_length is above its number of positions.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -33,6 +34,12 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
     missing = [name for name in absent if not in_head(name, spec.model.head)]
     if missing:
         raise UserError(f"model {spec.model.name!r}: no weights for {', '.join(sorted(missing))}")
+    positions = getattr(model.config, "max_position_embeddings", spec.max_length)
+    if spec.max_length > positions:
+        raise UserError(
+            f"max_length {spec.max_length} is more than model {spec.model.name!r} can read "
+            f"(legal: 4 to {positions})"
+        )
     reset_head(model, spec)
     return model
 

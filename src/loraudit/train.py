@@ -163,7 +163,10 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
             f"precision: the run says {spec.precision!r}, the launcher {asked!r}; "
             "set precision in the study or choose another file of profiles/accelerate"
         )
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(spec.precision, spec.precision))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
+        mixed_precision={"fp32": "no"}.get(spec.precision, spec.precision),
+    )
     part = spec.micro_batch * accelerator.num_processes
     if spec.global_batch % part:
         raise UserError(

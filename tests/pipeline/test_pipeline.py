@@ -1,0 +1,320 @@
+"""The DAG end to end on a tiny study, in a copy of the project that tests may edit."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import make_spec, save_hub_folder, save_tiny_model
+from loraudit.fetch import fetch_task
+from loraudit.files import read_json
+from loraudit.record import read_record
+
+pytestmark = pytest.mark.pipeline
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
+STUDY = """
+question: Does the pipeline run?
+defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64}
+grid:
+  - {method: [lora, peft], targets: q+v}
+  - {method: [head, full]}
+"""
+RUNS = ["lora-r2-q+v", "peft-r2-q+v", "head", "full"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Copy the project and add a tiny model, a tiny task and a study of them."""
+    root = tmp_path_factory.mktemp("project")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, root / name, ignore=ignore)
+        else:
+            shutil.copy(source, root / name)
+    save_tiny_model(root / "tiny-model")
+    save_hub_folder(root / "hub")
+    tasks = {
+        "words": {
+            "source": {"folder": "hub", "config": "sst2"},
+            "text": ["sentence"],
+            "label": "label",
+            "classes": ["negative", "positive"],
+            "metrics": ["accuracy", "f1"],
+            "headline": "accuracy",
+        }
+    }
+    add_entries(root / "config/tasks.yaml", tasks)
+    models = root / "config/models.yaml"
+    table = yaml.safe_load(models.read_text())
+    table["models"]["tiny"] = {"family": "bert", "source": {"folder": "tiny-model"}}
+    models.write_text(yaml.safe_dump(table))
+    (root / "config/studies/small.yaml").write_text(STUDY)
+    return root
+
+
+def add_entries(path: Path, entries: dict) -> None:
+    """Append entries to a YAML table, as a user would."""
+    path.write_text(path.read_text() + yaml.safe_dump(entries))
+
+
+def environment(project) -> dict[str, str]:
+    """Put the copy's code and this interpreter's programs first; the hub is a closed port."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "PATH": path,
+        "PYTHONPATH": str(project / "src"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(project / "hf"),
+    }
+
+
+def command(project, *arguments: str, ok: bool | None = True) -> str:
+    """Run a program in the copy; returns all it printed, and checks whether it succeeded."""
+    done = subprocess.run(
+        arguments,
+        cwd=project,
+        env=environment(project),
+        timeout=400,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert ok is None or (done.returncode == 0) == ok, done.stdout
+    return done.stdout
+
+
+def snakemake(project, *arguments: str, config: str = "study=small", ok: bool | None = True) -> str:
+    return command(
+        project, "snakemake", "--cores", "2", *arguments, "--config", *config.split(), ok=ok
+    )
+
+
+def planned(project, config: str = "study=small") -> list[str]:
+    """Return the messages of the jobs that would run now, without the counts of a dry run."""
+    return sorted(re.findall(r"^Job \d+: (.*)$", snakemake(project, "-n", config=config), re.M))
+
+
+@pytest.fixture(scope="module")
+def done(project):
+    snakemake(project)
+    return project / "results/small"
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str):
+    """Replace text in a file for the length of a block."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+
+
+ANALYSIS = [
+    "aggregate over seeds",
+    "collect the runs",
+    "draw crosscheck",
+    "draw score_vs_parameters",
+    "draw score_vs_rank",
+    "write the report",
+]
+
+
+def test_every_product_is_there(done, project):
+    for name in RUNS:
+        folder = done / "runs/words/tiny" / name / "s0"
+        record = read_record(folder / "record.json")
+        assert record.train.rows == {"train": 256, "validation": 128}
+        assert (folder / "history.csv").is_file()
+    for name in RUNS[:2]:
+        folder = done / "runs/words/tiny" / name / "s0/adapter"
+        assert {path.name for path in folder.iterdir()} == {
+            "adapter_model.safetensors",
+            "adapter_config.json",
+        }
+    tidy = pd.read_parquet(done / "tidy/runs.parquet")
+    assert len(tidy) == 4
+    pd.testing.assert_frame_equal(
+        tidy[["run", "best"]], pd.read_csv(done / "tidy/runs.csv")[["run", "best"]]
+    )
+    checks = pd.read_csv(done / "tidy/crosscheck.csv")
+    assert checks.ok.all()
+    assert len(checks) == 20
+    assert pd.read_csv(done / "tidy/twins.csv").equal_share.min() > 0.99
+    for figure in ("score_vs_rank", "score_vs_parameters", "crosscheck"):
+        for suffix in ("svg", "png", "csv"):
+            assert (project / f"figures/small/{figure}.{suffix}").stat().st_size > 0
+
+
+def test_the_report_shows_the_numbers_and_needs_no_network(done):
+    page = (done / "report.html").read_text()
+    summary = pd.read_csv(done / "tables/summary.csv")
+    for value in summary.best_mean:
+        assert f"{100 * value:.1f}" in page
+    assert "20 of 20 checks" in page
+    assert page.count('<img src="data:image/png;base64,') == 3
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_again_there_is_nothing_to_do(done, project):
+    assert "Nothing to be done" in snakemake(project)
+
+
+def test_a_comment_reruns_nothing(done, project):
+    lora = project / "src/loraudit/lora.py"
+    with edited(lora, "self.rank = rank", "# the paper's r\n        self.rank = rank"):
+        assert planned(project) == []
+
+
+def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done, project):
+    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+        jobs = planned(project)
+    assert jobs == sorted(
+        [*ANALYSIS, "cross-check words tiny r2-q+v", "train words tiny lora-r2-q+v seed 0"]
+    )
+
+
+def test_an_edit_of_a_plot_never_retrains(done, project):
+    with edited(project / "src/loraudit/figures.py", "capsize=3", "capsize=4"):
+        assert planned(project) == [
+            "draw crosscheck",
+            "draw score_vs_parameters",
+            "draw score_vs_rank",
+            "write the report",
+        ]
+
+
+def test_a_changed_field_reruns_the_runs_that_have_it(done, project):
+    study = project / "config/studies/small.yaml"
+    with edited(study, "method: [head, full]", "method: [head, full], weight_decay: 0.1"):
+        jobs = planned(project)
+    trained = [job for job in jobs if job.startswith(("train", "cross"))]
+    assert trained == ["train words tiny full seed 0", "train words tiny head seed 0"]
+
+
+def test_a_deleted_run_is_redone_with_what_depends_on_it(done, project):
+    folder = done / "runs/words/tiny/head/s0"
+    before = (folder / "predictions.parquet").read_bytes()
+    shutil.rmtree(folder)
+    assert planned(project) == sorted([*ANALYSIS, "train words tiny head seed 0"])
+    snakemake(project)
+    assert (folder / "predictions.parquet").read_bytes() == before
+    assert planned(project) == []
+
+
+def test_a_wrong_scaling_fails_the_cross_check_job_and_leaves_no_table(done, project):
+    target = "results/small/crosscheck/words/tiny/r2-q+v.json"
+    kept = (project / target).read_text()
+    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+        output = snakemake(project, target, ok=False)
+    assert re.search(r"error: cross-check of r2-q\+v failed: optimizer steps \(float64\)", output)
+    assert not (project / target).exists()
+    snakemake(project, target)
+    assert (project / target).read_text() == kept
+
+
+def test_a_non_finite_loss_fails_the_run_and_leaves_no_result(done, project):
+    study = project / "config/studies/wild.yaml"
+    study.write_text(
+        STUDY.replace("1.0e-2", "1.0e+30, max_grad_norm: null").replace("lora, peft", "lora")
+    )
+    run = "results/wild/runs/words/tiny/lora-r2-q+v/s0"
+    output = snakemake(project, f"{run}/record.json", config="study=wild", ok=False)
+    assert re.search(r"error: the loss is nan at step \d+ \(epoch 1\)", output)
+    assert "Traceback" not in output
+    assert not list((project / run).glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("study=smal", r"study: 'smal' is not known; did you mean 'small'"),
+        ("study=small task=wrods", r"task: 'wrods' is not known; did you mean 'words'"),
+        ("study=small model=tony", r"model: 'tony' is not known; did you mean 'tiny'"),
+        ("study=small lunch=cpu", r"key: 'lunch' is not known; did you mean 'launch'"),
+    ],
+)
+def test_bad_configuration_is_one_sentence_before_any_job(project, config, message):
+    output = snakemake(project, "-n", config=config, ok=False)
+    assert re.search(message, output)
+    assert "Traceback" not in output
+
+
+def test_real_glue_is_one_switch_away(done, project):
+    config = "study=small task=sst2 glue=hub-folder"
+    (project / "hub-folder").symlink_to(project / "hub")
+    jobs = planned(project, config)
+    assert "fetch task sst2" in jobs
+    assert sum(job.startswith("train sst2 tiny") for job in jobs) == 4
+    snakemake(project, "resources/tasks/sst2/manifest.json", config=config)
+    assert read_json(project / "resources/tasks/sst2/manifest.json")["splits"]["train"]["rows"]
+
+
+def test_a_hub_study_without_a_network_says_what_to_do(project):
+    output = snakemake(
+        project, "resources/tasks/mrpc/manifest.json", config="study=small task=mrpc", ok=False
+    )
+    assert re.search(r"error: cannot get nyu-mll/glue .*connect this machine, or .*glue=", output)
+    assert not (project / "resources/tasks/mrpc/manifest.json").exists()
+
+
+def test_two_gloo_processes_equal_one(project, tmp_path):
+    """Without dropout (each process has masks of its own) and with a short last batch."""
+    fetched = {"source": {"folder": str(project / "hub"), "config": "sst2"}}
+    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31)
+    fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
+    shutil.copytree(project / "tiny-model", tmp_path / "m")
+    config = read_json(tmp_path / "m/config.json")
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "m/config.json").write_text(json.dumps(config))
+    tables = []
+    for launch in ("cpu", "cpu2"):
+        command(
+            project,
+            "accelerate",
+            "launch",
+            "--config_file",
+            f"profiles/accelerate/{launch}.yaml",
+            "--num_cpu_threads_per_process",
+            "1",
+            "scripts/train.py",
+            "--spec",
+            spec.model_dump_json(),
+            "--data",
+            str(tmp_path / "t"),
+            "--model",
+            str(tmp_path / "m"),
+            "--out",
+            str(tmp_path / launch),
+        )
+        tables.append(pd.read_parquet(tmp_path / launch / "predictions.parquet"))
+    record = read_record(tmp_path / "cpu2/record.json")
+    assert record.environment["processes"] == 2
+    one, two = (table[table.epoch == 2].reset_index() for table in tables)
+    assert list(one["row"]) == list(two["row"])
+    assert len(two) == 31
+    gap = (one.filter(like="logit_") - two.filter(like="logit_")).abs().max().max()
+    assert gap < 1e-4
+
+
+def _folder(source: dict):
+    from loraudit.spec import FolderSource
+
+    return FolderSource(**source)
