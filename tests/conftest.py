@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from beartype import beartype
+from jaxtyping import jaxtyped
 
 from loraudit.files import write_json
+from loraudit.lora import LoRALinear
 from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry, load_model, read_yaml
 
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
@@ -126,6 +129,14 @@ def make_spec(**changes) -> RunSpec:
         "learning_rate": 5e-3,
     }
     return RunSpec(**{**fields, **changes})
+
+
+@pytest.fixture(autouse=True)
+def shapes_checked(monkeypatch):
+    """Check the shapes in lora.py's annotations at every call."""
+    for name in ("forward", "delta_weight"):
+        checked = jaxtyped(getattr(LoRALinear, name), typechecker=beartype)
+        monkeypatch.setattr(LoRALinear, name, checked)
 
 
 @pytest.fixture(scope="session")

@@ -120,6 +120,14 @@ def test_dropout_acts_on_the_lora_path_only():
         assert torch.equal(made(x), made.base(x))
 
 
+def test_shapes_are_checked_in_tests():
+    """conftest.py turns the annotations into checks."""
+    from jaxtyping import TypeCheckError
+
+    with pytest.raises(TypeCheckError):
+        layer()(torch.ones(3, 6, dtype=torch.long))
+
+
 @pytest.mark.parametrize(
     "bad", [{"rank": 0}, {"rank": -1}, {"dropout": 1.0}, {"dropout": -0.1}, {"init": "zeros"}]
 )

@@ -154,7 +154,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                     linestyle=LINES.get(method, "none"),
                     color=colour,
                     marker=MARKERS[number % len(MARKERS)],
-                    markerfacecolor="white" if method == "peft" else colour,
+                    markerfacecolor="none" if method == "peft" else colour,
                     markersize=5 if method != "peft" else 8,
                     capsize=3,
                     label=label,

@@ -32,8 +32,9 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         "trainable": [f"{count:,}" for count in summary.parameters_trainable],
         "n": list(summary.n),
     }
-    if summary.label.fillna("").any():
-        columns["variant"] = list(summary.label.fillna(""))
+    labels = ["" if pd.isna(label) else str(label) for label in summary.label]
+    if any(labels):
+        columns["variant"] = labels
     for epoch in ("best", "last"):
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
         columns[f"{epoch} epoch: mean ± SD, %"] = [
