@@ -21,6 +21,8 @@ def main() -> None:
     print(
         f"task {entry.name}: {describe(entry.source)}; dropped {manifest['dropped'] or 'nothing'}"
     )
+    if manifest["absent"]:
+        print(f"  not in this source, so not scored: {', '.join(manifest['absent'])}")
     for split, facts in manifest["splits"].items():
         print(f"  {split}: {facts['rows']} rows, {facts['labels']}")
 

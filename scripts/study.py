@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loraudit.errors import run_program
 from loraudit.files import write_json
-from loraudit.spec import load_configured
+from loraudit.study import load_configured
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--spec", required=True)
     for name in ("data", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--start", default="", help="folder of the run that this one starts from")
     arguments = parser.parse_args()
     import json
 
@@ -31,7 +32,8 @@ def main() -> None:
 
     from loraudit.train import train
 
-    train(spec, arguments.data, arguments.model, arguments.out)
+    start = Path(arguments.start) if arguments.start else None
+    train(spec, arguments.data, arguments.model, arguments.out, start)
 
 
 run_program(main)

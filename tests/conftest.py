@@ -14,7 +14,9 @@ from jaxtyping import jaxtyped
 
 from loraudit.files import write_json
 from loraudit.lora import LoRALinear
-from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry, load_model, read_yaml
+from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry
+from loraudit.study import load_model
+from loraudit.yaml_file import read_yaml
 
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
 FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
@@ -118,7 +120,7 @@ def make_task(**changes) -> TaskEntry:
 def make_spec(**changes) -> RunSpec:
     """Make a run of the tiny model; every field as in defaults.yaml unless changed."""
     fields = {
-        **read_yaml("config/defaults.yaml"),
+        **{k: v for k, v in read_yaml("config/defaults.yaml").items() if k != "per_method"},
         "task": make_task(),
         "model": tiny_entry(),
         "targets": ("q", "v"),

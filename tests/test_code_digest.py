@@ -38,7 +38,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-TRAINED = {"lora", "peft", "head", "full"}
+TRAINED = {"lora", "peft", "full", "bitfit", "head"}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ TRAINED = {"lora", "peft", "head", "full"}
         ("loraudit/lora.py", "class LoRALinear", "# a comment\nclass LoRALinear", set()),
         ("loraudit/lora.py", "A frozen `nn.Linear` plus", "Another docstring", set()),
         ("loraudit/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "crosscheck"}),
-        ("loraudit/baselines.py", '== "full"', '!= "full"', {"head", "full"}),
+        ("loraudit/baselines.py", '== "full"', '!= "full"', {"full", "bitfit", "head"}),
         ("loraudit/train.py", "self.value = epoch, value", "self.value = 1, value", TRAINED),
         ("loraudit/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
         ("loraudit/figures.py", "capsize=3", "capsize=4", {"figures"}),

@@ -57,6 +57,19 @@ def test_fetch_from_a_folder_in_the_hubs_layout(tmp_path):
     assert list(table.columns) == ["row", "text_1", "label"]
 
 
+def test_a_further_split_is_fetched_or_named_as_absent(tmp_path):
+    save_hub_folder(tmp_path / "hub", rows=40)
+    source = {"folder": str(tmp_path / "hub"), "config": "sst2"}
+    there = make_task(source=source, also_validate={"again": "validation"})
+    manifest = fetch_task(there, tmp_path / "there")
+    assert manifest["absent"] == []
+    assert manifest["splits"]["again"] == manifest["splits"]["validation"]
+    lacking = make_task(source=source, also_validate={"mismatched": "validation_mismatched"})
+    manifest = fetch_task(lacking, tmp_path / "lacking")
+    assert manifest["absent"] == ["mismatched"]
+    assert set(manifest["splits"]) == {"train", "validation"}
+
+
 def test_fetch_again_gives_equal_bytes(tmp_path):
     save_hub_folder(tmp_path / "hub")
     entry = make_task(source={"folder": str(tmp_path / "hub"), "config": "sst2"})

@@ -10,7 +10,7 @@ from loraudit import inject
 from loraudit.accounting import count_parameters
 from loraudit.errors import UserError
 from loraudit.models import target_modules
-from loraudit.spec import load_model
+from loraudit.study import load_model
 
 FAMILIES = ["bert", "roberta", "distilbert"]
 ALL = ("q", "k", "v", "o", "up", "down")

@@ -9,9 +9,11 @@ from loraudit.accounting import count_parameters
 
 
 @pytest.mark.parametrize("head", ["trained", "frozen"])
-@pytest.mark.parametrize("init", ["kaiming", "gaussian"])
-def test_the_twin_starts_where_ours_starts_and_trains_the_same(head, init, batch):
-    spec = make_spec(head=head, init=init, targets=("q", "o", "down"))
+@pytest.mark.parametrize(
+    ("init", "std"), [("kaiming", None), ("gaussian", None), ("gaussian", 0.02)]
+)
+def test_the_twin_starts_where_ours_starts_and_trains_the_same(head, init, std, batch):
+    spec = make_spec(head=head, init=init, init_std=std, targets=("q", "o", "down"))
     ours = inject.apply(tiny_model(), spec)
     twin = peft_bridge.apply(tiny_model(), spec)
     left, right = (

@@ -7,16 +7,8 @@ import yaml
 
 from conftest import make_spec, tiny_entry
 from loraudit.errors import UserError
-from loraudit.spec import (
-    FolderSource,
-    RunSpec,
-    derive_seed,
-    digest,
-    load_configured,
-    load_study,
-    parse_targets,
-    validated,
-)
+from loraudit.spec import FolderSource, RunSpec, derive_seed, digest, validated
+from loraudit.study import load_configured, load_study, parse_targets
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
 CONFIG = yaml.safe_load(Path("config/config.yaml").read_text())

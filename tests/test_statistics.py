@@ -69,7 +69,7 @@ def test_aggregate_keeps_cells_without_a_rank():
 
 
 def predictions(rows, values) -> pd.DataFrame:
-    table = pd.DataFrame({"epoch": 2, "row": rows, "logit_0": values})
+    table = pd.DataFrame({"split": "validation", "epoch": 2, "row": rows, "logit_0": values})
     return table.assign(prediction=(table.logit_0 > 0).astype(int))
 
 

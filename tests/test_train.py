@@ -1,16 +1,19 @@
 """The training loop on tiny models: determinism, twins, accumulation, failures."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from conftest import make_spec
+from conftest import make_spec, tiny_model
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.record import read_record
+from loraudit.spec import ADAPTER_FIELDS
 from loraudit.train import Best, train
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
@@ -82,8 +85,6 @@ def test_accumulation_keeps_the_global_batch(reference, tiny, tmp_path):
 
 def without_dropout(tiny):
     """Give the tiny model's folder with dropout set to 0 in its config."""
-    import shutil
-
     folder = tiny / "model-without-dropout"
     if not folder.exists():
         shutil.copytree(tiny / "model", folder)
@@ -120,8 +121,6 @@ def test_ties_go_to_the_earlier_epoch():
 
 @pytest.mark.parametrize("method", ["lora", "peft"])
 def test_a_frozen_head_stays_as_drawn_but_is_saved(tiny, tmp_path, method):
-    from safetensors.torch import load_file
-
     from loraudit.models import load_base
 
     record, _ = run(tiny, tmp_path, head="frozen", epochs=1, method=method)
@@ -132,12 +131,38 @@ def test_a_frozen_head_stays_as_drawn_but_is_saved(tiny, tmp_path, method):
 
 
 def test_baselines_train_what_they_say(tiny, tmp_path):
-    blank = dict.fromkeys(("rank", "alpha", "targets", "lora_dropout", "init"))
-    head, _ = run(tiny, tmp_path / "head", method="head", epochs=1, **blank)
-    full, _ = run(tiny, tmp_path / "full", method="full", epochs=1, **blank)
-    assert head.train.parameters["trainable"] == head.train.parameters["head"] == 2 * 16 + 2
-    assert full.train.parameters["trainable"] == full.train.parameters["model"]
-    assert (tmp_path / "head/adapter/head.safetensors").is_file()
+    blank = dict.fromkeys(ADAPTER_FIELDS)
+    head, bitfit, full = (
+        run(tiny, tmp_path / method, method=method, epochs=1, **blank)[0].train
+        for method in ("head", "bitfit", "full")
+    )
+    assert head.parameters["trainable"] == head.parameters["head"] == 2 * 16 + 2
+    assert full.parameters["trainable"] == full.parameters["model"]
+    model = tiny_model()
+    biases = [p.numel() for n, p in model.bert.named_parameters() if n.endswith("bias")]
+    assert bitfit.parameters["base"] == sum(biases)
+    assert bitfit.parameters["head"] == 2 * 16 + 2
+    assert set(load_file(tmp_path / "head/adapter/head.safetensors")) == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    kept = load_file(tmp_path / "bitfit/adapter/bitfit.safetensors")
+    assert sum(tensor.numel() for tensor in kept.values()) == bitfit.parameters["trainable"]
+    assert full.bytes["adapter"] == 0
+
+
+def test_further_validation_splits_are_scored_beside_the_first(tiny, tmp_path):
+    """MNLI's mismatched split, here the tiny task's validation split under another name."""
+    shutil.copytree(tiny / "task", tmp_path / "task")
+    shutil.copy(tmp_path / "task/validation.parquet", tmp_path / "task/mismatched.parquet")
+    task = SPEC.task.model_copy(update={"also_validate": {"mismatched": "anything"}})
+    spec = SPEC.model_copy(update={"task": task, "epochs": 1})
+    train(spec, tmp_path / "task", tiny / "model", tmp_path / "run")
+    result = read_record(tmp_path / "run/record.json").train
+    assert result.best["accuracy_mismatched"] == result.best["accuracy"]
+    assert result.rows["mismatched"] == 128
+    predictions = pd.read_parquet(tmp_path / "run/predictions.parquet")
+    assert dict(predictions.split.value_counts()) == {"validation": 128, "mismatched": 128}
 
 
 def test_a_non_finite_loss_stops_with_its_step_and_leaves_nothing(tiny, tmp_path):

@@ -3,6 +3,7 @@
 import resource
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from loraudit.models import in_head
@@ -29,3 +30,8 @@ def folder_bytes(folder: Path) -> int:
 def peak_memory_mib() -> float:
     """Return this process's highest resident memory so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_device_memory_mib() -> float | None:
+    """Return the most memory that tensors took on this process's GPU, in MiB; None without one."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None

@@ -7,7 +7,8 @@ import pandas as pd
 from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import read_record
-from loraudit.spec import Run, Study, cell_id, targets_name, validated
+from loraudit.spec import validated
+from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.statistics import agreement
 
 

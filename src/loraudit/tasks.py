@@ -32,6 +32,8 @@ class Examples:
 def load_examples(spec: RunSpec, data: Path, split: str, tokenizer) -> Examples:
     """Tokenise the first `train_rows` or `validation_rows` rows of a fetched split.
 
+    Splits other than "train" are validation splits.
+
     Raises:
         UserError: the split has fewer rows than the spec asks for.
     """
@@ -52,6 +54,12 @@ def load_examples(spec: RunSpec, data: Path, split: str, tokenizer) -> Examples:
         types=tokens.get("token_type_ids"),
         labels=table.label.to_numpy(),
     )
+
+
+def scored_splits(spec: RunSpec, data: Path) -> list[str]:
+    """Name the splits to score: validation, and those of `also_validate` that were fetched."""
+    absent = read_json(Path(data) / "manifest.json")["absent"]
+    return ["validation", *(name for name in spec.task.also_validate if name not in absent)]
 
 
 def data_fingerprint(data: Path) -> dict[str, str]:

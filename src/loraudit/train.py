@@ -22,15 +22,27 @@ from accelerate.utils import gather_object
 from transformers import AutoTokenizer, get_scheduler
 
 from loraudit import metrics
-from loraudit.accounting import count_parameters, folder_bytes, peak_memory_mib
+from loraudit.accounting import (
+    count_parameters,
+    folder_bytes,
+    peak_device_memory_mib,
+    peak_memory_mib,
+)
 from loraudit.errors import UserError
-from loraudit.files import folder_atomic, read_json, write_atomic, write_json
+from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_atomic, write_json
 from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment
-from loraudit.record import RunRecord, Train, prediction_table
+from loraudit.record import RunRecord, Train, prediction_table, read_record
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
-from loraudit.tasks import Examples, collate, data_fingerprint, global_batches, load_examples
+from loraudit.tasks import (
+    Examples,
+    collate,
+    data_fingerprint,
+    global_batches,
+    load_examples,
+    scored_splits,
+)
 
 
 @dataclass
@@ -74,7 +86,9 @@ class Best:
             parameters[name].copy_(value)
 
 
-def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
+def train(
+    spec: RunSpec, data: Path, model_folder: Path, out: Path, start: Path | None = None
+) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
     Args:
@@ -82,29 +96,36 @@ def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
         data: folder of the fetched task.
         model_folder: folder of the fetched model.
         out: the run's folder; record.json is written last, so a folder with one is complete.
+        start: folder of the run whose adapter this one starts from, if its spec says so.
 
     Raises:
-        UserError: settings that do not fit the data, model or launcher; a non-finite loss.
+        UserError: settings that do not fit the data, model, launcher or start; a non-finite loss.
     """
     started = time.monotonic()
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    examples = {
-        split: load_examples(spec, data, split, tokenizer) for split in ("train", "validation")
-    }
+    scored = scored_splits(spec, data)
+    examples = {split: load_examples(spec, data, split, tokenizer) for split in ("train", *scored)}
     base = load_base(spec, model_folder)
     model_parameters = sum(parameter.numel() for parameter in base.parameters())
     method = importlib.import_module(METHOD_MODULES[spec.method])
     model = method.apply(base, spec)
+    started_from = check_start(spec, start)
+    copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
     parameters = count_parameters(model, spec.model.head)
     state = prepare(spec, accelerator, model, len(examples["train"]), tokenizer.pad_token_id)
 
     history, logits, best = [], {}, Best()
     for epoch in range(1, spec.epochs + 1):
         loss = train_epoch(state, examples["train"], epoch)
-        logits[epoch] = evaluate(state, examples["validation"], f"evaluate {epoch}")
-        scores = metrics.compute(logits[epoch], examples["validation"].labels, spec.task)
+        logits[epoch], scores = {}, {}
+        for split in scored:
+            found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
+            values = metrics.compute(found, examples[split].labels, spec.task)
+            suffix = "" if split == "validation" else f"_{split}"
+            scores |= {f"{name}{suffix}": value for name, value in values.items()}
+            logits[epoch][split] = found
         history.append({"epoch": epoch, "step": state.step, "train_loss": loss, **scores})
         best.offer(epoch, scores[spec.task.headline], model)
         logits = {e: value for e, value in logits.items() if e in (best.epoch, epoch)}
@@ -113,9 +134,8 @@ def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
         return
 
     best.restore(model)
-    rows = examples["validation"].rows, examples["validation"].labels
     predictions = prediction_table(
-        logits, *rows, predict=lambda values: metrics.predictions(values, spec.task)
+        logits, examples, predict=lambda values: metrics.predictions(values, spec.task)
     )
     with folder_atomic(out / "adapter") as folder:
         method.export(model, spec, folder)
@@ -134,6 +154,8 @@ def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
         tokens=state.tokens,
         seconds={**state.seconds, "total": time.monotonic() - started},
         peak_memory_mib=peak_memory_mib(),
+        peak_device_memory_mib=peak_device_memory_mib(),
+        copied=copied,
     )
     provenance = {
         **environment(),
@@ -141,6 +163,7 @@ def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
         "device": str(accelerator.device),
         "data": data_fingerprint(data),
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
+        "started_from": started_from,
     }
     record = RunRecord(spec=spec, spec_sha256=digest(spec), train=result, environment=provenance)
     write_json(out / "spec.json", spec.model_dump(mode="json"))
@@ -149,6 +172,24 @@ def train(spec: RunSpec, data: Path, model_folder: Path, out: Path) -> None:
         out / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False)
     )
     write_json(out / "record.json", record.model_dump(mode="json"))
+
+
+def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
+    """Check that `start` is the run that the spec starts from; returns its adapter's hashes.
+
+    Raises:
+        UserError: no folder, a folder for a run that starts cold, or the folder of another run.
+    """
+    if spec.warm_start is None:
+        if start is not None:
+            raise UserError(f"start: {start} given, but the spec has no warm_start")
+        return None
+    if start is None:
+        raise UserError(f"start: the spec starts from run {spec.warm_start.run!r}; give its folder")
+    found = read_record(start / "record.json").spec_sha256
+    if found != spec.warm_start.spec_sha256:
+        raise UserError(f"start: {start} is not run {spec.warm_start.run!r} (its spec differs)")
+    return folder_fingerprint(start / "adapter")
 
 
 def make_accelerator(spec: RunSpec) -> Accelerator:

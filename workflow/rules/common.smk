@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 from loraudit.code_digest import code_digest
 from loraudit.errors import UserError
-from loraudit.spec import METHOD_MODULES, Config, digest, load_configured
+from loraudit.spec import METHOD_MODULES, digest
+from loraudit.study import Config, load_configured
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -38,6 +39,12 @@ wildcard_constraints:
 def run_spec(wildcards):
     """Return the spec behind results/<study>/runs/<task>/<model>/<variant>/s<seed>."""
     return RUNS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}/s{wildcards.seed}"]
+
+
+def start_record(wildcards):
+    """Return the record that a run starts from: an edge of the DAG, or nothing."""
+    start = run_spec(wildcards).warm_start
+    return f"{RESULTS}/runs/{start.run}/record.json" if start else []
 
 
 def cell_spec(wildcards):

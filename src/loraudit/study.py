@@ -1,0 +1,439 @@
+"""Studies: from a YAML file to named runs.
+
+A study's fields come in layers, later ones winning: config/defaults.yaml, the study's protocol
+(config/protocols), the study's own `defaults`; then each layer's `per_task` and `per_method`; then
+the grid block; then switches on the command line.
+"""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from loraudit.errors import UserError, unknown
+from loraudit.reference import Reading, select
+from loraudit.spec import (
+    ADAPTER_FIELDS,
+    ADAPTER_METHODS,
+    MATRICES,
+    METHOD_MODULES,
+    FolderSource,
+    Frozen,
+    HubSource,
+    ModelEntry,
+    Positive,
+    RunSpec,
+    TaskEntry,
+    digest,
+    validated,
+)
+from loraudit.yaml_file import read_yaml
+
+
+class Run(Frozen):
+    """A named run: `id` is its folder below results/<study>/runs/."""
+
+    id: str
+    label: str
+    spec: RunSpec
+
+
+class Switch(Frozen):
+    """One switch of an ablation: the label of its runs, its name, and the fields it changes."""
+
+    label: str
+    name: str
+    changes: dict
+
+
+BASE = "base"
+"""Label of the runs that an ablation's switches are compared with."""
+
+
+class Study(Frozen):
+    """A question and the runs that answer it.
+
+    `compare` names published tables (config/reference), `margin` is the largest difference, as a
+    fraction, that still counts as equal (TOST), `reading` is what a published ± of unstated
+    meaning is taken to be.
+    """
+
+    name: str
+    question: str
+    runs: tuple[Run, ...]
+    compare: tuple[str, ...] = ()
+    margin: Positive = 0.01
+    reading: Reading = "sd"
+    switches: tuple[Switch, ...] = ()
+
+    def cells(self) -> dict[str, RunSpec]:
+        """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
+        out: dict[str, RunSpec] = {}
+        for run in self.runs:
+            if run.spec.adapter:
+                out.setdefault(cell_id(run), run.spec)
+        return out
+
+    def describe(self) -> str:
+        """Count the study's runs by method, and its cross-checks, in one line."""
+        counts = Counter(run.spec.method for run in self.runs)
+        methods = ", ".join(f"{count} {method}" for method, count in counts.items())
+        warm = sum(run.spec.warm_start is not None for run in self.runs)
+        started = f"; {warm} of them start from another run's adapter" if warm else ""
+        return f"{len(self.runs)} runs ({methods}{started}), {len(self.cells())} cross-checks"
+
+
+class AblationFile(Frozen):
+    """The `ablation` of a study file: a grid block, and the switches flipped on it one by one."""
+
+    base: dict
+    switches: dict[str, dict] = Field(min_length=1)
+
+
+class Layer(Frozen):
+    """Fields for all runs, for runs on one task, and for runs of one method."""
+
+    defaults: dict[str, Any] = {}
+    per_task: dict[str, dict[str, Any]] = {}
+    per_method: dict[str, dict[str, Any]] = {}
+
+
+class ProtocolFile(Layer):
+    """A file of config/protocols; `source` says where the settings are from."""
+
+    source: str
+
+
+class StudyFile(Layer):
+    """A file of config/studies."""
+
+    question: str = ""
+    protocol: str | None = None
+    compare: tuple[str, ...] = ()
+    margin: Positive = 0.01
+    reading: Reading = "sd"
+    grid: Any = []
+    ablation: AblationFile | None = None
+
+
+class Config(Frozen):
+    """config/config.yaml, which explains each key."""
+
+    study: str
+    task: str | None
+    model: str | None
+    glue: str
+    models: str
+    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"] = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
+    """Read one task's entry. Raises UserError if unknown or ill-formed."""
+    tasks = read_yaml(path)
+    if name not in tasks:
+        raise unknown("task", name, tasks)
+    return validated(TaskEntry, {"name": name, **tasks[name]}, f"{path}: {name}")
+
+
+def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
+    """Read one model's entry, with its family's module names. Raises UserError if ill-formed."""
+    table = read_yaml(path)
+    families, models = table.get("families", {}), table.get("models", {})
+    if name not in models:
+        raise unknown("model", name, models)
+    entry = dict(models[name])
+    family = entry.pop("family", None)
+    if family is not None and family not in families:
+        raise unknown(f"{path}: {name}: family", family, families)
+    data = {"name": name, **families.get(family, {}), **entry}
+    return validated(ModelEntry, data, f"{path}: {name}")
+
+
+def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, ...]:
+    """Turn "q+v", "all" or ["q", "v"] into matrix names in the order of `MATRICES`.
+
+    Raises:
+        UserError: a name that is no matrix, or that this model lacks.
+    """
+    if value == "all":
+        return tuple(name for name in MATRICES if name in model.modules)
+    names = value.split("+") if isinstance(value, str) else list(value)
+    for name in names:
+        if name not in MATRICES:
+            raise unknown("targets", name, [*MATRICES, "all"])
+        if name not in model.modules:
+            raise UserError(
+                f"targets: model {model.name!r} has no matrix {name!r} "
+                f"(legal: {', '.join(model.modules)})"
+            )
+    return tuple(name for name in MATRICES if name in names)
+
+
+def load_configured(config: dict, folder: Path | str = "config") -> Study:
+    """Load the study that a configuration (config.yaml with command-line changes) asks for.
+
+    Raises:
+        UserError: anything wrong in the configuration or the study.
+    """
+    checked: Config = validated(Config, config, "config")
+    path = Path(checked.study)
+    if path.suffix not in (".yaml", ".yml"):
+        studies = Path(folder, "studies")
+        path = studies / f"{checked.study}.yaml"
+        if not path.is_file():
+            raise unknown("config: study", checked.study, (p.stem for p in studies.glob("*.yaml")))
+    switches = {"task": checked.task, "model": checked.model}
+    overrides = {key: value for key, value in switches.items() if value is not None}
+    return load_study(path, overrides, folder, checked.glue, checked.models)
+
+
+def load_study(
+    path: Path | str,
+    overrides: dict[str, Any] | None = None,
+    folder: Path | str = "config",
+    glue: str = "hub",
+    models: str = "hub",
+) -> Study:
+    """Read a study file and expand its grid.
+
+    Args:
+        path: the study's YAML file.
+        overrides: task and model switches of the command line. A task that is one of several of
+            the study's restricts it to that task (and the runs it starts from); any other replaces
+            the study's own. They become part of the study's name: no two share results.
+        folder: where defaults.yaml, tasks.yaml, models.yaml and protocols/ are.
+        glue: "hub", or a local folder in the hub's layout that stands in for it.
+        models: "hub", or a local folder with one sub-folder per model name.
+
+    Raises:
+        UserError: anything unknown, ill-formed, inconsistent or doubled.
+    """
+    path, folder = Path(path), Path(folder)
+    file: StudyFile = validated(StudyFile, read_yaml(path), str(path))
+    overrides = dict(overrides or {})
+    reader = _Reader(_layers(file, path, folder), folder, {"glue": glue, "models": models})
+    blocks = _blocks(file, path)
+    tasks = {point["task"] for where, block in blocks for point in reader.points(block, where)}
+    only = overrides.pop("task") if len(tasks) > 1 and overrides.get("task") in tasks else None
+    points = [
+        {**point, "where": where}
+        for where, block in blocks
+        for point in reader.points({**block, **overrides}, where)
+    ]
+    runs = _with_starts(reader, points)
+    if only:
+        runs = _restricted(runs, only)
+        overrides["task"] = only
+    for name, count in Counter(run.id for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} runs are called {name!r}; give a block a 'label'")
+    try:
+        select(file.compare, folder / "reference")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
+    return Study(
+        name=path.stem + suffix,
+        question=file.question.strip(),
+        runs=tuple(runs),
+        switches=_switches(file),
+        **{key: getattr(file, key) for key in ("compare", "margin", "reading")},
+    )
+
+
+def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
+    """Return defaults, protocol and study, checked for unknown fields, tasks and methods."""
+    shared = dict(read_yaml(folder / "defaults.yaml"))
+    per_method = shared.pop("per_method", {})
+    layers = {"defaults.yaml": Layer(defaults=shared, per_method=per_method)}
+    if file.protocol:
+        source = folder / "protocols" / f"{file.protocol}.yaml"
+        if not source.is_file():
+            known = (known.stem for known in source.parent.glob("*.yaml"))
+            raise unknown(f"{path}: protocol", file.protocol, known)
+        layers[source.name] = validated(ProtocolFile, read_yaml(source), str(source))
+    layers[path.name] = file
+    tasks = read_yaml(folder / "tasks.yaml")
+    for name, layer in layers.items():
+        _known(layer.defaults, RunSpec.model_fields, f"{name}: defaults: key")
+        _known(layer.per_task, tasks, f"{name}: per_task")
+        _known(layer.per_method, METHOD_MODULES, f"{name}: per_method")
+        for part in ("per_task", "per_method"):
+            for key, fields in getattr(layer, part).items():
+                _known(fields, RunSpec.model_fields, f"{name}: {part}: {key}: key")
+    return list(layers.values())
+
+
+def _known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
+    for key in keys:
+        if key not in legal:
+            raise unknown(where, key, legal)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _switches(file: StudyFile) -> tuple[Switch, ...]:
+    found = file.ablation.switches if file.ablation else {}
+    return tuple(Switch(label=_slug(name), name=name, changes=c) for name, c in found.items())
+
+
+def _blocks(file: StudyFile, path: Path) -> list[tuple[str, dict]]:
+    """Return all grid blocks with their places; an ablation is a base block and one per switch."""
+    blocks = file.grid
+    if not isinstance(blocks, list) or not (blocks or file.ablation):
+        raise UserError(f"{path}: grid: expected a list of blocks, got {blocks!r}")
+    found = [(f"{path}: grid block {number}", block) for number, block in enumerate(blocks, 1)]
+    for where, block in found:
+        if not isinstance(block, dict):
+            raise UserError(f"{where}: expected keys and values, got {block!r}")
+    if file.ablation:
+        base = file.ablation.base
+        found.append((f"{path}: ablation: base", {**base, "label": BASE}))
+        found += [
+            (f"{path}: ablation: {switch.name}", {**base, **switch.changes, "label": switch.label})
+            for switch in _switches(file)
+        ]
+    return found
+
+
+NAMED = ("task", "model", "method", "rank", "targets", "seed")
+"""Fields that show in a run's name by themselves; other axes are added to its label."""
+
+
+class _Reader:
+    """Turns grid blocks into points, and points into specs."""
+
+    def __init__(self, layers: list[Layer], folder: Path, local: dict[str, str]):
+        self.layers, self.folder, self.local = layers, folder, local
+
+    def points(self, block: dict, where: str) -> list[dict]:
+        """Expand one block: every list-valued key is an axis. Returns fields with their label."""
+        _known(block, [*RunSpec.model_fields, "label"], f"{where}: key")
+        plain = {k: v for layer in self.layers for k, v in layer.defaults.items()}
+        fields = {**plain, **block}
+        label = str(fields.pop("label", ""))
+        axes = {key: value for key, value in fields.items() if isinstance(value, list)}
+        found = []
+        for values in itertools.product(*axes.values()):
+            point = dict(zip(axes, values, strict=True))
+            extra = [f"{key}{value}" for key, value in point.items() if key not in NAMED]
+            chosen = {**fields, **point}
+            for part in ("per_task", "per_method"):
+                key = chosen["task"] if part == "per_task" else chosen.get("method")
+                for layer in self.layers:
+                    special = getattr(layer, part).get(key, {})
+                    chosen |= {k: v for k, v in special.items() if k not in block}
+            found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
+        return found
+
+    def run(self, point: dict, warm_start: dict | None) -> Run:
+        """Resolve names to entries and blank the fields that the method does not use."""
+        fields = {key: value for key, value in point.items() if key not in ("where", "label")}
+        where = point["where"]
+        try:
+            task = load_task(fields["task"], self.folder / "tasks.yaml")
+            model = load_model(fields["model"], self.folder / "models.yaml")
+            if fields.get("method") in ADAPTER_METHODS:
+                fields["targets"] = parse_targets(fields["targets"], model)
+                if fields["alpha"] == "rank":
+                    fields["alpha"] = fields["rank"]
+                fields["warm_start"] = warm_start
+            else:
+                fields.update(dict.fromkeys(ADAPTER_FIELDS))
+        except KeyError as error:
+            raise UserError(f"{where}: key {error} is missing") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        task, model = _local(task, model, self.local)
+        spec = validated(RunSpec, {**fields, "task": task, "model": model}, where)
+        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, spec.init):
+            needed = "rank, alpha, lora_dropout and init"
+            raise UserError(f"{where}: method {spec.method!r} needs {needed}")
+        return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
+
+
+def _local(
+    task: TaskEntry, model: ModelEntry, local: dict[str, str]
+) -> tuple[TaskEntry, ModelEntry]:
+    """Put local folders in the place of the hub, where the configuration says so."""
+    if isinstance(task.source, HubSource) and local["glue"] != "hub":
+        source = FolderSource(folder=local["glue"], config=task.source.config)
+        task = task.model_copy(update={"source": source})
+    if isinstance(model.source, HubSource) and local["models"] != "hub":
+        source = FolderSource(folder=str(Path(local["models"], model.name)))
+        model = model.model_copy(update={"source": source})
+    return task, model
+
+
+def _with_starts(reader: _Reader, points: list[dict]) -> list[Run]:
+    """Make the runs; one with a warm start gets the digest of the run that it starts from."""
+    cold = [reader.run(point, None) for point in points if not _starts_warm(point)]
+    runs = iter(cold)
+    return [
+        reader.run(point, _start(point, cold)) if _starts_warm(point) else next(runs)
+        for point in points
+    ]
+
+
+def _starts_warm(point: dict) -> bool:
+    return bool(point.get("warm_start")) and point.get("method") in ADAPTER_METHODS
+
+
+def _start(point: dict, cold: list[Run]) -> dict:
+    """Find the run that a point starts from: same model, method, rank, targets, seed and label.
+
+    Where no run of the same label is there, the unlabelled one serves.
+    """
+    asked, where = point["warm_start"], point["where"]
+    if not isinstance(asked, dict) or set(asked) != {"task", "tensors"}:
+        raise UserError(f"{where}: warm_start: expected {{task, tensors}} or null, got {asked!r}")
+    wanted = tuple(point[key] for key in ("model", "method", "rank", "seed"))
+    for label in (point["label"], ""):
+        for run in cold:
+            spec = run.spec
+            found = (spec.model.name, spec.method, spec.rank, spec.seed)
+            same = found == wanted and run.label == label and spec.task.name == asked["task"]
+            if same and spec.targets == parse_targets(point["targets"], spec.model):
+                start = {"run": run.id, "spec_sha256": digest(spec)}
+                return {**start, "tensors": asked["tensors"]}
+    raise UserError(
+        f"{where}: warm_start: the study has no run on task {asked['task']!r} with model, method, "
+        f"rank and seed {wanted} and targets {point['targets']!r} that does not itself start warm"
+    )
+
+
+def _restricted(runs: list[Run], task: str) -> list[Run]:
+    """Keep one task's runs and those that they start from."""
+    kept = [run for run in runs if run.spec.task.name == task]
+    needed = {run.spec.warm_start.run for run in kept if run.spec.warm_start}
+    return [run for run in runs if run in kept or run.id in needed]
+
+
+def targets_name(spec: RunSpec) -> str:
+    """Return "q+v" and so on, or "all" for every matrix that the model has."""
+    names = spec.targets or ()
+    return "all" if set(names) == set(spec.model.modules) else "+".join(names)
+
+
+def run_id(spec: RunSpec, tag: str = "") -> str:
+    """Name a run: <task>/<model>/<method>[-r<rank>-<targets>][-<tag>]/s<seed>."""
+    parts = [spec.method, *_cell_parts(spec), tag]
+    variant = "-".join(filter(None, parts))
+    return f"{spec.task.name}/{spec.model.name}/{variant}/s{spec.seed}"
+
+
+def cell_id(run: Run) -> str:
+    """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<tag>]."""
+    variant = "-".join(filter(None, [*_cell_parts(run.spec), run.label]))
+    return f"{run.spec.task.name}/{run.spec.model.name}/{variant}"
+
+
+def _cell_parts(spec: RunSpec) -> list[str]:
+    return [f"r{spec.rank}", targets_name(spec)] if spec.adapter else []
