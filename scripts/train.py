@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--spec", required=True)
     for name in ("data", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--start", default="", help="folder of the run that this one starts from")
+    parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
     arguments = parser.parse_args()
     import json
 
@@ -32,8 +32,7 @@ def main() -> None:
 
     from loraudit.train import train
 
-    start = Path(arguments.start) if arguments.start else None
-    train(spec, arguments.data, arguments.model, arguments.out, start)
+    train(spec, arguments.data, arguments.model, arguments.out, arguments.start)
 
 
 run_program(main)

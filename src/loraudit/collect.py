@@ -8,8 +8,8 @@ from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import read_record
 from loraudit.spec import validated
-from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.statistics import agreement
+from loraudit.study import Run, Study, cell_id, targets_name
 
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:

@@ -25,7 +25,7 @@ rule train:
         spec=lambda w: run_spec(w).model_dump_json(),
         data=lambda w, input: str(Path(input.data).parent),
         model=lambda w, input: str(Path(input.model).parent),
-        start=lambda w, input: str(Path(input.start).parent) if input.get("start") else "",
+        start=lambda w, input: f"--start={Path(input.start).parent}" if input.get("start") else "",
         out=parent,
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
@@ -33,4 +33,4 @@ rule train:
         "accelerate launch --quiet --config_file {resources.launch:q}"
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         " scripts/train.py --spec {params.spec:q} --data {params.data:q} --model {params.model:q}"
-        " --out {params.out:q} --start {params.start:q} > {log:q} 2>&1"
+        " --out {params.out:q} {params.start:q} > {log:q} 2>&1"
