@@ -62,7 +62,7 @@ def prediction_table(
     examples: dict[str, Examples],
     predict: Callable[[np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
-    """Stack {epoch: {split: logits (n, k)}} into a table: split, epoch, row, label, prediction, logits"""
+    """Stack {epoch: {split: logits (n, k)}} into a table, a row per epoch, split and example."""
     tables = []
     for epoch, split, logits in (
         (epoch, split, logits)
