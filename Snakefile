@@ -19,8 +19,9 @@ rule all:
         [f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
         [f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
         f"{RESULTS}/report.html",
-        f"{RESULTS}/tables/summary.md",
+        [f"{RESULTS}/tables/{name}.md" for name in TABLES],
         [f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],
+        "results/published/verdicts.md",
 
 
 include: "workflow/rules/fetch.smk"
@@ -29,3 +30,4 @@ include: "workflow/rules/crosscheck.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/published.smk"

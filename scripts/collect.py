@@ -1,13 +1,14 @@
 """Collect a study's run records and cross-checks into tidy tables."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from loraudit.collect import read_study, tidy, twins
 from loraudit.errors import run_program
-from loraudit.files import read_json, write_atomic
+from loraudit.files import read_json, write_atomic, write_text
 
 
 def main() -> None:
@@ -32,6 +33,10 @@ def main() -> None:
         write_atomic(
             out.with_suffix(".parquet"), lambda path, t=table: t.to_parquet(path, index=False)
         )
+    records = (read_json(folder / "runs" / run.id / "record.json") for run in study.runs)
+    write_text(
+        folder / "tidy" / "records.jsonl", "".join(f"{json.dumps(record)}\n" for record in records)
+    )
 
 
 run_program(main)

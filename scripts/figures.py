@@ -12,6 +12,9 @@ DRAW = {
     "score_vs_rank": figures.score_vs_rank,
     "score_vs_parameters": figures.score_vs_parameters,
     "crosscheck": figures.crosscheck,
+    "verdicts": figures.verdicts,
+    "switches": figures.switches,
+    "cost": figures.cost,
 }
 
 
@@ -19,10 +22,11 @@ def main() -> None:
     """Read the arguments, draw, and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--figure", required=True, choices=DRAW)
-    parser.add_argument("--table", required=True, type=Path, help="a tidy Parquet table")
+    parser.add_argument("--table", required=True, type=Path, help="a table, Parquet or CSV")
     parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
     arguments = parser.parse_args()
-    table = pd.read_parquet(arguments.table)
+    read = {".parquet": pd.read_parquet, ".csv": pd.read_csv}[arguments.table.suffix]
+    table = read(arguments.table)
     figures.save(DRAW[arguments.figure](table), table, arguments.svg.with_suffix(""))
 
 

@@ -9,7 +9,7 @@ from loraudit.collect import read_study
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_text
 from loraudit.report import facts, render
-from loraudit.tables import protocol_table, provenance_table, summary_table
+from loraudit.tables import READABLE, protocol_table, provenance_table, read_table
 
 
 def main() -> None:
@@ -22,20 +22,21 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.results
     study = read_study(folder / "study.json")
-    tidy = {
+    found = {
         name: pd.read_parquet(folder / "tidy" / f"{name}.parquet")
         for name in ("runs", "crosscheck", "twins")
     }
+    found |= {name: read_table(folder / "tables" / f"{name}.csv") for name in READABLE}
     tables = {
-        "summary": summary_table(pd.read_csv(folder / "tables" / "summary.csv")),
-        "crosscheck": tidy["crosscheck"],
-        "twins": tidy["twins"],
+        **{name: make(found[name]) for name, make in READABLE.items() if len(found[name])},
+        "crosscheck": found["crosscheck"],
+        "twins": found["twins"],
         "protocol": protocol_table(study),
         "provenance": provenance_table(study, folder / "runs"),
     }
     figures = {path.stem: path for path in arguments.figures}
     data = {path.parent.name: read_json(path) for path in arguments.data}
-    write_text(arguments.out, render(study, tables, figures, facts(study, tidy), data))
+    write_text(arguments.out, render(study, tables, figures, facts(study, found), data))
 
 
 run_program(main)

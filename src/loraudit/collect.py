@@ -11,6 +11,8 @@ from loraudit.spec import validated
 from loraudit.statistics import agreement
 from loraudit.study import Run, Study, cell_id, targets_name
 
+SPLITS = ("train", "validation")
+
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
     """Read all records of a study into one row per run.
@@ -68,6 +70,14 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **{f"parameters_{name}": count for name, count in train.parameters.items()},
         **{f"bytes_{name}": count for name, count in train.bytes.items()},
         **{f"rows_{name}": count for name, count in train.rows.items()},
+        **{f"published_rows_{name}": (spec.task.rows or {}).get(name) for name in SPLITS},
+        "steps": train.steps,
         "seconds": train.seconds["total"],
+        "seconds_train": train.seconds["train"],
+        "seconds_evaluate": train.seconds["evaluate"],
+        "tokens_real": train.tokens["real"],
+        "tokens_padded": train.tokens["padded"],
         "peak_memory_mib": train.peak_memory_mib,
+        "peak_device_memory_mib": train.peak_device_memory_mib,
+        "copied_tensors": len(train.copied),
     }

@@ -13,12 +13,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from loraudit.compare import cell_name
+from loraudit.cost import TASKS
 from loraudit.files import write_atomic
-from loraudit.tables import METHOD_NAMES
+from loraudit.tables import METHOD_NAMES, interval, points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = {"lora": "-", "peft": "--"}
+BASELINES = {"head": ":", "bitfit": (0, (5, 1, 1, 1, 1, 1)), "full": "-."}
+VERDICTS = {
+    "reproduced": (COLOURS[2], "o"),
+    "not reproduced": (COLOURS[1], "s"),
+    "undecided": ("0.45", "D"),
+}
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 STYLE = {
     "font.size": 9,
@@ -122,7 +130,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, labe
 
 
 def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
-    for method, dash in (("head", ":"), ("full", "-.")):
+    for method, dash in BASELINES.items():
         found = runs.loc[runs.method == method, epoch]
         if len(found):
             axes.axhline(found.mean(), color="0.35", linestyle=dash, label=METHOD_NAMES[method])
@@ -141,7 +149,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                 for number, (key, series) in enumerate(_series(runs))
                 for method, part in series.groupby("method", sort=False)
             ]
-            for number, method in enumerate(("head", "full"), len(COLOURS) - 2):
+            for number, method in enumerate(BASELINES, len(COLOURS) - len(BASELINES)):
                 part = runs[runs.method == method]
                 cells += [(METHOD_NAMES[method], part, number, method)] if len(part) else []
             for label, part, number, method in cells:
@@ -189,5 +197,123 @@ def crosscheck(table: pd.DataFrame) -> Figure:
             axes.set_title(f"{dtype}: dot = largest difference, bar = tolerance", fontsize=9)
             axes.set_xlabel("largest absolute difference, ours minus PEFT")
         row[0][0].invert_yaxis()
+        figure.tight_layout()
+    return figure
+
+
+def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tuple]) -> None:
+    """Draw one row per difference: its marker, its interval, and both as text at the right."""
+    for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
+        middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
+        if low == low:
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
+        axes.scatter([middle], [place], color=colour, marker=marker, zorder=3)
+        text = f"{points(row.difference)} {interval(row.low, row.high)}"
+        axes.annotate(
+            text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center"
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.axvline(0, color="0.2", linewidth=1)
+
+
+def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
+    """Draw differences to published numbers with the equivalence margin as a band."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.0, 1.2 + 0.32 * max(len(rows), 1)))
+        _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
+        if len(rows):
+            margin = 100 * rows.margin.iloc[0]
+            axes.axvspan(-margin, margin, color="0.9", zorder=0)
+            axes.set_xlabel(f"{ours}, points (grey: within {margin:g})")
+        else:
+            axes.set_xlabel("no cell of this study can be compared with a published number")
+        for word, (colour, marker) in VERDICTS.items():
+            if word in set(rows.verdict):
+                axes.scatter([], [], color=colour, marker=marker, label=word)
+        if len(rows):
+            figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        figure.tight_layout()
+    return figure
+
+
+def verdicts(table: pd.DataFrame) -> Figure:
+    """Draw each comparable cell's difference to its published number, with 95 % interval."""
+    rows = table[table.verdict != "not comparable"]
+    names = [
+        f"{row['task']} {cell_name(row)} | {row['published']} ({row['epoch']} epoch)"
+        for row in rows.to_dict("records")
+    ]
+    return _verdict_forest(rows, names, "ours minus published")
+
+
+def published(table: pd.DataFrame) -> Figure:
+    """Draw published per-seed results' differences to other published numbers."""
+    names = [f"{row.task}, {row.epoch} epoch, n={row.n}" for row in table.itertuples()]
+    pairs = (table.ours + " minus " + table.published).drop_duplicates()
+    return _verdict_forest(table, names, "; ".join(pairs))
+
+
+def switches(table: pd.DataFrame) -> Figure:
+    """Draw what each switch of an ablation changes: one panel per task, one row per switch.
+
+    Filled circles are the difference of best epochs, open squares of last epochs, both to the base
+    runs of the same seeds, with 95 % t intervals.
+    """
+    groups = list(table.groupby(["task", "model"], sort=False))
+    with plt.rc_context(STYLE):
+        figure, column = plt.subplots(
+            len(groups),
+            1,
+            figsize=(7.0, sum(0.9 + 0.28 * len(part) for _, part in groups)),
+            sharex=True,
+            squeeze=False,
+        )
+        for axes, ((task, model), part) in zip(column[:, 0], groups, strict=True):
+            names = part.switch.where(~part.switch.duplicated(), "").tolist()
+            _forest(axes, part, names, [_switch_look(epoch) for epoch in part.epoch])
+            base = 100 * part[part.epoch == "best"].base.iloc[0]
+            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}", fontsize=9)
+        column[-1, 0].set_xlabel("switched minus base, points (same seeds, 95 % interval)")
+        for epoch, name in EPOCHS.items():
+            colour, marker = _switch_look(epoch)
+            column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
+        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        figure.tight_layout()
+    return figure
+
+
+def _switch_look(epoch: str) -> tuple[str, str]:
+    return {"best": (COLOURS[0], "o"), "last": (COLOURS[4], "s")}[epoch]
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task."""
+    panels = [
+        ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
+        ("peak_mib", 1, "peak memory, MiB"),
+        ("seconds_step", 1e-3, "time per step, ms"),
+    ]
+    groups = list(table.groupby(["task", "model"], sort=False))
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            len(groups),
+            len(panels),
+            figsize=(8.2, sum(1.0 + 0.25 * len(part) for _, part in groups)),
+            sharey="row",
+            squeeze=False,
+        )
+        for row, ((task, model), part) in zip(grid, groups, strict=True):
+            names = [cell_name(cell) for cell in part.to_dict("records")]
+            for axes, (column, unit, label) in zip(row, panels, strict=True):
+                values = part[column] / unit
+                bars = axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
+                axes.bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7, padding=2)
+                axes.set_xlim(0, 1.25 * values.max())
+                axes.set_xlabel(label)
+                axes.grid(axis="y", visible=False)
+            row[0].set_yticks(range(len(part)), names)
+            row[0].invert_yaxis()
+            row[0].set_title(f"{task}, {model}", fontsize=9, loc="left")
         figure.tight_layout()
     return figure

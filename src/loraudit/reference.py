@@ -26,7 +26,7 @@ class Published(Frozen):
     """One published number and all that is known of it.
 
     `value` and `pm` (the ± beside it) are in `unit`. `pm_means` is what the source says ± is;
-    "unknown" leaves the reading to the study.
+    "unknown" leaves the reading to the study. `train_rows` is None for the whole training split.
     """
 
     reference: str
@@ -41,6 +41,7 @@ class Published(Frozen):
     alpha: float | None = None
     targets: str | None = None
     parameters: Annotated[float, Field(gt=0)] | None = None
+    train_rows: int | None = None
     metric: str
     split: str = "validation"
     unit: Literal["percent", "fraction", "other"] = "percent"
@@ -74,7 +75,7 @@ class Table(Frozen):
     """One table of a source; `columns` says which field of a number its column names are."""
 
     title: str
-    columns: Literal["task", "metric", "rank", "targets", "method"] = "task"
+    columns: Literal["task", "metric", "rank", "targets", "method", "train_rows"] = "task"
     metrics: dict[str, str] = {}
     """Metric per task, for tables whose columns are tasks."""
     shared: dict = {}

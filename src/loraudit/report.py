@@ -6,14 +6,17 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from loraudit.reference import load_all, select
+from loraudit.statistics import SIGNIFICANCE
 from loraudit.study import Study
+from loraudit.tables import interval, p_value, points
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 
 
-def facts(study: Study, tidy: dict[str, pd.DataFrame]) -> dict[str, str]:
+def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     """Write the page's sentences from the numbers."""
-    runs, checks = tidy["runs"], tidy["crosscheck"]
+    runs, checks = tables["runs"], tables["crosscheck"]
     subjects = runs[["model", "task", "rows_train", "rows_validation"]].drop_duplicates()
     shown = "; ".join(
         f"{row.model} on {row.task}, {row.rows_train} training and {row.rows_validation} "
@@ -22,10 +25,14 @@ def facts(study: Study, tidy: dict[str, pd.DataFrame]) -> dict[str, str]:
     )
     out = {
         "runs": f"{len(runs)} runs, {runs.seconds.sum() / 60:.0f} minutes of run time in all",
-        "comparison": f"Not set beside published numbers: {shown}.",
+        "comparison": f"{'' if study.compare else 'Not set beside published numbers: '}{shown}.",
         "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
         "the validation split itself and so is optimistic; the last epoch is not.",
     }
+    if len(tables["verdicts"]):
+        out["verdicts"] = _verdict_fact(study, tables["verdicts"])
+    if len(tables["switches"]):
+        out["switches"] = _switch_fact(tables["switches"])
     if len(checks):
         worst = checks.groupby("dtype", sort=False).difference.max()
         text = ", ".join(f"{value:.2g} in {name}" for name, value in worst.items())
@@ -34,6 +41,39 @@ def facts(study: Study, tidy: dict[str, pd.DataFrame]) -> dict[str, str]:
             f"within tolerance. Largest absolute difference: {text}."
         )
     return out
+
+
+def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
+    counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    return (
+        f"{counts}. Margin of equivalence: {100 * study.margin:g} points; a published ± of unstated "
+        f"meaning is read as {study.reading}. Differences are ours minus published."
+    )
+
+
+def _switch_fact(effects: pd.DataFrame) -> str:
+    best = effects[effects.epoch == "best"]
+    largest = best.loc[best.difference.abs().idxmax()]
+    return (
+        f"Largest effect: {largest.switch} on {largest.task}, "
+        f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
+        f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). "
+        f"{int((best.p_holm < SIGNIFICANCE).sum())} of {len(best)} differences have an adjusted "
+        f"p below {SIGNIFICANCE:g}."
+    )
+
+
+def sources(keys: tuple[str, ...]) -> list[dict]:
+    """Return a citation per published table: title, authors, place, how it was read, notes."""
+    files = {name: reference for name, (reference, _) in load_all().items()}
+    found: dict[tuple, dict] = {}
+    for number in select(keys):
+        cited = files[number.reference]
+        entry = {"key": number.key, "title": cited.title, "authors": cited.authors}
+        entry |= {"year": cited.year, "url": cited.url, "where": number.where}
+        entry |= {"source": number.source, "confidence": number.confidence, "note": number.note}
+        found.setdefault(tuple(entry.values()), entry)
+    return list(found.values())
 
 
 def render(
@@ -52,12 +92,18 @@ def render(
         for name, table in tables.items()
         if len(table)
     }
+    captions = {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
     pictures = {
-        name: {
-            "data": base64.b64encode(path.read_bytes()).decode(),
-            "caption": (CAPTIONS / f"{name}.rst").read_text().strip(),
-        }
+        name: {"data": base64.b64encode(path.read_bytes()).decode(), "caption": captions[name]}
         for name, path in figures.items()
     }
     template = environment.get_template("report.html.jinja")
-    return template.render(study=study, tables=html, figures=pictures, facts=facts, data=data)
+    return template.render(
+        study=study,
+        tables=html,
+        figures=pictures,
+        facts=facts,
+        data=data,
+        captions=captions,
+        sources=sources(study.compare),
+    )

@@ -57,7 +57,7 @@ BASE = "base"
 class Study(Frozen):
     """A question and the runs that answer it.
 
-    `compare` names published tables (config/reference), `margin` is the largest difference, as a
+    `protocol` says where the settings are from. `compare` names published tables (config/reference), `margin` is the largest difference, as a
     fraction, that still counts as equal (TOST), `reading` is what a published ± of unstated
     meaning is taken to be.
     """
@@ -65,6 +65,7 @@ class Study(Frozen):
     name: str
     question: str
     runs: tuple[Run, ...]
+    protocol: str = ""
     compare: tuple[str, ...] = ()
     margin: Positive = 0.01
     reading: Reading = "sd"
@@ -118,6 +119,15 @@ class StudyFile(Layer):
     reading: Reading = "sd"
     grid: Any = []
     ablation: AblationFile | None = None
+
+
+class PublishedFile(Frozen):
+    """config/published.yaml, which explains each key."""
+
+    ours: tuple[str, ...]
+    compare: tuple[str, ...]
+    margin: Positive
+    reading: Reading
 
 
 class Config(Frozen):
@@ -216,7 +226,8 @@ def load_study(
     path, folder = Path(path), Path(folder)
     file: StudyFile = validated(StudyFile, read_yaml(path), str(path))
     overrides = dict(overrides or {})
-    reader = _Reader(_layers(file, path, folder), folder, {"glue": glue, "models": models})
+    layers = _layers(file, path, folder)
+    reader = _Reader(layers, folder, {"glue": glue, "models": models})
     blocks = _blocks(file, path)
     tasks = {point["task"] for where, block in blocks for point in reader.points(block, where)}
     only = overrides.pop("task") if len(tasks) > 1 and overrides.get("task") in tasks else None
@@ -241,6 +252,7 @@ def load_study(
         name=path.stem + suffix,
         question=file.question.strip(),
         runs=tuple(runs),
+        protocol=next((layer.source for layer in layers if isinstance(layer, ProtocolFile)), ""),
         switches=_switches(file),
         **{key: getattr(file, key) for key in ("compare", "margin", "reading")},
     )

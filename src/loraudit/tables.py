@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from loraudit.cost import TASKS
 from loraudit.record import read_record
 from loraudit.study import Study
 
 METHOD_NAMES = {
     "lora": "LoRA (ours)",
     "peft": "LoRA (PEFT)",
-    "head": "head only",
     "full": "full fine-tuning",
+    "bitfit": "BitFit",
+    "head": "head only",
 }
 
 
@@ -21,20 +23,167 @@ def percent(mean: float, sd: float) -> str:
     return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd == sd else "")
 
 
+def points(value: float) -> str:
+    """Write a difference of scores in percentage points, signed."""
+    return "" if value != value else f"{100 * value:+.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval of a difference in percentage points; nothing where n = 1."""
+    return "" if low != low else f"[{points(low)}, {points(high)}]"
+
+
+def p_value(p: float) -> str:
+    """Write a p-value with two digits, small ones as a power of ten."""
+    return "" if p != p else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
+
+
+def size(count: float) -> str:
+    """Write bytes in kB, MB or GB (powers of 1,000)."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
+    """Return the columns that name a cell."""
+    columns = {
+        "task": list(rows.task),
+        "method": [METHOD_NAMES[method] for method in rows.method],
+        "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
+        "targets": ["" if pd.isna(name) else name for name in rows.targets],
+    }
+    labels = ["" if pd.isna(label) else str(label) for label in rows.label]
+    return {**columns, **({"variant": labels} if any(labels) else {})}
+
+
+def published_value(row) -> str:
+    """Write a published number with its ± (as an sd), its n and its statistic."""
+    text = percent(row.published_value, row.published_sd or float("nan"))
+    facts = [] if pd.isna(row.published_n) else [f"n={row.published_n:g}"]
+    return f"{text} ({', '.join([*facts, row.published_statistic])})"
+
+
+def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Turn `compare.verdicts`' rows into a table for readers."""
+    rows = list(verdicts.itertuples())
+    return pd.DataFrame(
+        {
+            **_cell_columns(verdicts),
+            "metric": [f"{row.metric}, {row.epoch} epoch" for row in rows],
+            "published": [published_value(row) for row in rows],
+            "source": [row.published for row in rows],
+            "ours: mean, %": [f"{100 * row.mean:.1f}" for row in rows],
+            "n": [row.n for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "p different (Holm)": [p_value(row.p_holm) for row in rows],
+            "p equivalent": [p_value(row.p_equivalent) for row in rows],
+            "verdict": [row.verdict for row in rows],
+            "why": ["" if pd.isna(row.reason) else row.reason for row in rows],
+        }
+    )
+
+
+def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Turn `compare.published_verdicts`' rows into a table for readers."""
+    rows = list(verdicts.itertuples())
+    return pd.DataFrame(
+        {
+            "task": [row.task for row in rows],
+            "epoch": [row.epoch for row in rows],
+            "n": [row.n for row in rows],
+            "mean ± SD, %": [percent(row.mean, row.sd) for row in rows],
+            "median": [f"{100 * row.median:.2f}" for row in rows],
+            "published": [percent(row.published_value, row.published_sd) for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "p different": [p_value(row.p) for row in rows],
+            "p (Holm)": [p_value(row.p_holm) for row in rows],
+            "p equivalent": [p_value(row.p_equivalent) for row in rows],
+            "verdict": [row.verdict for row in rows],
+            "if ± means something else": [row.reason for row in rows],
+        }
+    )
+
+
+def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """Turn `compare.switch_effects`' rows into a table for readers."""
+    rows = list(effects.itertuples())
+    return pd.DataFrame(
+        {
+            "task": [row.task for row in rows],
+            "switch": [row.switch for row in rows],
+            "epoch": [row.epoch for row in rows],
+            "base, %": [f"{100 * row.base:.1f}" for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "n": [row.n for row in rows],
+            "p (Holm)": [p_value(row.p_holm) for row in rows],
+        }
+    )
+
+
+def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Turn `compare.method_pairs`' rows into a table for readers."""
+    rows = list(pairs.itertuples())
+    return pd.DataFrame(
+        {
+            "task": [row.task for row in rows],
+            "pair": [f"{row.left} - {row.right}" for row in rows],
+            "epoch": [row.epoch for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "n": [row.n for row in rows],
+            "p (Holm)": [p_value(row.p_holm) for row in rows],
+        }
+    )
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Turn `cost.cost`'s rows into a table for readers."""
+    rows = list(costs.itertuples())
+    table = {
+        **_cell_columns(costs),
+        "adapter": [f"{row.parameters_adapter:,}" for row in rows],
+        "head": [f"{row.parameters_head:,}" for row in rows],
+        "trainable": [f"{row.parameters_trainable:,}" for row in rows],
+        "share of the model": [
+            f"{100 * row.parameters_trainable / row.parameters_model:.2f} %" for row in rows
+        ],
+        "disk per task": [size(row.bytes_task) for row in rows],
+        f"disk for {TASKS} tasks": [size(row.bytes_tasks) for row in rows],
+        "peak memory, MiB": [f"{row.peak_mib:,.0f}" for row in rows],
+        "on the GPU, MiB": [
+            "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows
+        ],
+        "ms per step": [f"{1000 * row.seconds_step:.0f}" for row in rows],
+        "rows per second": [f"{row.rows_second:.1f}" for row in rows],
+        "seconds per run": [f"{row.seconds_run:.0f}" for row in rows],
+        "padded / real tokens": [f"{row.padded_share:.2f}" for row in rows],
+    }
+    if not any(table["on the GPU, MiB"]):
+        del table["on the GPU, MiB"]
+    return pd.DataFrame(table)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Write a table as Markdown, numbers to the right."""
+    if table.empty:
+        return "No rows.\n"
+    align = ["right" if str(value)[:1] in "0123456789+-[" else "left" for value in table.iloc[0]]
+    return table.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
+
+
 def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     """Turn `statistics.aggregate`'s rows into a table for readers."""
     columns: dict[str, list] = {
-        "task": list(summary.task),
-        "method": [METHOD_NAMES[method] for method in summary.method],
-        "rank": ["" if rank != rank else f"{rank:g}" for rank in summary["rank"]],
-        "targets": ["" if pd.isna(name) else name for name in summary.targets],
+        **_cell_columns(summary),
         "adapter parameters": [f"{count:,}" for count in summary.parameters_adapter],
         "trainable": [f"{count:,}" for count in summary.parameters_trainable],
         "n": list(summary.n),
     }
-    labels = ["" if pd.isna(label) else str(label) for label in summary.label]
-    if any(labels):
-        columns["variant"] = labels
     for epoch in ("best", "last"):
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
         columns[f"{epoch} epoch: mean ± SD, %"] = [
@@ -42,6 +191,24 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         ]
         columns[f"{epoch}: median"] = [f"{100 * value:.1f}" for value in summary[f"{epoch}_median"]]
     return pd.DataFrame(columns)
+
+
+READABLE = {
+    "summary": summary_table,
+    "verdicts": verdict_table,
+    "switches": switch_table,
+    "pairs": pair_table,
+    "cost": cost_table,
+}
+"""The tables of a study, and how each is made readable."""
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table's CSV; a table without rows has no columns either."""
+    try:
+        return pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
 
 
 def protocol_table(study: Study) -> pd.DataFrame:

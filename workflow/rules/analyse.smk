@@ -34,6 +34,7 @@ rule collect:
         multiext(f"{RESULTS}/tidy/runs", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/crosscheck", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/twins", ".csv", ".parquet"),
+        f"{RESULTS}/tidy/records.jsonl",
     log:
         f"logs/{STUDY.name}/collect.log",
     conda:
@@ -49,18 +50,23 @@ rule collect:
 
 rule tables:
     input:
-        f"{RESULTS}/tidy/runs.parquet",
+        study=f"{RESULTS}/study.json",
+        runs=f"{RESULTS}/tidy/runs.parquet",
+        references=sorted(Path("config/reference").glob("*.yaml")),
     output:
-        csv=f"{RESULTS}/tables/summary.csv",
-        markdown=report(f"{RESULTS}/tables/summary.md", "../report/summary.rst", category="Tables"),
+        [f"{RESULTS}/tables/{name}.csv" for name in TABLES],
+        [
+            report(f"{RESULTS}/tables/{name}.md", f"../report/{name}.rst", category="Tables")
+            for name in TABLES
+        ],
     log:
         f"logs/{STUDY.name}/tables.log",
     conda:
         ENVIRONMENT
     params:
         code=code_digest("scripts/tables.py"),
+        results=lambda w, input: str(Path(input.study).parent),
     message:
         "aggregate over seeds"
     shell:
-        "python scripts/tables.py --runs {input:q} --csv {output.csv:q}"
-        " --markdown {output.markdown:q} > {log:q} 2>&1"
+        "python scripts/tables.py --results {params.results:q} > {log:q} 2>&1"

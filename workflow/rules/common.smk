@@ -20,9 +20,22 @@ TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
-FIGURE_TABLES = {"score_vs_rank": "runs", "score_vs_parameters": "runs", "crosscheck": "crosscheck"}
-if not CELLS:  # a study of baselines only has no rank to draw over and nothing to cross-check
-    FIGURE_TABLES = {"score_vs_parameters": "runs"}
+TABLES = ("summary", "verdicts", "switches", "pairs", "cost")
+FIGURE_TABLES = {  # each figure, and the table behind it
+    "verdicts": "tables/verdicts.csv",
+    "switches": "tables/switches.csv",
+    "score_vs_rank": "tidy/runs.parquet",
+    "score_vs_parameters": "tidy/runs.parquet",
+    "cost": "tables/cost.csv",
+    "crosscheck": "tidy/crosscheck.parquet",
+}
+EMPTY = {  # figures that a study has nothing for
+    "verdicts": not STUDY.compare,
+    "switches": not STUDY.switches,
+    "score_vs_rank": len({spec.rank for spec in CELLS.values()}) < 2,
+    "crosscheck": not CELLS,
+}
+FIGURE_TABLES = {name: table for name, table in FIGURE_TABLES.items() if not EMPTY.get(name)}
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
 PROCESSES = yaml.safe_load(Path(LAUNCH).read_text())["num_processes"]
 ENVIRONMENT = "../../environment.yml"

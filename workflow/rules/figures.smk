@@ -7,7 +7,7 @@ localrules:
 
 rule figure:
     input:
-        lambda w: f"{RESULTS}/tidy/{FIGURE_TABLES[w.figure]}.parquet",
+        lambda w: f"{RESULTS}/{FIGURE_TABLES[w.figure]}",
     output:
         svg=report(f"{FIGURES}/{{figure}}.svg", "../report/{figure}.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",

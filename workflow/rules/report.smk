@@ -9,11 +9,11 @@ rule report:
     input:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
-        summary=f"{RESULTS}/tables/summary.csv",
+        tables=[f"{RESULTS}/tables/{name}.csv" for name in TABLES],
         figures=[f"{FIGURES}/{name}.png" for name in FIGURE_TABLES],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
         template="src/loraudit/report.html.jinja",
-        captions=[f"workflow/report/{name}.rst" for name in FIGURE_TABLES],
+        captions=sorted(Path("workflow/report").glob("*.rst")),
     output:
         report(f"{RESULTS}/report.html", "../report/report.rst", category="Report"),
     log:

@@ -1,0 +1,34 @@
+"""Set published per-seed results beside other published numbers: no run of ours is needed."""
+
+import argparse
+from pathlib import Path
+
+from loraudit import figures
+from loraudit.compare import published_verdicts
+from loraudit.errors import run_program
+from loraudit.files import write_atomic, write_text
+from loraudit.reference import select
+from loraudit.spec import validated
+from loraudit.study import PublishedFile
+from loraudit.tables import markdown, published_table
+from loraudit.yaml_file import read_yaml
+
+
+def main() -> None:
+    """Read the arguments, compare, draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", required=True, type=Path, help="config/published.yaml")
+    parser.add_argument("--csv", required=True, type=Path)
+    parser.add_argument("--markdown", required=True, type=Path)
+    parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
+    arguments = parser.parse_args()
+    pairs = validated(PublishedFile, read_yaml(arguments.pairs), str(arguments.pairs))
+    table = published_verdicts(
+        select(pairs.ours), select(pairs.compare), pairs.margin, pairs.reading
+    )
+    write_atomic(arguments.csv, lambda path: table.to_csv(path, index=False))
+    write_text(arguments.markdown, markdown(published_table(table)))
+    figures.save(figures.published(table), table, arguments.svg.with_suffix(""))
+
+
+run_program(main)

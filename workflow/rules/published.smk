@@ -1,0 +1,32 @@
+# What published numbers say of each other; needs no run.
+
+
+localrules:
+    published,
+
+
+rule published:
+    input:
+        pairs="config/published.yaml",
+        references=sorted(Path("config/reference").glob("*.yaml")),
+    output:
+        csv="results/published/verdicts.csv",
+        markdown=report(
+            "results/published/verdicts.md", "../report/published.rst", category="Published"
+        ),
+        svg=report(
+            "figures/published/verdicts.svg", "../report/published.rst", category="Published"
+        ),
+        png="figures/published/verdicts.png",
+        figure_csv="figures/published/verdicts.csv",
+    log:
+        "logs/published.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/published.py"),
+    message:
+        "compare published numbers"
+    shell:
+        "python scripts/published.py --pairs {input.pairs:q} --csv {output.csv:q}"
+        " --markdown {output.markdown:q} --svg {output.svg:q} > {log:q} 2>&1"
