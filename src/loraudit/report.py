@@ -46,8 +46,8 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
     return (
-        f"{counts}. Margin of equivalence: {100 * study.margin:g} points; a published ± of unstated "
-        f"meaning is read as {study.reading}. Differences are ours minus published."
+        f"{counts}. Margin of equivalence: {100 * study.margin:g} points; a published ± of "
+        f"unstated meaning is read as {study.reading}. Differences are ours minus published."
     )
 
 

@@ -57,9 +57,9 @@ BASE = "base"
 class Study(Frozen):
     """A question and the runs that answer it.
 
-    `protocol` says where the settings are from. `compare` names published tables (config/reference), `margin` is the largest difference, as a
-    fraction, that still counts as equal (TOST), `reading` is what a published ± of unstated
-    meaning is taken to be.
+    `protocol` says where the settings are from. `compare` names published tables
+    (config/reference), `margin` is the largest difference, as a fraction, that still counts as
+    equal (TOST), `reading` is what a published ± of unstated meaning is taken to be.
     """
 
     name: str
@@ -262,14 +262,14 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
     """Return defaults, protocol and study, checked for unknown fields, tasks and methods."""
     shared = dict(read_yaml(folder / "defaults.yaml"))
     per_method = shared.pop("per_method", {})
-    layers = {"defaults.yaml": Layer(defaults=shared, per_method=per_method)}
+    layers = {folder / "defaults.yaml": Layer(defaults=shared, per_method=per_method)}
     if file.protocol:
         source = folder / "protocols" / f"{file.protocol}.yaml"
         if not source.is_file():
             known = (known.stem for known in source.parent.glob("*.yaml"))
             raise unknown(f"{path}: protocol", file.protocol, known)
-        layers[source.name] = validated(ProtocolFile, read_yaml(source), str(source))
-    layers[path.name] = file
+        layers[source] = validated(ProtocolFile, read_yaml(source), str(source))
+    layers[path] = file
     tasks = read_yaml(folder / "tasks.yaml")
     for name, layer in layers.items():
         _known(layer.defaults, RunSpec.model_fields, f"{name}: defaults: key")

@@ -8,12 +8,15 @@ from loraudit.errors import UserError
 from loraudit.spec import METHOD_MODULES, digest
 from loraudit.study import Config, load_configured
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 try:
     STUDY = load_configured(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process:
+    logger.info(f"study {STUDY.name}: {STUDY.describe()}")
 RUNS = {run.id: run.spec for run in STUDY.runs}
 CELLS = STUDY.cells()
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
