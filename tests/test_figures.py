@@ -47,14 +47,57 @@ def checks() -> pd.DataFrame:
     )
 
 
+def compared() -> pd.DataFrame:
+    """Make a verdict table with one row per word."""
+    words = ["reproduced", "not reproduced", "undecided", "not comparable"]
+    gaps = [0.001, -0.02, -0.01, float("nan")]
+    return pd.DataFrame(
+        {
+            "task": "t",
+            "method": "lora",
+            "rank": [1, 2, 4, 8],
+            "targets": "q+v",
+            "label": "",
+            "published": "paper.table",
+            "ours": "poster.seeds",
+            "epoch": "best",
+            "n": 5,
+            "difference": gaps,
+            "low": [gap - 0.005 for gap in gaps],
+            "high": [gap + 0.005 for gap in gaps],
+            "margin": 0.01,
+            "verdict": words,
+        }
+    )
+
+
+def effects() -> pd.DataFrame:
+    rows = [("head trained", "best", 0.05), ("head trained", "last", 0.06)]
+    rows += [("last epoch, not the best", "best", -0.01)]
+    table = pd.DataFrame(rows, columns=["switch", "epoch", "difference"])
+    table = table.assign(low=table.difference - 0.01, high=table.difference + 0.01)
+    both = [table.assign(task=task, model="m", base=0.8, n=5) for task in ("a", "b")]
+    return pd.concat(both, ignore_index=True)
+
+
+def costs() -> pd.DataFrame:
+    cells = {"method": ["lora", "full"], "rank": [8, None], "targets": ["q+v", None], "label": ""}
+    numbers = {"bytes_tasks": [5e8, 5e9], "peak_mib": [900, 1800], "seconds_step": [0.2, 0.4]}
+    return pd.DataFrame({"task": "t", "model": "m", **cells, **numbers})
+
+
 DRAW = [
     (figures.score_vs_rank, tidy),
     (figures.score_vs_parameters, tidy),
     (figures.crosscheck, checks),
+    (figures.verdicts, compared),
+    (figures.published, lambda: compared()[:3]),
+    (figures.switches, effects),
+    (figures.cost, costs),
 ]
 
 
-@pytest.mark.parametrize(("draw", "table"), DRAW, ids=lambda value: value.__name__)
+@pytest.mark.parametrize(("draw", "table"), DRAW, ids=[draw.__name__ for draw, _ in DRAW])
 def test_equal_data_equal_bytes(draw, table, tmp_path):
     for name in ("a", "b"):
         figures.save(draw(table()), table(), tmp_path / name / "figure")
@@ -78,3 +121,42 @@ def test_parameter_figure_has_every_method_on_a_log_axis():
     assert list(labels["head only"]) == [770]
     assert list(labels["full fine-tuning"]) == [10**7]
     assert len(labels) == 6
+
+
+def test_the_forest_shows_comparable_rows_with_their_words():
+    axes = figures.verdicts(compared()).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert [name.split(" | ")[0] for name in names] == [
+        "t lora r1 q+v",
+        "t lora r2 q+v",
+        "t lora r4 q+v",
+    ]
+    places = [
+        dots.get_offsets()[0].tolist() for dots in axes.collections if len(dots.get_offsets())
+    ]
+    assert places == [[pytest.approx(100 * gap), i] for i, gap in enumerate((0.001, -0.02, -0.01))]
+    assert [text.get_text() for text in axes.texts][1] == "-2.0 [-2.5, -1.5]"
+
+
+def test_a_forest_without_comparable_rows_says_so():
+    axes = figures.verdicts(compared()[3:]).axes[0]
+    assert "no cell of this study can be compared" in axes.get_xlabel()
+
+
+def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():
+    panels = figures.switches(effects()).axes
+    assert [panel.get_title() for panel in panels] == [f"{t}, m: base 80.0 %, n=5" for t in "ab"]
+    names = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert names == ["head trained", "", "last epoch, not the best"]
+
+
+def test_the_cost_figure_has_a_bar_per_cell_in_three_units():
+    panels = figures.cost(costs()).axes
+    widths = [[bar.get_width() for bar in panel.patches] for panel in panels]
+    assert widths == [[500, 5000], [900, 1800], [pytest.approx(200), pytest.approx(400)]]
+
+
+def test_every_baseline_is_a_line_of_the_rank_figure():
+    bitfit = tidy()[-1:].assign(method="bitfit", best=0.75)
+    axes = figures.score_vs_rank(pd.concat([tidy(), bitfit])).axes[0]
+    assert {line.get_label() for line in axes.lines} >= {"head only", "BitFit", "full fine-tuning"}

@@ -1,0 +1,204 @@
+"""Verdicts: the poster's known answers, and what may never be called reproduced."""
+
+import pandas as pd
+import pytest
+
+from loraudit.compare import (
+    judge,
+    method_pairs,
+    published_summary,
+    published_verdicts,
+    switch_effects,
+    verdicts,
+)
+from loraudit.reference import Published, select
+from loraudit.study import Study, Switch
+
+
+@pytest.fixture(scope="module")
+def poster():
+    table = published_verdicts(
+        select(("poster2025.seeds",)), select(("hu2022.table2",)), margin=0.01, reading="sd"
+    )
+    return table[table.epoch == "best"].set_index("task")
+
+
+@pytest.mark.parametrize(
+    ("task", "mean", "sd", "paper", "pm", "p"),
+    [
+        ("mrpc", 87.50, 0.71, 89.7, 0.7, 0.0012),
+        ("sst2", 93.76, 0.26, 95.1, 0.2, 2.8e-5),
+        ("qqp", 88.68, 0.24, 90.8, 0.1, 4.4e-6),
+    ],
+)
+def test_the_poster_did_not_reproduce_the_paper(poster, task, mean, sd, paper, pm, p):
+    """p to 4 %: the seeds are known to two decimals only."""
+    row = poster.loc[task]
+    assert 100 * row["mean"] == pytest.approx(mean, abs=0.005)
+    assert 100 * row.sd == pytest.approx(sd, abs=0.01)
+    assert (100 * row.published_value, 100 * row.published_sd) == pytest.approx((paper, pm))
+    assert row.p == pytest.approx(p, rel=0.04)
+    assert row.p_equivalent > 0.05
+    assert row.verdict == "not reproduced"
+    assert row.reason == "same under every reading of ±"
+
+
+def number(**changes) -> Published:
+    fields = {
+        "reference": "r",
+        "table": "t",
+        "where": "Table 1",
+        "source": "text",
+        "confidence": "seen",
+        "task": "mrpc",
+        "model": "roberta-base",
+        "method": "lora",
+        "rank": 8,
+        "targets": "q+v",
+        "metric": "accuracy",
+        "value": 89.7,
+        "pm": 0.7,
+        "pm_means": "unknown",
+        "n": 5,
+        "statistic": "median",
+        "selection": "best epoch",
+    }
+    return Published(**{**fields, **changes})
+
+
+def tidy(scores=(0.897, 0.894, 0.899, 0.897, 0.896), **changes) -> pd.DataFrame:
+    fields = {
+        "task": "mrpc",
+        "model": "roberta-base",
+        "method": "lora",
+        "rank": 8.0,
+        "targets": "q+v",
+        "label": "",
+        "metric": "accuracy",
+        "rows_train": 3668,
+        "rows_validation": 408,
+        "published_rows_train": 3668,
+        "published_rows_validation": 408,
+    }
+    table = pd.DataFrame({"seed": range(len(scores)), "best": scores, "last": scores})
+    return table.assign(best_accuracy=table.best, last_accuracy=table["last"], **fields | changes)
+
+
+def study(**changes) -> Study:
+    return Study(**{"name": "s", "question": "", "runs": (), **changes})
+
+
+def only(table: pd.DataFrame) -> pd.Series:
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_equal_scores_are_reproduced():
+    row = only(verdicts(study(), tidy(), [number(pm=0.2)]))
+    assert row.verdict == "reproduced"
+    assert row.difference == pytest.approx(-0.0004)
+
+
+def test_scores_far_away_are_not():
+    row = only(verdicts(study(), tidy((0.86, 0.861, 0.859, 0.86, 0.862)), [number()]))
+    assert row.verdict == "not reproduced"
+
+
+def test_too_few_or_too_spread_seeds_leave_it_undecided():
+    for scores in ((0.89,), (0.91, 0.87), (0.93, 0.88, 0.86)):
+        assert only(verdicts(study(), tidy(scores), [number()])).verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("cell", "published", "reason"),
+    [
+        ({"model": "minilm"}, {}, "another model: the number is roberta-base's"),
+        ({"rows_train": 2000}, {}, "a subset: 2,000 training rows, the number is for 3,668"),
+        ({"rows_validation": 100}, {}, "a subset: 100 validation rows of 408"),
+        ({"published_rows_train": None}, {}, "published size of the task is not in tasks.yaml"),
+        ({}, {"split": "test"}, "another split: the number is of test"),
+        ({}, {"train_rows": 100}, "3,668 training rows, the number is for 100"),
+    ],
+)
+def test_what_is_not_the_same_thing_is_never_reproduced(cell, published, reason):
+    row = only(verdicts(study(), tidy(**cell), [number(pm=0.2, **published)]))
+    assert row.verdict == "not comparable"
+    assert reason in row.reason
+    assert pd.isna(row.difference)
+    assert pd.isna(row.p_holm)
+
+
+def test_few_rows_are_comparable_with_a_number_for_as_few():
+    row = only(verdicts(study(), tidy(rows_train=100), [number(pm=0.2, train_rows=100)]))
+    assert row.verdict == "reproduced"
+
+
+@pytest.mark.parametrize("change", [{"rank": 4}, {"targets": "q"}, {"task": "sst2"}])
+def test_numbers_of_another_cell_do_not_match(change):
+    assert verdicts(study(), tidy(), [number(**change)]).empty
+
+
+def test_peft_runs_are_lora_and_full_runs_are_not():
+    assert len(verdicts(study(), tidy(method="peft"), [number()])) == 1
+    assert verdicts(study(), tidy(method="full", rank=None, targets=None), [number()]).empty
+
+
+def test_last_epoch_numbers_are_compared_with_last_epochs():
+    table = tidy()
+    table["last_accuracy"] = 0.5
+    row = only(verdicts(study(), table, [number(selection="last epoch", pm=None)]))
+    assert row.epoch == "last"
+    assert row["mean"] == 0.5
+
+
+def test_holm_counts_the_comparable_rows():
+    cells = pd.concat([tidy(), tidy(method="peft"), tidy(model="minilm")], ignore_index=True)
+    table = verdicts(study(), cells, [number()])
+    assert list(table.verdict == "not comparable") == [False, False, True]
+    assert table.p_holm[0] == pytest.approx(min(1, 2 * table.p[0]))
+
+
+def test_a_verdict_that_hangs_on_the_reading_says_so():
+    scores = (0.886, 0.889, 0.884, 0.887, 0.886)
+    row = only(verdicts(study(), tidy(scores), [number()]))
+    assert "standard error: undecided" in row.reason
+    assert "sd: not reproduced" in row.reason
+    assert judge(scores, number(), 0.01, "sd")["verdict"] == "not reproduced"
+    assert judge(scores, number(), 0.01, "standard error")["verdict"] == "undecided"
+
+
+def test_a_number_without_spread_is_exact_and_seeds_give_their_own():
+    assert published_summary(number(pm=None), "sd") == {"mean": 0.897, "sd": 0.0, "n": None}
+    seeds = number(pm=None, seeds={0: (80.0, 90.0), 1: (80.0, 70.0)}, value=85.0)
+    found = published_summary(seeds, "sd")
+    assert found == {"mean": pytest.approx(0.85), "sd": pytest.approx(0.0707, abs=1e-4), "n": 2}
+
+
+def test_switches_are_compared_on_the_same_seeds():
+    base, other = tidy(label="base"), tidy(label="head-trained")
+    other["best"] = base.best.add([0.01, 0.012, 0.008, 0.01, 0.01])
+    base["last"] = base.best - [0.002, 0.001, 0.0, 0.003, 0.001]
+    switch = Switch(label="head-trained", name="head trained", changes={"head": "trained"})
+    cells = pd.concat([base, other.sample(frac=1, random_state=0)], ignore_index=True)
+    table = switch_effects(study(switches=(switch,)), cells, "base")
+    found = table.set_index(["switch", "epoch"])
+    assert found.loc[("head trained", "best"), "difference"] == pytest.approx(0.01)
+    assert found.loc[("head trained", "best"), "p"] < 1e-3
+    assert found.loc[("last epoch, not the best", "best"), "difference"] == pytest.approx(-0.0014)
+    assert len(table) == 3
+
+
+def test_methods_are_compared_on_the_same_seeds():
+    full = tidy(method="full", rank=None, targets=None)
+    full["best"] = full.best.add([0.02, 0.021, 0.019, 0.02, 0.02])
+    cells = pd.concat([tidy(), tidy(method="peft"), full], ignore_index=True)
+    table = method_pairs(cells)
+    pairs = {(row.left, row.right) for row in table.itertuples()}
+    assert pairs == {
+        ("lora r8 q+v", "peft r8 q+v"),
+        ("lora r8 q+v", "full"),
+        ("peft r8 q+v", "full"),
+    }
+    best = table[(table.epoch == "best") & (table.right == "full")]
+    assert list(best.difference) == pytest.approx([-0.02, -0.02])
+    assert method_pairs(tidy((0.9,))).empty
