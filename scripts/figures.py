@@ -7,6 +7,7 @@ import pandas as pd
 
 from loraudit import figures
 from loraudit.errors import run_program
+from loraudit.tables import read_table
 
 DRAW = {
     "score_vs_rank": figures.score_vs_rank,
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--table", required=True, type=Path, help="a table, Parquet or CSV")
     parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
     arguments = parser.parse_args()
-    read = {".parquet": pd.read_parquet, ".csv": pd.read_csv}[arguments.table.suffix]
+    read = {".parquet": pd.read_parquet, ".csv": read_table}[arguments.table.suffix]
     table = read(arguments.table)
     figures.save(DRAW[arguments.figure](table), table, arguments.svg.with_suffix(""))
 

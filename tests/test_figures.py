@@ -138,9 +138,17 @@ def test_the_forest_shows_comparable_rows_with_their_words():
     assert [text.get_text() for text in axes.texts][1] == "-2.0 [-2.5, -1.5]"
 
 
-def test_a_forest_without_comparable_rows_says_so():
-    axes = figures.verdicts(compared()[3:]).axes[0]
-    assert "no cell of this study can be compared" in axes.get_xlabel()
+@pytest.mark.parametrize(
+    ("figure", "reason"),
+    [
+        (lambda: figures.verdicts(compared()[3:]), "no cell of this study can be compared"),
+        (lambda: figures.verdicts(pd.DataFrame()), "no cell of this study can be compared"),
+        (lambda: figures.switches(pd.DataFrame()), "no switch and base share two seeds"),
+    ],
+)
+def test_a_figure_without_rows_says_why(figure, reason):
+    (text,) = figure().axes[0].texts
+    assert reason in text.get_text()
 
 
 def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():

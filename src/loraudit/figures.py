@@ -217,28 +217,34 @@ def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tu
     axes.axvline(0, color="0.2", linewidth=1)
 
 
+def _nothing(reason: str) -> Figure:
+    """Draw a figure that says why there is nothing to draw."""
+    figure, axes = plt.subplots(figsize=(7.0, 0.8))
+    axes.axis("off")
+    axes.text(0.5, 0.5, reason, ha="center", va="center")
+    return figure
+
+
 def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
     """Draw differences to published numbers with the equivalence margin as a band."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.0, 1.2 + 0.32 * max(len(rows), 1)))
+        figure, axes = plt.subplots(figsize=(7.0, 1.2 + 0.32 * len(rows)))
         _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
-        if len(rows):
-            margin = 100 * rows.margin.iloc[0]
-            axes.axvspan(-margin, margin, color="0.9", zorder=0)
-            axes.set_xlabel(f"{ours}, points (grey: within {margin:g})")
-        else:
-            axes.set_xlabel("no cell of this study can be compared with a published number")
+        margin = 100 * rows.margin.iloc[0]
+        axes.axvspan(-margin, margin, color="0.9", zorder=0)
+        axes.set_xlabel(f"{ours}, points (grey: within {margin:g})")
         for word, (colour, marker) in VERDICTS.items():
             if word in set(rows.verdict):
                 axes.scatter([], [], color=colour, marker=marker, label=word)
-        if len(rows):
-            figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
         figure.tight_layout()
     return figure
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
     """Draw each comparable cell's difference to its published number, with 95 % interval."""
+    if table.empty or (table.verdict == "not comparable").all():
+        return _nothing("no cell of this study can be compared with a published number")
     rows = table[table.verdict != "not comparable"]
     names = [
         f"{row['task']} {cell_name(row)} | {row['published']} ({row['epoch']} epoch)"
@@ -260,6 +266,8 @@ def switches(table: pd.DataFrame) -> Figure:
     Filled circles are the difference of best epochs, open squares of last epochs, both to the base
     runs of the same seeds, with 95 % t intervals.
     """
+    if table.empty:
+        return _nothing("no switch and base share two seeds")
     groups = list(table.groupby(["task", "model"], sort=False))
     with plt.rc_context(STYLE):
         figure, column = plt.subplots(

@@ -15,7 +15,7 @@ import yaml
 
 from conftest import make_spec, save_hub_folder, save_tiny_model
 from loraudit.fetch import fetch_task
-from loraudit.files import read_json
+from loraudit.files import folder_fingerprint, read_json
 from loraudit.record import read_record
 
 pytestmark = pytest.mark.pipeline
@@ -26,11 +26,25 @@ STUDY = """
 question: Does the pipeline run?
 defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
            rank: 2, max_length: 64}
+per_method: {head: {learning_rate: 1.0e-2}, full: {learning_rate: 1.0e-2}}
 grid:
   - {method: [lora, peft], targets: q+v}
   - {method: [head, full]}
 """
 RUNS = ["lora-r2-q+v", "peft-r2-q+v", "head", "full"]
+ABLATION = """
+question: What does the frozen head cost, and what is a start from another task worth?
+compare: [hu2022.table2]
+defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64, seed: [0, 1]}
+grid:
+  - {task: letters, method: lora}
+ablation:
+  base: {method: lora, head: frozen}
+  switches:
+    head trained: {head: trained}
+    letters start: {warm_start: {task: letters, tensors: adapter}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +60,21 @@ def project(tmp_path_factory):
             shutil.copy(source, root / name)
     save_tiny_model(root / "tiny-model")
     save_hub_folder(root / "hub")
-    tasks = {
-        "words": {
-            "source": {"folder": "hub", "config": "sst2"},
-            "text": ["sentence"],
-            "label": "label",
-            "classes": ["negative", "positive"],
-            "metrics": ["accuracy", "f1"],
-            "headline": "accuracy",
-        }
+    words = {
+        "source": {"folder": "hub", "config": "sst2"},
+        "text": ["sentence"],
+        "label": "label",
+        "classes": ["negative", "positive"],
+        "metrics": ["accuracy", "f1"],
+        "headline": "accuracy",
     }
-    add_entries(root / "config/tasks.yaml", tasks)
+    add_entries(root / "config/tasks.yaml", {"words": words, "letters": words})
     models = root / "config/models.yaml"
     table = yaml.safe_load(models.read_text())
     table["models"]["tiny"] = {"family": "bert", "source": {"folder": "tiny-model"}}
     models.write_text(yaml.safe_dump(table))
     (root / "config/studies/small.yaml").write_text(STUDY)
+    (root / "config/studies/switches.yaml").write_text(ABLATION)
     return root
 
 
@@ -127,14 +140,10 @@ def edited(path: Path, old: str, new: str):
         path.write_text(text)
 
 
-ANALYSIS = [
-    "aggregate over seeds",
-    "collect the runs",
-    "draw crosscheck",
-    "draw score_vs_parameters",
-    "draw score_vs_rank",
-    "write the report",
-]
+FIGURES = ["cost", "crosscheck", "score_vs_parameters"]
+DRAWN = [f"draw {name}" for name in FIGURES]
+ANALYSIS = ["aggregate over seeds", "collect the runs", *DRAWN, "write the report"]
+TABLES = ["summary", "verdicts", "switches", "pairs", "cost"]
 
 
 def test_every_product_is_there(done, project):
@@ -158,9 +167,65 @@ def test_every_product_is_there(done, project):
     assert checks.ok.all()
     assert len(checks) == 20
     assert pd.read_csv(done / "tidy/twins.csv").equal_share.min() > 0.99
-    for figure in ("score_vs_rank", "score_vs_parameters", "crosscheck"):
+    for figure in FIGURES:
         for suffix in ("svg", "png", "csv"):
             assert (project / f"figures/small/{figure}.{suffix}").stat().st_size > 0
+    for table in TABLES:
+        assert (done / f"tables/{table}.csv").is_file()
+        assert (done / f"tables/{table}.md").stat().st_size > 0
+    lines = (done / "tidy/records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["spec"]["method"] for line in lines] == [
+        "lora",
+        "peft",
+        "head",
+        "full",
+    ]
+    assert "not reproduced" in (project / "results/published/verdicts.md").read_text()
+    assert (project / "figures/published/verdicts.png").stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def switched(project):
+    snakemake(project, config="study=switches")
+    return project / "results/switches"
+
+
+def test_an_ablation_gives_its_table_and_figure(switched, project):
+    table = pd.read_csv(switched / "tables/switches.csv")
+    assert set(table.switch) == {"head trained", "letters start", "last epoch, not the best"}
+    assert set(table.n) == {2}
+    assert (project / "figures/switches/switches.png").stat().st_size > 0
+    page = (switched / "report.html").read_text()
+    assert "Which switch matters" in page
+    assert "Beside published numbers" not in page  # the paper has no such task
+
+
+def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
+    folder = switched / "runs/words/tiny/lora-r2-q+v-letters-start/s1"
+    record = read_record(folder / "record.json")
+    source = switched / "runs/letters/tiny/lora-r2-q+v/s1"
+    assert record.spec.warm_start.spec_sha256 == read_record(source / "record.json").spec_sha256
+    assert len(record.train.copied) == 8
+    assert record.environment["started_from"] == folder_fingerprint(source / "adapter")
+    with edited(project / "config/studies/switches.yaml", "{task: letters, method: lora}",
+                "{task: letters, method: lora, epochs: 1}"):  # fmt: skip
+        trained = [job for job in planned(project, "study=switches") if job.startswith("train")]
+    assert trained == [
+        f"train {run} seed {seed}"
+        for run in ("letters tiny lora-r2-q+v", "words tiny lora-r2-q+v-letters-start")
+        for seed in (0, 1)
+    ]
+
+
+def test_two_runs_are_compared_on_their_rows(switched, project):
+    runs = "results/switches/runs/words/tiny"
+    left, right = f"{runs}/lora-r2-q+v-base/s0", f"{runs}/lora-r2-q+v-head-trained/s0"
+    output = command(project, "python", "scripts/compare_runs.py", left, right)
+    assert re.search(r"head +frozen +trained", output)
+    assert re.search(r"128 rows of words, last epochs; .* 95 % paired bootstrap \[", output)
+    assert re.search(r"exact McNemar p = \d", output)
+    output = command(project, "python", "scripts/compare_runs.py", left, "nowhere", ok=False)
+    assert output.strip() == "error: nowhere: no run here (record.json is missing)"
 
 
 def test_the_report_shows_the_numbers_and_needs_no_network(done):
@@ -169,7 +234,7 @@ def test_the_report_shows_the_numbers_and_needs_no_network(done):
     for value in summary.best_mean:
         assert f"{100 * value:.1f}" in page
     assert "20 of 20 checks" in page
-    assert page.count('<img src="data:image/png;base64,') == 3
+    assert page.count('<img src="data:image/png;base64,') == len(FIGURES)
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
@@ -193,17 +258,12 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
     with edited(project / "src/loraudit/figures.py", "capsize=3", "capsize=4"):
-        assert planned(project) == [
-            "draw crosscheck",
-            "draw score_vs_parameters",
-            "draw score_vs_rank",
-            "write the report",
-        ]
+        assert planned(project) == ["compare published numbers", *DRAWN, "write the report"]
 
 
 def test_a_changed_field_reruns_the_runs_that_have_it(done, project):
     study = project / "config/studies/small.yaml"
-    with edited(study, "method: [head, full]", "method: [head, full], weight_decay: 0.1"):
+    with edited(study, "method: [head, full]}", "method: [head, full], weight_decay: 0.1}"):
         jobs = planned(project)
     trained = [job for job in jobs if job.startswith(("train", "cross"))]
     assert trained == ["train words tiny full seed 0", "train words tiny head seed 0"]
