@@ -30,6 +30,7 @@ lock:
 	echo "# Exact versions for Python 3.11, resolved from pyproject.toml; made by \`make lock\`." > requirements.lock
 	$(VENV)/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' >> requirements.lock
 
-# Copy the quickstart's tables, figures and report to docs/quickstart, the copy that is committed.
-showcase: results
-	python scripts/showcase.py --results results/quickstart --figures figures/quickstart --out docs/quickstart
+# Copy a finished study's tables, figures and report to results/committed and figures/committed.
+STUDY ?= quickstart
+showcase: $(VENV)/.ready
+	python scripts/showcase.py --study $(STUDY) --command "snakemake --cores 2 --config study=$(STUDY) $(SWITCHES)"

@@ -1,47 +1,64 @@
-"""Copy a finished study's tables, figures and report to the folder that is committed.
+"""Copy a finished study to the folders that are committed, and refresh the README's tables.
 
-Also puts the score table into README.md between its two markers.
+Tables, tidy CSVs, run records and report go to results/committed/<study>, figures to
+figures/committed/<study>. A block of README.md between `<!-- from FILE -->` and `<!-- end -->` is
+filled with that file.
 """
 
 import argparse
-import re
 import shutil
 from pathlib import Path
 
 from loraudit.errors import UserError, run_program
 from loraudit.files import folder_atomic, write_text
+from loraudit.report import fill_blocks
 
-TABLES = ("tables/summary.md", "tables/summary.csv", "tidy/runs.csv", "tidy/crosscheck.csv")
+COPIED = ("tables/*.md", "tables/*.csv", "tidy/*.csv", "tidy/records.jsonl", "report.html")
+PUBLISHED = ("verdicts.md", "verdicts.csv")
 NOTE = """# {name}, as generated once
 
-Made by `make showcase`, which runs `make results` and copies what came out; the numbers are this
-machine's, and report.html names the code, versions and hardware behind them. `make results` writes
-yours to `results/{name}` and `figures/{name}`.
+Made by
+
+```
+{command}
+make showcase STUDY={name}
+```
+
+The numbers are one machine's; `report.html` names the code, versions, hardware and data behind them;
+`records.jsonl` holds every run's record (spec, scores, parameters, times, environment), one a line.
+Running the study writes yours to `results/{name}` and `figures/{name}`.
 """
 
 
-def main() -> None:
-    """Read the arguments and copy."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", required=True, type=Path)
-    parser.add_argument("--figures", required=True, type=Path)
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--out", required=True, type=Path)
-    arguments = parser.parse_args()
-    files = [arguments.results / name for name in (*TABLES, "tidy/twins.csv", "report.html")]
-    figures = sorted(arguments.figures.glob("*.*"))
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"no {file}: run `make results` first")
-    with folder_atomic(arguments.out) as folder:
-        for file in (*files, *figures):
+def copy(source: Path, patterns: tuple[str, ...], out: Path, note: str = "") -> None:
+    """Copy the files that match into a folder, whole or not at all."""
+    found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
+    if not found:
+        raise UserError(f"nothing to copy in {source}: run the study first")
+    with folder_atomic(out) as folder:
+        for file in found:
             shutil.copyfile(file, folder / file.name)
-        write_text(folder / "README.md", NOTE.format(name=arguments.results.name))
-    table = (arguments.results / "tables/summary.md").read_text()
-    block = f"<!-- scores:begin -->\n{table}<!-- scores:end -->"
-    text = arguments.readme.read_text()
-    pattern = r"<!-- scores:begin -->\n.*?<!-- scores:end -->"
-    write_text(arguments.readme, re.sub(pattern, lambda _: block, text, flags=re.S))
+        if note:
+            write_text(folder / "README.md", note)
+
+
+def main() -> None:
+    """Read the arguments, copy, and refresh the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--study", required=True, help="a finished study's name")
+    parser.add_argument("--command", required=True, help="the command that made it, for the note")
+    arguments = parser.parse_args()
+    name = arguments.study
+    note = NOTE.format(name=name, command=arguments.command)
+    results, figures = Path("results"), Path("figures")
+    if not (results / name / "report.html").is_file():
+        raise UserError(f"no {results / name}/report.html: run the study first")
+    copy(results / name, COPIED, results / "committed" / name, note)
+    copy(figures / name, ("*.*",), figures / "committed" / name)
+    copy(results / "published", PUBLISHED, results / "committed" / "published")
+    copy(figures / "published", ("*.*",), figures / "committed" / "published")
+    readme = Path("README.md")
+    write_text(readme, fill_blocks(readme.read_text(), Path()))
 
 
 run_program(main)

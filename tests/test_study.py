@@ -327,6 +327,13 @@ def test_bad_layers_and_switches_get_one_clear_error(tmp_path, text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["committed", "published"])
+def test_folders_that_are_no_studys_are_refused_as_names(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text("grid: [{}]")
+    with pytest.raises(UserError, match=f"can't be called '{name}'"):
+        load_study(tmp_path / f"{name}.yaml")
+
+
 def test_glue_is_all_there_with_its_published_sizes():
     names = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
     tasks = {name: load_task(name) for name in names}

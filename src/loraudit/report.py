@@ -1,6 +1,7 @@
 """One self-contained report.html per study."""
 
 import base64
+import re
 from pathlib import Path
 
 import jinja2
@@ -61,6 +62,12 @@ def _switch_fact(effects: pd.DataFrame) -> str:
         f"{int((best.p_holm < SIGNIFICANCE).sum())} of {len(best)} differences have an adjusted "
         f"p below {SIGNIFICANCE:g}."
     )
+
+
+def fill_blocks(text: str, root: Path) -> str:
+    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->` with those files."""
+    pattern = re.compile(r"(<!-- from (\S+) -->\n).*?(<!-- end -->)", re.S)
+    return pattern.sub(lambda block: block[1] + (root / block[2]).read_text() + block[3], text)
 
 
 def sources(keys: tuple[str, ...]) -> list[dict]:

@@ -121,6 +121,10 @@ class StudyFile(Layer):
     ablation: AblationFile | None = None
 
 
+RESERVED = ("committed", "published")
+"""Folders of results/ and figures/ that are no study's."""
+
+
 class PublishedFile(Frozen):
     """config/published.yaml, which explains each key."""
 
@@ -224,6 +228,8 @@ def load_study(
         UserError: anything unknown, ill-formed, inconsistent or doubled.
     """
     path, folder = Path(path), Path(folder)
+    if path.stem in RESERVED:
+        raise UserError(f"{path}: a study can't be called {path.stem!r}: that folder is taken")
     file: StudyFile = validated(StudyFile, read_yaml(path), str(path))
     overrides = dict(overrides or {})
     layers = _layers(file, path, folder)
