@@ -24,7 +24,7 @@ Made by
 make showcase STUDY={name}
 ```
 
-The numbers are one machine's; `report.html` names the code, versions, hardware and data behind them;
+The numbers are one machine's; `report.html` names code, versions, hardware and data behind them;
 `records.jsonl` holds every run's record (spec, scores, parameters, times, environment), one a line.
 Running the study writes yours to `results/{name}` and `figures/{name}`.
 """
