@@ -121,6 +121,12 @@ def test_parameter_figure_has_every_method_on_a_log_axis():
     assert list(labels["head only"]) == [770]
     assert list(labels["full fine-tuning"]) == [10**7]
     assert len(labels) == 6
+    assert axes.get_xlim() == (100, 10**7)
+
+
+def test_equal_counts_still_get_a_decade():
+    axes = figures.score_vs_parameters(tidy()[:1]).axes[0]
+    assert axes.get_xlim() == (1000, 10**4)
 
 
 def test_the_forest_shows_comparable_rows_with_their_words():

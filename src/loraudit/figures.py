@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every series al
 """
 
 import io
+import math
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from loraudit.compare import cell_name
 from loraudit.cost import TASKS
@@ -167,9 +169,17 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                     capsize=3,
                     label=label,
                 )
-            axes.set_xscale("log")
+            _whole_decades(axes, runs.parameters_trainable)
         _legend(figure, panels[0][0])
     return figure
+
+
+def _whole_decades(axes: plt.Axes, values: pd.Series) -> None:
+    """Make x logarithmic over whole decades, and label these alone: labels never overlap."""
+    axes.set_xscale("log")
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    axes.set_xlim(10**low, 10 ** max(high, low + 1))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def crosscheck(table: pd.DataFrame) -> Figure:

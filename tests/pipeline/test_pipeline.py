@@ -335,6 +335,15 @@ def test_a_hub_study_without_a_network_says_what_to_do(project):
     assert not (project / "resources/tasks/mrpc/manifest.json").exists()
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("config/studies/*.yaml")))
+def test_every_shipped_study_plans_without_a_network(project, name):
+    output = snakemake(project, "-n", "--quiet", "rules", config=f"study={name}")
+    described = re.search(rf"^study {name}: (\d+) runs .*, (\d+) cross-checks$", output, re.M)
+    runs, checks = (int(count) for count in described.groups())
+    assert runs == int(re.search(r"^train +(\d+)$", output, re.M).group(1))
+    assert checks == int(re.search(r"^crosscheck +(\d+)$", output, re.M).group(1))
+
+
 def test_two_gloo_processes_equal_one(project, tmp_path):
     """Without dropout (each process has masks of its own) and with a short last batch."""
     fetched = {"source": {"folder": str(project / "hub"), "config": "sst2"}}

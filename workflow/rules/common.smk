@@ -36,6 +36,7 @@ EMPTY = {  # figures that a study has nothing for
     "verdicts": not STUDY.compare,
     "switches": not STUDY.switches,
     "score_vs_rank": len({spec.rank for spec in CELLS.values()}) < 2,
+    "score_vs_parameters": len({(s.method, s.rank, s.targets) for s in RUNS.values()}) < 2,
     "crosscheck": not CELLS,
 }
 FIGURE_TABLES = {name: table for name, table in FIGURE_TABLES.items() if not EMPTY.get(name)}
