@@ -32,5 +32,6 @@ lock:
 
 # Copy a finished study's tables, figures and report to results/committed and figures/committed.
 STUDY ?= quickstart
+COMMAND ?= snakemake --cores 2 --config study=$(STUDY)
 showcase: $(VENV)/.ready
-	python scripts/showcase.py --study $(STUDY) --command "snakemake --cores 2 --config study=$(STUDY) $(SWITCHES)"
+	python scripts/showcase.py --study $(STUDY) --command "$(COMMAND)"

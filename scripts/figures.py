@@ -12,6 +12,7 @@ from loraudit.tables import read_table
 DRAW = {
     "score_vs_rank": figures.score_vs_rank,
     "score_vs_parameters": figures.score_vs_parameters,
+    "score_vs_rows": figures.score_vs_rows,
     "crosscheck": figures.crosscheck,
     "verdicts": figures.verdicts,
     "switches": figures.switches,

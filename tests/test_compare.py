@@ -4,13 +4,13 @@ import pandas as pd
 import pytest
 
 from loraudit.compare import (
-    judge,
     method_pairs,
     published_summary,
     published_verdicts,
     switch_effects,
     verdicts,
 )
+from loraudit.errors import UserError
 from loraudit.reference import Published, select
 from loraudit.study import Study, Switch
 
@@ -20,7 +20,7 @@ def poster():
     table = published_verdicts(
         select(("poster2025.seeds",)), select(("hu2022.table2",)), margin=0.01, reading="sd"
     )
-    return table[table.epoch == "best"].set_index("task")
+    return table.set_index("task")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_poster_did_not_reproduce_the_paper(poster, task, mean, sd, paper, p
     assert row.p == pytest.approx(p, rel=0.04)
     assert row.p_equivalent > 0.05
     assert row.verdict == "not reproduced"
-    assert row.reason == "same under every reading of ±"
+    assert row.reason.startswith("same under every reading of ±")
 
 
 def number(**changes) -> Published:
@@ -79,6 +79,8 @@ def tidy(scores=(0.897, 0.894, 0.899, 0.897, 0.896), **changes) -> pd.DataFrame:
         "rows_validation": 408,
         "published_rows_train": 3668,
         "published_rows_validation": 408,
+        "matrices": "q+v",
+        "local_copies": "",
     }
     table = pd.DataFrame({"seed": range(len(scores)), "best": scores, "last": scores})
     return table.assign(best_accuracy=table.best, last_accuracy=table["last"], **fields | changes)
@@ -113,11 +115,12 @@ def test_too_few_or_too_spread_seeds_leave_it_undecided():
     ("cell", "published", "reason"),
     [
         ({"model": "minilm"}, {}, "another model: the number is roberta-base's"),
-        ({"rows_train": 2000}, {}, "a subset: 2,000 training rows, the number is for 3,668"),
-        ({"rows_validation": 100}, {}, "a subset: 100 validation rows of 408"),
+        ({"rows_train": 2000}, {}, "a subset: 2,000 train rows, the number is for 3,668"),
+        ({"rows_validation": 100}, {}, "a subset: 100 validation rows, the number is for 408"),
         ({"published_rows_train": None}, {}, "published size of the task is not in tasks.yaml"),
         ({}, {"split": "test"}, "another split: the number is of test"),
-        ({}, {"train_rows": 100}, "3,668 training rows, the number is for 100"),
+        ({}, {"rank": None}, "the number's rank or targets are not stated"),
+        ({}, {"doubt": "looks like F1"}, "the number is in doubt: it looks like F1"),
     ],
 )
 def test_what_is_not_the_same_thing_is_never_reproduced(cell, published, reason):
@@ -161,17 +164,69 @@ def test_holm_counts_the_comparable_rows():
 def test_a_verdict_that_hangs_on_the_reading_says_so():
     scores = (0.886, 0.889, 0.884, 0.887, 0.886)
     row = only(verdicts(study(), tidy(scores), [number()]))
-    assert "standard error: undecided" in row.reason
-    assert "sd: not reproduced" in row.reason
-    assert judge(scores, number(), 0.01, "sd")["verdict"] == "not reproduced"
-    assert judge(scores, number(), 0.01, "standard error")["verdict"] == "undecided"
+    assert "undecided if ± is standard error" in row.reason
+    assert "not reproduced if ± is sd" in row.reason
+    assert row.verdict == "not reproduced"
 
 
-def test_a_number_without_spread_is_exact_and_seeds_give_their_own():
-    assert published_summary(number(pm=None), "sd") == {"mean": 0.897, "sd": 0.0, "n": None}
+def test_the_reason_and_the_verdict_are_of_the_same_correction():
+    """Twenty such cells: Holm makes each undecided, and the reason must not say otherwise."""
+    scores = (0.886, 0.889, 0.884, 0.887, 0.886)
+    cells = pd.concat([tidy(scores, label=f"l{i}") for i in range(20)], ignore_index=True)
+    table = verdicts(study(), cells, [number()])
+    assert set(table.verdict) == {"undecided"}
+    assert not table.reason.str.contains("not reproduced if ± is sd").any()
+
+
+def test_what_is_not_published_is_assumed_and_said():
+    ours = 0.002
+    found = published_summary(number(pm=None), "sd", ours)
+    assert found == {
+        "mean": 0.897,
+        "sd": ours,
+        "n": 5,
+        "assumed": "spread unpublished: ours, n=5",
+    }
+    single = published_summary(number(pm=None, n=1), "sd", ours)
+    assert (single["sd"], single["n"]) == (ours, 1)
+    unknown = published_summary(number(n=None), "sd", ours)
+    assert (unknown["sd"], unknown["n"]) == (pytest.approx(0.007), 1)
     seeds = number(pm=None, seeds={0: (80.0, 90.0), 1: (80.0, 70.0)}, value=85.0)
-    found = published_summary(seeds, "sd")
-    assert found == {"mean": pytest.approx(0.85), "sd": pytest.approx(0.0707, abs=1e-4), "n": 2}
+    own = published_summary(seeds, "sd", ours)
+    assert own["sd"] == pytest.approx(0.0707, abs=1e-4)
+    assert (own["mean"], own["n"], own["assumed"]) == (pytest.approx(0.85), 2, "")
+
+
+def test_one_published_run_near_ours_is_not_proof():
+    row = only(verdicts(study(), tidy((0.881, 0.883, 0.885)), [number(pm=None, n=1, value=88.7)]))
+    assert row.verdict == "undecided"
+    assert "spread unpublished" in row.reason
+
+
+def test_the_mismatched_split_must_be_whole_too():
+    fields = {"published_rows_mismatched": 9832, "rows_mismatched": 100}
+    table = tidy(**fields)
+    table["best_accuracy_mismatched"] = table.best
+    row = only(verdicts(study(), table, [number(metric="accuracy_mismatched")]))
+    assert row.reason == "a subset: 100 mismatched rows, the number is for 9,832"
+
+
+def test_local_copies_are_named():
+    row = only(verdicts(study(), tidy(local_copies="mrpc"), [number(pm=0.2)]))
+    assert row.reason.endswith("local copy, not verified: mrpc")
+
+
+def test_all_matrices_match_by_name_or_one_by_one():
+    cells = tidy(targets="all", matrices="q+k+v+o+up+down")
+    for name in ("all", "q+k+v+o+up+down"):
+        assert len(verdicts(study(), cells, [number(targets=name)])) == 1
+
+
+def test_published_seeds_without_a_partner_are_an_error():
+    with pytest.raises(UserError, match="no number of 'compare' has the task"):
+        published_verdicts(
+            select(("poster2025.seeds",)), select(("hu2022.table9",)), margin=0.01, reading="sd"
+        )
 
 
 def test_switches_are_compared_on_the_same_seeds():
@@ -185,6 +240,7 @@ def test_switches_are_compared_on_the_same_seeds():
     assert found.loc[("head trained", "best"), "difference"] == pytest.approx(0.01)
     assert found.loc[("head trained", "best"), "p"] < 1e-3
     assert found.loc[("last epoch, not the best", "best"), "difference"] == pytest.approx(-0.0014)
+    assert pd.isna(found.loc[("last epoch, not the best", "best"), "p"])
     assert len(table) == 3
 
 
@@ -202,3 +258,18 @@ def test_methods_are_compared_on_the_same_seeds():
     best = table[(table.epoch == "best") & (table.right == "full")]
     assert list(best.difference) == pytest.approx([-0.02, -0.02])
     assert method_pairs(tidy((0.9,))).empty
+
+
+def test_a_baseline_of_the_same_label_is_the_partner():
+    def cell(method, label):
+        adapter = {} if method == "lora" else {"rank": None, "targets": None}
+        return tidy(method=method, label=label, **adapter)
+
+    cells = [cell("lora", "few"), cell("lora", "all"), cell("full", "few"), cell("full", "all")]
+    pairs = method_pairs(pd.concat([*cells, cell("head", "")], ignore_index=True))
+    assert {(row.left, row.right) for row in pairs.itertuples()} == {
+        ("lora r8 q+v few", "full few"),
+        ("lora r8 q+v all", "full all"),
+        ("lora r8 q+v few", "head"),
+        ("lora r8 q+v all", "head"),
+    }

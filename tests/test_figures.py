@@ -60,6 +60,7 @@ def compared() -> pd.DataFrame:
             "label": "",
             "published": "paper.table",
             "ours": "poster.seeds",
+            "selection": "best epoch",
             "epoch": "best",
             "n": 5,
             "difference": gaps,
@@ -89,6 +90,7 @@ def costs() -> pd.DataFrame:
 DRAW = [
     (figures.score_vs_rank, tidy),
     (figures.score_vs_parameters, tidy),
+    (figures.score_vs_rows, lambda: tidy().assign(rows_train=[100, 1000] * 9)),
     (figures.crosscheck, checks),
     (figures.verdicts, compared),
     (figures.published, lambda: compared()[:3]),
@@ -162,6 +164,21 @@ def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():
     assert [panel.get_title() for panel in panels] == [f"{t}, m: base 80.0 %, n=5" for t in "ab"]
     names = [label.get_text() for label in panels[0].get_yticklabels()]
     assert names == ["head trained", "", "last epoch, not the best"]
+
+
+def test_the_rows_figure_has_a_point_per_size():
+    axes = figures.score_vs_rows(tidy().assign(rows_train=[100, 1000] * 9)).axes[0]
+    lines = {box.get_label(): list(box.lines[0].get_xdata()) for box in axes.containers}
+    assert lines["LoRA (ours), r1 q+v"] == [100, 1000]
+    assert lines["full fine-tuning"] == [1000]
+
+
+def test_baselines_of_different_labels_are_not_pooled():
+    few = tidy()[-1:].assign(label="few", best=0.5)
+    axes = figures.score_vs_rank(pd.concat([tidy(), few])).axes[0]
+    heights = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
+    assert heights["full fine-tuning"] == 0.8
+    assert heights["full fine-tuning few"] == 0.5
 
 
 def test_the_cost_figure_has_a_bar_per_cell_in_three_units():

@@ -32,6 +32,11 @@ def test_inconsistent_runs_are_refused(change, message):
         validated(RunSpec, {**make_spec().model_dump(mode="json"), **change}, "spec")
 
 
+def test_published_sizes_are_of_every_split():
+    with pytest.raises(ValueError, match="rows: name each of train, validation"):
+        make_task(rows={"train": 5})
+
+
 def test_a_further_split_may_not_take_a_splits_name():
     with pytest.raises(ValueError, match="'train' and 'validation' are taken"):
         make_task(also_validate={"validation": "other"})

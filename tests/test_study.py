@@ -267,7 +267,7 @@ def test_a_change_of_the_first_run_is_a_change_of_the_second(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rank: [4, 8]", "rank: 4", "the study has no run on task 'mnli' .*'lora', 8, 0"),
+        ("rank: [4, 8]", "rank: 4", "the study has no run on task 'mnli' .*'lora', 8, 16, 0"),
         ("task: mnli, tensors", "task: mnil, tensors", "no run on task 'mnil'"),
         ("tensors: adapter}", "tensors: all}", r"warm_start.tensors: 'all' is not known"),
         ("{task: mnli, tensors: adapter}", "mnli", "expected {task, tensors} or null, got 'mnli'"),
@@ -334,6 +334,37 @@ def test_folders_that_are_no_studys_are_refused_as_names(tmp_path, name):
         load_study(tmp_path / f"{name}.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("margin: 1\ngrid: [{}]", "margin = 1: .*less than or equal to 0.1"),
+        ("grid: [{targets: null}]", "targets = None: expected matrices joined by"),
+        ("grid: [{seed: []}]", "seed: an empty list makes no run"),
+        ("grid: [{label: a/b}]", "label 'a/b': legal are letters"),
+        (
+            "grid: [{seed: 0}, {seed: 1, epochs: 9}]",
+            "would be seeds of one cell, but epochs is 3 and 9",
+        ),
+        ("ablation: {base: {alpha: [8, 16]}, switches: {a: {epochs: 1}}}", "base: alpha = .8, 16"),
+        ("ablation: {base: {}, switches: {a: {task: mrpc}}}", "a: a switch can't set task"),
+        ("ablation: {base: {}, switches: {" % ": {alpha: 8}}}", "needs letters or digits"),
+        (WARM.replace("rank: 8,", "rank: 8, alpha: 8,"), "no run on task 'mnli' .*8, 8, 0"),
+    ],
+)
+def test_what_would_mix_things_up_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, text))
+
+
+def test_axes_and_dicts_become_labels_fit_for_a_path(tmp_path):
+    text = WARM.replace(
+        "warm_start: {task: mnli, tensors: adapter}",
+        "warm_start: [null, {task: mnli, tensors: adapter}]",
+    )
+    labels = {run.label for run in load_study(study_file(tmp_path, text)).runs}
+    assert labels == {"", "warm_startNone", "warm_start-mnli-adapter"}
+
+
 def test_glue_is_all_there_with_its_published_sizes():
     names = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
     tasks = {name: load_task(name) for name in names}
@@ -342,6 +373,7 @@ def test_glue_is_all_there_with_its_published_sizes():
     assert tasks["stsb"].metrics == ("pearson", "spearman")
     assert tasks["mnli"].also_validate == {"mismatched": "validation_mismatched"}
     assert tasks["qqp"].rows == {"train": 363_846, "validation": 40_430}
+    assert tasks["mnli"].rows == {"train": 392_702, "validation": 9_815, "mismatched": 9_832}
     assert all(task.rows and task.source.config == name for name, task in tasks.items())
 
 

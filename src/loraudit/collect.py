@@ -7,11 +7,9 @@ import pandas as pd
 from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import RunSpec, validated
+from loraudit.spec import FolderSource, RunSpec, validated
 from loraudit.statistics import agreement
 from loraudit.study import Run, Study, cell_id, targets_name
-
-SPLITS = ("train", "validation")
 
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
@@ -93,7 +91,13 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **{f"parameters_{name}": count for name, count in train.parameters.items()},
         **{f"bytes_{name}": count for name, count in train.bytes.items()},
         **{f"rows_{name}": count for name, count in train.rows.items()},
-        **{f"published_rows_{name}": (spec.task.rows or {}).get(name) for name in SPLITS},
+        **{f"published_rows_{name}": count for name, count in (spec.task.rows or {}).items()},
+        "matrices": "+".join(spec.targets or ()),
+        "local_copies": ", ".join(
+            entry.name
+            for entry in (spec.task, spec.model)
+            if isinstance(entry.source, FolderSource)
+        ),
         "steps": train.steps,
         "seconds": train.seconds["total"],
         "seconds_train": train.seconds["train"],

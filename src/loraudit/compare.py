@@ -4,10 +4,12 @@ The number of another model, of a part of the data or of another metric is never
 such rows say "not comparable" and why.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from loraudit.errors import UserError
 from loraudit.reference import Published
 from loraudit.spec import ADAPTER_METHODS
 from loraudit.statistics import (
@@ -25,82 +27,110 @@ from loraudit.study import Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
 
+Pair = tuple[Sequence[float], Published]
+"""Scores over seeds, as fractions, and the published number that they are set beside."""
 
-def published_summary(number: Published, reading: str) -> dict:
-    """Return mean, sd and n of a published number, as fractions.
+
+def published_summary(number: Published, reading: str, ours_sd: float) -> dict:
+    """Return mean, sd and n of a published number, as fractions, and what had to be assumed.
 
     With per-seed scores they are computed. Otherwise the printed value stands for the mean (of a
-    median too), its ± is turned into an sd by the source's own meaning or, where that is unknown,
-    by `reading`. Without ± or n the value counts as exact: sd 0 and n None.
+    median too), and its ± is turned into an sd by the source's own meaning or, where that is
+    unknown, by `reading`. A ± without n counts as the sd of a single value; without ± our own sd
+    stands in, so that one published run is never taken for the exact truth.
     """
     scale = SCALE[number.unit]
-    scores = number.scores(number.selection)
+    scores = number.scores()
     if len(scores) > 1:
         found = summarise([score / scale for score in scores])
-        return {key: found[key] for key in ("mean", "sd", "n")}
-    if number.pm is None or number.n is None or number.n < 2:
-        return {"mean": number.value / scale, "sd": 0.0, "n": None}
+        return {**{key: found[key] for key in ("mean", "sd", "n")}, "assumed": ""}
+    mean, n = number.value / scale, number.n or 1
+    if number.pm is None:
+        return {"mean": mean, "sd": ours_sd, "n": n, "assumed": f"spread unpublished: ours, n={n}"}
+    if n < 2:
+        sd = number.pm / scale
+        return {"mean": mean, "sd": sd, "n": 1, "assumed": "n unpublished: ± taken as one run's sd"}
     meaning = reading if number.pm_means == "unknown" else number.pm_means
-    sd = spread_to_sd(number.pm / scale, number.n, meaning)
-    return {"mean": number.value / scale, "sd": sd, "n": number.n}
+    return {"mean": mean, "sd": spread_to_sd(number.pm / scale, n, meaning), "n": n, "assumed": ""}
 
 
-def judge(scores: Sequence[float], number: Published, margin: float, reading: str) -> dict:
-    """Set scores over seeds (fractions) beside one published number.
+def judge(pairs: Sequence[Pair], margin: float, reading: str) -> list[dict]:
+    """Set scores beside published numbers, as one table of tests.
 
     Returns:
-        difference (ours minus published) with its 95 % interval low and high, p of Welch's test,
-        p of TOST within `margin`, and the verdict under `reading`.
+        Per pair: difference (ours minus published) with its 95 % interval low and high, p of
+        Welch's test, p_holm (that p adjusted over the table), p_equivalent (TOST within `margin`),
+        and the verdict, by p_holm and p_equivalent.
     """
-    ours, theirs = summarise(scores), published_summary(number, reading)
-    numbers = ours["mean"], ours["sd"], ours["n"], *(theirs[key] for key in ("mean", "sd", "n"))
-    test = welch(*numbers)
-    p_equivalent = tost(*numbers, margin=margin)
-    return {**test, "p_equivalent": p_equivalent, "verdict": decide(test["p"], p_equivalent)}
+    rows = []
+    for scores, number in pairs:
+        ours = summarise(scores)
+        theirs = published_summary(number, reading, ours["sd"])
+        numbers = ours["mean"], ours["sd"], ours["n"], *(theirs[k] for k in ("mean", "sd", "n"))
+        rows.append({**welch(*numbers), "p_equivalent": tost(*numbers, margin=margin)})
+    adjusted = holm([row["p"] for row in rows])
+    return [
+        {**row, "p_holm": p, "verdict": decide(p, row["p_equivalent"])}
+        for row, p in zip(rows, adjusted, strict=True)
+    ]
 
 
-def readings(scores: Sequence[float], number: Published, margin: float) -> str:
-    """Say whether the verdict depends on what ± means: "" where it does not or is known."""
-    if number.pm is None or number.pm_means != "unknown" or not number.n or number.n < 2:
-        return ""
-    found = {name: judge(scores, number, margin, name)["verdict"] for name in READINGS}
-    if len(set(found.values())) == 1:
+def judged(pairs: Sequence[Pair], margin: float, reading: str) -> list[dict]:
+    """Judge pairs, and say in `reason` what was assumed and what other readings of ± would say."""
+    words = {name: [r["verdict"] for r in judge(pairs, margin, name)] for name in READINGS}
+    rows = judge(pairs, margin, reading)
+    for place, ((scores, number), row) in enumerate(zip(pairs, rows, strict=True)):
+        reasons = [published_summary(number, reading, summarise(scores)["sd"])["assumed"]]
+        if number.pm is not None and number.pm_means == "unknown" and (number.n or 1) > 1:
+            reasons.append(_other_readings({name: found[place] for name, found in words.items()}))
+        row["reason"] = "; ".join(filter(None, [*reasons, number.note]))
+    return rows
+
+
+def _other_readings(words: dict[str, str]) -> str:
+    if len(set(words.values())) == 1:
         return "same under every reading of ±"
-    return "; ".join(f"{name}: {verdict}" for name, verdict in found.items())
+    return ", ".join(f"{word} if ± is {name}" for name, word in words.items())
 
 
 def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> pd.DataFrame:
     """Compare every cell of a study with every published number that matches it.
 
-    A number matches by task, method (either LoRA implementation is "lora"), metric, and by rank
-    and targets where it has them. Numbers of another model match only where none of the cell's own
-    model does, one row per table, as "not comparable". p-values of Welch's test are also given
-    adjusted for the table's size (Holm), and the verdict uses these.
+    A number matches by task, method (either LoRA implementation is "lora"), metric, rank, targets
+    and training rows. Numbers of another model match only where none of the cell's own model does,
+    one row per table, as "not comparable".
     """
     numbers = list(numbers)
-    rows = []
+    rows, pairs = [], []
     for key, runs in tidy.groupby(CELL, dropna=False, sort=False):
         cell = dict(zip(CELL, key, strict=True))
         for number in _matching(cell, runs, numbers):
-            rows.append({**cell, **_verdict(study, cell, runs, number)})
-    table = pd.DataFrame(rows)
-    if len(table):
-        table["p_holm"] = holm(table["p"].tolist())
-        judged = table.verdict != "not comparable"
-        table.loc[judged, "verdict"] = [
-            decide(row.p_holm, row.p_equivalent) for row in table[judged].itertuples()
-        ]
-    return table
+            row, scores = _facts(study, cell, runs, number)
+            rows.append(row)
+            if not row["reason"]:
+                pairs.append((scores, number))
+    found = iter(judged(pairs, study.margin, study.reading))
+    blank = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "p_equivalent"), math.nan)
+    table = [
+        {**row, **blank, "verdict": "not comparable"} if row["reason"] else {**row, **next(found)}
+        for row in rows
+    ]
+    for row in table:
+        if row["verdict"] != "not comparable" and row["local_copies"]:
+            row["reason"] += f"; local copy, not verified: {row['local_copies']}"
+    return pd.DataFrame(table)
 
 
 def _matching(cell: dict, runs: pd.DataFrame, numbers: list[Published]) -> list[Published]:
     method = "lora" if cell["method"] in ADAPTER_METHODS else cell["method"]
+    first = runs.iloc[0]
     fitting = [
         number
         for number in numbers
         if (number.task, number.method) == (cell["task"], method)
         and number.rank in (None, cell["rank"])
-        and number.targets in (None, cell["targets"])
+        and number.targets in (None, cell["targets"], first.matrices)
+        and number.train_rows in (None, first.rows_train)
         and f"best_{number.metric}" in runs
         and runs[f"best_{number.metric}"].notna().all()
     ]
@@ -111,46 +141,55 @@ def _matching(cell: dict, runs: pd.DataFrame, numbers: list[Published]) -> list[
 
 def obstacle(cell: dict, runs: pd.DataFrame, number: Published) -> str:
     """Say why a cell can't be compared with a number; "" where it can."""
+    if number.doubt:
+        return f"the number is in doubt: it {number.doubt}"
     if number.model != cell["model"]:
         return f"another model: the number is {number.model}'s"
+    if cell["method"] in ADAPTER_METHODS and None in (number.rank, number.targets):
+        return "the number's rank or targets are not stated"
     if number.split != "validation":
         return f"another split: the number is of {number.split}"
-    row = runs.iloc[0]
-    if pd.isna(row.published_rows_train):
-        return "the published size of the task is not in tasks.yaml"
-    if row.rows_train != (number.train_rows or row.published_rows_train):
-        wanted = number.train_rows or int(row.published_rows_train)
-        return f"a subset: {row.rows_train:,} training rows, the number is for {wanted:,}"
-    if row.rows_validation != row.published_rows_validation:
-        wanted = int(row.published_rows_validation)
-        return f"a subset: {row.rows_validation:,} validation rows of {wanted:,}"
+    splits = {"train": number.train_rows, "validation": None}
+    if "_" in number.metric:  # accuracy_mismatched
+        splits[number.metric.partition("_")[2]] = None
+    for split, wanted in splits.items():
+        published = runs.get(f"published_rows_{split}", pd.Series(dtype=float))
+        if published.empty or published.isna().any():
+            return "the published size of the task is not in tasks.yaml"
+        wanted = wanted or int(published.iloc[0])
+        if (runs[f"rows_{split}"] != wanted).any():
+            found = int(runs[f"rows_{split}"].min())
+            return f"a subset: {found:,} {split} rows, the number is for {wanted:,}"
     return ""
 
 
-def _verdict(study: Study, cell: dict, runs: pd.DataFrame, number: Published) -> dict:
+def _facts(
+    study: Study, cell: dict, runs: pd.DataFrame, number: Published
+) -> tuple[dict, list[float]]:
+    """Return what is known of a cell and a number before any test, and the cell's scores."""
     epoch = "last" if number.selection == "last epoch" else "best"
     scores = runs[f"{epoch}_{number.metric}"].tolist()
-    reason = obstacle(cell, runs, number)
-    theirs = published_summary(number, study.reading)
+    ours = summarise(scores)
+    theirs = published_summary(number, study.reading, ours["sd"])
     row = {
+        **cell,
         "metric": number.metric,
         "epoch": epoch,
         "published": number.key,
         "where": number.where,
-        "published_value": number.value / SCALE[number.unit],
-        "published_sd": theirs["sd"],
-        "published_n": theirs["n"],
+        "published_value": theirs["mean"],
+        "published_sd": math.nan if theirs["assumed"] else theirs["sd"],
+        "published_n": number.n,
         "published_statistic": number.statistic,
-        "n": len(scores),
-        "mean": summarise(scores)["mean"],
-        "median": summarise(scores)["median"],
+        **{key: ours[key] for key in ("n", "mean", "sd", "median")},
         "margin": study.margin,
+        "local_copies": runs.local_copies.iloc[0],
+        "reason": obstacle(cell, runs, number),
     }
-    if reason:
-        blank = dict.fromkeys(("difference", "low", "high", "p", "p_equivalent"), float("nan"))
-        return {**row, **blank, "verdict": "not comparable", "reason": reason}
-    judged = judge(scores, number, study.margin, study.reading)
-    return {**row, **judged, "reason": readings(scores, number, study.margin)}
+    return row, scores
+
+
+SAME = ("task", "model", "method", "rank", "targets", "metric", "split", "train_rows", "selection")
 
 
 def published_verdicts(
@@ -158,53 +197,52 @@ def published_verdicts(
 ) -> pd.DataFrame:
     """Set published per-seed results beside other published numbers of the same cell.
 
-    Returns the columns of `verdicts`; Holm over the rows of each epoch choice.
+    Raises:
+        UserError: no number of `theirs` is of the same cell and epoch choice as one of `ours`.
     """
     theirs = list(theirs)
+    matched = [
+        (left, right)
+        for left in ours
+        for right in theirs
+        if len(left.scores()) > 1
+        and all(getattr(left, name) == getattr(right, name) for name in SAME)
+    ]
+    if not matched:
+        raise UserError(
+            "published: no number of 'compare' has the task, model, method, rank, targets and "
+            "epoch choice of a per-seed result of 'ours'"
+        )
+    pairs = [([s / SCALE[left.unit] for s in left.scores()], right) for left, right in matched]
     rows = []
-    for left in ours:
-        for right in theirs:
-            same = all(
-                getattr(left, name) == getattr(right, name)
-                for name in ("task", "model", "method", "rank", "targets", "metric")
-            )
-            for epoch in ("best", "last") if same else ():
-                scores = [score / SCALE[left.unit] for score in left.scores(f"{epoch} epoch")]
-                rows.append(
-                    {
-                        "ours": left.key,
-                        "published": right.key,
-                        "task": left.task,
-                        "metric": left.metric,
-                        "epoch": epoch,
-                        "n": len(scores),
-                        **{k: summarise(scores)[k] for k in ("mean", "sd", "median")},
-                        "published_value": right.value / SCALE[right.unit],
-                        "published_sd": published_summary(right, reading)["sd"],
-                        "published_n": right.n,
-                        "margin": margin,
-                        **judge(scores, right, margin, reading),
-                        "reason": readings(scores, right, margin),
-                    }
-                )
-    table = pd.DataFrame(rows)
-    table["p_holm"] = table.groupby("epoch").p.transform(lambda p: holm(p.tolist()))
-    table["verdict"] = [decide(row.p_holm, row.p_equivalent) for row in table.itertuples()]
-    return table
+    for (left, right), (scores, _) in zip(matched, pairs, strict=True):
+        found, theirs_found = summarise(scores), published_summary(right, reading, math.nan)
+        row = {"ours": left.key, "published": right.key, "task": left.task, "metric": left.metric}
+        row |= {"selection": left.selection}
+        row |= {key: found[key] for key in ("n", "mean", "sd", "median")}
+        row |= {"published_value": theirs_found["mean"], "published_sd": theirs_found["sd"]}
+        rows.append({**row, "published_n": right.n, "margin": margin})
+    judgements = judged(pairs, margin, reading)
+    return pd.DataFrame([{**row, **word} for row, word in zip(rows, judgements, strict=True)])
 
 
 def method_pairs(tidy: pd.DataFrame) -> pd.DataFrame:
     """Compare methods on the same seeds: each adapter cell with each baseline and with its twin.
 
-    Returns a row per pair and epoch choice: mean difference, 95 % t interval, paired t test's p,
-    and that p adjusted over the table (Holm). Pairs without two seeds in common are left out.
+    A baseline of the adapter's own label is its partner, or else the unlabelled one. Returns a row
+    per pair and epoch choice: mean difference, 95 % t interval, paired t test's p, and that p
+    adjusted over the epoch choice's rows (Holm). Pairs without two common seeds are left out.
     """
     rows = []
     for (task, model), runs in tidy.groupby(["task", "model"], sort=False):
-        cells = [(dict(zip(CELL, key, strict=True)), part) for key, part in _cells(runs)]
+        cells = [
+            ({**dict(zip(CELL, key, strict=True)), "label": text(key[CELL.index("label")])}, part)
+            for key, part in runs.groupby(CELL, dropna=False, sort=False)
+        ]
+        labels = {(cell["method"], cell["label"]) for cell, _ in cells}
         for left, part in cells:
             for right, other in cells:
-                if _is_pair(left, right):
+                if _is_pair(left, right, labels):
                     rows += _pair_rows(task, model, (left, part), (right, other))
     table = pd.DataFrame(rows)
     if len(table):
@@ -212,14 +250,18 @@ def method_pairs(tidy: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _cells(runs: pd.DataFrame) -> Iterable[tuple[tuple, pd.DataFrame]]:
-    return runs.groupby(CELL, dropna=False, sort=False)
+def text(value: object) -> str:
+    """Return a label as text; a missing one is empty."""
+    return "" if pd.isna(value) else str(value)
 
 
-def _is_pair(left: dict, right: dict) -> bool:
+def _is_pair(left: dict, right: dict, labels: set[tuple[str, str]]) -> bool:
     if left["method"] == "lora" and right["method"] == "peft":
         return all(left[key] == right[key] for key in ("rank", "targets", "label"))
-    return left["method"] in ADAPTER_METHODS and right["method"] not in ADAPTER_METHODS
+    if left["method"] not in ADAPTER_METHODS or right["method"] in ADAPTER_METHODS:
+        return False
+    own = (right["method"], left["label"]) in labels
+    return right["label"] == (left["label"] if own else "")
 
 
 def _pair_rows(task: str, model: str, left: tuple, right: tuple) -> list[dict]:
@@ -243,29 +285,30 @@ def _pair_rows(task: str, model: str, left: tuple, right: tuple) -> list[dict]:
 def cell_name(cell: dict) -> str:
     """Name a cell within its task and model: "lora r8 q+v label"."""
     rank = "" if pd.isna(cell["rank"]) else f"r{cell['rank']:g} {cell['targets']}"
-    label = "" if pd.isna(cell["label"]) else str(cell["label"])
-    return " ".join(filter(None, [cell["method"], rank, label]))
+    return " ".join(filter(None, [cell["method"], rank, text(cell["label"])]))
 
 
 def switch_effects(study: Study, tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     """Compare each switch of an ablation with its base runs on the same seeds.
 
     Returns a row per task and switch (and epoch choice): mean difference (switch minus base), 95 %
-    t interval, paired p, and Holm's over the table. The row "last epoch, not the best" is the base
-    against itself: what choosing the epoch on the validation split is worth.
+    t interval, paired p, and Holm's over the epoch choice's rows. The row "last epoch, not the
+    best" is the base against itself: what choosing the epoch on the validation split is worth. It
+    can't be above 0, so it has no p.
     """
     rows = []
     for (task, model), runs in tidy.groupby(["task", "model"], sort=False):
         start = runs[runs.label == base]
         for switch in study.switches if len(start) else ():
+            switched = runs[runs.label == switch.label]
             both = start.merge(
-                runs[runs.label == switch.label], on="seed", suffixes=("_base", "_switch")
+                switched, on="seed", suffixes=("_base", "_switch"), validate="one_to_one"
             )
             for epoch in ("best", "last") if len(both) > 1 else ():
                 pair = paired(both[f"{epoch}_switch"].tolist(), both[f"{epoch}_base"].tolist())
                 rows.append(_effect(task, model, switch.name, epoch, pair, start[epoch].mean()))
         if len(start) > 1:
-            pair = paired(start["last"].tolist(), start["best"].tolist())
+            pair = paired(start["last"].tolist(), start["best"].tolist()) | {"p": math.nan}
             name = "last epoch, not the best"
             rows.append(_effect(task, model, name, "best", pair, start["best"].mean()))
     table = pd.DataFrame(rows)

@@ -1,9 +1,10 @@
 """The cross-check: our LoRA and PEFT's side by side on the same start and the same batches.
 
-Both twins train STEPS optimizer steps of ROWS real rows, dropout on, under the run's own optimizer
-settings; after each step every trainable tensor is compared. At the trained point (where B is no
-longer zero) the outputs, the gradients, the merged models, and the adapters loaded across both ways
-are compared. All of it twice, in float64 and float32.
+Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows, dropout on, under
+the run's own optimizer settings and schedule; after each step every trainable tensor is compared.
+At the trained point (where B is no longer zero) the outputs, the gradients, the merged models, and
+the adapters loaded across both ways are compared. All of it twice, in float64 and float32. Then
+each shape of the adapted layers is compared alone, with loralib too (layercheck.py).
 """
 
 import copy
@@ -15,14 +16,16 @@ import peft
 import torch
 from torch import nn
 from transformers import AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
-from loraudit import inject, peft_bridge
+from loraudit import inject, layercheck, peft_bridge
 from loraudit.errors import UserError
-from loraudit.models import load_base
+from loraudit.models import load_base, target_modules
+from loraudit.schedule import make_schedule
 from loraudit.spec import RunSpec, derive_seed
 from loraudit.tasks import collate, global_batches, load_examples
 
-STEPS, ROWS = 20, 4
+STEPS, ACCUMULATED, ROWS = 20, 2, 2
 
 TOLERANCE = {
     "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8},
@@ -37,7 +40,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def crosscheck(spec: RunSpec, data: Path, model_folder: Path) -> list[dict]:
-    """Compare the twins; returns rows of check, dtype, difference, tolerance, ok.
+    """Compare the twins; returns rows of check, against, dtype, difference, tolerance, ok.
 
     Raises:
         UserError: settings that do not fit the data or model.
@@ -46,12 +49,30 @@ def crosscheck(spec: RunSpec, data: Path, model_folder: Path) -> list[dict]:
     examples = load_examples(spec, data, "train", tokenizer)
     generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
     indices = global_batches(examples.lengths, ROWS, "shuffle", generator)
-    indices = [indices[step % len(indices)] for step in range(STEPS + 1)]
+    indices = [indices[step % len(indices)] for step in range(STEPS * ACCUMULATED + 1)]
     batches = [collate(examples, index, spec, tokenizer.pad_token_id) for index in indices]
     for batch, index in zip(batches, indices, strict=True):
         batch["labels"] = torch.as_tensor(examples.labels[index])
     base = load_base(spec, model_folder)
-    return [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
+    rows = [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
+    return rows + [
+        row
+        for case in layer_cases(base, spec)
+        for dtype in layercheck.TOLERANCE
+        for row in layercheck.compare_layer(case, dtype)
+    ]
+
+
+def layer_cases(model: nn.Module, spec: RunSpec) -> list[layercheck.Case]:
+    """Return one case per kind and shape among the layers that the run adapts."""
+    found = {}
+    for name in target_modules(model, spec.model, spec.targets):
+        layer = model.get_submodule(name)
+        kind = "conv1d" if isinstance(layer, Conv1D) else "linear"
+        sizes = inject.lora_class(layer).sizes(layer)
+        settings = spec.rank, spec.alpha, spec.lora_dropout, layer.bias is not None
+        found.setdefault((kind, *sizes), layercheck.Case(kind, *sizes, *settings))
+    return list(found.values())
 
 
 def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) -> list[dict]:
@@ -67,8 +88,8 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
 
     def check(name: str, difference: float, kind: str) -> None:
         tolerance = TOLERANCE[dtype][kind]
-        row = {"check": name, "dtype": dtype, "difference": difference, "tolerance": tolerance}
-        rows.append({**row, "ok": bool(difference <= tolerance)})
+        row = {"check": name, "against": "PEFT", "dtype": dtype, "difference": difference}
+        rows.append({**row, "tolerance": tolerance, "ok": bool(difference <= tolerance)})
 
     check("same layers", _names_that_differ(ours, twin), "exact")
     if rows[-1]["ok"]:
@@ -100,28 +121,36 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def trajectory(ours: nn.Module, twin: nn.Module, spec: RunSpec, batches: list[Tensors]) -> float:
-    """Train both in step; returns the largest difference of any tensor after any step."""
-    pair = [(model, _optimizer(model, spec)) for model in (ours, twin)]
+    """Train both in step, ACCUMULATED batches at a time, with the run's schedule and its warm-up.
+
+    Returns the largest difference of any tensor after any step.
+    """
+    steps = [batches[i : i + ACCUMULATED] for i in range(0, len(batches), ACCUMULATED)]
+    pair = [(model, *_optimizer(model, spec, len(steps))) for model in (ours, twin)]
     worst = 0.0
-    for step, batch in enumerate(batches):
-        for model, optimizer in pair:
-            loss_backward(model, batch, derive_seed(spec.seed, "dropout", step))
+    for step, group in enumerate(steps):
+        for model, optimizer, scheduler in pair:
+            for number, batch in enumerate(group):
+                loss_backward(model, batch, derive_seed(spec.seed, "dropout", step, number))
             if spec.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
             optimizer.step()
+            scheduler.step()
             optimizer.zero_grad()
         worst = max(worst, _largest(trainable(ours), trainable(twin)))
     return worst
 
 
-def _optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
+def _optimizer(model: nn.Module, spec: RunSpec, steps: int) -> tuple:
+    """Make the run's AdamW, and its schedule over `steps` steps."""
+    optimizer = torch.optim.AdamW(
         trainable(model).values(),
         lr=spec.learning_rate,
         betas=(spec.adam_beta1, spec.adam_beta2),
         eps=spec.adam_epsilon,
         weight_decay=spec.weight_decay,
     )
+    return optimizer, make_schedule(spec, optimizer, steps)
 
 
 def loss_backward(model: nn.Module, batch: Tensors, seed: int) -> None:
@@ -189,8 +218,8 @@ def require_agreement(rows: list[dict], what: str) -> None:
     failed = [row for row in rows if not row["ok"]]
     if failed:
         text = "; ".join(
-            f"{row['check']} ({row['dtype']}) differs by {row['difference']:.3g}, "
-            f"tolerance {row['tolerance']:.3g}"
+            f"{row['check']} ({row['dtype']}, {row['against']}) differs by "
+            f"{row['difference']:.3g}, tolerance {row['tolerance']:.3g}"
             for row in failed
         )
         raise UserError(f"cross-check of {what} failed: {text}")

@@ -131,11 +131,47 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, labe
     )
 
 
+def _baseline_parts(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Split baseline runs by method and label; returns method, name for the legend, and runs."""
+    found = []
+    for method in BASELINES:
+        for label, part in runs[runs.method == method].groupby("label", sort=False):
+            found.append((method, f"{METHOD_NAMES[method]} {label}".strip(), part))
+    return found
+
+
 def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
-    for method, dash in BASELINES.items():
-        found = runs.loc[runs.method == method, epoch]
-        if len(found):
-            axes.axhline(found.mean(), color="0.35", linestyle=dash, label=METHOD_NAMES[method])
+    for method, name, part in _baseline_parts(runs):
+        mean = part[epoch].mean()
+        axes.axhline(mean, color="0.35", linestyle=BASELINES[method], label=name)
+
+
+def score_vs_rows(tidy: pd.DataFrame) -> Figure:
+    """Draw the score over the number of training rows: a line per method, rank and target set.
+
+    Dots are means over seeds, bars the standard deviation (n - 1).
+    """
+    with plt.rc_context(STYLE):
+        figure, panels = _panels(tidy, "training rows")
+        for axes, runs, epoch in panels:
+            cells = runs.groupby(["method", "rank", "targets"], dropna=False, sort=False)
+            for number, ((method, rank, targets), part) in enumerate(cells):
+                adapter = "" if pd.isna(rank) else f", r{rank:g} {targets}"
+                found = part.groupby("rows_train")[epoch].agg(["mean", "std"])
+                axes.errorbar(
+                    found.index,
+                    found["mean"],
+                    yerr=found["std"].fillna(0),
+                    color=COLOURS[number % len(COLOURS)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    markerfacecolor="none" if method == "peft" else None,
+                    linestyle=LINES.get(method, "-."),
+                    capsize=3,
+                    label=f"{METHOD_NAMES[method]}{adapter}",
+                )
+            _whole_decades(axes, runs.rows_train)
+        _legend(figure, panels[0][0])
+    return figure
 
 
 def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
@@ -151,9 +187,10 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                 for number, (key, series) in enumerate(_series(runs))
                 for method, part in series.groupby("method", sort=False)
             ]
-            for number, method in enumerate(BASELINES, len(COLOURS) - len(BASELINES)):
-                part = runs[runs.method == method]
-                cells += [(METHOD_NAMES[method], part, number, method)] if len(part) else []
+            cells += [
+                (name, part, len(COLOURS) - 1 - number, method)
+                for number, (method, name, part) in enumerate(_baseline_parts(runs))
+            ]
             for label, part, number, method in cells:
                 found = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
                 colour = COLOURS[number % len(COLOURS)]
@@ -190,7 +227,9 @@ def crosscheck(table: pd.DataFrame) -> Figure:
     worst = table.groupby(["dtype", "check"], sort=False)[["difference", "tolerance"]].max()
     with plt.rc_context(STYLE):
         dtypes = list(dict.fromkeys(table["dtype"]))
-        figure, row = plt.subplots(1, len(dtypes), figsize=(8.2, 3.4), sharey=True, squeeze=False)
+        height = 1.2 + 0.21 * table["check"].nunique()
+        size = (3.0 + 2.6 * len(dtypes), height)
+        figure, row = plt.subplots(1, len(dtypes), figsize=size, sharey=True, squeeze=False)
         for axes, dtype in zip(row[0], dtypes, strict=True):
             part = worst.loc[dtype]
             floor = 1e-18
@@ -204,8 +243,8 @@ def crosscheck(table: pd.DataFrame) -> Figure:
                     axes.annotate("0", (floor, name), xytext=(6, -3), textcoords="offset points")
             axes.set_xscale("log")
             axes.set_xlim(floor / 3, 1)
-            axes.set_title(f"{dtype}: dot = largest difference, bar = tolerance", fontsize=9)
-            axes.set_xlabel("largest absolute difference, ours minus PEFT")
+            axes.set_title(dtype, fontsize=9)
+            axes.set_xlabel("largest difference (bar: tolerance)")
         row[0][0].invert_yaxis()
         figure.tight_layout()
     return figure
@@ -265,7 +304,7 @@ def verdicts(table: pd.DataFrame) -> Figure:
 
 def published(table: pd.DataFrame) -> Figure:
     """Draw published per-seed results' differences to other published numbers."""
-    names = [f"{row.task}, {row.epoch} epoch, n={row.n}" for row in table.itertuples()]
+    names = [f"{row.task}, {row.selection}, n={row.n}" for row in table.itertuples()]
     pairs = (table.ours + " minus " + table.published).drop_duplicates()
     return _verdict_forest(table, names, "; ".join(pairs))
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from loraudit import peft_bridge
 from loraudit.lora import LoRALinear
+from loraudit.lora_variants import LoRAConv1D
 from loraudit.models import freeze, in_head, target_modules
 from loraudit.peft_bridge import start_from as start_from  # the same for either twin
 from loraudit.spec import RunSpec, derive_seed
@@ -26,10 +28,14 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
         start = spec.init, spec.init_std
-        model.set_submodule(
-            name, LoRALinear(base, spec.rank, spec.alpha, spec.lora_dropout, *start)
-        )
+        layer = lora_class(base)(base, spec.rank, spec.alpha, spec.lora_dropout, *start)
+        model.set_submodule(name, layer)
     return model
+
+
+def lora_class(base: nn.Module) -> type[LoRALinear]:
+    """Return the class that adapts a linear layer: by how it stores its weight."""
+    return LoRAConv1D if isinstance(base, Conv1D) else LoRALinear
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
@@ -88,10 +94,9 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
-        model.set_submodule(
-            name,
-            LoRALinear(model.get_submodule(name), rank, config.lora_alpha, config.lora_dropout),
-        )
+        base = model.get_submodule(name)
+        layer = lora_class(base)(base, rank, config.lora_alpha, config.lora_dropout)
+        model.set_submodule(name, layer)
     unexpected = model.load_state_dict(state, strict=False).unexpected_keys
     if unexpected:
         raise KeyError(f"the adapter has tensors that this model lacks: {unexpected}")

@@ -17,7 +17,8 @@
 
 One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
 batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
-A starts random and B at zero, so training starts at the pretrained model exactly.
+A starts random and B at zero, so training starts at the pretrained model exactly. Layers whose
+weight is stored otherwise (GPT-2's Conv1D, embeddings) are in lora_variants.py.
 """
 
 import math
@@ -69,9 +70,15 @@ class LoRALinear(nn.Module):
         self.init_std = init_std or 1 / rank
         self.dropout = nn.Dropout(dropout)
         self.merged = False
-        self.lora_A = nn.Parameter(base.weight.new_empty(rank, base.in_features))  # (8, 768)
-        self.lora_B = nn.Parameter(base.weight.new_empty(base.out_features, rank))  # (768, 8)
+        d_in, d_out = self.sizes(base)
+        self.lora_A = nn.Parameter(base.weight.new_empty(rank, d_in))  # (8, 768)
+        self.lora_B = nn.Parameter(base.weight.new_empty(d_out, rank))  # (768, 8)
         self.reset_parameters()
+
+    @staticmethod
+    def sizes(base: nn.Linear) -> tuple[int, int]:
+        """Return d_in and d_out of a base layer."""
+        return base.in_features, base.out_features
 
     def reset_parameters(self) -> None:
         """Draw A from torch's global generator and set B to zero."""

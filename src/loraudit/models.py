@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from loraudit.errors import UserError
 from loraudit.spec import ModelEntry, RunSpec, derive_seed
@@ -59,7 +60,8 @@ def reset_head(model: nn.Module, spec: RunSpec) -> None:
         for layer in head.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
 
 def in_head(parameter: str, head: tuple[str, ...]) -> bool:
@@ -73,7 +75,8 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[str, ...]
     Raises:
         UserError: a target that matches no linear layer of this model.
     """
-    linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    kinds = (nn.Linear, Conv1D)
+    linear = [name for name, layer in model.named_modules() if isinstance(layer, kinds)]
     matched: set[str] = set()
     for target in targets:
         pattern = entry.modules[target].replace(".", r"\.").replace("*", r"\d+")

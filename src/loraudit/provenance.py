@@ -9,8 +9,11 @@ from pathlib import Path
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "numpy")
 
 
-def git_state(folder: Path | str = ".") -> dict:
-    """Return the commit and whether tracked files differ from it (None outside a repository)."""
+def git_state(folder: Path | str = Path(__file__).parent) -> dict:
+    """Return the commit of a folder, this code's by default, and whether tracked files differ.
+
+    Both are None outside a repository.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(folder), *arguments]

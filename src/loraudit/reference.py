@@ -6,6 +6,7 @@ fields that hold for this number alone. Per-seed results are given as
 {seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value, n and spread are then computed from them.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,7 @@ class Published(Frozen):
 
     `value` and `pm` (the ± beside it) are in `unit`. `pm_means` is what the source says ± is;
     "unknown" leaves the reading to the study. `train_rows` is None for the whole training split.
+    `doubt` says why the number may not be what it is said to be; it is then compared with nothing.
     """
 
     reference: str
@@ -52,6 +54,7 @@ class Published(Frozen):
     statistic: Literal["median", "mean", "single run", "setting", "unknown"] = "unknown"
     selection: Literal["best epoch", "last epoch", "none", "unknown"] = "unknown"
     seeds: dict[int, tuple[float, ...]] | None = None
+    doubt: str = ""
     note: str = ""
 
     @model_validator(mode="after")
@@ -65,10 +68,14 @@ class Published(Frozen):
         """The name by which a study asks for it: <file>.<table>."""
         return f"{self.reference}.{self.table}"
 
-    def scores(self, selection: str = "best epoch") -> list[float]:
-        """Return one score per seed, of its best or its last epoch; empty without seeds."""
-        choose = max if selection == "best epoch" else (lambda epochs: epochs[-1])
-        return [choose(epochs) for epochs in (self.seeds or {}).values()]
+    def scores(self) -> list[float]:
+        """Return one score per seed, of the epoch that `selection` says; empty without seeds."""
+        return scores_of(self.seeds or {}, self.selection)
+
+
+def scores_of(seeds: dict[int, Sequence[float]], selection: str | None) -> list[float]:
+    """Return each seed's score: of its last epoch if `selection` says so, else of its best."""
+    return [epochs[-1] if selection == "last epoch" else max(epochs) for epochs in seeds.values()]
 
 
 class Table(Frozen):
@@ -140,10 +147,8 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
         return {"value": cell}
     if "seeds" not in cell:
         return cell
-    wanted = cell.get("selection", fields.get("selection", "best epoch"))
-    choose = max if wanted == "best epoch" else (lambda epochs: epochs[-1])
     try:
-        scores = [choose(epochs) for epochs in cell["seeds"].values()]
+        scores = scores_of(cell["seeds"], {**fields, **cell}.get("selection"))
         centre = {"mean": np.mean, "median": np.median}.get(fields.get("statistic"), np.mean)
         return {**cell, "value": float(centre(scores)), "n": len(scores)}
     except (TypeError, ValueError, AttributeError, IndexError):

@@ -24,9 +24,10 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "validation rows"
         for row in subjects.itertuples()
     )
+    unlike = "" if len(tables["verdicts"]) else "Not set beside published numbers: "
     out = {
         "runs": f"{len(runs)} runs, {runs.seconds.sum() / 60:.0f} minutes of run time in all",
-        "comparison": f"{'' if study.compare else 'Not set beside published numbers: '}{shown}.",
+        "comparison": f"{unlike}{shown}.",
         "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
         "the validation split itself and so is optimistic; the last epoch is not.",
     }
@@ -53,7 +54,9 @@ def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
 
 
 def _switch_fact(effects: pd.DataFrame) -> str:
-    best = effects[effects.epoch == "best"]
+    best = effects[(effects.epoch == "best") & effects.p_holm.notna()]
+    if best.empty:
+        return "Too few common seeds to test a switch."
     largest = best.loc[best.difference.abs().idxmax()]
     return (
         f"Largest effect: {largest.switch} on {largest.task}, "
@@ -65,9 +68,13 @@ def _switch_fact(effects: pd.DataFrame) -> str:
 
 
 def fill_blocks(text: str, root: Path) -> str:
-    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->` with those files."""
-    pattern = re.compile(r"(<!-- from (\S+) -->\n).*?(<!-- end -->)", re.S)
-    return pattern.sub(lambda block: block[1] + (root / block[2]).read_text() + block[3], text)
+    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->`; absent files fill none."""
+
+    def fill(block: re.Match) -> str:
+        file = root / block[2]
+        return block[1] + file.read_text() + block[3] if file.is_file() else block[0]
+
+    return re.sub(r"(<!-- from (\S+) -->\n).*?(<!-- end -->)", fill, text, flags=re.S)
 
 
 def sources(keys: tuple[str, ...]) -> list[dict]:

@@ -90,7 +90,7 @@ class TaskEntry(Frozen):
     train_split: str = "train"
     validation_split: str = "validation"
     also_validate: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], str] = {}
-    rows: dict[Literal["train", "validation"], int] | None = None
+    rows: dict[str, int] | None = None
     metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...]
     headline: str
 
@@ -104,6 +104,9 @@ class TaskEntry(Frozen):
             raise ValueError("a classification task needs two classes or more (none: regression)")
         if {"train", "validation"} & set(self.also_validate):
             raise ValueError("also_validate: 'train' and 'validation' are taken")
+        splits = {"train", "validation", *self.also_validate}
+        if self.rows is not None and set(self.rows) != splits:
+            raise ValueError(f"rows: name each of {', '.join(sorted(splits))}, or leave it out")
         if self.rating and len(self.classes) != 2:
             raise ValueError("a 'rating' makes two classes; name both")
         return self

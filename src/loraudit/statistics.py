@@ -118,12 +118,18 @@ def expected_range(n: int) -> float:
     return quad(lambda x: 1 - cdf(x) ** n - (1 - cdf(x)) ** n, -np.inf, np.inf)[0]
 
 
+NO_SPREAD = 1e-9
+"""A standard error below this is rounding: scores that tie. Nothing can be tested on it."""
+
+
 def _standard_error(sd_1: float, n_1: int, sd_2: float, n_2: int | None) -> tuple[float, float]:
     """Return Welch's standard error and degrees of freedom; n_2 None: the second mean is exact."""
+    if n_2 == 1:  # a spread that was not estimated on its own: the first one's freedom
+        return math.sqrt(sd_1**2 / n_1 + sd_2**2), n_1 - 1
     part_1, part_2 = sd_1**2 / n_1, sd_2**2 / n_2 if n_2 else 0.0
-    if part_1 + part_2 == 0:
+    if math.sqrt(part_1 + part_2) < NO_SPREAD:
         return 0.0, math.inf
-    rest = part_2**2 / (n_2 - 1) if n_2 and n_2 > 1 else 0.0
+    rest = part_2**2 / (n_2 - 1) if n_2 else 0.0
     return math.sqrt(part_1 + part_2), (part_1 + part_2) ** 2 / (part_1**2 / (n_1 - 1) + rest)
 
 
@@ -138,21 +144,20 @@ def welch(
 ) -> dict[str, float]:
     """Compare two means from their summaries, without equal variances (Welch 1947).
 
-    With n_2 None the second number is taken as exact: the one-sample t test.
+    With n_2 None the second number is taken as exact: the one-sample t test. With n_2 = 1 it is
+    one draw, whose sd is known from elsewhere.
 
     Returns:
-        difference (first minus second), its interval low and high, and p. With n_1 = 1 all but
-        the difference are NaN. Where both sds are 0, p is 1 for equal means and 0 otherwise.
+        difference (first minus second), its interval low and high, and p. With n_1 = 1, or scores
+        that all tie (no spread), these three are NaN; but equal means without spread have p = 1.
     """
     difference = mean_1 - mean_2
-    if n_1 < 2:
-        return {"difference": difference, "low": math.nan, "high": math.nan, "p": math.nan}
-    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2)
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error if error else 0.0
-    if error:
-        p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
-    else:
-        p = float(difference == 0)
+    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    if not error:
+        p = 1.0 if n_1 > 1 and abs(difference) < NO_SPREAD else math.nan
+        return {"difference": difference, "low": math.nan, "high": math.nan, "p": p}
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
     return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
 
 
@@ -167,19 +172,17 @@ def tost(
 ) -> float:
     """Return the p of "the means differ by `margin` or more": small means equivalent.
 
-    Two one-sided Welch tests (Schuirmann 1987), the larger p. NaN with n_1 = 1.
+    Two one-sided Welch tests (Schuirmann 1987), the larger p. NaN with n_1 = 1 or without spread.
 
     Raises:
         ValueError: a margin that is not positive.
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    if n_1 < 2:
-        return math.nan
     difference = mean_1 - mean_2
-    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2)
-    if error == 0:
-        return float(abs(difference) >= margin)
+    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    if not error:
+        return math.nan
     above = scipy.stats.t.sf((difference + margin) / error, freedom)
     below = scipy.stats.t.cdf((difference - margin) / error, freedom)
     return float(max(above, below))

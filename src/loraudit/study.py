@@ -25,13 +25,14 @@ from loraudit.spec import (
     Frozen,
     HubSource,
     ModelEntry,
-    Positive,
     RunSpec,
     TaskEntry,
     digest,
     validated,
 )
 from loraudit.yaml_file import read_yaml
+
+Margin = Annotated[float, Field(gt=0, le=0.1, description="a fraction: 0.01 is one point")]
 
 
 class Run(Frozen):
@@ -67,7 +68,7 @@ class Study(Frozen):
     runs: tuple[Run, ...]
     protocol: str = ""
     compare: tuple[str, ...] = ()
-    margin: Positive = 0.01
+    margin: Margin = 0.01
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
 
@@ -115,7 +116,7 @@ class StudyFile(Layer):
     question: str = ""
     protocol: str | None = None
     compare: tuple[str, ...] = ()
-    margin: Positive = 0.01
+    margin: Margin = 0.01
     reading: Reading = "sd"
     grid: Any = []
     ablation: AblationFile | None = None
@@ -130,7 +131,7 @@ class PublishedFile(Frozen):
 
     ours: tuple[str, ...]
     compare: tuple[str, ...]
-    margin: Positive
+    margin: Margin
     reading: Reading
 
 
@@ -176,6 +177,8 @@ def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, .
     """
     if value == "all":
         return tuple(name for name in MATRICES if name in model.modules)
+    if not value or not isinstance(value, str | list | tuple):
+        raise UserError(f"targets = {value!r}: expected matrices joined by +, such as q+v, or all")
     names = value.split("+") if isinstance(value, str) else list(value)
     for name in names:
         if name not in MATRICES:
@@ -246,9 +249,7 @@ def load_study(
     if only:
         runs = _restricted(runs, only)
         overrides["task"] = only
-    for name, count in Counter(run.id for run in runs).items():
-        if count > 1:
-            raise UserError(f"{path}: {count} runs are called {name!r}; give a block a 'label'")
+    _distinct(runs, path)
     try:
         select(file.compare, folder / "reference")
     except UserError as error:
@@ -262,6 +263,23 @@ def load_study(
         switches=_switches(file),
         **{key: getattr(file, key) for key in ("compare", "margin", "reading")},
     )
+
+
+def _distinct(runs: list[Run], path: Path) -> None:
+    """Refuse runs of one name, and seeds of one cell that differ in more than their seed."""
+    for name, count in Counter(run.id for run in runs).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} runs are called {name!r}; give a block a 'label'")
+    cells: dict[str, Run] = {}
+    for run in runs:
+        first = cells.setdefault(run.id.rpartition("/")[0], run)
+        for field in RunSpec.model_fields:
+            one, two = (getattr(r.spec, field) for r in (first, run))
+            if one != two and field not in ("seed", "warm_start"):
+                raise UserError(
+                    f"{path}: {first.id} and {run.id} would be seeds of one cell, but {field} is "
+                    f"{one!r} and {two!r}; give a block a 'label'"
+                )
 
 
 def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
@@ -313,6 +331,7 @@ def _blocks(file: StudyFile, path: Path) -> list[tuple[str, dict]]:
             raise UserError(f"{where}: expected keys and values, got {block!r}")
     if file.ablation:
         base = file.ablation.base
+        _check_ablation(file.ablation, f"{path}: ablation")
         found.append((f"{path}: ablation: base", {**base, "label": BASE}))
         found += [
             (f"{path}: ablation: {switch.name}", {**base, **switch.changes, "label": switch.label})
@@ -321,8 +340,28 @@ def _blocks(file: StudyFile, path: Path) -> list[tuple[str, dict]]:
     return found
 
 
+def _check_ablation(ablation: AblationFile, where: str) -> None:
+    """Refuse an ablation whose base is not one cell per task and model."""
+    axes = ("task", "model", "seed")
+    for key, value in ablation.base.items():
+        if isinstance(value, list) and key not in axes:
+            raise UserError(f"{where}: base: {key} = {value!r}: a list is legal for {axes} only")
+    for name, changes in ablation.switches.items():
+        if _slug(name) in ("", BASE):
+            raise UserError(f"{where}: switch {name!r}: its name needs letters or digits")
+        for key, value in changes.items():
+            if key in axes or isinstance(value, list):
+                raise UserError(f"{where}: {name}: a switch can't set {key} to {value!r}")
+
+
 NAMED = ("task", "model", "method", "rank", "targets", "seed")
 """Fields that show in a run's name by themselves; other axes are added to its label."""
+
+
+def _tag(key: str, value: Any) -> str:
+    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter."""
+    text = "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+    return key + re.sub(r"[^\w.+-]+", "-", f"-{text}" if isinstance(value, dict) else text)
 
 
 class _Reader:
@@ -337,11 +376,16 @@ class _Reader:
         plain = {k: v for layer in self.layers for k, v in layer.defaults.items()}
         fields = {**plain, **block}
         label = str(fields.pop("label", ""))
+        if not re.fullmatch(r"[\w.+-]*", label):
+            raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
         axes = {key: value for key, value in fields.items() if isinstance(value, list)}
+        for key, value in axes.items():
+            if not value:
+                raise UserError(f"{where}: {key}: an empty list makes no run")
         found = []
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
-            extra = [f"{key}{value}" for key, value in point.items() if key not in NAMED]
+            extra = [_tag(key, value) for key, value in point.items() if key not in NAMED]
             chosen = {**fields, **point}
             for part in ("per_task", "per_method"):
                 key = chosen["task"] if part == "per_task" else chosen.get("method")
@@ -405,25 +449,26 @@ def _starts_warm(point: dict) -> bool:
 
 
 def _start(point: dict, cold: list[Run]) -> dict:
-    """Find the run that a point starts from: same model, method, rank, targets, seed and label.
+    """Find the run that a point starts from: same model, method, rank, alpha, targets and seed.
 
-    Where no run of the same label is there, the unlabelled one serves.
+    Of several the one with the same label is taken, or else the unlabelled one.
     """
     asked, where = point["warm_start"], point["where"]
     if not isinstance(asked, dict) or set(asked) != {"task", "tensors"}:
         raise UserError(f"{where}: warm_start: expected {{task, tensors}} or null, got {asked!r}")
-    wanted = tuple(point[key] for key in ("model", "method", "rank", "seed"))
+    alpha = point["rank"] if point["alpha"] == "rank" else point["alpha"]
+    wanted = (point["model"], point["method"], point["rank"], alpha, point["seed"])
     for label in (point["label"], ""):
         for run in cold:
             spec = run.spec
-            found = (spec.model.name, spec.method, spec.rank, spec.seed)
+            found = (spec.model.name, spec.method, spec.rank, spec.alpha, spec.seed)
             same = found == wanted and run.label == label and spec.task.name == asked["task"]
             if same and spec.targets == parse_targets(point["targets"], spec.model):
                 start = {"run": run.id, "spec_sha256": digest(spec)}
                 return {**start, "tensors": asked["tensors"]}
     raise UserError(
         f"{where}: warm_start: the study has no run on task {asked['task']!r} with model, method, "
-        f"rank and seed {wanted} and targets {point['targets']!r} that does not itself start warm"
+        f"rank, alpha and seed {wanted} and targets {point['targets']!r} that itself starts cold"
     )
 
 

@@ -60,7 +60,7 @@ def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
 
 def published_value(row) -> str:
     """Write a published number with its ± (as an sd), its n and its statistic."""
-    text = percent(row.published_value, row.published_sd or float("nan"))
+    text = percent(row.published_value, row.published_sd)
     facts = [] if pd.isna(row.published_n) else [f"n={row.published_n:g}"]
     return f"{text} ({', '.join([*facts, row.published_statistic])})"
 
@@ -92,18 +92,19 @@ def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "task": [row.task for row in rows],
-            "epoch": [row.epoch for row in rows],
+            "source": [row.ours for row in rows],
             "n": [row.n for row in rows],
-            "mean ± SD, %": [percent(row.mean, row.sd) for row in rows],
+            "mean ± SD, %": [f"{100 * row.mean:.2f} ± {100 * row.sd:.2f}" for row in rows],
             "median": [f"{100 * row.median:.2f}" for row in rows],
+            "beside": [row.published for row in rows],
             "published": [percent(row.published_value, row.published_sd) for row in rows],
             "difference": [points(row.difference) for row in rows],
             "95 % interval": [interval(row.low, row.high) for row in rows],
             "p different": [p_value(row.p) for row in rows],
-            "p (Holm)": [p_value(row.p_holm) for row in rows],
+            "Holm": [p_value(row.p_holm) for row in rows],
             "p equivalent": [p_value(row.p_equivalent) for row in rows],
             "verdict": [row.verdict for row in rows],
-            "if ± means something else": [row.reason for row in rows],
+            "remarks": [row.reason for row in rows],
         }
     )
 
@@ -206,7 +207,9 @@ READABLE = {
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table's CSV; a table without rows has no columns either."""
     try:
-        return pd.read_csv(path)
+        return pd.read_csv(
+            path, keep_default_na=False, na_values=[""], dtype={"label": str, "switch": str}
+        )
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
 

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import AutoTokenizer, get_scheduler
+from transformers import AutoTokenizer
 
 from loraudit import metrics
 from loraudit.accounting import (
@@ -34,6 +34,7 @@ from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment
 from loraudit.record import RunRecord, Train, prediction_table, read_record
+from loraudit.schedule import make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
     Examples,
@@ -235,12 +236,7 @@ def prepare(
         fused=True,
     )
     steps = spec.epochs * math.ceil(rows / spec.global_batch)
-    scheduler = get_scheduler(
-        {"constant": "constant_with_warmup"}.get(spec.schedule, spec.schedule),
-        optimizer,
-        num_warmup_steps=math.ceil(spec.warmup_ratio * steps),
-        num_training_steps=steps,
-    )
+    scheduler = make_schedule(spec, optimizer, steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(derive_seed(spec.seed, "dropout", accelerator.process_index))
     return State(spec, accelerator, model, optimizer, scheduler, pad_id)

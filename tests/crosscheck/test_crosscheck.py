@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from conftest import make_spec, tiny_entry, tiny_model
-from loraudit import inject
-from loraudit.crosscheck import ROWS, STEPS, compare, crosscheck, require_agreement
+from loraudit import inject, peft_bridge
+from loraudit.crosscheck import (
+    ACCUMULATED,
+    ROWS,
+    STEPS,
+    compare,
+    crosscheck,
+    layer_cases,
+    require_agreement,
+)
 from loraudit.errors import UserError
 from loraudit.lora import LoRALinear
 
@@ -44,10 +52,25 @@ def test_twins_agree_under_every_switch(change):
 
 def test_all_checks_on_real_rows(tiny):
     rows = crosscheck(SPEC, tiny / "task", tiny / "model")
-    assert {row["dtype"] for row in rows} == {"float64", "float32"}
-    assert len({row["check"] for row in rows}) == 10
-    assert (STEPS, ROWS) == (20, 4)
+    twins = [row for row in rows if not row["check"].startswith("layer")]
+    assert {row["dtype"] for row in twins} == {"float64", "float32"}
+    assert len({row["check"] for row in twins}) == 10
+    assert (STEPS, ACCUMULATED, ROWS) == (20, 2, 2)
+    layers = [row for row in rows if row["check"].startswith("layer")]
+    assert {row["dtype"] for row in layers} == {"float64", "float32", "bfloat16"}
+    assert {row["against"] for row in layers} == {"PEFT", "loralib"}
     require_agreement(rows, "tiny")
+
+
+def test_a_layer_case_per_shape():
+    model, wide = tiny_model(), SPEC.model_copy(update={"targets": ("q", "v", "up", "down")})
+    cases = layer_cases(model, wide)
+    assert [(case.kind, case.d_in, case.d_out) for case in cases] == [
+        ("linear", 16, 16),
+        ("linear", 16, 32),
+        ("linear", 32, 16),
+    ]
+    assert {(case.rank, case.alpha) for case in cases} == {(SPEC.rank, SPEC.alpha)}
 
 
 def scaling_is_alpha(layer):
@@ -106,7 +129,21 @@ def test_other_layers_or_a_frozen_head_fail(monkeypatch):
     assert failed() == {"same layers"}
 
 
+def test_an_mlp_matched_by_its_last_name_fails(monkeypatch):
+    """The classic: "dense" alone names attention's output and both layers of the MLP."""
+    good = peft_bridge.lora_config
+
+    def loose(spec, names):
+        config = good(spec, names)
+        config.target_modules = {"query", "dense"}
+        return config
+
+    monkeypatch.setattr(peft_bridge, "lora_config", loose)
+    assert failed() == {"same layers"}
+
+
 def test_disagreement_is_an_error_that_names_the_checks():
-    row = {"check": "outputs", "dtype": "float64", "difference": 0.5, "tolerance": 1e-10}
-    with pytest.raises(UserError, match=r"of c failed: outputs \(float64\) differs by 0.5, toler"):
+    row = {"check": "outputs", "against": "PEFT", "dtype": "float64", "difference": 0.5}
+    row["tolerance"] = 1e-10
+    with pytest.raises(UserError, match=r"failed: outputs \(float64, PEFT\) differs by 0.5, toler"):
         require_agreement([{**row, "ok": False}, {**row, "ok": True}], "c")

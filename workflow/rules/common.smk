@@ -29,6 +29,7 @@ FIGURE_TABLES = {  # each figure, and the table behind it
     "switches": "tables/switches.csv",
     "score_vs_rank": "tidy/runs.parquet",
     "score_vs_parameters": "tidy/runs.parquet",
+    "score_vs_rows": "tidy/runs.parquet",
     "cost": "tables/cost.csv",
     "crosscheck": "tidy/crosscheck.parquet",
 }
@@ -37,6 +38,7 @@ EMPTY = {  # figures that a study has nothing for
     "switches": not STUDY.switches,
     "score_vs_rank": len({spec.rank for spec in CELLS.values()}) < 2,
     "score_vs_parameters": len({(s.method, s.rank, s.targets) for s in RUNS.values()}) < 2,
+    "score_vs_rows": len({(s.task.name, s.train_rows) for s in RUNS.values()}) == len(TASKS),
     "crosscheck": not CELLS,
 }
 FIGURE_TABLES = {name: table for name, table in FIGURE_TABLES.items() if not EMPTY.get(name)}
