@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from loraudit.collect import read_study, tidy, twins
+from loraudit.collect import history, read_study, tidy, twins
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_atomic, write_text
 
@@ -26,6 +26,7 @@ def main() -> None:
         "runs": tidy(study, folder / "runs"),
         "crosscheck": pd.DataFrame(checks),
         "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
     }
     for name, table in tables.items():
         out = folder / "tidy" / name

@@ -13,6 +13,7 @@ DRAW = {
     "score_vs_rank": figures.score_vs_rank,
     "score_vs_parameters": figures.score_vs_parameters,
     "score_vs_rows": figures.score_vs_rows,
+    "learning_curves": figures.learning_curves,
     "crosscheck": figures.crosscheck,
     "verdicts": figures.verdicts,
     "switches": figures.switches,

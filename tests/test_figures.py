@@ -87,10 +87,20 @@ def costs() -> pd.DataFrame:
     return pd.DataFrame({"task": "t", "model": "m", **cells, **numbers})
 
 
+def epochs() -> pd.DataFrame:
+    runs = tidy()[["task", "model", "method", "rank", "targets", "label", "seed"]]
+    tables = [
+        runs.assign(epoch=epoch, train_loss=1 / epoch + runs.seed / 10, score=0.5 + epoch / 10)
+        for epoch in (1, 2)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 DRAW = [
     (figures.score_vs_rank, tidy),
     (figures.score_vs_parameters, tidy),
     (figures.score_vs_rows, lambda: tidy().assign(rows_train=[100, 1000] * 9)),
+    (figures.learning_curves, epochs),
     (figures.crosscheck, checks),
     (figures.verdicts, compared),
     (figures.published, lambda: compared()[:3]),
@@ -171,6 +181,16 @@ def test_the_rows_figure_has_a_point_per_size():
     lines = {box.get_label(): list(box.lines[0].get_xdata()) for box in axes.containers}
     assert lines["LoRA (ours), r1 q+v"] == [100, 1000]
     assert lines["full fine-tuning"] == [1000]
+
+
+def test_learning_curves_show_a_mean_line_per_cell_and_twins_share_a_colour():
+    loss, score = figures.learning_curves(epochs()).axes
+    lines = {line.get_label(): line for line in loss.lines}
+    assert list(lines["lora r1 q+v"].get_ydata()) == pytest.approx([1.05, 0.55])
+    assert lines["lora r1 q+v"].get_color() == lines["peft r1 q+v"].get_color()
+    assert lines["lora r1 q+v"].get_color() != lines["lora r8 q+v"].get_color()
+    assert lines["peft r1 q+v"].get_linestyle() == "--"
+    assert list(score.lines[0].get_ydata()) == pytest.approx([0.6, 0.7])
 
 
 def test_baselines_of_different_labels_are_not_pooled():

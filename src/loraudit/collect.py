@@ -8,7 +8,7 @@ from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import RunRecord, read_record
 from loraudit.spec import FolderSource, RunSpec, validated
-from loraudit.statistics import agreement
+from loraudit.statistics import agreement, last_validation, mcnemar
 from loraudit.study import Run, Study, cell_id, targets_name
 
 
@@ -26,8 +26,24 @@ def read_study(path: Path | str) -> Study:
     return validated(Study, read_json(path), str(path))
 
 
+def history(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
+    found = []
+    for run in study.runs:
+        spec = run.spec
+        table = pd.read_csv(Path(folder) / run.id / "history.csv")
+        cell = {"run": run.id, **_cell(run), "seed": spec.seed}
+        kept = table[["epoch", "step", "train_loss"]].assign(score=table[spec.task.headline])
+        found.append(kept.assign(**cell)[[*cell, *kept]])
+    return pd.concat(found, ignore_index=True)
+
+
 def twins(study: Study, folder: Path) -> list[dict]:
-    """Compare the predictions of each pair of runs that differ in lora or peft only."""
+    """Compare each pair of runs that differ in lora or peft only, on their last epochs' rows.
+
+    Returns a row per pair: share of equal predictions, largest difference of a logit, rows that
+    one alone got right and the exact McNemar p (classification only).
+    """
     pairs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
         if run.spec.adapter:
@@ -39,8 +55,31 @@ def twins(study: Study, folder: Path) -> list[dict]:
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
                 for method in ("lora", "peft")
             )
-            rows.append({"cell": cell, "seed": seed, **agreement(ours, peft)})
+            row = {"cell": cell, "seed": seed, **agreement(ours, peft)}
+            if "logit_1" in ours:
+                row |= _mcnemar(last_validation(ours), last_validation(peft))
+            rows.append(row)
     return rows
+
+
+def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
+    right = right.loc[left.index]
+    found = mcnemar(left.prediction == left.label, right.prediction == right.label)
+    names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
+    return {names[key]: value for key, value in found.items()}
+
+
+def _cell(run: Run) -> dict:
+    """Return the columns that name a run's cell."""
+    spec = run.spec
+    return {
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method,
+        "rank": spec.rank,
+        "targets": targets_name(spec) if spec.adapter else None,
+        "label": run.label,
+    }
 
 
 def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
@@ -74,12 +113,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
     headline = spec.task.headline
     return {
         "run": run.id,
-        "task": spec.task.name,
-        "model": spec.model.name,
-        "method": spec.method,
-        "rank": spec.rank,
-        "targets": targets_name(spec) if spec.adapter else None,
-        "label": run.label,
+        **_cell(run),
         "seed": spec.seed,
         "metric": headline,
         "best": train.best[headline],

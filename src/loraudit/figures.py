@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; every series al
 """
 
 import io
+import itertools
 import math
 from pathlib import Path
 
@@ -208,6 +209,36 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                 )
             _whole_decades(axes, runs.parameters_trainable)
         _legend(figure, panels[0][0])
+    return figure
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draw training loss (left) and validation score (right) over epochs: a mean line per cell.
+
+    Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
+    agrees lies on ours.
+    """
+    groups = list(history.groupby(["task", "model"], sort=False))
+    with plt.rc_context(STYLE):
+        size = (8.2, 3.0 * len(groups))
+        figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
+        for row, ((task, model), runs) in zip(grid, groups, strict=True):
+            names = pd.Series([cell_name(cell) for cell in runs.to_dict("records")], runs.index)
+            twins = names.str.replace("peft", "lora")  # a colour for both of a pair
+            colours = dict(zip(twins.unique(), itertools.cycle(COLOURS), strict=False))
+            for name, part in runs.groupby(names, sort=False):
+                colour, dash = colours[twins[part.index[0]]], LINES.get(part.method.iloc[0], "-.")
+                for axes, column in zip(row, ("train_loss", "score"), strict=True):
+                    found = part.groupby("epoch")[column].agg(["mean", "min", "max"])
+                    axes.plot(found.index, found["mean"], dash, color=colour, label=name)
+                    axes.fill_between(
+                        found.index, found["min"], found["max"], color=colour, alpha=0.12
+                    )
+            row[0].set_title(f"{task}, {model}: training loss", fontsize=9)
+            row[1].set_title(f"{task}, {model}: validation score", fontsize=9)
+            row[0].set_xlabel("epoch")
+            row[1].set_xlabel("epoch")
+        _legend(figure, grid[0][0])
     return figure
 
 

@@ -68,7 +68,7 @@ def _switch_fact(effects: pd.DataFrame) -> str:
 
 
 def fill_blocks(text: str, root: Path) -> str:
-    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->` where there is a FILE."""
+    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->`, if there is a FILE."""
 
     def fill(block: re.Match) -> str:
         file = root / block[2]

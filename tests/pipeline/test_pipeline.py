@@ -140,7 +140,7 @@ def edited(path: Path, old: str, new: str):
         path.write_text(text)
 
 
-FIGURES = ["cost", "crosscheck", "score_vs_parameters"]
+FIGURES = ["cost", "crosscheck", "learning_curves", "score_vs_parameters"]
 DRAWN = [f"draw {name}" for name in FIGURES]
 ANALYSIS = ["aggregate over seeds", "collect the runs", *DRAWN, "write the report"]
 TABLES = ["summary", "verdicts", "switches", "pairs", "cost"]

@@ -28,12 +28,14 @@ rule collect:
     input:
         study=f"{RESULTS}/study.json",
         records=[f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
+        history=[f"{RESULTS}/runs/{run}/history.csv" for run in RUNS],
         predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in RUNS],
         crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
     output:
         multiext(f"{RESULTS}/tidy/runs", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/crosscheck", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/twins", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/history", ".csv", ".parquet"),
         f"{RESULTS}/tidy/records.jsonl",
     log:
         f"logs/{STUDY.name}/collect.log",

@@ -30,6 +30,7 @@ FIGURE_TABLES = {  # each figure, and the table behind it
     "score_vs_rank": "tidy/runs.parquet",
     "score_vs_parameters": "tidy/runs.parquet",
     "score_vs_rows": "tidy/runs.parquet",
+    "learning_curves": "tidy/history.parquet",
     "cost": "tables/cost.csv",
     "crosscheck": "tidy/crosscheck.parquet",
 }
