@@ -1,10 +1,10 @@
 # make results: tables, figures and report of the default study (environment made once).
-# make test: the tests, in the same environment. Other targets: lint, lock, showcase.
+# make test: the tests, in the same environment. Other targets: lint, bench, lock, showcase.
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test lint lock showcase
+.PHONY: results test lint bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
@@ -17,6 +17,9 @@ lint: $(VENV)/.ready
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+bench: $(VENV)/.ready
+	python benchmarks/deploy.py
 
 # A failed set-up leaves no .ready, so the next call starts over.
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -108,6 +108,31 @@ def test_export_loads_in_peft_and_here_with_equal_outputs(family, batch, tmp_pat
     assert torch.equal(ours(**batch).logits, expected)
 
 
+def test_switching_adapters_leaves_the_base_as_it_was(batch, tmp_path):
+    """Two tasks over one base: each gives the outputs of a fresh load, in any order."""
+    base = {name: value.clone() for name, value in tiny_model().bert.state_dict().items()}
+    expected = {}
+    for seed in (0, 1):
+        spec = make_spec(seed=seed, targets=ALL, rank=2 + seed)
+        model = inject.apply(tiny_model(), spec)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter)
+        inject.export(model, spec, tmp_path / str(seed))
+        expected[seed] = model.eval()(**batch).logits
+    model = inject.load(tiny_model(), tmp_path / "0")
+    for seed in (1, 0, 1):
+        inject.switch(model, tmp_path / str(seed))
+        assert torch.equal(model.eval()(**batch).logits, expected[seed])
+    after = inject.remove(model).bert.state_dict()
+    assert after.keys() == base.keys()
+    assert all(torch.equal(after[name], base[name]) for name in base)
+    inject.load(model, tmp_path / "0")
+    inject.merge(model)
+    with pytest.raises(ValueError, match="unmerge before switching"):
+        inject.switch(model, tmp_path / "1")
+
+
 def test_merged_adapters_are_not_exported(tmp_path):
     model = inject.apply(tiny_model(), make_spec())
     inject.merge(model)

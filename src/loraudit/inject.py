@@ -62,6 +62,18 @@ def remove(model: nn.Module) -> nn.Module:
     return model
 
 
+def switch(model: nn.Module, folder: Path) -> nn.Module:
+    """Replace a model's adapters and head by those of another PEFT folder; the base stays as it is.
+
+    Raises:
+        ValueError: the adapters are merged: their update would stay in the base.
+        KeyError, RuntimeError: the file's names or shapes do not fit this model.
+    """
+    if any(layer.merged for layer in lora_layers(model).values()):
+        raise ValueError("unmerge before switching the adapter")
+    return load(remove(model), folder)
+
+
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """Return lora_A, lora_B and head tensors by our own names."""
     return {
