@@ -24,7 +24,11 @@ LICENCES = {"adapter": "unknown", "base": "unknown", "data": "unknown"}
 
 
 def export_run(
-    run: Path, out: Path, licences: dict[str, str] | None = None, study: Path | None = None
+    run: Path,
+    out: Path,
+    licences: dict[str, str] | None = None,
+    study: Path | None = None,
+    base_model: str | None = None,
 ) -> RunRecord:
     """Write a run's adapter and head as a PEFT folder with a model card.
 
@@ -33,6 +37,7 @@ def export_run(
         out: the folder to write, which must not exist.
         licences: licence names for keys of `LICENCES`.
         study: folder of the run's study (results/<study>), for the other seeds' scores.
+        base_model: the base model's name on the hub; None is what the run calls it.
 
     Raises:
         UserError: no complete run, a method without an adapter, a broken adapter, `out` exists, or
@@ -42,13 +47,13 @@ def export_run(
         raise UserError(f"out: {out} exists already; name a new folder")
     record = read_finished(run)
     config, _ = peft_bridge.read_folder(run / "adapter")
+    config.base_model_name_or_path = base_model or config.base_model_name_or_path
+    named = config.base_model_name_or_path or record.spec.model.name
     seeds = seed_scores(record.spec, study) if study else None
-    card = model_card(
-        record, config.base_model_name_or_path, {**LICENCES, **(licences or {})}, seeds
-    )
+    card = model_card(record, named, {**LICENCES, **(licences or {})}, seeds)
     with folder_atomic(out) as folder:
-        for name in (peft_bridge.WEIGHTS, peft_bridge.CONFIG):
-            shutil.copyfile(run / "adapter" / name, folder / name)
+        shutil.copyfile(run / "adapter" / peft_bridge.WEIGHTS, folder / peft_bridge.WEIGHTS)
+        config.save_pretrained(folder)
         write_text(folder / "README.md", card)
     return record
 
@@ -97,12 +102,12 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
 
 
 def model_card(
-    record: RunRecord, base_model: str | None, licences: dict[str, str], seeds: list[float] | None
+    record: RunRecord, base_model: str, licences: dict[str, str], seeds: list[float] | None
 ) -> str:
     """Return the README.md: a YAML head, then tables of scores, protocol and provenance."""
     spec, train = record.spec, record.train
     head = {
-        "base_model": plain(base_model or spec.model.name),
+        "base_model": plain(base_model),
         "library_name": "peft",
         "license": plain(licences["adapter"]),
         "pipeline_tag": "text-classification",
