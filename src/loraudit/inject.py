@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from loraudit import peft_bridge
-from loraudit.errors import UserError
 from loraudit.lora import LoRALinear
-from loraudit.models import freeze, in_head, linear_sizes, target_modules
+from loraudit.models import freeze, in_head, target_modules
 from loraudit.peft_bridge import start_from as start_from  # the same for either twin
 from loraudit.spec import RunSpec, derive_seed
 
@@ -87,7 +86,7 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
             do not fit this model; the model is then as it was.
     """
     config, state = peft_bridge.read_folder(folder)
-    check_fits(model, state, folder)
+    peft_bridge.check_fits(model, state, folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
@@ -97,31 +96,3 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
         )
     model.load_state_dict(state, strict=False)
     return model
-
-
-def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) -> None:
-    """Check that a model without adapters has a place for every tensor of an adapter and head.
-
-    Args:
-        model: the base model; its weights are not looked at and may be on the meta device.
-        state: {in-house name: tensor}.
-        where: the file or folder to name in an error.
-
-    Raises:
-        UserError: a layer or tensor that the model lacks, or has in another shape.
-    """
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name, tensor in state.items():
-        layer, _, part = name.rpartition(".")
-        if part in ("lora_A", "lora_B"):
-            sizes = linear_sizes(model, layer)
-            if sizes is None:
-                raise UserError(f"{where}: this model has no linear layer {layer!r}")
-            rank = tensor.shape[0 if part == "lora_A" else 1]
-            legal = (rank, sizes[0]) if part == "lora_A" else (sizes[1], rank)
-        elif name in own:
-            legal = own[name]
-        else:
-            raise UserError(f"{where}: this model has no tensor {name!r}")
-        if tuple(tensor.shape) != legal:
-            raise UserError(f"{where}: {name!r} is {tuple(tensor.shape)}, this model's is {legal}")

@@ -21,7 +21,7 @@ import peft
 import torch
 from torch import nn
 
-from loraudit import inject, peft_bridge
+from loraudit import peft_bridge
 from loraudit.errors import UserError
 from loraudit.files import folder_atomic
 from loraudit.models import in_head, target_modules
@@ -209,7 +209,7 @@ def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -
     places = _places(entry, model)
     named = _named(state, entry, places, file)
     peft_bridge.check_tensors(named, file)
-    inject.check_fits(model, named, file)
+    peft_bridge.check_fits(model, named, file)
     ranks = {
         name.removesuffix(".lora_A"): len(tensor)
         for name, tensor in named.items()

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loraudit.errors import UserError
-from loraudit.models import freeze, in_head, target_modules
+from loraudit.models import freeze, in_head, linear_sizes, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed
 
 PREFIX = "base_model.model."
@@ -248,3 +248,31 @@ def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:
             raise UserError(
                 f"{where}: {name!r} has lora_A {a} and lora_B {b} (legal: (r, d_in), (d_out, r))"
             )
+
+
+def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) -> None:
+    """Check that a model without adapters has a place for every tensor of an adapter and head.
+
+    Args:
+        model: the base model; its weights are not looked at and may be on the meta device.
+        state: {in-house name: tensor}.
+        where: the file or folder to name in an error.
+
+    Raises:
+        UserError: a layer or tensor that the model lacks, or has in another shape.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        layer, _, part = name.rpartition(".")
+        if part in ("lora_A", "lora_B"):
+            sizes = linear_sizes(model, layer)
+            if sizes is None:
+                raise UserError(f"{where}: this model has no linear layer {layer!r}")
+            rank = tensor.shape[0 if part == "lora_A" else 1]
+            legal = (rank, sizes[0]) if part == "lora_A" else (sizes[1], rank)
+        elif name in own:
+            legal = own[name]
+        else:
+            raise UserError(f"{where}: this model has no tensor {name!r}")
+        if tuple(tensor.shape) != legal:
+            raise UserError(f"{where}: {name!r} is {tuple(tensor.shape)}, this model's is {legal}")
