@@ -28,6 +28,7 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
             dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=66, **shape
         )
     if model_type == "gpt2":
+        shape |= {"bos_token_id": 1, "eos_token_id": 1}
         return transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=66, **shape)
     if model_type == "deberta-v2":  # relative positions as in DeBERTa-v3
         shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}

@@ -1,6 +1,7 @@
 """Adapters of loralib: equal outputs after import, and a clear refusal of everything else."""
 
 import io
+import json
 import pickle
 import re
 import zipfile
@@ -10,6 +11,7 @@ import loralib
 import peft
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,28 +19,33 @@ from conftest import tiny_config, tiny_entry, tiny_model
 from loraudit import inject
 from loraudit.errors import UserError
 from loraudit.loralib_file import import_file, read_bin, recognise, skeleton, unwrapped
+from loraudit.study import load_model
 
 ALPHA, RANK = 16, 4
 QUERY = "roberta.encoder.layer.0.attention.self.query"
 
 
-def loralib_model(family: str = "roberta", matrices=("query", "value"), classes: int = 3):
-    """Put loralib's own layers in a tiny model, as microsoft/LoRA's examples do, and train nothing:
+HEADS = ("classifier", "pooler", "pre_classifier", "score")
 
-    B and the head hold random values.
+
+def loralib_model(family: str = "roberta", matrices=("query", "value"), classes: int = 3):
+    """Put loralib's own layers in a tiny model, as microsoft/LoRA's examples do.
+
+    B and the head hold random values, as after training.
     """
     model = tiny_model(family, classes)
     for name, layer in list(model.named_modules()):
-        if re.search(rf"layer\.\d+\..*\b({'|'.join(matrices)})$", name):
-            ours = loralib.Linear(
-                layer.in_features, layer.out_features, r=RANK, lora_alpha=ALPHA, merge_weights=False
-            )
-            ours.load_state_dict(layer.state_dict(), strict=False)
-            torch.nn.init.normal_(ours.lora_B)
-            model.set_submodule(name, ours)
+        if re.search(rf"(layer|h)\.\d+\..*\b({'|'.join(matrices)})$", name):
+            turned = family == "gpt2"  # Conv1D holds its weight as (d_in, d_out)
+            sizes = layer.weight.shape if turned else layer.weight.shape[::-1]
+            options = {"r": RANK, "lora_alpha": ALPHA, "merge_weights": False}
+            theirs = loralib.Linear(*sizes, fan_in_fan_out=turned, **options)
+            theirs.load_state_dict(layer.state_dict(), strict=False)
+            torch.nn.init.normal_(theirs.lora_B)
+            model.set_submodule(name, theirs)
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
-        if name.startswith(("classifier", "pooler", "pre_classifier")):
+        if name.startswith(HEADS):
             torch.nn.init.normal_(parameter)
     return model.eval()
 
@@ -48,7 +55,7 @@ def saved_names(model) -> OrderedDict:
     return OrderedDict(
         (name, tensor)
         for name, tensor in model.state_dict().items()
-        if "lora_" in name or name.startswith(("classifier", "pooler", "pre_classifier"))
+        if "lora_" in name or name.startswith(HEADS)
     )
 
 
@@ -100,6 +107,11 @@ def saved(state, tmp_path, **options) -> bytes:
         ("bert", ("query", "key", "value", "dense")),
         ("deberta-v2", ("query_proj", "value_proj")),
         ("distilbert", ("q_lin", "v_lin", "lin1", "lin2")),
+        pytest.param(
+            "gpt2",
+            ("c_fc", "c_proj"),
+            marks=pytest.mark.xfail(strict=False, reason="Conv1D layers are not adapted yet"),
+        ),
     ],
 )
 def test_peft_and_we_give_loralibs_outputs(family, matrices, batch, tmp_path):
@@ -139,6 +151,28 @@ def test_it_says_what_it_found(good, base, tmp_path):
         "head parameters": f"{16 * 16 + 16 + 3 * 16 + 3:,}",
         "file bytes": f"{(tmp_path / 'adapter.bin').stat().st_size:,}",
     }
+
+
+def test_a_file_of_the_published_mnli_adapters_shape(tmp_path):
+    """52 tensors: 294,912 adapter and 592,899 head parameters (roberta_base_lora_mnli.bin)."""
+    (tmp_path / "base").mkdir()
+    transformers.RobertaConfig(vocab_size=50265).save_pretrained(tmp_path / "base")
+    state = {
+        f"roberta.encoder.layer.{layer}.attention.self.{matrix}.{part}": torch.randn(shape)
+        for layer in range(12)
+        for matrix in ("query", "value")
+        for part, shape in (("lora_A", (8, 768)), ("lora_B", (768, 8)))
+    }
+    for name, rows in (("dense", 768), ("out_proj", 3)):
+        state[f"classifier.{name}.weight"] = torch.randn(rows, 768)
+        state[f"classifier.{name}.bias"] = torch.randn(rows)
+    found = imported(state, tmp_path / "base", tmp_path, entry=load_model("roberta-base"))
+    rows = dict(found.rows())
+    assert (len(state), rows["adapted layers"], rows["targets"]) == (52, "24", "q+v")
+    assert (rows["adapter parameters"], rows["head parameters"]) == ("294,912", "592,899")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "FacebookAI/roberta-base"
+    assert (config["r"], config["lora_alpha"], config["modules_to_save"]) == (8, 16, ["classifier"])
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
