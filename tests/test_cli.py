@@ -83,7 +83,7 @@ def test_import_says_what_it_found(bin_file, tmp_path):
     options = ["--model", "roberta-base", "--base", tmp_path / "base", "--out", out]
     result = call("import", bin_file, "--alpha", 16, *options)
     assert result.exit_code == 0, result.stderr
-    for shown in ("adapted layers", "q+v", "file bytes", "16 (as told)", "wrote"):
+    for shown in ("adapted matrices", "q+v", "file bytes", "16 (as told)", "wrote"):
         assert shown in result.stdout
     assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 16
     inject.load(tiny_model("roberta"), out)

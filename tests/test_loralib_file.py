@@ -144,7 +144,8 @@ def test_alpha_is_demanded(good, base, tmp_path, alpha):
 def test_it_says_what_it_found(good, base, tmp_path):
     found = imported(good, base, tmp_path)
     assert dict(found.rows()) == {
-        "adapted layers": "4",
+        "layers": "2",
+        "adapted matrices": "4",
         "targets": "q+v",
         "rank": "4",
         "adapter parameters": f"{4 * 2 * 4 * 16:,}",
@@ -168,7 +169,7 @@ def test_a_file_of_the_published_mnli_adapters_shape(tmp_path):
         state[f"classifier.{name}.bias"] = torch.randn(rows)
     found = imported(state, tmp_path / "base", tmp_path, entry=load_model("roberta-base"))
     rows = dict(found.rows())
-    assert (len(state), rows["adapted layers"], rows["targets"]) == (52, "24", "q+v")
+    assert (len(state), rows["layers"], rows["targets"]) == (52, "12", "q+v")
     assert (rows["adapter parameters"], rows["head parameters"]) == ("294,912", "592,899")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "FacebookAI/roberta-base"
@@ -293,6 +294,11 @@ def test_empty_and_absent_files_are_refused(base, tmp_path):
         ({QUERY.replace("r.0", "r.9") + ".lora_A": torch.zeros(4, 16)}, "layer.9"),
         ({"epoch": 3}, "'epoch' is a int"),
         ({"state": {"a": torch.zeros(1)}}, "'state' is a dict"),
+        (
+            {f"classifier.dense.lora_{part}": torch.zeros(16, 16) for part in "AB"},
+            "'classifier.dense.lora_A', 'classifier.dense.lora_B': not known",
+        ),
+        ({torch.zeros(9, 9): torch.zeros(1)}, "is a Tensor (legal: names"),
         ({3: torch.zeros(1)}, "3 is a Tensor (legal: names"),
         ({f"{QUERY}.lora_A": torch.zeros(4, 16, dtype=torch.int64)}, "is of torch.int64"),
         ({f"{QUERY}.lora_A": torch.zeros(4, 16, dtype=torch.complex64)}, "is of torch.complex64"),
@@ -354,9 +360,18 @@ def test_an_existing_folder_is_not_replaced(good, base, tmp_path):
     assert (tmp_path / "out" / "mine.txt").read_text() == "x"
 
 
-@pytest.mark.parametrize(
-    "content", [None, "{", "{}", '{"model_type": "clip"}', '{"model_type": 3}']
-)
+CONFIGS = [
+    None,
+    "{",
+    "{}",
+    '{"model_type": "clip"}',
+    '{"model_type": 3}',
+    '{"model_type": "roberta", "hidden_size": "x"}',
+    '{"model_type": "roberta", "hidden_size": 0}',
+]
+
+
+@pytest.mark.parametrize("content", CONFIGS)
 def test_the_base_models_config_is_needed(good, tmp_path, content):
     (tmp_path / "there").mkdir()
     base = tmp_path / "there" / "base"

@@ -55,7 +55,8 @@ class Found:
         count = {name: tensor.numel() for name, tensor in self.state.items()}
         head = sum(count[name] for name in self.head)
         return [
-            ("adapted layers", str(len(self.ranks))),
+            ("layers", str(len(self.ranks) // len(self.targets))),
+            ("adapted matrices", str(len(self.ranks))),
             ("targets", "+".join(self.targets)),
             ("rank", ", ".join(str(rank) for rank in sorted(set(self.ranks.values())))),
             ("adapter parameters", f"{sum(count.values()) - head:,}"),
@@ -121,14 +122,19 @@ def read_bin(file: Path) -> Tensors:
         raise _refusal(file, error) from None
     if not isinstance(state, dict) or not state:
         raise UserError(f"{file}: holds a {type(state).__name__}, not a state dict of tensors")
+    return _plain_tensors(state, file, size)
+
+
+def _plain_tensors(state: dict, file: Path, size: int) -> Tensors:
+    """Return copies of a file's tensors; UserError for anything else, or more than it can hold."""
     claimed = 0
     for name, tensor in state.items():
+        shown = " ".join(repr(name).split())[:80]
         if not isinstance(name, str) or type(tensor) not in (torch.Tensor, nn.Parameter):
-            raise UserError(
-                f"{file}: {name!r} is a {type(tensor).__name__} (legal: names with tensors)"
-            )
+            kind = type(tensor).__name__
+            raise UserError(f"{file}: {shown} is a {kind} (legal: names with tensors)")
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{file}: {name!r} is not a plain tensor ({tensor.layout})")
+            raise UserError(f"{file}: {shown} is not a plain tensor ({tensor.layout})")
         claimed += tensor.numel() * tensor.element_size()
     if claimed > size:
         raise UserError(f"{file}: claims {claimed:,} bytes of tensors in a file of {size:,}")
@@ -186,7 +192,7 @@ def skeleton(base: Path, classes: int) -> nn.Module:
         config = AutoConfig.from_pretrained(base, num_labels=classes, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForSequenceClassification.from_config(config)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # transformers names no common class for a config that is wrong
         raise UserError(f"base: {base}/config.json: {_one_line(error)}") from None
 
 
@@ -266,11 +272,12 @@ def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path
     named, unknown, prefixes = {}, [], set()
     for name, tensor in state.items():
         layer, _, part = name.rpartition(".")
-        relative = _relative(layer, entry) if part in ("lora_A", "lora_B") else None
+        adapter = part in ("lora_A", "lora_B")
+        relative = _relative(layer, entry) if adapter else None
         if relative in places:
             prefixes.add(layer.removesuffix(relative))
             named[f"{places[relative]}.{part}"] = tensor
-        elif any(name.startswith(f"{head}.") for head in entry.head):
+        elif not adapter and any(name.startswith(f"{head}.") for head in entry.head):
             named[name] = tensor
         else:
             unknown.append(name)
