@@ -15,7 +15,6 @@ from jaxtyping import jaxtyped
 from loraudit.files import write_json
 from loraudit.lora import LoRALinear
 from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry
-from loraudit.study import load_model
 from loraudit.yaml_file import read_yaml
 
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
@@ -28,7 +27,17 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
         return transformers.DistilBertConfig(
             dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=66, **shape
         )
-    kind = {"bert": transformers.BertConfig, "roberta": transformers.RobertaConfig}[model_type]
+    if model_type == "gpt2":
+        shape |= {"bos_token_id": 1, "eos_token_id": 1}
+        return transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=66, **shape)
+    if model_type == "deberta-v2":  # relative positions as in DeBERTa-v3
+        shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+        shape |= {"share_att_key": True, "type_vocab_size": 0, "pooler_hidden_size": 16}
+    kind = {
+        "bert": transformers.BertConfig,
+        "roberta": transformers.RobertaConfig,
+        "deberta-v2": transformers.DebertaV2Config,
+    }[model_type]
     return kind(
         hidden_size=16,
         num_hidden_layers=2,
@@ -52,9 +61,8 @@ def tiny_model(model_type: str = "bert", classes: int = 2) -> torch.nn.Module:
 
 
 def tiny_entry(model_type: str = "bert", folder: str = "unused") -> ModelEntry:
-    name = {"bert": "bert-base", "roberta": "roberta-base", "distilbert": "distilbert-base"}
-    entry = load_model(name[model_type])
-    return entry.model_copy(update={"name": "tiny", "source": FolderSource(folder=folder)})
+    family = read_yaml("config/models.yaml")["families"][model_type]
+    return ModelEntry(name="tiny", source=FolderSource(folder=folder), **family)
 
 
 def save_tiny_model(folder, model_type: str = "bert") -> None:

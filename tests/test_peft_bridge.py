@@ -6,6 +6,7 @@ import torch
 from conftest import make_spec, tiny_model
 from loraudit import inject, peft_bridge
 from loraudit.accounting import count_parameters
+from loraudit.errors import UserError
 
 
 @pytest.mark.parametrize("head", ["trained", "frozen"])
@@ -44,5 +45,5 @@ def test_both_exports_hold_the_same_tensors(tmp_path):
 
 
 def test_a_foreign_file_is_refused():
-    with pytest.raises(KeyError, match="not a PEFT adapter"):
+    with pytest.raises(UserError, match="not a PEFT adapter"):
         peft_bridge.from_peft({"roberta.encoder.lora_A": torch.zeros(1)})

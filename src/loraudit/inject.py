@@ -7,6 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit import peft_bridge
+from loraudit.errors import UserError
 from loraudit.lora import LoRALinear
 from loraudit.lora_variants import LoRAConv1D
 from loraudit.models import freeze, in_head, target_modules
@@ -67,11 +68,17 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
     Raises:
         ValueError: the adapters are merged: their update would stay in the base.
-        KeyError, RuntimeError: the file's names or shapes do not fit this model.
+        UserError: a folder that `load` refuses; the model is then as it was.
     """
-    if any(layer.merged for layer in lora_layers(model).values()):
+    layers = lora_layers(model)
+    if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before switching the adapter")
-    return load(remove(model), folder)
+    try:
+        return load(remove(model), folder)
+    except UserError:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+        raise
 
 
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -100,16 +107,16 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     """Put a PEFT folder's adapter and head on a fresh base model, in place.
 
     Raises:
-        KeyError, RuntimeError: the file's names or shapes do not fit this model.
+        UserError: a folder that `peft_bridge.read_folder` refuses, or tensors whose names or shapes
+            do not fit this model; the model is then as it was.
     """
     config, state = peft_bridge.read_folder(folder)
+    peft_bridge.check_fits(model, state, folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
         base = model.get_submodule(name)
         layer = lora_class(base)(base, rank, config.lora_alpha, config.lora_dropout)
         model.set_submodule(name, layer)
-    unexpected = model.load_state_dict(state, strict=False).unexpected_keys
-    if unexpected:
-        raise KeyError(f"the adapter has tensors that this model lacks: {unexpected}")
+    model.load_state_dict(state, strict=False)
     return model

@@ -94,3 +94,17 @@ def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
     """Freeze every parameter, except the head's when `train_head`."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(train_head and in_head(name, head))
+
+
+def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:
+    """Return (d_in, d_out) of a linear layer; None where the model has none of that name.
+
+    GPT-2's Conv1D stores its weight as (d_in, d_out), nn.Linear as (d_out, d_in).
+    """
+    layer = dict(model.named_modules()).get(name)
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        d_in, d_out = layer.weight.shape
+        return d_in, d_out
+    return None

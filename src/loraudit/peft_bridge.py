@@ -9,19 +9,37 @@ Key table, for a layer called <name> and a head module called <head>:
 | <head>.weight, ...  | base_model.model.<head>.weight, ...         |
 """
 
+import json
+import math
 from pathlib import Path
 
 import peft
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loraudit.errors import UserError
-from loraudit.models import freeze, in_head, target_modules
+from loraudit.models import freeze, in_head, linear_sizes, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+PLAIN = {
+    "use_rslora": False,
+    "use_dora": False,
+    "lora_bias": False,
+    "bias": "none",
+    "alpha_pattern": {},
+    "layer_replication": None,
+    "alora_invocation_tokens": None,
+    "use_qalora": False,
+    "kasa_config": None,
+}
+"""Settings that change what an adapter computes, and the values under which it is alpha/r B A."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
@@ -128,12 +146,12 @@ def from_peft(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename a PEFT file's tensors to in-house names.
 
     Raises:
-        KeyError: a name outside the key table.
+        UserError: a name outside the key table.
     """
     out = {}
     for key, tensor in state.items():
         if not key.startswith(PREFIX):
-            raise KeyError(f"not a PEFT adapter tensor: {key!r}")
+            raise UserError(f"not a PEFT adapter tensor: {key!r} (legal: {PREFIX}...)")
         name = key.removeprefix(PREFIX)
         if name.endswith((".lora_A.weight", ".lora_B.weight")):
             name = name.removesuffix(".weight")
@@ -155,5 +173,106 @@ def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder
 
 
 def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]:
-    """Read a PEFT folder: its config, and its tensors under in-house names."""
-    return peft.LoraConfig.from_pretrained(folder), from_peft(load_file(Path(folder) / WEIGHTS))
+    """Read a PEFT folder: its config, and its tensors under in-house names.
+
+    Raises:
+        UserError: a file that is missing, broken or pickled, an adapter that is not plain LoRA, or
+            tensors that `check_tensors` refuses.
+    """
+    folder = Path(folder)
+    config, path = _read_config(folder / CONFIG), folder / WEIGHTS
+    if not path.is_file():
+        pickled = (folder / "adapter_model.bin").is_file()
+        hint = "; its adapter_model.bin is a pickle, which is not read" if pickled else ""
+        raise UserError(f"{folder}: no {WEIGHTS}{hint}")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from None
+    state = from_peft(tensors)
+    check_tensors(state, path)
+    return config, state
+
+
+def _read_config(path: Path) -> peft.LoraConfig:
+    """Read adapter_config.json; UserError for anything but plain LoRA with a legal alpha."""
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no {path.name}")
+    try:
+        kind = json.loads(path.read_text()).get("peft_type")
+        if kind != "LORA":
+            raise UserError(f"{path}: peft_type is {kind!r} (legal: 'LORA')")
+        config = peft.LoraConfig.from_pretrained(path.parent)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not an adapter's config: {' '.join(str(error).split())}"
+        ) from None
+    for key, value in PLAIN.items():
+        found = getattr(config, key)
+        if (found or None) != (value or None):
+            raise UserError(f"{path}: {key} is {found!r}: not plain LoRA (legal: {value!r})")
+    if not _number(config.lora_alpha) or config.lora_alpha <= 0:
+        raise UserError(f"{path}: lora_alpha is {config.lora_alpha!r} (legal: above 0)")
+    if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
+        raise UserError(f"{path}: lora_dropout is {config.lora_dropout!r} (legal: in [0, 1))")
+    return config
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:
+    """Check adapter and head tensors by in-house names.
+
+    Raises:
+        UserError: a tensor that is not of finite floats, an A without its B (or the reverse), a
+            pair that is not (r, d_in) and (d_out, r), or no pair at all.
+    """
+    for name, tensor in state.items():
+        if tensor.dtype not in FLOATS:
+            legal = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            raise UserError(f"{where}: {name!r} is of {tensor.dtype} (legal: {legal})")
+        if not tensor.isfinite().all():
+            raise UserError(f"{where}: {name!r} has NaN or infinite values")
+    layers = {key[: -len(".lora_A")] for key in state if key.endswith((".lora_A", ".lora_B"))}
+    if not layers:
+        raise UserError(f"{where}: no lora_A and lora_B in this file")
+    for name in sorted(layers):
+        pair = {part: state.get(f"{name}.{part}") for part in ("lora_A", "lora_B")}
+        for part, tensor in pair.items():
+            if tensor is None:
+                raise UserError(f"{where}: {name!r} has no {part}")
+        a, b = (tuple(tensor.shape) for tensor in pair.values())
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in (*a, *b):
+            raise UserError(
+                f"{where}: {name!r} has lora_A {a} and lora_B {b} (legal: (r, d_in), (d_out, r))"
+            )
+
+
+def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) -> None:
+    """Check that a model without adapters has a place for every tensor of an adapter and head.
+
+    Args:
+        model: the base model; its weights are not looked at and may be on the meta device.
+        state: {in-house name: tensor}.
+        where: the file or folder to name in an error.
+
+    Raises:
+        UserError: a layer or tensor that the model lacks, or has in another shape.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        layer, _, part = name.rpartition(".")
+        if part in ("lora_A", "lora_B"):
+            sizes = linear_sizes(model, layer)
+            if sizes is None:
+                raise UserError(f"{where}: this model has no linear layer {layer!r}")
+            rank = tensor.shape[0 if part == "lora_A" else 1]
+            legal = (rank, sizes[0]) if part == "lora_A" else (sizes[1], rank)
+        elif name in own:
+            legal = own[name]
+        else:
+            raise UserError(f"{where}: this model has no tensor {name!r}")
+        if tuple(tensor.shape) != legal:
+            raise UserError(f"{where}: {name!r} is {tuple(tensor.shape)}, this model's is {legal}")
