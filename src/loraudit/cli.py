@@ -115,7 +115,9 @@ def crosscheck(
         Path | None, typer.Option(help="Fetched model [default: resources/models/MODEL]")
     ] = None,
 ) -> None:
-    """Compare our LoRA with PEFT's on real rows; exit code 1 if they differ by too much.
+    """Compare our LoRA with PEFT's on real rows, and its layers with loralib's too.
+
+    Exit code 1 if they differ by more than the tolerance.
 
     Examples:
 
@@ -132,10 +134,13 @@ def crosscheck(
     from loraudit import crosscheck as check
 
     rows = check.crosscheck(run, data, model)
-    columns = ("check", "dtype", "difference", "tolerance", "ok")
+    columns = ("check", "against", "dtype", "difference", "tolerance", "ok")
     shown = [
-        (r["check"], r["dtype"], f"{r['difference']:.3g}", f"{r['tolerance']:.3g}", str(r["ok"]))
-        for r in rows
+        tuple(
+            f"{row[name]:.3g}" if name in ("difference", "tolerance") else str(row[name])
+            for name in columns
+        )
+        for row in rows
     ]
     _print_table("cross-check", columns, shown)
     check.require_agreement(rows, cell or str(spec))
