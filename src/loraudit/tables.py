@@ -46,10 +46,16 @@ def size(count: float) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
+def _subject_columns(rows: pd.DataFrame) -> dict[str, list]:
+    """Return the task, and the model where there are several."""
+    several = rows.model.nunique() > 1
+    return {"task": list(rows.task), **({"model": list(rows.model)} if several else {})}
+
+
 def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
     """Return the columns that name a cell."""
     columns = {
-        "task": list(rows.task),
+        **_subject_columns(rows),
         "method": [METHOD_NAMES[method] for method in rows.method],
         "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
         "targets": ["" if pd.isna(name) else name for name in rows.targets],
@@ -114,7 +120,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
     rows = list(effects.itertuples())
     return pd.DataFrame(
         {
-            "task": [row.task for row in rows],
+            **_subject_columns(effects),
             "switch": [row.switch for row in rows],
             "epoch": [row.epoch for row in rows],
             "base, %": [f"{100 * row.base:.1f}" for row in rows],
@@ -131,7 +137,7 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
     rows = list(pairs.itertuples())
     return pd.DataFrame(
         {
-            "task": [row.task for row in rows],
+            **_subject_columns(pairs),
             "pair": [f"{row.left} - {row.right}" for row in rows],
             "epoch": [row.epoch for row in rows],
             "difference": [points(row.difference) for row in rows],
