@@ -5,8 +5,8 @@ from pathlib import Path
 
 from loraudit.collect import read_study
 from loraudit.errors import run_program
+from loraudit.section7 import MOST, study_tables
 from loraudit.tables import write_tidy
-from loraudit.updates import MOST, study_tables
 
 
 def main() -> None:

@@ -474,7 +474,7 @@ def pair_rows(table: pd.DataFrame, pair: str) -> pd.DataFrame:
 
     One cell (`_widest`) of the first task and model that has such a pair.
     """
-    found = table[table.pair == pair]
+    found = table[table.pair == pair] if len(table) else table
     if found.empty:
         return found
     rows = _widest(found, 1)
