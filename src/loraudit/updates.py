@@ -1,4 +1,4 @@
-"""Updates as saved: a LoRA adapter in PEFT's format by layer and matrix, and the W it is added to."""
+"""Updates as saved: a LoRA adapter by layer and matrix, and the weights that it is added to."""
 
 import re
 from collections.abc import Iterable, Mapping
