@@ -1,6 +1,9 @@
 """Which adapters are set side by side."""
 
-from conftest import make_spec
+import torch
+
+from conftest import make_spec, tiny_model
+from loraudit import inject
 from loraudit.pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
 from loraudit.study import Run, Study, run_id
 
@@ -18,9 +21,9 @@ def names(pairs) -> list[tuple]:
     return [tuple((run.spec.rank, run.spec.seed, run.label) for run in pair) for pair in pairs]
 
 
-def test_the_smallest_and_largest_rank_meet_at_a_seed_that_both_have():
-    made = study(*[("lora", r, s, "") for r, s in ((8, 2), (8, 1), (4, 0), (1, 0), (1, 2))])
-    assert names(rank_pairs(made)) == [((1, 2, ""), (8, 2, ""))]
+def test_the_smallest_and_largest_rank_meet_at_different_seeds():
+    made = study(*[("lora", r, s, "") for r, s in ((8, 2), (8, 1), (4, 0), (1, 1), (1, 2))])
+    assert names(rank_pairs(made)) == [((1, 2, ""), (8, 1, ""))]
     assert names(seed_pairs(made)) == [((8, 1, ""), (8, 2, ""))]
     assert names([weight_runs(made)]) == [((8, 1, ""),)]
 
@@ -32,8 +35,19 @@ def test_groups_are_apart_by_label_and_peft_runs_are_left_out():
     assert names([weight_runs(made)]) == [((1, 0, "a"), (8, 0, "b"))]
 
 
-def test_ranks_without_a_common_seed_make_no_pair():
-    assert rank_pairs(study(("lora", 1, 0, ""), ("lora", 8, 1, ""))) == []
+def test_ranks_of_one_seed_are_still_a_pair():
+    made = study(("lora", 8, 0, ""), ("lora", 1, 0, ""))
+    assert names(rank_pairs(made)) == [((1, 0, ""), (8, 0, ""))]
+
+
+def test_equal_seeds_start_in_a_shared_direction():
+    """Why pairs of ranks are taken from different seeds."""
+    starts = [
+        inject.lora_layers(inject.apply(tiny_model(), make_spec(rank=rank, seed=3)))
+        for rank in (1, 8)
+    ]
+    for small, large in zip(*(layers.values() for layers in starts), strict=True):
+        assert torch.allclose(small.lora_A[0], large.lora_A[0])
 
 
 def test_a_study_without_lora_has_none():

@@ -13,16 +13,19 @@ def lora_runs(study: Study) -> list[Run]:
 
 
 def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
-    """Return per group its smallest and largest rank at the first seed that both have."""
+    """Return per group its smallest and largest rank, of different seeds where it has them.
+
+    A draw of r rows starts with the draw of fewer, so equal seeds start in a shared direction: the
+    similarity would be the start's.
+    """
     pairs = []
     for group in _groups(study):
         low, high = group[0].spec.rank, group[-1].spec.rank
-        small, large = (
-            {run.spec.seed: run for run in group if run.spec.rank == rank} for rank in (low, high)
-        )
-        shared = sorted(set(small) & set(large))
-        if low < high and shared:
-            pairs.append((small[shared[0]], large[shared[0]]))
+        if low < high:
+            small, large = ([r for r in group if r.spec.rank == rank] for rank in (low, high))
+            both = [(one, two) for two in large for one in small]
+            apart = [pair for pair in both if pair[0].spec.seed != pair[1].spec.seed]
+            pairs.append((apart or both)[0])
     return pairs
 
 
