@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from loraudit.compare import cell_name
 from loraudit.cost import TASKS
 from loraudit.files import write_atomic
+from loraudit.spec import MATRICES
 from loraudit.tables import METHOD_NAMES, interval, points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -366,6 +367,10 @@ def _widest(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return pd.concat(kept)
 
 
+def _matrices(table: pd.DataFrame) -> list[str]:
+    return [name for name in MATRICES if name in set(table.matrix)]
+
+
 def _cell_title(cell: dict) -> str:
     """Name a cell by rank, targets and label."""
     return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], cell["label"]]))
@@ -377,7 +382,7 @@ def _matrix_panels(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list]:
     Returns the figure and a list of (axes, rows of the panel).
     """
     subjects = list(table.groupby(SUBJECT, sort=False))
-    matrices = list(dict.fromkeys(table.matrix))
+    matrices = _matrices(table)
     figure, grid = plt.subplots(
         len(subjects),
         len(matrices),
@@ -431,8 +436,10 @@ def spectra(table: pd.DataFrame) -> Figure:
 def stable_rank(table: pd.DataFrame) -> Figure:
     """Draw the stable rank of Delta W over the layer: a line of means per cell, a dot per seed.
 
-    The first cells have a colour each; the others are in the table only.
+    Rank 1 is left out where there are others: its stable rank is 1. The first cells have a colour
+    each; the others are in the table only.
     """
+    table = table[table["rank"] > 1] if (table["rank"] > 1).any() else table
     cells = table[CELL].drop_duplicates().to_dict("records")
     with plt.rc_context(STYLE):
         shown = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
@@ -490,13 +497,13 @@ def subspaces(rows: pd.DataFrame) -> Figure:
     """
     if rows.empty:
         return _nothing("no two adapters of this study make such a pair")
-    matrices = list(dict.fromkeys(rows.matrix))
+    matrices = _matrices(rows)
     layers = sorted(rows[~rows.control].layer.unique())
     with plt.rc_context({**STYLE, "axes.grid": False}):
         figure, grid = plt.subplots(
             len(matrices),
             len(layers) + 1,
-            figsize=(8.2, 1.0 + 1.5 * len(matrices)),
+            figsize=(8.2, 1.0 + (0.7 + 0.1 * rows.i.nunique()) * len(matrices)),
             squeeze=False,
             layout="constrained",
         )
@@ -507,7 +514,8 @@ def subspaces(rows: pd.DataFrame) -> Figure:
                 shown = part[~part.control & (part.layer == layer)]
                 _map(axes, shown, colours, f"{matrix}, layer {layer}")
             _map(row[-1], part[part.control], colours, f"{matrix}, random")
-        figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)")
+        bar = {"aspect": 12 * len(matrices)}  # as wide whatever the number of rows
+        figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)", **bar)
         cell = rows.iloc[0]
         name = filter(None, [cell.task, cell.model, cell.targets, cell.label])
         figure.suptitle(", ".join(name), fontsize=9)
