@@ -17,8 +17,10 @@ from loraudit.section7 import (
     amplification_rows,
     pair_rows,
     spectra_rows,
+    study_tables,
     weight_rows,
 )
+from loraudit.study import Run, Study, run_id
 from loraudit.subspace import expected_similarity, phi
 from loraudit.updates import BaseWeights, read_updates
 
@@ -174,6 +176,7 @@ def test_an_adapter_that_did_not_move_has_no_directions(tmp_path, base):
     assert set(table.update_norm) == {0}
     assert table.stable_rank.isna().all()
     assert not list(weight_rows({"pair": "weights"}, updates, base, "right", 8))
+    assert not list(pair_rows(PAIR, updates, updates, "right", 8))
     tables = adapter_tables(tmp_path / "start", tmp_path / "model", [MODULES])
     for draw in (figures.stable_rank, figures.amplification):
         assert len(draw(tables["amplification"]).axes) == 2
@@ -256,3 +259,37 @@ def test_a_checkpoint_of_another_model_is_refused(adapter, tmp_path):
     save_file({f"{update.name}.weight": torch.zeros(4, 16)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"has shape \(4, 16\), the adapter \(16, 16\)"):
         BaseWeights(tmp_path, 2).weight(update)
+
+
+def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
+    made = []
+    for rank in (1, 4):
+        for seed in (0, 1):
+            spec = make_spec(seed=seed, rank=rank, alpha=3.0)
+            made.append(Run(id=run_id(spec), label="", spec=spec))
+            save_adapter(tmp_path / "runs" / made[-1].id / "adapter", seed, rank=rank)
+    tiny_model().save_pretrained(tmp_path / "models/tiny")
+    study = Study(name="s", question="q", runs=tuple(made))
+    tables = study_tables(study, tmp_path, tmp_path / "models")
+    assert len(tables["spectra"]) == 4 * (1 + 1 + 4 + 4)
+    assert len(tables["amplification"]) == 4 * 4
+    pairs = tables["subspaces"]
+    sides = pairs[["pair", "first", "second"]].drop_duplicates().itertuples(index=False, name=None)
+    assert list(sides) == [
+        ("ranks", "r1 s1", "r4 s0"),
+        ("seeds", "r4 s0", "r4 s1"),
+        ("weights", "r4 s0", "W"),
+    ]
+    small, large = (
+        read_updates(tmp_path / "runs" / run.id / "adapter", MODULES) for run in (made[1], made[2])
+    )
+    where = "pair == 'ranks' and layer == 1 and matrix == 'q'"
+    grid = phi(small[1, "q"].a, large[1, "q"].a)
+    assert pairs.query(where).phi.tolist() == pytest.approx(grid[0].tolist())
+    left = study_tables(study, tmp_path, tmp_path / "models", "left", 2)["subspaces"]
+    assert left.i.max() == left.j.max() == 2
+    grid = phi(small[1, "q"].b, large[1, "q"].b, "left")
+    assert left.query(where).phi.tolist() == pytest.approx(grid[0, :2].tolist())
+    for pair in ("ranks", "seeds", "weights"):
+        shown = figures.subspaces(figures.pair_rows(pairs, pair))
+        assert len(shown.axes) == 2 * 3 + 1  # q and v; two layers and the control; colours

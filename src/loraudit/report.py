@@ -47,6 +47,8 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 def _update_fact(updates: pd.DataFrame) -> str:
+    rank = updates["rank"].max()
+    updates = updates[updates["rank"] == rank]
     parts = []
     for matrix, rows in updates.groupby("matrix", sort=False):
         middle = rows[["stable_rank", "amplification"]].median()
@@ -56,7 +58,8 @@ def _update_fact(updates: pd.DataFrame) -> str:
             f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
         )
     adapters, layers = updates.run.nunique(), updates.layer.nunique()
-    return f"Medians over {adapters} in-house adapters and {layers} layers. {'; '.join(parts)}."
+    subject = f"{adapters} in-house adapters of rank {rank} and {layers} layers"
+    return f"Medians over {subject}. {'; '.join(parts)}."
 
 
 def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:

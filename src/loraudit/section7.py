@@ -150,7 +150,11 @@ def amplification_rows(
 def pair_rows(
     identity: dict, one: dict[Place, Update], two: dict[Place, Update], side: Side, most: int
 ) -> Iterator[dict]:
-    """List phi of two adapters' factors: right directions of A, or left ones of B."""
+    """List phi of two adapters' factors: right directions of A, or left ones of B.
+
+    An update of zero has learned no directions and has no rows.
+    """
+    one, two = _moved(one), _moved(two)
     for place in (place for place in one if place in two):
         pair = [
             svd(update.a if side == "right" else update.b).side(side)
@@ -167,13 +171,17 @@ def weight_rows(
 
     An update of zero has no directions and no rows.
     """
+    updates = _moved(updates)
     for place, update in updates.items():
-        if update.delta.values.max() > 0:
-            pair = [update.delta.side(side), base.directions(update).side(side)]
-            last = min(pair[1].shape[1], max(most, tenth(update)))
-            steps = torch.linspace(last / most, last, most).round().int().clamp(min=1)
-            counts = [range(1, min(most, pair[0].shape[1]) + 1), steps.unique().tolist()]
-            yield from _with_control(identity, place, pair, counts, updates)
+        pair = [update.delta.side(side), base.directions(update).side(side)]
+        last = min(pair[1].shape[1], max(most, tenth(update)))
+        steps = torch.linspace(last / most, last, most).round().int().clamp(min=1)
+        counts = [range(1, min(most, pair[0].shape[1]) + 1), steps.unique().tolist()]
+        yield from _with_control(identity, place, pair, counts, updates)
+
+
+def _moved(updates: dict[Place, Update]) -> dict[Place, Update]:
+    return {place: update for place, update in updates.items() if update.delta.values.max() > 0}
 
 
 def _with_control(

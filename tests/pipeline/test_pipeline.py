@@ -238,7 +238,7 @@ def test_section_7_is_made_from_the_saved_adapters(switched, project):
     assert shown.phi.tolist() == pytest.approx(phi(a, other).flatten().tolist())
     for name in [*UPDATES, "subspace_seeds"]:
         assert (project / f"figures/switches/{name}.svg").stat().st_size > 0
-    assert "Medians over 8 in-house adapters" in (switched / "report.html").read_text()
+    assert "Medians over 8 in-house adapters of rank 2" in (switched / "report.html").read_text()
 
 
 def test_an_adapter_alone_is_analysed_by_one_program(switched, project):
