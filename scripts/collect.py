@@ -8,7 +8,8 @@ import pandas as pd
 
 from loraudit.collect import history, read_study, tidy, twins
 from loraudit.errors import run_program
-from loraudit.files import read_json, write_atomic, write_text
+from loraudit.files import read_json, write_text
+from loraudit.tables import write_tidy
 
 
 def main() -> None:
@@ -29,11 +30,7 @@ def main() -> None:
         "history": history(study, folder / "runs"),
     }
     for name, table in tables.items():
-        out = folder / "tidy" / name
-        write_atomic(out.with_suffix(".csv"), lambda path, t=table: t.to_csv(path, index=False))
-        write_atomic(
-            out.with_suffix(".parquet"), lambda path, t=table: t.to_parquet(path, index=False)
-        )
+        write_tidy(table, folder / "tidy" / name)
     records = (read_json(folder / "runs" / run.id / "record.json") for run in study.runs)
     write_text(
         folder / "tidy" / "records.jsonl", "".join(f"{json.dumps(record)}\n" for record in records)

@@ -18,6 +18,12 @@ DRAW = {
     "verdicts": figures.verdicts,
     "switches": figures.switches,
     "cost": figures.cost,
+    "spectra": figures.spectra,
+    "stable_rank": figures.stable_rank,
+    "amplification": figures.amplification,
+    "subspace_ranks": figures.subspaces,
+    "subspace_seeds": figures.subspaces,
+    "subspace_weights": figures.subspaces,
 }
 
 
@@ -30,6 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     read = {".parquet": pd.read_parquet, ".csv": read_table}[arguments.table.suffix]
     table = read(arguments.table)
+    if arguments.figure.startswith("subspace_"):
+        table = figures.pair_rows(table, arguments.figure.removeprefix("subspace_"))
     figures.save(DRAW[arguments.figure](table), table, arguments.svg.with_suffix(""))
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from loraudit.collect import read_study
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_text
+from loraudit.pairs import lora_runs
 from loraudit.report import facts, render
 from loraudit.tables import READABLE, protocol_table, provenance_table, read_table
 
@@ -26,6 +27,8 @@ def main() -> None:
         name: pd.read_parquet(folder / "tidy" / f"{name}.parquet")
         for name in ("runs", "crosscheck", "twins")
     }
+    if lora_runs(study):
+        found["amplification"] = pd.read_parquet(folder / "tidy" / "amplification.parquet")
     found |= {name: read_table(folder / "tables" / f"{name}.csv") for name in READABLE}
     tables = {
         **{name: make(found[name]) for name, make in READABLE.items() if len(found[name])},

@@ -96,6 +96,56 @@ def epochs() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def spectrum() -> pd.DataFrame:
+    """Make singular values of two layers, ranks 1 and 2, and two target sets: the second wider."""
+    rows = [
+        {
+            "run": f"{targets}-r{rank}-s{seed}",
+            "rank": rank,
+            "targets": targets,
+            "layer": layer,
+            "matrix": matrix,
+            "index": index,
+            "singular_value": 10.0 * rank + layer - index / 2 + seed / 10,
+        }
+        for targets, matrices in (("q", "q"), ("q+v", "qv"))
+        for rank in (1, 2)
+        for seed in (0, 1)
+        for layer in (0, 1)
+        for matrix in matrices
+        for index in range(1, rank + 1)
+    ]
+    return pd.DataFrame(rows).assign(task="t", model="m", label="")
+
+
+def projections() -> pd.DataFrame:
+    rows = spectrum().drop_duplicates(["run", "layer", "matrix"]).reset_index(drop=True)
+    norms = {"update_norm": 4, "projected_weight": 9, "projected_update": 2, "projected_random": 1}
+    ranks = 1 + rows["rank"] / 10 + rows.singular_value % 1
+    return rows.assign(stable_rank=ranks, **norms)
+
+
+def similarities() -> pd.DataFrame:
+    """Make phi of pairs of ranks 1 and 2 in four layers, with a control in the first."""
+    rows = [
+        {
+            "targets": targets,
+            "layer": layer,
+            "matrix": matrix,
+            "control": control,
+            "i": 1,
+            "j": j,
+            "phi": 0.1 if control else (layer + j) / 10,
+        }
+        for targets, matrices in (("q", "q"), ("q+v", "qv"))
+        for matrix in matrices
+        for layer, control in ((0, False), (0, True), (1, False), (2, False), (3, False))
+        for j in (1, 2)
+    ]
+    names = {"task": "t", "model": "m", "label": "", "first": "r1 s0", "second": "r2 s0"}
+    return pd.DataFrame(rows).assign(pair="ranks", **names)
+
+
 DRAW = [
     (figures.score_vs_rank, tidy),
     (figures.score_vs_parameters, tidy),
@@ -106,6 +156,10 @@ DRAW = [
     (figures.published, lambda: compared()[:3]),
     (figures.switches, effects),
     (figures.cost, costs),
+    (figures.spectra, spectrum),
+    (figures.stable_rank, projections),
+    (figures.amplification, projections),
+    (figures.subspaces, lambda: figures.pair_rows(similarities(), "ranks")),
 ]
 
 
@@ -162,6 +216,7 @@ def test_the_forest_shows_comparable_rows_with_their_words():
         (lambda: figures.verdicts(compared()[3:]), "no cell of this study can be compared"),
         (lambda: figures.verdicts(pd.DataFrame()), "no cell of this study can be compared"),
         (lambda: figures.switches(pd.DataFrame()), "no switch and base share two seeds"),
+        (lambda: figures.subspaces(pd.DataFrame()), "no two adapters of this study"),
     ],
 )
 def test_a_figure_without_rows_says_why(figure, reason):
@@ -211,3 +266,49 @@ def test_every_baseline_is_a_line_of_the_rank_figure():
     bitfit = tidy()[-1:].assign(method="bitfit", best=0.75)
     axes = figures.score_vs_rank(pd.concat([tidy(), bitfit])).axes[0]
     assert {line.get_label() for line in axes.lines} >= {"head only", "BitFit", "full fine-tuning"}
+
+
+def test_the_spectra_show_the_widest_cell_at_its_largest_rank():
+    panels = figures.spectra(spectrum()).axes[:2]
+    assert [panel.get_title(loc="left") for panel in panels] == ["t, m, r=2 q+v\nq", "v"]
+    for panel in panels:
+        assert [list(line.get_ydata()) for line in panel.lines] == [[19.5, 19.0], [20.5, 20.0]]
+        assert panel.get_yscale() == "log"
+
+
+def test_the_stable_rank_has_a_line_of_means_per_cell_and_a_dot_per_seed():
+    figure = figures.stable_rank(projections())
+    q, v = figure.axes
+    assert [line.get_label() for line in q.lines] == ["r=2 q", "r=2 q+v"]  # rank 1 says nothing
+    assert list(q.lines[0].get_ydata()) == pytest.approx([1.75, 1.75])
+    assert [len(dots.get_offsets()) for dots in q.collections] == [4, 4]
+    assert [len(dots.get_offsets()) for dots in v.collections] == [0, 4]
+
+
+def test_cells_beyond_the_colours_are_counted():
+    cells = [projections().assign(label=str(number)) for number in range(5)]
+    (legend,) = figures.stable_rank(pd.concat(cells)).legends
+    assert len(legend.get_texts()) == len(figures.COLOURS)
+    assert legend.get_title().get_text() == "3 further cells are in the table"
+
+
+def test_table_7_is_four_lines_on_a_log_axis():
+    q, v = figures.amplification(projections()).axes
+    for panel in (q, v):
+        assert panel.get_yscale() == "log"
+        assert [list(line.get_ydata()) for line in panel.lines] == [[4, 4], [9, 9], [2, 2], [1, 1]]
+
+
+def test_phi_has_a_row_per_matrix_three_layers_and_the_control():
+    shown = figures.pair_rows(similarities(), "ranks")
+    assert set(shown.layer) == {0, 2, 3}
+    assert set(shown.targets) == {"q+v"}
+    panels = figures.subspaces(shown).axes[:8]
+    titles = [panel.get_title() for panel in panels]
+    assert titles == [
+        f"{m}, {x}" for m in "qv" for x in ("layer 0", "layer 2", "layer 3", "random")
+    ]
+    found = [panel.images[0].get_array().tolist() for panel in panels[:4]]
+    assert found == [[[pytest.approx(a), pytest.approx(b)]] for a, b in
+                     ((0.1, 0.2), (0.3, 0.4), (0.4, 0.5), (0.1, 0.1))]  # fmt: skip
+    assert figures.pair_rows(similarities(), "seeds").empty

@@ -42,7 +42,25 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
             f"{int(checks.ok.sum())} of {len(checks)} checks in {checks.cell.nunique()} cells are "
             f"within tolerance. Largest absolute difference: {text}."
         )
+    if "amplification" in tables:
+        out["updates"] = _update_fact(tables["amplification"])
     return out
+
+
+def _update_fact(updates: pd.DataFrame) -> str:
+    rank = updates["rank"].max()
+    updates = updates[updates["rank"] == rank]
+    parts = []
+    for matrix, rows in updates.groupby("matrix", sort=False):
+        middle = rows[["stable_rank", "amplification"]].median()
+        size = (rows.update_norm / rows.weight_norm).median()
+        parts.append(
+            f"{matrix}: stable rank {middle.stable_rank:.2f}, amplification "
+            f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
+        )
+    adapters, layers = updates.run.nunique(), updates.layer.nunique()
+    subject = f"{adapters} in-house adapters of rank {rank} and {layers} layers"
+    return f"Medians over {subject}. {'; '.join(parts)}."
 
 
 def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:

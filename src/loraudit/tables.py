@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit.cost import TASKS
+from loraudit.files import write_atomic
 from loraudit.record import read_record
 from loraudit.study import Study
 
@@ -218,6 +219,12 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
+
+
+def write_tidy(table: pd.DataFrame, stem: Path) -> None:
+    """Write <stem>.csv and <stem>.parquet, each whole or not at all."""
+    write_atomic(stem.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    write_atomic(stem.with_suffix(".parquet"), lambda path: table.to_parquet(path, index=False))
 
 
 def protocol_table(study: Study) -> pd.DataFrame:

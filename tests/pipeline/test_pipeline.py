@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from conftest import make_spec, save_hub_folder, save_tiny_model
 from loraudit.fetch import fetch_task
 from loraudit.files import folder_fingerprint, read_json
+from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
+from loraudit.subspace import phi
 
 pytestmark = pytest.mark.pipeline
 
@@ -140,9 +144,12 @@ def edited(path: Path, old: str, new: str):
         path.write_text(text)
 
 
-FIGURES = ["cost", "crosscheck", "learning_curves", "score_vs_parameters"]
+SCORES = ["cost", "crosscheck", "learning_curves", "score_vs_parameters"]
+UPDATES = ["amplification", "spectra", "stable_rank", "subspace_weights"]  # one rank, one seed
+FIGURES = SCORES + UPDATES
 DRAWN = [f"draw {name}" for name in FIGURES]
-ANALYSIS = ["aggregate over seeds", "collect the runs", *DRAWN, "write the report"]
+COLLECTED = ["aggregate over seeds", "collect the runs", "write the report"]
+ANALYSIS = [*COLLECTED, *DRAWN, "measure the updates"]
 TABLES = ["summary", "verdicts", "switches", "pairs", "cost"]
 
 
@@ -198,6 +205,61 @@ def test_an_ablation_gives_its_table_and_figure(switched, project):
     page = (switched / "report.html").read_text()
     assert "Which switch matters" in page
     assert "Beside published numbers" not in page  # the paper has no such task
+
+
+def test_section_7_is_made_from_the_saved_adapters(switched, project):
+    spectra = pd.read_csv(switched / "tidy/spectra.csv")
+    table = pd.read_parquet(switched / "tidy/amplification.parquet")
+    pairs = pd.read_parquet(switched / "tidy/subspaces.parquet")
+    assert set(spectra.run) == set(table.run) == {
+        f"{cell}/s{seed}"
+        for cell in (
+            "letters/tiny/lora-r2-q+v",
+            *(f"words/tiny/lora-r2-q+v-{x}" for x in ("base", "head-trained", "letters-start")),
+        )
+        for seed in (0, 1)
+    }  # fmt: skip
+    assert set(pairs.pair) == {"seeds", "weights"}
+    runs = [switched / f"runs/words/tiny/lora-r2-q+v-base/s{seed}" for seed in (0, 1)]
+    layer = "bert.encoder.layer.1.attention.self.value"
+    (a, b), (other, _) = (
+        [read_folder(run / "adapter")[1][f"{layer}.lora_{name}"] for name in "AB"] for run in runs
+    )
+    scaling = read_record(runs[0] / "record.json").spec.alpha / 2
+    where = "layer == 1 and matrix == 'v'"
+    mine = spectra[spectra.run == str(runs[0].relative_to(switched / "runs"))].query(where)
+    values = torch.linalg.svdvals(scaling * b.double() @ a.double())[:2].tolist()
+    assert list(mine.singular_value) == pytest.approx(values)
+    row = table[table.run == mine.run.iloc[0]].query(where).iloc[0]
+    assert row.stable_rank == pytest.approx(1 + (values[1] / values[0]) ** 2)
+    weight = load_file(project / "resources/models/tiny/model.safetensors")[f"{layer}.weight"]
+    assert row.weight_norm == pytest.approx(weight.double().norm().item())
+    shown = pairs[(pairs.pair == "seeds") & (pairs.label == "base")].query(where)
+    assert shown.phi.tolist() == pytest.approx(phi(a, other).flatten().tolist())
+    for name in [*UPDATES, "subspace_seeds"]:
+        assert (project / f"figures/switches/{name}.svg").stat().st_size > 0
+    assert "Medians over 8 in-house adapters of rank 2" in (switched / "report.html").read_text()
+
+
+def test_an_adapter_alone_is_analysed_by_one_program(switched, project):
+    adapter = "results/switches/runs/words/tiny/lora-r2-q+v-base/s0/adapter"
+    command(project, "python", "scripts/analyse_adapter.py", "--adapter", adapter,
+            "--model", "tiny-model", "--out", "alone")  # fmt: skip
+    alone = pd.read_csv(project / "alone/tidy/spectra.csv")
+    study = pd.read_csv(switched / "tidy/spectra.csv")
+    study = study[study.run == "words/tiny/lora-r2-q+v-base/s0"]
+    assert alone.singular_value.tolist() == pytest.approx(study.singular_value.tolist())
+    assert {path.stem for path in (project / "alone/figures").glob("*.png")} == set(UPDATES)
+
+
+def test_a_study_without_adapters_has_no_section_7(project):
+    study = project / "config/studies/heads.yaml"
+    study.write_text(STUDY.replace("  - {method: [lora, peft], targets: q+v}\n", ""))
+    jobs = planned(project, "study=heads")
+    assert [job for job in jobs if job.startswith(("draw", "measure"))] == [
+        "draw cost",
+        "draw score_vs_parameters",
+    ]
 
 
 def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
@@ -258,7 +320,8 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
     with edited(project / "src/loraudit/figures.py", "capsize=3", "capsize=4"):
-        assert planned(project) == ["compare published numbers", *DRAWN, "write the report"]
+        jobs = planned(project)
+    assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 
 
 def test_a_changed_field_reruns_the_runs_that_have_it(done, project):
@@ -273,7 +336,8 @@ def test_a_deleted_run_is_redone_with_what_depends_on_it(done, project):
     folder = done / "runs/words/tiny/head/s0"
     before = (folder / "predictions.parquet").read_bytes()
     shutil.rmtree(folder)
-    assert planned(project) == sorted([*ANALYSIS, "train words tiny head seed 0"])
+    drawn = [f"draw {name}" for name in SCORES]  # a head has no update
+    assert planned(project) == sorted([*COLLECTED, *drawn, "train words tiny head seed 0"])
     snakemake(project)
     assert (folder / "predictions.parquet").read_bytes() == before
     assert planned(project) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 from loraudit.code_digest import code_digest
 from loraudit.errors import UserError
+from loraudit.pairs import lora_runs, rank_pairs, seed_pairs
 from loraudit.spec import METHOD_MODULES, digest
 from loraudit.study import Config, load_configured
 from snakemake.exceptions import WorkflowError
@@ -19,6 +20,7 @@ if workflow.is_main_process:
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
 RUNS = {run.id: run.spec for run in STUDY.runs}
 CELLS = STUDY.cells()
+LORA_RUNS = lora_runs(STUDY)
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
@@ -33,6 +35,12 @@ FIGURE_TABLES = {  # each figure, and the table behind it
     "learning_curves": "tidy/history.parquet",
     "cost": "tables/cost.csv",
     "crosscheck": "tidy/crosscheck.parquet",
+    "spectra": "tidy/spectra.parquet",
+    "stable_rank": "tidy/amplification.parquet",
+    "amplification": "tidy/amplification.parquet",
+    "subspace_ranks": "tidy/subspaces.parquet",
+    "subspace_seeds": "tidy/subspaces.parquet",
+    "subspace_weights": "tidy/subspaces.parquet",
 }
 EMPTY = {  # figures that a study has nothing for
     "verdicts": not STUDY.compare,
@@ -41,6 +49,12 @@ EMPTY = {  # figures that a study has nothing for
     "score_vs_parameters": len({(s.method, s.rank, s.targets) for s in RUNS.values()}) < 2,
     "score_vs_rows": len({(s.task.name, s.train_rows) for s in RUNS.values()}) == len(TASKS),
     "crosscheck": not CELLS,
+    "spectra": not LORA_RUNS,
+    "stable_rank": not LORA_RUNS,
+    "amplification": not LORA_RUNS,
+    "subspace_ranks": not rank_pairs(STUDY),
+    "subspace_seeds": not seed_pairs(STUDY),
+    "subspace_weights": not LORA_RUNS,
 }
 FIGURE_TABLES = {name: table for name, table in FIGURE_TABLES.items() if not EMPTY.get(name)}
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"

@@ -9,6 +9,7 @@ rule report:
     input:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
+        updates=[f"{RESULTS}/tidy/amplification.parquet"] if LORA_RUNS else [],
         tables=[f"{RESULTS}/tables/{name}.csv" for name in TABLES],
         figures=[f"{FIGURES}/{name}.png" for name in FIGURE_TABLES],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],

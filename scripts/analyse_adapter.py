@@ -1,0 +1,44 @@
+"""Section 7 of any LoRA adapter in PEFT's format: tables and figures of its updates.
+
+python scripts/analyse_adapter.py --adapter FOLDER --model FOLDER --out FOLDER
+"""
+
+import argparse
+from pathlib import Path
+
+from loraudit import figures
+from loraudit.errors import run_program
+from loraudit.section7 import MOST, adapter_tables
+from loraudit.tables import write_tidy
+from loraudit.yaml_file import read_yaml
+
+
+def main() -> None:
+    """Read the arguments, measure, write CSV and Parquet, and draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", required=True, type=Path, help="the adapter's folder")
+    parser.add_argument("--model", required=True, type=Path, help="has model.safetensors")
+    parser.add_argument("--out", required=True, type=Path, help="gets tidy/ and figures/")
+    parser.add_argument("--side", choices=("right", "left"), default="right", help="of phi")
+    parser.add_argument("--most", type=int, default=MOST, help="largest i and j of phi")
+    parser.add_argument("--models", default="config/models.yaml", help="layer names by family")
+    arguments = parser.parse_args()
+    families = [family["modules"] for family in read_yaml(arguments.models)["families"].values()]
+    tables = adapter_tables(
+        arguments.adapter, arguments.model, families, arguments.side, arguments.most
+    )
+    for name, table in tables.items():
+        write_tidy(table, arguments.out / "tidy" / name)
+    drawn = {
+        "spectra": (figures.spectra, tables["spectra"]),
+        "stable_rank": (figures.stable_rank, tables["amplification"]),
+        "amplification": (figures.amplification, tables["amplification"]),
+        "subspace_weights": (figures.subspaces, figures.pair_rows(tables["subspaces"], "weights")),
+    }
+    for name, (draw, table) in drawn.items():
+        figures.save(draw(table), table, arguments.out / "figures" / name)
+
+
+run_program(main)

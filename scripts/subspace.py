@@ -1,0 +1,27 @@
+"""Make section 7's tables of a study's in-house adapters: spectra, amplification, subspaces."""
+
+import argparse
+from pathlib import Path
+
+from loraudit.collect import read_study
+from loraudit.errors import run_program
+from loraudit.section7 import MOST, study_tables
+from loraudit.tables import write_tidy
+
+
+def main() -> None:
+    """Read the arguments, measure, and write CSV and Parquet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", required=True, type=Path, help="the study's folder")
+    parser.add_argument("--models", required=True, type=Path, help="the folder of fetched models")
+    parser.add_argument("--side", choices=("right", "left"), default="right", help="of phi")
+    parser.add_argument("--most", type=int, default=MOST, help="largest i and j of phi")
+    arguments = parser.parse_args()
+    folder = arguments.results
+    study = read_study(folder / "study.json")
+    tables = study_tables(study, folder, arguments.models, arguments.side, arguments.most)
+    for name, table in tables.items():
+        write_tidy(table, folder / "tidy" / name)
+
+
+run_program(main)

@@ -1,0 +1,27 @@
+# Section 7 of the paper, from the saved in-house adapters: what the updates look like.
+
+
+rule subspace:
+    input:
+        study=f"{RESULTS}/study.json",
+        records=[f"{RESULTS}/runs/{run.id}/record.json" for run in LORA_RUNS],
+        models=sorted(
+            {f"resources/models/{run.spec.model.name}/manifest.json" for run in LORA_RUNS}
+        ),
+    output:
+        multiext(f"{RESULTS}/tidy/spectra", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/amplification", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/subspaces", ".csv", ".parquet"),
+    log:
+        f"logs/{STUDY.name}/subspace.log",
+    conda:
+        ENVIRONMENT
+    threads: config["threads"]
+    params:
+        code=code_digest("scripts/subspace.py"),
+        results=lambda w, input: str(Path(input.study).parent),
+    message:
+        "measure the updates"
+    shell:
+        "python scripts/subspace.py --results {params.results:q} --models resources/models"
+        " > {log:q} 2>&1"
