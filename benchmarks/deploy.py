@@ -21,7 +21,7 @@ import transformers
 
 from loraudit import inject, peft_bridge
 from loraudit.accounting import folder_bytes
-from loraudit.files import write_atomic
+from loraudit.files import write_atomic, write_text
 from loraudit.models import reset_head
 from loraudit.spec import RunSpec
 from loraudit.study import load_study
@@ -131,9 +131,10 @@ def main() -> None:
         switching = ratios(interleaved(switches, arguments.rounds), "load a full checkpoint")
         switching["bytes"] = [folder_bytes(checkpoint), folder_bytes(folders[0])]
     table = pd.concat([forward, switching], ignore_index=True)
-    write_atomic(arguments.out, lambda path: table.to_csv(path, index=False))
     shown = table.round(3).astype(object)
     shown["bytes"] = ["" if pd.isna(count) else size(count) for count in table.bytes]
+    write_atomic(arguments.out, lambda path: table.to_csv(path, index=False))
+    write_text(arguments.out.with_suffix(".md"), markdown(shown))
     print(markdown(shown))
 
 

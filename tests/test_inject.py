@@ -131,9 +131,13 @@ def test_switching_adapters_leaves_the_base_as_it_was(batch, tmp_path):
         inject.export(model, spec, tmp_path / str(seed))
         expected[seed] = model.eval()(**batch).logits
     model = inject.load(tiny_model(), tmp_path / "0")
+    twin = peft.PeftModel.from_pretrained(tiny_model(), tmp_path / "0", adapter_name="0")
+    twin.load_adapter(tmp_path / "1", adapter_name="1")
     for seed in (1, 0, 1):
         inject.switch(model, tmp_path / str(seed))
         assert torch.equal(model.eval()(**batch).logits, expected[seed])
+        twin.set_adapter(str(seed))
+        assert torch.allclose(twin.eval()(**batch).logits, expected[seed], atol=1e-5)
     after = inject.remove(model).bert.state_dict()
     assert after.keys() == base.keys()
     assert all(torch.equal(after[name], base[name]) for name in base)
