@@ -116,6 +116,16 @@ def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _tested_difference(rows: list) -> dict[str, list]:
+    """Return the columns that paired differences share."""
+    return {
+        "difference": [points(row.difference) for row in rows],
+        "95 % interval": [interval(row.low, row.high) for row in rows],
+        "n": [row.n for row in rows],
+        "p (Holm)": [p_value(row.p_holm) for row in rows],
+    }
+
+
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
     """Turn `compare.switch_effects`' rows into a table for readers."""
     rows = list(effects.itertuples())
@@ -125,10 +135,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
             "switch": [row.switch for row in rows],
             "epoch": [row.epoch for row in rows],
             "base, %": [f"{100 * row.base:.1f}" for row in rows],
-            "difference": [points(row.difference) for row in rows],
-            "95 % interval": [interval(row.low, row.high) for row in rows],
-            "n": [row.n for row in rows],
-            "p (Holm)": [p_value(row.p_holm) for row in rows],
+            **_tested_difference(rows),
         }
     )
 
@@ -141,10 +148,7 @@ def pair_table(pairs: pd.DataFrame) -> pd.DataFrame:
             **_subject_columns(pairs),
             "pair": [f"{row.left} - {row.right}" for row in rows],
             "epoch": [row.epoch for row in rows],
-            "difference": [points(row.difference) for row in rows],
-            "95 % interval": [interval(row.low, row.high) for row in rows],
-            "n": [row.n for row in rows],
-            "p (Holm)": [p_value(row.p_holm) for row in rows],
+            **_tested_difference(rows),
         }
     )
 
