@@ -10,7 +10,7 @@ from loraudit.errors import run_program
 from loraudit.files import read_json, write_text
 from loraudit.pairs import lora_runs
 from loraudit.report import facts, render
-from loraudit.tables import READABLE, protocol_table, provenance_table, read_table
+from loraudit.tables import READABLE, crosscheck_table, protocol_table, provenance_table, read_table
 
 
 def main() -> None:
@@ -30,9 +30,9 @@ def main() -> None:
     if lora_runs(study):
         found["amplification"] = pd.read_parquet(folder / "tidy" / "amplification.parquet")
     found |= {name: read_table(folder / "tables" / f"{name}.csv") for name in READABLE}
+    shown = {**READABLE, "crosscheck": crosscheck_table}
     tables = {
-        **{name: make(found[name]) for name, make in READABLE.items() if len(found[name])},
-        "crosscheck": found["crosscheck"],
+        **{name: make(found[name]) for name, make in shown.items() if len(found[name])},
         "twins": found["twins"],
         "protocol": protocol_table(study),
         "provenance": provenance_table(study, folder / "runs"),

@@ -231,6 +231,23 @@ def write_tidy(table: pd.DataFrame, stem: Path) -> None:
     write_atomic(stem.with_suffix(".parquet"), lambda path: table.to_parquet(path, index=False))
 
 
+def crosscheck_table(checks: pd.DataFrame) -> pd.DataFrame:
+    """List each check's largest difference over all cells, with the cell that has it."""
+    rows = []
+    for key, part in checks.groupby(["check", "against", "dtype"], sort=False):
+        worst = part.loc[part.difference.idxmax()]
+        rows.append(
+            {
+                **dict(zip(["check", "against", "dtype"], key, strict=True)),
+                "largest difference": f"{worst.difference:.2g}",
+                "tolerance": f"{worst.tolerance:.2g}",
+                "within": f"{int(part.ok.sum())} of {len(part)}",
+                "largest in": worst.cell,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def protocol_table(study: Study) -> pd.DataFrame:
     """List every run field and the values it takes in the study."""
     rows = []

@@ -172,7 +172,9 @@ def test_every_product_is_there(done, project):
     )
     checks = pd.read_csv(done / "tidy/crosscheck.csv")
     assert checks.ok.all()
-    assert len(checks) == 20
+    twins = checks[~checks.check.str.startswith("layer")]
+    assert len(twins) == 20
+    assert set(checks.against) == {"PEFT", "loralib"}
     assert pd.read_csv(done / "tidy/twins.csv").equal_share.min() > 0.99
     for figure in FIGURES:
         for suffix in ("svg", "png", "csv"):
@@ -258,6 +260,7 @@ def test_a_study_without_adapters_has_no_section_7(project):
     jobs = planned(project, "study=heads")
     assert [job for job in jobs if job.startswith(("draw", "measure"))] == [
         "draw cost",
+        "draw learning_curves",
         "draw score_vs_parameters",
     ]
 
@@ -295,7 +298,8 @@ def test_the_report_shows_the_numbers_and_needs_no_network(done):
     summary = pd.read_csv(done / "tables/summary.csv")
     for value in summary.best_mean:
         assert f"{100 * value:.1f}" in page
-    assert "20 of 20 checks" in page
+    checks = len(pd.read_csv(done / "tidy/crosscheck.csv"))
+    assert f"{checks} of {checks} checks" in page
     assert page.count('<img src="data:image/png;base64,') == len(FIGURES)
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
@@ -348,7 +352,9 @@ def test_a_wrong_scaling_fails_the_cross_check_job_and_leaves_no_table(done, pro
     kept = (project / target).read_text()
     with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
         output = snakemake(project, target, ok=False)
-    assert re.search(r"error: cross-check of r2-q\+v failed: optimizer steps \(float64\)", output)
+    assert re.search(
+        r"error: cross-check of r2-q\+v failed: optimizer steps \(float64, PEFT\)", output
+    )
     assert not (project / target).exists()
     snakemake(project, target)
     assert (project / target).read_text() == kept
