@@ -151,3 +151,46 @@ def test_ranks_of_each_layers_own_are_read_as_peft_reads_them(folder, batch):
     theirs = peft.PeftModel.from_pretrained(tiny_model(), folder).eval()
     ours = inject.load(tiny_model(), folder).eval()
     assert torch.allclose(ours(**batch).logits, theirs(**batch).logits, atol=1e-6)
+
+
+EMBEDDING = f"{PREFIX}bert.embeddings.word_embeddings.weight"
+HEAD = f"{PREFIX}classifier.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({EMBEDDING: torch.zeros(64, 16)}, "is not under modules_to_save"),
+        ({A: None, B: None}, "asks for it and it is missing"),
+        ({HEAD: None}, "'classifier.weight' is missing"),
+        ({A: torch.ones(3, 16), B: torch.ones(16, 3)}, "has rank 3, adapter_config.json says 2"),
+        ({HEAD: lambda t: t.double() * 1e300}, "infinite values"),
+    ],
+)
+def test_tensors_other_than_the_config_promises_are_refused(folder, tensors, message):
+    with_tensors(folder, **tensors)
+    assert message in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"r": 8}, "has rank 2, adapter_config.json says 8"),
+        ({"rank_pattern": {LAYER: 5}}, "has rank 2, adapter_config.json says 5"),
+        ({"target_modules": ["key"]}, "asks for it and it is missing"),
+        ({"exclude_modules": [LAYER]}, "names no such layer"),
+        ({"modules_to_save": None}, "is not under modules_to_save"),
+        ({"init_lora_weights": "pissa"}, "it changes the base model"),
+    ],
+)
+def test_configs_that_contradict_the_tensors_are_refused(folder, config, message):
+    with_config(folder, **config)
+    assert message in refused(folder)
+
+
+def test_a_folder_without_a_head_is_not_switched_to(folder):
+    model = inject.load(tiny_model(), folder)
+    with_tensors(folder, **{HEAD: None, f"{PREFIX}classifier.bias": None})
+    with_config(folder, modules_to_save=None)
+    with pytest.raises(UserError, match="the one in place is another task's"):
+        inject.switch(model, folder)

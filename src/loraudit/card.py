@@ -46,7 +46,8 @@ def export_run(
     if out.exists():
         raise UserError(f"out: {out} exists already; name a new folder")
     record = read_finished(run)
-    config, _ = peft_bridge.read_folder(run / "adapter")
+    config, state = peft_bridge.read_folder(run / "adapter")
+    _check_is_the_runs(record, config, state, run)
     config.base_model_name_or_path = base_model or config.base_model_name_or_path
     named = config.base_model_name_or_path or record.spec.model.name
     seeds = seed_scores(record.spec, study) if study else None
@@ -56,6 +57,17 @@ def export_run(
         config.save_pretrained(folder)
         write_text(folder / "README.md", card)
     return record
+
+
+def _check_is_the_runs(record: RunRecord, config, state: dict, run: Path) -> None:
+    """Refuse an adapter whose rank, alpha or size is not what the run's record says."""
+    count = sum(t.numel() for name, t in state.items() if name.endswith((".lora_A", ".lora_B")))
+    found = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
+    spec = record.spec
+    said = spec.rank, spec.alpha, record.train.parameters["adapter"]
+    for (name, value), legal in zip(found.items(), said, strict=True):
+        if value != legal:
+            raise UserError(f"{run}/adapter: {name} is {value:g}, the record says {legal:g}")
 
 
 def read_finished(run: Path) -> RunRecord:
@@ -80,6 +92,12 @@ def read_finished(run: Path) -> RunRecord:
     return record
 
 
+def _without_seed(spec: dict) -> dict:
+    """Blank what differs between the seeds of one cell: the seed, and the run it starts from."""
+    start = spec["warm_start"] and {"tensors": spec["warm_start"]["tensors"]}
+    return {**spec, "seed": None, "warm_start": start}
+
+
 def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     """Return the best-epoch scores of the runs that differ from `spec` in the seed at most.
 
@@ -90,11 +108,11 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     if not records.is_file():
         raise UserError(f"{study}: no study here ({records.relative_to(study)} is missing)")
     found = [json.loads(line) for line in records.read_text().splitlines()]
-    wanted = {**spec.model_dump(mode="json"), "seed": None}
+    wanted = _without_seed(spec.model_dump(mode="json"))
     scores = [
         record["train"]["best"][spec.task.headline]
         for record in found
-        if {**record["spec"], "seed": None} == wanted
+        if _without_seed(record["spec"]) == wanted
     ]
     if not scores:
         raise UserError(f"{study}: no run of this spec in its tidy table")

@@ -68,8 +68,11 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
     Raises:
         ValueError: the adapters are merged: their update would stay in the base.
-        UserError: a folder that `load` refuses; the model is then as it was.
+        UserError: a folder that `load` refuses, or one without a head, which would leave the
+            other task's in place; the model is then as it was.
     """
+    if not peft_bridge.read_folder(folder)[0].modules_to_save:
+        raise UserError(f"{folder}: no head (modules_to_save); the one in place is another task's")
     layers = lora_layers(model)
     if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before switching the adapter")
@@ -112,11 +115,12 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     """
     config, state = peft_bridge.read_folder(folder)
     peft_bridge.check_fits(model, state, folder)
+    peft_bridge.check_config(model, config, state, folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
         base = model.get_submodule(name)
         layer = lora_class(base)(base, rank, config.lora_alpha, config.lora_dropout)
-        model.set_submodule(name, layer)
+        model.set_submodule(name, layer.train(model.training))
     model.load_state_dict(state, strict=False)
     return model

@@ -61,7 +61,10 @@ class LoRAEmbedding(LoRALinear):
         h = self.base(x)
         if self.merged:
             return h
-        low = nn.functional.embedding(x, self.lora_A.T)  # (*batch, r)
+        base = self.base
+        low = nn.functional.embedding(  # (*batch, r)
+            x, self.lora_A.T, base.padding_idx, scale_grad_by_freq=base.scale_grad_by_freq
+        )
         return h + nn.functional.linear(low, self.lora_B) * self.scaling
 
     def delta_weight(self) -> Float[Tensor, "tokens d"]:

@@ -142,17 +142,26 @@ def _plain_tensors(state: dict, file: Path, size: int) -> Tensors:
 
 
 def _check_zip(file: Path, size: int) -> None:
-    """Refuse a zip that would unpack to more than it is: torch.save compresses nothing."""
+    """Refuse a zip that would unpack to more than it is, or whose checksums differ.
+
+    torch.save compresses nothing, and torch.load checks no checksum. Files of torch before 1.6 are
+    no zips and have none: a flipped bit in their numbers can't be seen.
+    """
     with file.open("rb") as start:
         if start.read(4) != b"PK\x03\x04":
             return
     try:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            damaged = None if unpacked > size else archive.testzip()
     except Exception as error:  # as above
         raise UserError(f"{file}: truncated or damaged: {_one_line(error)}") from None
     if unpacked > size:
         raise UserError(f"{file}: claims {unpacked:,} bytes of contents in a file of {size:,}")
+    if damaged:
+        raise UserError(
+            f"{file}: damaged: the checksum of {_one_line(ValueError(damaged))} differs"
+        )
 
 
 def _refusal(file: Path, error: Exception) -> UserError:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import peft
 import torch
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,6 +38,7 @@ PLAIN = {
     "alora_invocation_tokens": None,
     "use_qalora": False,
     "kasa_config": None,
+    "trainable_token_indices": None,
 }
 """Settings that change what an adapter computes, and the values under which it is alpha/r B A."""
 
@@ -211,6 +214,11 @@ def _read_config(path: Path) -> peft.LoraConfig:
         found = getattr(config, key)
         if (found or None) != (value or None):
             raise UserError(f"{path}: {key} is {found!r}: not plain LoRA (legal: {value!r})")
+    if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
+        raise UserError(
+            f"{path}: init_lora_weights is {config.init_lora_weights!r}: it changes the base model "
+            "(legal: true, false, 'gaussian', 'orthogonal')"
+        )
     if not _number(config.lora_alpha) or config.lora_alpha <= 0:
         raise UserError(f"{path}: lora_alpha is {config.lora_alpha!r} (legal: above 0)")
     if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
@@ -233,8 +241,8 @@ def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:
         if tensor.dtype not in FLOATS:
             legal = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
             raise UserError(f"{where}: {name!r} is of {tensor.dtype} (legal: {legal})")
-        if not tensor.isfinite().all():
-            raise UserError(f"{where}: {name!r} has NaN or infinite values")
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{where}: {name!r} has NaN or infinite values (as float32)")
     layers = {key[: -len(".lora_A")] for key in state if key.endswith((".lora_A", ".lora_B"))}
     if not layers:
         raise UserError(f"{where}: no lora_A and lora_B in this file")
@@ -276,3 +284,41 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
             raise UserError(f"{where}: this model has no tensor {name!r}")
         if tuple(tensor.shape) != legal:
             raise UserError(f"{where}: {name!r} is {tuple(tensor.shape)}, this model's is {legal}")
+
+
+def check_config(
+    model: nn.Module, config: peft.LoraConfig, state: dict[str, torch.Tensor], where: Path
+) -> None:
+    """Check that an adapter's tensors are the ones that its config promises for this model.
+
+    Args:
+        model: the base model without adapters.
+        config, state: what `read_folder` gave; `check_fits` has passed.
+        where: the folder to name in an error.
+
+    Raises:
+        UserError: layers other than those that target_modules and exclude_modules match, a rank
+            other than r or rank_pattern says, or head tensors other than those of modules_to_save.
+    """
+    layers = {key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")}
+    saved = tuple(config.modules_to_save or ())
+    wanted = {
+        name
+        for name, _ in model.named_modules()
+        if linear_sizes(model, name) is not None
+        and check_target_module_exists(config, name)
+        and not in_head(f"{name}.", saved)
+    }
+    for name in sorted(layers ^ wanted):
+        problem = "names no such layer" if name in layers else "asks for it and it is missing"
+        raise UserError(f"{where}: lora_A and lora_B of {name!r}: {CONFIG} {problem}")
+    for name in sorted(layers):
+        key = get_pattern_key(config.rank_pattern.keys(), name)
+        rank, found = config.rank_pattern.get(key, config.r), state[f"{name}.lora_A"].shape[0]
+        if rank != found:
+            raise UserError(f"{where}: {name!r} has rank {found}, {CONFIG} says {rank}")
+    others = {key for key in state if not key.endswith((".lora_A", ".lora_B"))}
+    head = {name for name in model.state_dict() if in_head(name, saved)}
+    for name in sorted(others ^ head):
+        problem = "is not under modules_to_save" if name in others else "is missing"
+        raise UserError(f"{where}: {name!r} {problem} (modules_to_save: {', '.join(saved)})")
