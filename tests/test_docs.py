@@ -17,7 +17,8 @@ from loraudit.tables import markdown, published_table, read_table, summary_table
 COMMITTED = Path("results/committed")
 STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
 DOCS = Path("docs/studies.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md", "config/reference/README.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md", "docs/section7.md"]
+PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
 
 
 def test_the_readmes_tables_are_the_committed_ones():

@@ -143,7 +143,7 @@ def similarities() -> pd.DataFrame:
         for j in (1, 2)
     ]
     names = {"task": "t", "model": "m", "label": "", "first": "r1 s0", "second": "r2 s0"}
-    return pd.DataFrame(rows).assign(pair="ranks", **names)
+    return pd.DataFrame(rows).assign(pair="ranks", side="right", **names)
 
 
 DRAW = [

@@ -68,9 +68,8 @@ def test_every_layer_is_read_with_its_scaling(targets, tmp_path):
         torch.testing.assert_close(dense(update.delta), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_pefts_patterns_set_rank_and_alpha_by_layer(tmp_path):
+def test_pefts_pattern_sets_the_rank_by_layer(tmp_path):
     patterns = {"rank_pattern": {"layer.0.attention.self.query": 3}}
-    patterns["alpha_pattern"] = {"layer.1.attention.self.value": 7}
     config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["query", "value"], **patterns)
     twin = peft.get_peft_model(tiny_model(), config)
     for name, parameter in twin.named_parameters():
@@ -219,12 +218,12 @@ def _first(name: str, new: torch.Tensor | None = None, **setting):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("lora_"), "no lora_A in it"),
-        (_without("layer.0.attention.self.query.lora_B"), "query: no lora_B"),
-        (_first("lora_A", torch.zeros(3, 16)), "query: rank 3, the config says 2"),
-        (_first("lora_B", torch.full((16, 2), math.nan)), r"B \(16, 2\) has NaN or infinity"),
-        (_first("", use_dora=True), r"use_dora = True \(legal here: False\)"),
-        (_first("", fan_in_fan_out=True), r"fan_in_fan_out = True \(legal here: False\)"),
+        (_without("lora_"), "no lora_A and lora_B"),
+        (_without("layer.0.attention.self.query.lora_B"), "query. has no lora_B"),
+        (_first("", r=3), "query: rank 2, the config says 3"),
+        (_first("lora_B", torch.full((16, 2), math.nan)), "has NaN or infinite values"),
+        (_first("", use_dora=True), "use_dora is True: not plain LoRA"),
+        (_first("", alpha_pattern={"query": 7}), "alpha_pattern is .* not plain LoRA"),
     ],
 )
 def test_a_broken_adapter_is_refused_with_the_reason(change, message, tmp_path):
@@ -239,7 +238,7 @@ def test_a_broken_adapter_is_refused_with_the_reason(change, message, tmp_path):
 
 
 def test_missing_or_unreadable_files_are_named(adapter, tmp_path):
-    with pytest.raises(UserError, match=r"no adapter here \(adapter_config.json is missing\)"):
+    with pytest.raises(UserError, match=r"no adapter_config.json"):
         read_updates(tmp_path, MODULES)
     with pytest.raises(UserError, match=r"no model here \(model.safetensors is missing\)"):
         BaseWeights(tmp_path, 2)
@@ -247,7 +246,7 @@ def test_missing_or_unreadable_files_are_named(adapter, tmp_path):
     with pytest.raises(UserError, match=r"model.safetensors: not a checkpoint"):
         BaseWeights(tmp_path, 2)
     (tmp_path / "adapter/adapter_model.safetensors").write_text("torn")
-    with pytest.raises(UserError, match=r"adapter_model.safetensors: not an adapter"):
+    with pytest.raises(UserError, match=r"adapter_model.safetensors: not a whole safetensors file"):
         read_updates(tmp_path / "adapter", MODULES)
 
 

@@ -17,13 +17,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # folders only: no look at the hub
 
 
 class Commands(TyperGroup):
-    """Turns a `UserError` into one line on stderr and exit code 1."""
+    """Turns a `UserError`, or a file that can't be read or written, into one line and exit 1."""
 
     def invoke(self, ctx):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except UserError as error:
+        except (UserError, OSError) as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
 
@@ -175,7 +175,8 @@ def _fetched(folder: Path, what: str) -> Path:
     if not (folder / "manifest.json").is_file():
         raise UserError(
             f"{what}: nothing fetched in {folder} (manifest.json is missing); "
-            "`snakemake --cores 1 resources/.../manifest.json` fetches, or give the folder"
+            f"`snakemake --cores 1 {folder}/manifest.json --config ...` fetches it (task=, model= or "
+            "study= must name it), or give the folder"
         )
     return folder
 

@@ -1,10 +1,11 @@
 """The cross-check: our LoRA and PEFT's side by side on the same start and the same batches.
 
 Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows, dropout on, under
-the run's own optimizer settings and schedule; after each step every trainable tensor is compared.
-At the trained point (where B is no longer zero) the outputs, the gradients, the merged models, and
-the adapters loaded across both ways are compared. All of it twice, in float64 and float32. Then
-each shape of the adapted layers is compared alone, with loralib too (layercheck.py).
+the run's own learning rate, AdamW settings (weight decay on all) and schedule; after each step
+every trainable tensor is compared. At the trained point (where B is no longer zero) the outputs,
+the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
+over one base are compared. All of it twice, in float64 and float32. Then each shape of the adapted
+layers is compared alone, with loralib too (layercheck.py).
 """
 
 import copy
@@ -26,6 +27,8 @@ from loraudit.spec import RunSpec, derive_seed
 from loraudit.tasks import collate, global_batches, load_examples
 
 STEPS, ACCUMULATED, ROWS = 20, 2, 2
+LAYER_DROPOUT = 0.1
+"""Least LoRA dropout of the layer checks: without any, dropout would go unchecked."""
 
 TOLERANCE = {
     "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8},
@@ -70,7 +73,8 @@ def layer_cases(model: nn.Module, spec: RunSpec) -> list[layercheck.Case]:
         layer = model.get_submodule(name)
         kind = "conv1d" if isinstance(layer, Conv1D) else "linear"
         sizes = inject.lora_class(layer).sizes(layer)
-        settings = spec.rank, spec.alpha, spec.lora_dropout, layer.bias is not None
+        dropout = max(spec.lora_dropout, LAYER_DROPOUT)
+        settings = spec.rank, spec.alpha, dropout, layer.bias is not None
         found.setdefault((kind, *sizes), layercheck.Case(kind, *sizes, *settings))
     return list(found.values())
 
@@ -99,14 +103,16 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
         check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), "close")
         check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
-        unmerged = logits(ours, probe)
+        check("several adapters", _several(ours, base, spec, probe), "close")
+        unmerged, weights = logits(ours, probe), base_weights(ours)
         inject.merge(ours)
         twin.merge_adapter()
-        check(
-            "merged equals unmerged", (logits(ours, probe) - unmerged).abs().max().item(), "close"
-        )
+        gap = (logits(ours, probe) - unmerged).abs().max().item()
+        check("merged equals unmerged", gap, "close")
         check("merged outputs", _logit_gap(ours, twin, probe), "close")
+        check("merged weights", _largest(base_weights(ours), base_weights(twin)), "close")
         inject.unmerge(ours)
+        check("unmerged weights", _largest(base_weights(ours), weights), "close")
         check("unmerged again", (logits(ours, probe) - unmerged).abs().max().item(), "close")
     return rows
 
@@ -117,6 +123,17 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
         peft_bridge.own_name(name): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
+    }
+
+
+def base_weights(model: nn.Module) -> Tensors:
+    """Return copies of the adapted layers' frozen weights under in-house names, for either twin."""
+    ends = (".base.weight", ".base_layer.weight")
+    return {
+        peft_bridge.own_name(name).removesuffix(end): parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        for end in ends
+        if name.endswith(end)
     }
 
 
@@ -211,6 +228,32 @@ def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensor
         peft_bridge.export(twin, spec, Path(folder))
         loaded = inject.load(copy.deepcopy(base), Path(folder))
     return _logit_gap(loaded, twin, probe)
+
+
+def _several(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Switch between two adapters over one base, here and in PEFT; the largest difference.
+
+    The second adapter is the first with other values.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        other = copy.deepcopy(ours)
+        with torch.no_grad():
+            for parameter in trainable(other).values():
+                parameter.mul_(-1.5)
+        folders = {name: Path(root, name) for name in ("first", "second")}
+        for model, folder in zip((ours, other), folders.values(), strict=True):
+            inject.export(model, spec, folder)
+        mine = inject.load(copy.deepcopy(base), folders["first"])
+        twin = peft.PeftModel.from_pretrained(
+            copy.deepcopy(base), folders["first"], adapter_name="first"
+        )
+        twin.load_adapter(folders["second"], adapter_name="second")
+        gaps = []
+        for name in ("second", "first"):
+            inject.switch(mine, folders[name])
+            twin.set_adapter(name)
+            gaps.append(_logit_gap(mine, twin, probe))
+    return max(gaps)
 
 
 def require_agreement(rows: list[dict], what: str) -> None:

@@ -587,7 +587,8 @@ def subspaces(rows: pd.DataFrame) -> Figure:
         bar = {"aspect": 12 * len(matrices)}  # as wide whatever the number of rows
         figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)", **bar)
         cell = rows.iloc[0]
-        name = filter(None, [cell.task, cell.model, cell.targets, cell.label])
+        side = f"{cell.side} singular directions"
+        name = filter(None, [cell.task, cell.model, cell.targets, cell.label, side])
         figure.suptitle(", ".join(name), fontsize=9)
         own, other = ("ΔW", "W") if cell.pair == "weights" else (cell["first"], cell["second"])
         figure.supylabel(f"i, directions of {own}", fontsize=9)

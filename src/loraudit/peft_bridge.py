@@ -286,6 +286,11 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
             raise UserError(f"{where}: {name!r} is {tuple(tensor.shape)}, this model's is {legal}")
 
 
+def rank_of(config: peft.LoraConfig, layer: str) -> int:
+    """Return a layer's rank: r, or what rank_pattern says of it."""
+    return config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), layer), config.r)
+
+
 def check_config(
     model: nn.Module, config: peft.LoraConfig, state: dict[str, torch.Tensor], where: Path
 ) -> None:
@@ -313,8 +318,7 @@ def check_config(
         problem = "names no such layer" if name in layers else "asks for it and it is missing"
         raise UserError(f"{where}: lora_A and lora_B of {name!r}: {CONFIG} {problem}")
     for name in sorted(layers):
-        key = get_pattern_key(config.rank_pattern.keys(), name)
-        rank, found = config.rank_pattern.get(key, config.r), state[f"{name}.lora_A"].shape[0]
+        rank, found = rank_of(config, name), state[f"{name}.lora_A"].shape[0]
         if rank != found:
             raise UserError(f"{where}: {name!r} has rank {found}, {CONFIG} says {rank}")
     others = {key for key in state if not key.endswith((".lora_A", ".lora_B"))}

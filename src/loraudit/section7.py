@@ -72,7 +72,8 @@ def study_tables(
         base = bases[run.spec.model.name]
         pair = _pair("weights", run, "W")
         tables["subspaces"] += weight_rows(pair, updates(run), base, side, most)
-    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    made = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    return {**made, "subspaces": made["subspaces"].assign(side=side)}
 
 
 def adapter_tables(
@@ -102,7 +103,7 @@ def adapter_tables(
     return {
         "spectra": pd.DataFrame(spectra_rows(identity, updates)),
         "amplification": pd.DataFrame(amplification_rows(identity, updates, base)),
-        "subspaces": pd.DataFrame(weight_rows(pair, updates, base, side, most)),
+        "subspaces": pd.DataFrame(weight_rows(pair, updates, base, side, most)).assign(side=side),
     }
 
 

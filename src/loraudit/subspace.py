@@ -123,7 +123,8 @@ def random_directions(d: int, count: int, generator: torch.Generator) -> Float[T
     """Draw the random control: the directions of a Gaussian matrix, k = min(count, d) of them.
 
     The singular vectors of a Gaussian matrix are uniformly distributed orthonormal columns,
-    independent of its singular values, and so are the columns of Q of a Gaussian d x count matrix.
+    independent of its singular values, and so, up to their signs, are the columns of Q of a
+    Gaussian d x count matrix.
 
     Raises:
         ValueError: d or count below 1.

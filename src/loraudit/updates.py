@@ -5,19 +5,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from peft import LoraConfig
-from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from loraudit.errors import UserError
-from loraudit.peft_bridge import CONFIG, WEIGHTS, read_folder
+from loraudit.files import read_json
+from loraudit.peft_bridge import WEIGHTS, rank_of, read_folder
 from loraudit.spec import MATRICES
 from loraudit.subspace import SVD, svd, update_svd
 
 CHECKPOINT = "model.safetensors"
-PLAIN = {"use_dora": False, "use_rslora": False, "fan_in_fan_out": False}
-"""Settings of an adapter_config.json with which Delta W is (alpha/r) B A, in W's orientation."""
 WEIGHT_SHARE = 0.1
 """Figure 8 goes up to the first tenth of W's singular directions."""
 
@@ -48,43 +45,19 @@ def read_updates(folder: Path, *modules: Mapping[str, str]) -> dict[Place, Updat
     Raises:
         UserError: no adapter, one that is not plain LoRA, or layers that `modules` does not name.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no adapter here ({name} is missing)")
-    try:
-        config, state = read_folder(folder)
-    except (KeyError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: not an adapter: {error}") from None
-    for key, legal in PLAIN.items():
-        if getattr(config, key) != legal:
-            value = getattr(config, key)
-            raise UserError(f"{folder / CONFIG}: {key} = {value!r} (legal here: {legal!r})")
+    config, state = read_folder(folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
-    if not names:
-        raise UserError(f"{folder / WEIGHTS}: no lora_A in it")
     places = _places(names, modules)
     found = {}
     for name in names:
-        a, b = state[f"{name}.lora_A"], state.get(f"{name}.lora_B")
-        rank, alpha = _rank_alpha(config, name)
-        if b is None or a.shape[0] != rank:
-            problem = "no lora_B" if b is None else f"rank {a.shape[0]}, the config says {rank}"
+        a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
+        rank = rank_of(config, name)
+        if a.shape[0] != rank:
+            problem = f"rank {a.shape[0]}, the config says {rank}"
             raise UserError(f"{folder / WEIGHTS}: {name}: {problem}")
-        try:
-            delta = update_svd(a, b, alpha / rank)
-        except ValueError as error:
-            raise UserError(f"{folder / WEIGHTS}: {name}: {error}") from None
+        delta = update_svd(a, b, config.lora_alpha / rank)
         found[places[name]] = Update(name, a, b, delta)
     return dict(sorted(found.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
-
-
-def _rank_alpha(config: LoraConfig, name: str) -> tuple[int, float]:
-    """Return a layer's rank and alpha; PEFT's patterns may set them layer by layer."""
-    shared = ((config.rank_pattern, config.r), (config.alpha_pattern, config.lora_alpha))
-    rank, alpha = (
-        pattern.get(get_pattern_key(pattern.keys(), name), value) for pattern, value in shared
-    )
-    return rank, alpha
 
 
 def _places(names: list[str], families: Iterable[Mapping[str, str]]) -> dict[str, Place]:
@@ -120,6 +93,7 @@ class BaseWeights:
         except SafetensorError as error:
             raise UserError(f"{self.path}: not a checkpoint: {error}") from None
         self.keys = list(self.file.keys())
+        self.transposed = _stores_transposed(Path(folder))
         self.count = count
         self.kept: dict[str, SVD] = {}
 
@@ -139,6 +113,8 @@ class BaseWeights:
             found = " and ".join(hits) or "none"
             raise UserError(f"{self.path}: expected one weight for {name!r}, found {found}")
         weight = self.file.get_tensor(hits[0])
+        if self.transposed:
+            weight = weight.T
         wanted = (update.b.shape[0], update.a.shape[1])
         if tuple(weight.shape) != wanted:
             shape = tuple(weight.shape)
@@ -151,6 +127,12 @@ class BaseWeights:
             count = max(self.count, tenth(update))
             self.kept[update.name] = svd(self.weight(update)).leading(count)
         return self.kept[update.name]
+
+
+def _stores_transposed(folder: Path) -> bool:
+    """Tell whether a model stores W as (d_in, d_out): GPT-2's Conv1D does."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "gpt2"
 
 
 def tenth(update: Update) -> int:

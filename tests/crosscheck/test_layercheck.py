@@ -35,7 +35,7 @@ def test_both_references_are_compared():
     assert set(references()) == {"PEFT", "loralib"}
     rows = compare_layer(Case("linear", 6, 5, 3, 12), "float64")
     assert {row["against"] for row in rows} == {"PEFT", "loralib"}
-    assert len({row["check"] for row in rows}) == 16
+    assert len({row["check"] for row in rows}) == 19
 
 
 @settings(max_examples=12, deadline=None)
@@ -117,11 +117,31 @@ def test_a_merge_that_forgets_to_transpose_fails(monkeypatch, kind):
 def test_a_merge_that_is_not_idempotent_fails(monkeypatch):
     def merge(self):
         with torch.no_grad():
-            self.base.weight += 2 * self.delta_weight()
+            self.base.weight += self.delta_weight()
         self.merged = True
 
     monkeypatch.setattr(LoRALinear, "merge", merge)
-    assert failed(Case("linear", 6, 5, 3, 12)) >= {"merged equals unmerged", "unmerged again"}
+    assert failed(Case("linear", 6, 5, 3, 12)) >= {"merged equals unmerged", "unmerged weights"}
+
+
+def test_a_merge_that_does_nothing_fails(monkeypatch):
+    for name in ("merge", "unmerge"):
+        monkeypatch.setattr(LoRALinear, name, lambda self: None)
+    assert failed(Case("linear", 6, 5, 3, 12)) == {"merged weights"}
+
+
+def test_a_state_dict_that_loses_b_fails(monkeypatch):
+    saved = torch.nn.Module.state_dict
+
+    def lossy(self, *arguments, **more):
+        return {k: v for k, v in saved(self, *arguments, **more).items() if k != "lora_B"}
+
+    monkeypatch.setattr(LoRALinear, "state_dict", lossy)
+    assert failed(Case("linear", 6, 5, 3, 12)) == {"saved and loaded"}
+
+
+def test_padding_gets_no_gradient():
+    assert not failed(Case("embedding", 6, 5, 3, 12, padding_idx=2))
 
 
 def test_dropout_on_the_wrong_place_fails(monkeypatch):
