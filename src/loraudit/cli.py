@@ -175,8 +175,8 @@ def _fetched(folder: Path, what: str) -> Path:
     if not (folder / "manifest.json").is_file():
         raise UserError(
             f"{what}: nothing fetched in {folder} (manifest.json is missing); "
-            f"`snakemake --cores 1 {folder}/manifest.json --config ...` fetches it (task=, model= or "
-            "study= must name it), or give the folder"
+            f"`snakemake --cores 1 {folder}/manifest.json --config ...` fetches it (task=, model= "
+            "or study= must name it), or give the folder"
         )
     return folder
 
