@@ -33,6 +33,8 @@ def main() -> None:
     equal = agreement(left_rows, right_rows)
     one, two = last_validation(left_rows), last_validation(right_rows)
     two = two.loc[one.index]
+    if not one.label.equals(two.label):
+        raise UserError(f"the runs have other labels on the same rows of {task.name!r}")
     found = paired_bootstrap(
         one.label.to_numpy(),
         one.prediction.to_numpy(),
