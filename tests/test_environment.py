@@ -3,11 +3,12 @@
 import re
 import subprocess
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 LINES = [line for line in Path("requirements.lock").read_text().splitlines() if line[:1] != "#"]
@@ -43,6 +44,19 @@ def test_the_running_environment_is_the_lock():
         except PackageNotFoundError:
             found[name] = "missing"
     assert found == LOCK
+
+
+def test_the_lock_names_what_its_packages_require():
+    """A requirement that the lock lacks would be installed at whatever version is newest.
+
+    Not so for torch, whose builds for GPUs bring libraries that those for CPUs do not have.
+    """
+    locked = {canonical(name) for name in LOCK}
+    for name in set(LOCK) - {"torch"}:
+        for line in requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonical(requirement.name) in locked, f"{name} requires {line}"
 
 
 def test_results_are_not_committed_where_the_pipeline_writes():
