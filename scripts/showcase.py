@@ -1,8 +1,8 @@
 """Copy a finished study to the folders that are committed, and refresh the README's tables.
 
-Tables, tidy CSVs, run records and report go to results/committed/<study>, figures to
-figures/committed/<study>. A block of README.md between `<!-- from FILE -->` and `<!-- end -->` is
-filled with that file.
+Tables, runs, their records and the report go to results/committed/<study>, figures with the CSV
+behind each to figures/committed/<study>. A block of README.md between `<!-- from FILE -->` and
+`<!-- end -->` is filled with that file.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from loraudit.errors import UserError, run_program
 from loraudit.files import folder_atomic, write_text
 from loraudit.report import fill_blocks
 
-COPIED = ("tables/*.md", "tables/*.csv", "tidy/*.csv", "tidy/records.jsonl", "report.html")
+COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
 PUBLISHED = ("verdicts.md", "verdicts.csv")
 NOTE = """# {name}, as generated once
 
