@@ -77,7 +77,7 @@ def _switch_fact(effects: pd.DataFrame) -> str:
         return "Too few common seeds to test a switch."
     largest = best.loc[best.difference.abs().idxmax()]
     return (
-        f"Largest effect: {largest.switch} on {largest.task}, "
+        f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
         f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
         f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). "
         f"{int((best.p_holm < SIGNIFICANCE).sum())} of {len(best)} differences have an adjusted "
