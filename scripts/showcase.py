@@ -30,14 +30,28 @@ Running the study writes yours to `results/{name}` and `figures/{name}`.
 """
 
 
-def copy(source: Path, patterns: tuple[str, ...], out: Path, note: str = "") -> None:
-    """Copy the files that match into a folder, whole or not at all."""
+HIDDEN = """
+The folder of the GLUE copy is written as `glue` in these files; the records' `spec_sha256` is that of the
+spec with the folder's full path.
+"""
+
+
+def copy(
+    source: Path, patterns: tuple[str, ...], out: Path, note: str = "", hidden: str | None = None
+) -> None:
+    """Copy the files that match into a folder, whole or not at all.
+
+    `hidden` is a path of this machine that is written as "glue" in every text file.
+    """
     found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
     if not found:
         raise UserError(f"nothing to copy in {source}: run the study first")
     with folder_atomic(out) as folder:
         for file in found:
             shutil.copyfile(file, folder / file.name)
+            if hidden and file.suffix != ".png":
+                text = file.read_text().replace(hidden, "glue")
+                write_text(folder / file.name, text)
         if note:
             write_text(folder / "README.md", note)
 
@@ -47,14 +61,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--study", required=True, help="a finished study's name")
     parser.add_argument("--command", required=True, help="the command that made it, for the note")
+    parser.add_argument("--glue", help="folder of the local GLUE copy: the copies say 'glue'")
     arguments = parser.parse_args()
     name = arguments.study
     note = NOTE.format(name=name, command=arguments.command)
+    note += HIDDEN if arguments.glue else ""
     results, figures = Path("results"), Path("figures")
     if not (results / name / "report.html").is_file():
         raise UserError(f"no {results / name}/report.html: run the study first")
-    copy(results / name, COPIED, results / "committed" / name, note)
-    copy(figures / name, ("*.*",), figures / "committed" / name)
+    copy(results / name, COPIED, results / "committed" / name, note, arguments.glue)
+    copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)
     copy(results / "published", PUBLISHED, results / "committed" / "published")
     copy(figures / "published", ("*.*",), figures / "committed" / "published")
     readme = Path("README.md")
