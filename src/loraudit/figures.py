@@ -239,8 +239,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
                     )
             row[0].set_title(f"{task}, {model}: training loss", fontsize=9)
             row[1].set_title(f"{task}, {model}: validation score", fontsize=9)
-            row[0].set_xlabel("epoch")
-            row[1].set_xlabel("epoch")
+            for axes in row:
+                axes.set_xlabel("epoch")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure, grid[0][0])
     return figure
 
