@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from peft import LoraConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -71,13 +72,14 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
         UserError: a folder that `load` refuses, or one without a head, which would leave the
             other task's in place; the model is then as it was.
     """
-    if not peft_bridge.read_folder(folder)[0].modules_to_save:
+    config, state = peft_bridge.read_folder(folder)
+    if not config.modules_to_save:
         raise UserError(f"{folder}: no head (modules_to_save); the one in place is another task's")
     layers = lora_layers(model)
     if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before switching the adapter")
     try:
-        return load(remove(model), folder)
+        return _put_on(remove(model), config, state, folder)
     except UserError:
         for name, layer in layers.items():
             model.set_submodule(name, layer)
@@ -113,7 +115,11 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
         UserError: a folder that `peft_bridge.read_folder` refuses, or tensors whose names or shapes
             do not fit this model; the model is then as it was.
     """
-    config, state = peft_bridge.read_folder(folder)
+    return _put_on(model, *peft_bridge.read_folder(folder), folder)
+
+
+def _put_on(model: nn.Module, config: LoraConfig, state: dict, folder: Path) -> nn.Module:
+    """Check that an adapter fits a model without one, and put it on in place."""
     peft_bridge.check_fits(model, state, folder)
     peft_bridge.check_config(model, config, state, folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
