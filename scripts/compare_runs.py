@@ -9,7 +9,7 @@ from pathlib import Path
 from loraudit.collect import read_run, spec_difference
 from loraudit.errors import UserError, run_program
 from loraudit.glue_metric import MEASURES
-from loraudit.statistics import agreement, last_validation, mcnemar, paired_bootstrap
+from loraudit.statistics import agreement, mcnemar, paired_bootstrap, same_rows
 from loraudit.tables import interval, p_value, points
 
 
@@ -30,9 +30,8 @@ def main() -> None:
             f"runs of different tasks: {left.spec.task.name!r} and {right.spec.task.name!r}"
         )
     task = left.spec.task
-    equal = agreement(left_rows, right_rows)
-    one, two = last_validation(left_rows), last_validation(right_rows)
-    two = two.loc[one.index]
+    one, two = same_rows(left_rows, right_rows)
+    equal = agreement(one, two)
     if not one.label.equals(two.label):
         raise UserError(f"the runs have other labels on the same rows of {task.name!r}")
     found = paired_bootstrap(

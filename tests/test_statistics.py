@@ -1,6 +1,7 @@
 """Statistics against scipy, hand-computed cases and symmetries."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.weightstats import ttost_ind
 
+from loraudit.reference import Reading
 from loraudit.statistics import (
     READINGS,
     aggregate,
@@ -20,6 +22,7 @@ from loraudit.statistics import (
     mcnemar,
     paired,
     paired_bootstrap,
+    same_rows,
     spread_to_sd,
     summarise,
     tost,
@@ -92,14 +95,14 @@ def test_agreement_pairs_by_row_and_uses_the_last_epoch():
     left = predictions([0, 1, 2], [1.0, -1.0, 2.0])
     earlier = left.assign(epoch=1, prediction=9)
     right = predictions([2, 1, 0], [2.5, -1.0, -1.0])
-    found = agreement(pd.concat([earlier, left]), right)
+    found = agreement(*same_rows(pd.concat([earlier, left]), right))
     assert found == {
         "rows": 3,
         "equal_share": pytest.approx(2 / 3),
         "largest_logit_difference": pytest.approx(2.0),
     }
     with pytest.raises(ValueError, match="different rows"):
-        agreement(left, predictions([0, 1, 3], [1.0, 1.0, 1.0]))
+        same_rows(left, predictions([0, 1, 3], [1.0, 1.0, 1.0]))
 
 
 samples = st.lists(st.floats(0.1, 0.9), min_size=3, max_size=8).filter(lambda x: np.std(x) > 1e-3)
@@ -153,6 +156,7 @@ def test_tests_without_spread_or_with_one_seed():
     assert math.isnan(tost(0.8, math.nan, 1, 0.9))
     assert welch(0.9, 0.0, 3, 0.9, 0.0, 5)["p"] == 1.0
     assert math.isnan(welch(0.8, 1e-17, 3, 0.9, 0.0, 5)["p"])
+    assert math.isnan(welch(0.8, 1e-17, 3, 0.9, 1e-17, 1)["p"])
     assert math.isnan(tost(0.9, 0.0, 3, 0.905, margin=0.01))
     assert math.isnan(paired([0.81, 0.82], [0.80, 0.81])["p"])  # both by one row: no spread
     with pytest.raises(ValueError, match="margin must be positive"):
@@ -193,7 +197,7 @@ def test_readings_of_a_published_spread():
     for reading, pm in printed.items():
         assert spread_to_sd(pm, 5, reading) == pytest.approx(sd)
     assert spread_to_sd(0.5, 5, "half range") == pytest.approx(1 / 2.326, rel=1e-3)
-    assert {*printed, "half range"} == set(READINGS)
+    assert {*printed, "half range"} == set(READINGS) == set(get_args(Reading))
     with pytest.raises(ValueError, match="unknown reading"):
         spread_to_sd(0.5, 5, "variance")
     with pytest.raises(ValueError, match="n >= 2"):

@@ -8,7 +8,7 @@ from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import RunRecord, read_record
 from loraudit.spec import FolderSource, RunSpec, validated
-from loraudit.statistics import agreement, last_validation, mcnemar
+from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 
 
@@ -55,15 +55,15 @@ def twins(study: Study, folder: Path) -> list[dict]:
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
                 for method in ("lora", "peft")
             )
+            ours, peft = same_rows(ours, peft)
             row = {"cell": cell, "seed": seed, **agreement(ours, peft)}
             if "logit_1" in ours:
-                row |= _mcnemar(last_validation(ours), last_validation(peft))
+                row |= _mcnemar(ours, peft)
             rows.append(row)
     return rows
 
 
 def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
-    right = right.loc[left.index]
     found = mcnemar(left.prediction == left.label, right.prediction == right.label)
     names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
     return {names[key]: value for key, value in found.items()}

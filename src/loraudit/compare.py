@@ -77,12 +77,13 @@ def judge(pairs: Sequence[Pair], margin: float, reading: str) -> list[dict]:
 
 def judged(pairs: Sequence[Pair], margin: float, reading: str) -> list[dict]:
     """Judge pairs, and say in `reason` what was assumed and what other readings of ± would say."""
-    words = {name: [r["verdict"] for r in judge(pairs, margin, name)] for name in READINGS}
-    rows = judge(pairs, margin, reading)
+    tables = {name: judge(pairs, margin, name) for name in READINGS}
+    rows = tables[reading]
     for place, ((scores, number), row) in enumerate(zip(pairs, rows, strict=True)):
         reasons = [published_summary(number, reading, summarise(scores)["sd"])["assumed"]]
         if number.pm is not None and number.pm_means == "unknown" and (number.n or 1) > 1:
-            reasons.append(_other_readings({name: found[place] for name, found in words.items()}))
+            words = {name: table[place]["verdict"] for name, table in tables.items()}
+            reasons.append(_other_readings(words))
         row["reason"] = "; ".join(filter(None, [*reasons, number.note]))
     return rows
 
@@ -244,6 +245,11 @@ def method_pairs(tidy: pd.DataFrame) -> pd.DataFrame:
             for right, other in cells:
                 if _is_pair(left, right, labels):
                     rows += _pair_rows(task, model, (left, part), (right, other))
+    return _with_holm(rows)
+
+
+def _with_holm(rows: list[dict]) -> pd.DataFrame:
+    """Make a table of tests, with p adjusted over the rows of each epoch choice."""
     table = pd.DataFrame(rows)
     if len(table):
         table["p_holm"] = table.groupby("epoch").p.transform(lambda p: holm(p.tolist()))
@@ -311,10 +317,7 @@ def switch_effects(study: Study, tidy: pd.DataFrame, base: str) -> pd.DataFrame:
             pair = paired(start["last"].tolist(), start["best"].tolist()) | {"p": math.nan}
             name = "last epoch, not the best"
             rows.append(_effect(task, model, name, "best", pair, start["best"].mean()))
-    table = pd.DataFrame(rows)
-    if len(table):
-        table["p_holm"] = table.groupby("epoch").p.transform(lambda p: holm(p.tolist()))
-    return table
+    return _with_holm(rows)
 
 
 def _effect(task: str, model: str, switch: str, epoch: str, pair: dict, base: float) -> dict:

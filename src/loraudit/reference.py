@@ -169,10 +169,11 @@ def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published
         UserError: a name that no file holds, with the nearest match.
     """
     found: dict[str, list[Published]] = {}
-    for _, numbers in load_all(folder).values():
-        for number in numbers:
+    for path in (Path(folder, f"{stem}.yaml") for stem in {key.partition(".")[0] for key in keys}):
+        for number in load_reference(path)[1] if path.is_file() else ():
             found.setdefault(number.key, []).append(number)
     for key in keys:
         if key not in found:
-            raise unknown("compare", key, found)
+            legal = {number.key for _, numbers in load_all(folder).values() for number in numbers}
+            raise unknown("compare", key, legal)
     return [number for key in keys for number in found[key]]

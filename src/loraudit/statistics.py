@@ -124,13 +124,14 @@ NO_SPREAD = 1e-9
 
 def _standard_error(sd_1: float, n_1: int, sd_2: float, n_2: int | None) -> tuple[float, float]:
     """Return Welch's standard error and degrees of freedom; n_2 None: the second mean is exact."""
-    if n_2 == 1:  # a spread that was not estimated on its own: the first one's freedom
-        return math.sqrt(sd_1**2 / n_1 + sd_2**2), n_1 - 1
     part_1, part_2 = sd_1**2 / n_1, sd_2**2 / n_2 if n_2 else 0.0
-    if math.sqrt(part_1 + part_2) < NO_SPREAD:
+    error = math.sqrt(part_1 + part_2)
+    if error < NO_SPREAD:
         return 0.0, math.inf
+    if n_2 == 1:  # a spread that was not estimated on its own: the first one's freedom
+        return error, n_1 - 1
     rest = part_2**2 / (n_2 - 1) if n_2 else 0.0
-    return math.sqrt(part_1 + part_2), (part_1 + part_2) ** 2 / (part_1**2 / (n_1 - 1) + rest)
+    return error, (part_1 + part_2) ** 2 / (part_1**2 / (n_1 - 1) + rest)
 
 
 def welch(
@@ -275,14 +276,11 @@ def last_validation(predictions: pd.DataFrame) -> pd.DataFrame:
     return chosen[chosen.epoch == chosen.epoch.max()].set_index("row")
 
 
-def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
-    """Compare two runs' last-epoch predictions on the same rows.
+def same_rows(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two runs' last-epoch predictions on the validation split, in one order of rows.
 
     Args:
-        left, right: prediction tables with the columns epoch, row, prediction, logit_*.
-
-    Returns:
-        rows, the share of equal predictions, and the largest difference of a logit.
+        left, right: prediction tables with the columns split, epoch, row, prediction, logit_*.
 
     Raises:
         ValueError: the runs were evaluated on different rows.
@@ -290,7 +288,15 @@ def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     left, right = (last_validation(table) for table in (left, right))
     if set(left.index) != set(right.index) or len(left) != len(right):
         raise ValueError("the runs were evaluated on different rows")
-    right = right.loc[left.index]
+    return left, right.loc[left.index]
+
+
+def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
+    """Compare two runs' predictions on the same rows, as `same_rows` gives them.
+
+    Returns:
+        rows, the share of equal predictions, and the largest difference of a logit.
+    """
     columns = [name for name in left if name.startswith("logit_")]
     return {
         "rows": len(left),

@@ -238,8 +238,10 @@ def load_study(
     layers = _layers(file, path, folder)
     reader = _Reader(layers, folder, {"glue": glue, "models": models})
     blocks = _blocks(file, path)
-    tasks = {point["task"] for where, block in blocks for point in reader.points(block, where)}
-    only = overrides.pop("task") if len(tasks) > 1 and overrides.get("task") in tasks else None
+    only = None
+    if "task" in overrides:
+        tasks = {p["task"] for where, block in blocks for p in reader.points(block, where)}
+        only = overrides.pop("task") if len(tasks) > 1 and overrides["task"] in tasks else None
     points = [
         {**point, "where": where}
         for where, block in blocks
