@@ -123,6 +123,8 @@ class ModelEntry(Frozen):
     In `modules`, `*` stands for a layer number: "encoder.layer.*.output.dense" is the MLP's
     down-projection and never matches "encoder.layer.0.attention.output.dense". `output` is the
     head's last layer, which has one row per class; left out, it is the last module of `head`.
+    `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
+    model whose head reads the first token alone; the fast path cuts the last of them down to it.
     """
 
     name: str
@@ -130,6 +132,7 @@ class ModelEntry(Frozen):
     modules: dict[Literal["q", "k", "v", "o", "up", "down"], str] = Field(min_length=1)
     head: tuple[str, ...] = Field(min_length=1)
     output: str | None = None
+    first_token: str | None = None
 
     @property
     def output_layer(self) -> str:
@@ -190,7 +193,8 @@ class RunSpec(Frozen):
     max_length: Annotated[int, Field(ge=4)]
     padding: Literal["dynamic", "max_length"]
     batching: Literal["shuffle", "length_grouped"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
+    compute: Literal["fast", "plain", "compiled"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
     @model_validator(mode="after")
