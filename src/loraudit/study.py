@@ -372,7 +372,7 @@ class _Reader:
 
     def __init__(self, layers: list[Layer], folder: Path, local: dict[str, str]):
         self.layers, self.folder, self.local = layers, folder, local
-        self.entries = functools.cache(self._entries)  # one object for all runs that share it
+        self.task, self.model = functools.cache(self._task), functools.cache(self._model)
 
     def points(self, block: dict, where: str) -> list[dict]:
         """Expand one block: every list-valued key is an axis. Returns fields with their label."""
@@ -399,24 +399,28 @@ class _Reader:
             found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
         return found
 
-    def _entries(self, task: str, model: str) -> tuple[TaskEntry, ModelEntry]:
-        """Load a task and a model; a local folder stands in for the hub where `local` says so."""
-        task = load_task(task, self.folder / "tasks.yaml")
-        model = load_model(model, self.folder / "models.yaml")
-        if isinstance(task.source, HubSource) and self.local["glue"] != "hub":
-            source = FolderSource(folder=self.local["glue"], config=task.source.config)
-            task = task.model_copy(update={"source": source})
-        if isinstance(model.source, HubSource) and self.local["models"] != "hub":
-            source = FolderSource(folder=str(Path(self.local["models"], model.name)))
-            model = model.model_copy(update={"source": source})
-        return task, model
+    def _task(self, name: str) -> TaskEntry:
+        """Load a task; a local folder stands in for the hub where `local` says so."""
+        task = load_task(name, self.folder / "tasks.yaml")
+        if not isinstance(task.source, HubSource) or self.local["glue"] == "hub":
+            return task
+        source = FolderSource(folder=self.local["glue"], config=task.source.config)
+        return task.model_copy(update={"source": source})
+
+    def _model(self, name: str) -> ModelEntry:
+        """Load a model; a local folder stands in for the hub where `local` says so."""
+        model = load_model(name, self.folder / "models.yaml")
+        if not isinstance(model.source, HubSource) or self.local["models"] == "hub":
+            return model
+        source = FolderSource(folder=str(Path(self.local["models"], name)))
+        return model.model_copy(update={"source": source})
 
     def run(self, point: dict, warm_start: dict | None) -> Run:
         """Resolve names to entries and blank the fields that the method does not use."""
         fields = {key: value for key, value in point.items() if key not in ("where", "label")}
         where = point["where"]
         try:
-            task, model = self.entries(fields["task"], fields["model"])
+            task, model = self.task(fields["task"]), self.model(fields["model"])
             if fields.get("method") in ADAPTER_METHODS:
                 fields["targets"] = parse_targets(fields["targets"], model)
                 if fields["alpha"] == "rank":
