@@ -90,6 +90,7 @@ def grid(runs: int) -> dict:
 
 def make_project(root: Path, runs: int) -> None:
     """Copy the workflow to `root` and add the study."""
+    root.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
