@@ -6,7 +6,8 @@ over made-up results of all its runs, collect, tables, subspace (section 7, one 
 report; and the call that finds nothing to do. The made-up runs have the size of quickstart's (500
 validation rows, MiniLM's shape; cells that differ in alpha share an adapter). Seconds are medians
 over rounds; memory is the largest process's peak. Other work on the machine shows in the wall
-time; the CPU time (user + system) moves less.
+time; the CPU time (user + system) moves less. Snakemake's own records are slow to write on a disk
+(10,000 runs: half an hour); with TMPDIR on a memory disk (3 GB) they are not.
 
     python benchmarks/plan.py [--max-runs 10000] [--rounds 3] [--out results/bench/plan.csv]
 """
@@ -252,7 +253,7 @@ def measure(root: Path, runs: int, rounds: int) -> list[dict]:
     for what, programs in stages().items():
         repeat(what, lambda programs=programs: total([run(root, "python", *p) for p in programs]))
     stand_in(root)
-    snakemake(root, "--cores", 1, "--touch")
+    snakemake(root, "--cores", runs, "--touch")  # records every job as done, as a real call does
     repeat("nothing to do", lambda: snakemake(root, "--cores", 1))
     return rows
 
