@@ -9,7 +9,7 @@ over rounds; memory is the largest process's peak. Other work on the machine sho
 time; the CPU time (user + system) moves less. Snakemake's own records are slow to write on a disk
 (10,000 runs: half an hour); with TMPDIR on a memory disk (3 GB) they are not.
 
-    python benchmarks/plan.py [--max-runs 10000] [--rounds 3] [--out results/bench/plan.csv]
+    python benchmarks/plan.py [--max-runs 10000] [--dry-runs] [--rounds 3]
 """
 
 import argparse
@@ -235,8 +235,8 @@ def stages() -> dict[str, list[list]]:
     }
 
 
-def measure(root: Path, runs: int, rounds: int) -> list[dict]:
-    """Measure every stage of one study `rounds` times."""
+def measure(root: Path, runs: int, rounds: int, dry_runs: bool = False) -> list[dict]:
+    """Measure every stage of one study `rounds` times, or the dry run alone."""
     rows = []
 
     def repeat(what: str, once) -> None:
@@ -247,6 +247,8 @@ def measure(root: Path, runs: int, rounds: int) -> list[dict]:
 
     make_project(root, runs)
     repeat("dry run", lambda: snakemake(root, "-n"))
+    if dry_runs:
+        return rows
     study = load_study(root / f"config/studies/{NAME}.yaml", folder=root / "config")
     make_results(root, study)
     write_json(root / RESULTS / "study.json", study.model_dump(mode="json"))
@@ -286,13 +288,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--max-runs", type=int, default=SIZES[-1], help="largest study")
+    parser.add_argument("--dry-runs", action="store_true", help="leave out all but these (2 min)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("results/bench/plan.csv"))
     arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
     rows = []
     for runs in (size for size in SIZES if size <= arguments.max_runs):
         with tempfile.TemporaryDirectory() as folder:
-            rows += measure(Path(folder), runs, arguments.rounds)
+            rows += measure(Path(folder), runs, arguments.rounds, arguments.dry_runs)
     table = pd.DataFrame(rows).groupby(["what", "runs"], sort=False)
     table = table[["seconds", "cpu_seconds", "peak_mib"]].median().reset_index()
     save(draw(table), table, arguments.out.with_suffix(""))
