@@ -1,6 +1,10 @@
 # One job per run. How it is launched (devices, processes) is a resource, not a parameter: moving a
 # study to another machine reruns nothing.
 
+TRAIN_CODE = {
+    method: code_digest("scripts/train.py", module) for method, module in METHOD_MODULES.items()
+}
+
 
 rule train:
     input:
@@ -21,7 +25,7 @@ rule train:
         launch=LAUNCH,
         threads_per_process=config["threads"],
     params:
-        code=lambda w: code_digest("scripts/train.py", METHOD_MODULES[run_spec(w).method]),
+        code=lambda w: TRAIN_CODE[run_spec(w).method],
         spec=lambda w: run_spec(w).model_dump_json(),
         tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),
