@@ -1,11 +1,12 @@
-"""Tables of configuration keys: names, legal values and defaults from the schema, words from its files.
+"""Tables of configuration keys: legal values and defaults from the schema, words from its files.
 
-A line `<!-- keys NAME -->` in a page becomes the table of that class. What a key means is said once:
-in the comments of config.yaml and defaults.yaml, elsewhere in the string below each field.
+A line `<!-- keys NAME -->` in a page becomes the table of that class. What a key means is said
+once: in the comments of config.yaml and defaults.yaml, elsewhere in the string below each field.
 """
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 from pathlib import Path
@@ -89,7 +90,7 @@ def strings_below(cls: type) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         if base.__module__.startswith("loraudit"):
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
-            for field, below in zip(body, body[1:], strict=False):
+            for field, below in itertools.pairwise(body):
                 if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
                     found[field.target.id] = inspect.cleandoc(below.value.value).replace("\n", " ")
     return found

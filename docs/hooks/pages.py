@@ -37,7 +37,8 @@ def site_path(path: str) -> str:
 def links(text: str, path: str) -> list[str]:
     """Return the repository paths that a page links to, where there is something."""
     prose = "".join(CODE.split(text)[::2])
-    found = (posixpath.normpath(posixpath.join(posixpath.dirname(path), m)) for m in LINK.findall(prose))
+    folder = posixpath.dirname(path)
+    found = [posixpath.normpath(posixpath.join(folder, link)) for link in LINK.findall(prose)]
     return [target for target in found if (ROOT / target).exists()]
 
 
@@ -61,8 +62,8 @@ def content(path: str) -> str:
     if path.endswith(".md"):
         return file.read_text()
     if file.is_dir():
-        names = sorted(entry.name for entry in file.iterdir() if not entry.name.startswith((".", "_")))
-        lines = [f"- [{name}]({posixpath.basename(path)}/{name})" for name in names]
+        names = sorted(entry.name for entry in file.iterdir() if entry.name[0] not in "._")
+        lines = [f"- [{name}]({file.name}/{name})" for name in names]
         return "\n".join([f"{HIDDEN}# {path}", "", *lines])
     language = LANGUAGES.get(file.suffix, "python" if file.name == "Snakefile" else "text")
     return f"{HIDDEN}# {path}\n\n~~~~~{language}\n{file.read_text()}\n~~~~~\n"

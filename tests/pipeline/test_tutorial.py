@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from test_pipeline import command, project  # noqa: F401
 
 pytestmark = pytest.mark.pipeline
