@@ -10,7 +10,7 @@ pair of each kind per target set and label (`pairs.py`), i and j up to `most`, a
 matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -189,7 +189,7 @@ def _with_control(
     identity: dict,
     place: Place,
     pair: list[Tensor],
-    counts: list[Iterable[int]],
+    counts: Sequence[Iterable[int]],
     all_places: Iterable[Place],
 ) -> Iterator[dict]:
     """List phi of a place's pair, and in the matrix's first layer of random directions too."""
@@ -197,7 +197,7 @@ def _with_control(
     shown = {False: similarity(*pair)}
     if layer == min(number for number, name in all_places if name == matrix):
         source = _generator("subspaces", identity["pair"], matrix)
-        drawn = [random_directions(*directions.shape, source) for directions in pair]
+        drawn = [random_directions(d, k, source) for d, k in (side.shape for side in pair)]
         shown[True] = similarity(*drawn)
     for control, grid in shown.items():
         for i in counts[0]:

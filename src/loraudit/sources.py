@@ -120,8 +120,8 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
         ) from None
     bars_on_terminals_only()
     size = sum(
-        file.size or 0
-        for file in found.siblings or ()
+        int(file.size or 0)
+        for file in getattr(found, "siblings", None) or ()
         if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
     )
     say(f"fetching {describe(source)}: {megabytes(size)} at most")

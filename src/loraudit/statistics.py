@@ -219,7 +219,7 @@ def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.
     if len(left) != len(right):
         raise ValueError(f"{len(left)} and {len(right)} scores are no pairs")
     found = summarise(np.subtract(left, right).tolist(), confidence)
-    test = welch(found["mean"], found["sd"], found["n"], 0.0, confidence=confidence)
+    test = welch(found["mean"], found["sd"], len(left), 0.0, confidence=confidence)
     return {"n": found["n"], **test}
 
 
