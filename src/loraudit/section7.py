@@ -19,6 +19,7 @@ from torch import Tensor
 
 from loraudit.errors import UserError
 from loraudit.pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.progress import progress
 from loraudit.spec import MATRICES, derive_seed
 from loraudit.study import Run, Study, targets_name
 from loraudit.subspace import Side, amplification, random_directions, similarity, stable_rank, svd
@@ -59,7 +60,7 @@ def study_tables(
         return read_updates(results / "runs" / run.id / "adapter", run.spec.model.modules)
 
     tables: dict[str, list[dict]] = {name: [] for name in TABLES}
-    for run in runs:
+    for run in progress(runs, len(runs), "measure updates"):
         found = updates(run)
         tables["spectra"] += spectra_rows(_identity(run), found)
         base = bases[run.spec.model.name]
