@@ -7,6 +7,7 @@ import pandas as pd
 
 from loraudit.errors import UserError
 from loraudit.files import read_json
+from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
 from loraudit.spec import FolderSource, RunSpec, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
@@ -19,7 +20,8 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
     Raises:
         UserError: a record that is incomplete or was made from another spec.
     """
-    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in study.runs])
+    runs = progress(study.runs, len(study.runs), "read records")
+    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
 
 
 def read_study(path: Path | str) -> Study:
@@ -52,7 +54,7 @@ def twins(study: Study, folder: Path) -> list[dict]:
         if run.spec.adapter:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
-    for (cell, seed), ids in pairs.items():
+    for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")

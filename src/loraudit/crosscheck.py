@@ -68,14 +68,18 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
 
 def layer_cases(model: nn.Module, spec: RunSpec) -> list[layercheck.Case]:
     """Return one case per kind and shape among the layers that the run adapts."""
-    found = {}
+    found: dict[tuple, layercheck.Case] = {}
     for name in target_modules(model, spec.model, spec.targets):
         layer = model.get_submodule(name)
-        kind = "conv1d" if isinstance(layer, Conv1D) else "linear"
-        sizes = inject.lora_class(layer).sizes(layer)
-        dropout = max(spec.lora_dropout, LAYER_DROPOUT)
-        settings = spec.rank, spec.alpha, dropout, layer.bias is not None
-        found.setdefault((kind, *sizes), layercheck.Case(kind, *sizes, *settings))
+        case = layercheck.Case(
+            "conv1d" if isinstance(layer, Conv1D) else "linear",
+            *inject.lora_class(layer).sizes(layer),
+            rank=spec.rank,
+            alpha=spec.alpha,
+            dropout=max(spec.lora_dropout, LAYER_DROPOUT),
+            bias=layer.bias is not None,
+        )
+        found.setdefault((case.kind, case.d_in, case.d_out), case)
     return list(found.values())
 
 
