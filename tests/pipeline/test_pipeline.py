@@ -21,6 +21,7 @@ from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
 from loraudit.subspace import phi
+from loraudit.tokenise import tokenise
 
 pytestmark = pytest.mark.pipeline
 
@@ -105,7 +106,7 @@ def command(project, *arguments: str, ok: bool | None = True) -> str:
         arguments,
         cwd=project,
         env=environment(project),
-        timeout=400,
+        timeout=900,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -420,6 +421,7 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31)
     fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
+    tokenise(tmp_path / "t", tmp_path / "m", spec.max_length, tmp_path / "tokens")
     config = read_json(tmp_path / "m/config.json")
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (tmp_path / "m/config.json").write_text(json.dumps(config))
@@ -427,8 +429,8 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     for launch in ("cpu", "cpu2"):
         command(
             project,
-            "accelerate",
-            "launch",
+            "python",
+            "scripts/launch.py",
             "--config_file",
             f"profiles/accelerate/{launch}.yaml",
             "--num_cpu_threads_per_process",
@@ -436,8 +438,8 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
             "scripts/train.py",
             "--spec",
             spec.model_dump_json(),
-            "--data",
-            str(tmp_path / "t"),
+            "--tokens",
+            str(tmp_path / "tokens"),
             "--model",
             str(tmp_path / "m"),
             "--out",
