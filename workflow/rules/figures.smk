@@ -7,7 +7,8 @@ localrules:
 
 rule figure:
     input:
-        lambda w: f"{RESULTS}/{FIGURE_TABLES[w.figure]}",
+        tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURE_TABLES[w.figure]],
+        style="src/loraudit/loraudit.mplstyle",
     output:
         svg=report(f"{FIGURES}/{{figure}}.svg", "../report/{figure}.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",
@@ -21,5 +22,5 @@ rule figure:
     message:
         "draw {wildcards.figure}"
     shell:
-        "python scripts/figures.py --figure {wildcards.figure} --table {input:q}"
+        "python scripts/figures.py --figure {wildcards.figure} --tables {input.tables:q}"
         " --svg {output.svg:q} > {log:q} 2>&1"
