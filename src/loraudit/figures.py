@@ -412,7 +412,7 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
         figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + _forest_height(names)))
         _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
         margin = 100 * rows.margin.iloc[0]
-        axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"within {margin:g} points")
+        axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"margin, ±{margin:g}")
         label = "± of the published number"
         for place, sd in enumerate(100 * rows.published_sd):
             if sd == sd:

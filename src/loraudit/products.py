@@ -44,7 +44,7 @@ def study_figures(study: Study) -> dict[str, list[str]]:
         "score_vs_rank": len(ranks) > 1,
         "score_vs_parameters": len(kinds) > 1,
         "score_vs_rows": len({(spec.task.name, spec.train_rows) for spec in specs}) > len(tasks),
-        "pareto": len(study.cells()) + len({spec.method for spec in specs}) > 2,
+        "pareto": len({run.id.rpartition("/")[0] for run in study.runs}) > 1,
         "crosscheck": bool(study.cells()),
         **dict.fromkeys(UPDATES, bool(lora_runs(study))),
         "subspace_ranks": bool(rank_pairs(study)),

@@ -66,7 +66,7 @@ TABLE_NAMES = {
 }
 
 SECTIONS = {
-    "missing": ("Not here", [], ["missing"]),
+    "missing": ("Missing", [], ["missing"]),
     "protocol": ("Protocol", [], ["switched", "protocol"]),
     "verdicts": ("Beside published numbers", ["verdicts"], ["verdicts"]),
     "switches": ("Which switch matters", ["switches"], ["switches"]),
@@ -162,6 +162,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     out = {
         "runs": _run_fact(study, runs, tables["missing"]),
         "comparison": f"{unlike}{shown}.",
+        "missing": "Section 7 needs every adapter: it is made when the study is complete.",
         "protocol": _protocol_fact(study),
         "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
         "the validation split itself and so is optimistic; the last epoch is not.",
@@ -186,10 +187,11 @@ def _run_fact(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:
     minutes = f"{runs.seconds.sum() / 60:.0f} minutes of run time in all"
     if missing.empty:
         return f"All {len(study.runs)} runs of the study are here, {minutes}."
+    counts = missing.what.value_counts().items()
+    lost = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts)
     return (
         f"Incomplete: {len(runs)} of {len(study.runs)} runs are here, {minutes}; without a result: "
-        f"{', '.join(f'{n} {kind}' for kind, n in missing.what.value_counts().items())}. "
-        "Every number below is of the runs that are here."
+        f"{lost}. Every number below is of the runs that are here."
     )
 
 

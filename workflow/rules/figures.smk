@@ -10,7 +10,7 @@ rule figure:
         tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURE_TABLES[w.figure]],
         style="src/loraudit/loraudit.mplstyle",
     output:
-        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/{figure}.rst", category="Figures"),
+        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",
         csv=f"{FIGURES}/{{figure}}.csv",
     log:
@@ -19,6 +19,7 @@ rule figure:
         ENVIRONMENT
     params:
         code=code_digest("scripts/figures.py"),
+        caption=lambda w: Path(f"workflow/report/{w.figure}.rst").read_text().strip(),
     message:
         "draw {wildcards.figure}"
     shell:
