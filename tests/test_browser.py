@@ -9,14 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-import test_figures
-from conftest import make_spec, make_task
-from loraudit import figures, report, section7_figures
-from loraudit.gallery import DRAWN
-from loraudit.study import Run, Study, Switch
+from loraudit import report
+from test_report import HOSTILE, WORDS, made_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -27,58 +23,6 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAM
 COMMITTED = sorted(Path("results/committed").glob("*/report.html"))
 SIZES = [(1440, 900), (390, 844)]
 SCHEMES = ["light", "dark"]
-HOSTILE = "</script><script>document.title='broken'</script>\"'&<img src=x onerror=alert(1)>"
-WORDS = ["reproduced", "not reproduced", "undecided", "not comparable"]
-
-
-def made_page(folder: Path) -> report.Page:
-    """Draw figures of small tables and set tables with hostile names beside them."""
-    task = make_task(name="t").model_copy(update={"name": HOSTILE})
-    runs = [
-        Run(id=f"run-{method}", label="base", spec=make_spec(method=method).model_copy(
-            update={"task": task}))
-        for method in ("lora", "peft")
-    ]  # fmt: skip
-    study = Study(
-        name="small",
-        question=f"Is {HOSTILE} shown as it is?",
-        runs=tuple(runs),
-        switches=(Switch(label="alpha-8", name=HOSTILE, changes={"alpha": 8.0}),),
-    )
-    long = {
-        "task": [HOSTILE if n % 2 else f"task {n}" for n in range(12)],
-        "difference": ["+1.2", "-0.3", "+10.0", "", *[f"+{n}.5" for n in range(8)]],
-        "95 % interval": [f"[{n - 20:+.1f}, +99.0]" for n in range(12)],
-        "disk": ["5.0 GB", "91.2 MB", "7.0 kB", *["1.0 MB"] * 9],
-        "p": ["1.2e-05", "0.001", "0.9", *["0.5"] * 9],
-        "verdict": [WORDS[n % 4] for n in range(12)],
-        "why": ["an unbroken " + "word" * 60] * 12,
-    }
-    drawn = {
-        "verdicts": test_figures.compared(),
-        "score_vs_rank": test_figures.tidy().assign(task=HOSTILE),
-        "learning_curves": test_figures.epochs().assign(model=HOSTILE),
-        "cost": test_figures.costs(),
-        "pareto": test_figures.priced(),
-        "crosscheck": test_figures.checks(),
-        "spectra": section7_figures.spectra_rows(test_figures.spectrum()),
-        "subspace_ranks": section7_figures.pair_rows(test_figures.similarities(), "ranks"),
-    }
-    for name, table in drawn.items():
-        figures.save(DRAWN[name][1](table), table, folder / name)
-    return report.Page(
-        study=study,
-        tables={
-            "missing": pd.DataFrame({"what": ["run"], "name": [HOSTILE], "known": ["not started"]}),
-            "switched": report.switched_table(study),
-            "protocol": report.protocol_table(study),
-            "verdicts": pd.DataFrame(long),
-            "provenance": pd.DataFrame({"fact": ["commit"], "value": ["0123456789abcdef" * 20]}),
-        },
-        figures={name: folder / f"{name}.svg" for name in drawn},
-        facts={"runs": "1 of 2 runs is here.", "comparison": HOSTILE, "verdicts": HOSTILE},
-        remake={name: f"snakemake --cores 1 figures/small/{name}.svg" for name in drawn},
-    )
 
 
 @pytest.fixture(scope="module")

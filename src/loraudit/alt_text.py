@@ -50,7 +50,7 @@ def _series(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
             yield f"published {label}", part
         else:
             names = [METHOD_NAMES[method], targets, label]
-            yield " ".join(str(name) for name in names if not pd.isna(name)), part
+            yield " ".join(str(name) for name in names if name and not pd.isna(name)), part
 
 
 def _scores(rows: pd.DataFrame, x: str, at: str) -> str:

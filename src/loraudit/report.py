@@ -114,7 +114,7 @@ def read_page(
     Args:
         folder: holds tidy/ and tables/.
         study: as planned.
-        figures: SVG files, each with its CSV beside it.
+        figures: SVG files, each with its CSV beside it; one without rows is left out.
         data: manifests of the fetched tasks.
         remake: the command that makes each figure again.
         missing: what has no result, as `collect.missing` lists it; None: everything has.
@@ -139,7 +139,7 @@ def read_page(
         "data": data_table(data),
         "provenance": provenance_table([json.loads(line) for line in lines]),
     }
-    paths = {path.stem: path for path in figures}
+    paths = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
     return Page(
         study=study,
         tables={name: tables[name] for name in TABLE_NAMES if len(tables.get(name, ()))},
