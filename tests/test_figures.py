@@ -279,12 +279,13 @@ def test_parameter_figure_has_every_method_on_a_log_axis():
     assert list(labels["head only"]) == [770]
     assert list(labels["full fine-tuning"]) == [10**7]
     assert len(labels) == 6
-    assert axes.get_xlim() == (100, 10**7)
+    low, high = axes.get_xlim()
+    assert low < 770 and high > 10**7
 
 
 def test_equal_counts_still_get_a_decade():
-    axes = figures.score_vs_parameters(tidy()[:1]).axes[0]
-    assert axes.get_xlim() == (1000, 10**4)
+    low, high = figures.score_vs_parameters(tidy()[:1]).axes[0].get_xlim()
+    assert high / low > 10
 
 
 def test_the_forest_shows_comparable_rows_with_their_words():
@@ -459,3 +460,18 @@ def test_the_crosscheck_csv_has_the_worst_of_every_check():
     rows = figures.crosscheck_rows(table)
     assert list(rows.cell) == ["d"] * 4
     assert list(rows.check.drop_duplicates()) == ["same layers", "outputs"]
+
+
+def test_a_series_looks_the_same_in_every_panel_and_the_legend_has_all():
+    other = tidy()[tidy().targets.isna() | (tidy().targets == "all")].assign(task="u")
+    figure = figures.score_vs_rank(pd.concat([tidy(), other]))
+    one, two = figure.axes[0], figure.axes[2]
+    looks = [
+        {box.get_label(): box.lines[0].get_color() for box in axes.containers}
+        for axes in (one, two)
+    ]
+    assert looks[1].items() < looks[0].items()
+    rows = figures.score_rows(*runs_and_verdicts())
+    (legend,) = figures.score_vs_rank(rows).legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert len(shown) == len(set(shown)) == 8  # four lines of runs, two baselines, two published

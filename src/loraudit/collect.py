@@ -81,7 +81,7 @@ def missing(
     """List what is planned and not there: what it is, its name, and what is known of it.
 
     What is known comes from its log (`logs/train`, `logs/crosscheck`): a job that was started and
-    has left nothing is running, was stopped, or failed; the log's last line says more.
+    has left nothing is running, was stopped, or failed; the end of the log says more.
     """
     there = {run.id for run in study.runs}
     rows = []
@@ -98,11 +98,12 @@ def missing(
 
 
 def _last_words(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else None
-    if lines is None:
+    """Return a log's last line that reports an error, else its last line."""
+    if not log.is_file():
         return "not started"
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"started, no result: {last}" if last else "started, no result"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return ": ".join(["started, no result", *(errors or lines)[-1:]])
 
 
 def history(study: Study, folder: Path) -> pd.DataFrame:

@@ -7,6 +7,7 @@ and Ito's, told apart by colour-blind readers; every series also has a marker or
 import io
 import math
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -70,12 +71,16 @@ def look(number: int) -> dict:
     }
 
 
-def legend(figure: Figure, axes: plt.Axes, title: str | None = None, most: int = 3) -> None:
-    """Put the legend of one panel below a figure, in as many columns as its labels leave room."""
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max(map(len, labels), default=1)
-    columns = max(1, min(most, int(90 / (longest + 8))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
+    """Put all panels' legend below a figure, in as many columns as its labels leave room."""
+    found: dict = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    columns = max(1, min(most, int(90 / (max(map(len, found), default=1) + 8))))
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=columns, title=title
+    )
 
 
 def seeds(table: pd.DataFrame, by: list[str]) -> str:
@@ -107,6 +112,11 @@ def _percent(axes: plt.Axes, name: str) -> None:
     axes.set_ylabel(f"{name}, %")
 
 
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    """Number names by their first appearance: a name's look is the same in every panel."""
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
 def _subjects(table: pd.DataFrame) -> list[tuple]:
     return list(table.groupby(["task", "model"], sort=False))
 
@@ -117,24 +127,27 @@ def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
     Returns the figure and a list of (axes, our runs of the panel, its published numbers, "best" |
     "last").
     """
+    places = _numbered(tidy.label[tidy.method == "published"])
     groups = _subjects(tidy)
     figure, grid = plt.subplots(
         len(groups), 2, figsize=(WIDTH, 0.5 + 1.9 * len(groups)), sharey="row", squeeze=False
     )
     panels = []
     for row, ((task, model), rows) in zip(grid, groups, strict=True):
-        theirs = rows.method == "published"
+        ours = rows[rows.method != "published"]
+        numbers = rows[rows.method == "published"]
+        numbers = numbers.assign(place=numbers.label.map(places))
         for axes, epoch in zip(row, EPOCHS, strict=True):
             axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
             axes.set_xlabel(name)
-            panels.append((axes, rows[~theirs], rows[theirs], epoch))
+            panels.append((axes, ours, numbers, epoch))
         _percent(row[0], f"validation {rows.metric.iloc[0]}")
     return figure, panels
 
 
 def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split adapter runs by target set and label, in order of appearance."""
-    adapters = runs[runs["rank"].notna()]
+    adapters = runs[runs["rank"].notna() & (runs.method != "published")]
     keys = adapters.targets + adapters.label.map(lambda label: f" {label}" if label else "")
     return [(key, adapters[keys == key]) for key in keys.drop_duplicates()]
 
@@ -174,8 +187,8 @@ def _text(value: object) -> str:
 def _published(axes: plt.Axes, numbers: pd.DataFrame, x: str, epoch: str) -> None:
     """Draw published numbers as lines with their ± as a band: across where they have one x."""
     shown = numbers[numbers[epoch].notna()]
-    for number, (name, rows) in enumerate(shown.groupby("label", sort=False)):
-        dash = PUBLISHED_DASHES[number % len(PUBLISHED_DASHES)]
+    for (name, place), rows in shown.groupby(["label", "place"], sort=False):
+        dash = PUBLISHED_DASHES[place % len(PUBLISHED_DASHES)]
         line = {"color": "0.15", "linestyle": dash, "linewidth": 1, "label": f"{name}, published"}
         band = {"color": "0.5", "alpha": 0.18, "linewidth": 0, "zorder": 0}
         rows = rows.sort_values(x)
@@ -195,10 +208,11 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "rank r")
+        looks = _numbered(key for key, _ in _series(tidy))
         for axes, runs, numbers, epoch in panels:
-            for number, (key, series) in enumerate(_series(runs)):
+            for key, series in _series(runs):
                 for method, part in series.groupby("method", sort=False):
-                    _rank_line(axes, part, epoch, number, f"{METHOD_NAMES[method]}, {key}")
+                    _rank_line(axes, part, epoch, looks[key], f"{METHOD_NAMES[method]}, {key}")
             _baselines(axes, runs, epoch)
             _published(axes, numbers, "rank", epoch)
             ranks = sorted(runs["rank"].dropna().unique())
@@ -206,7 +220,7 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
             axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
             axes.minorticks_off()
             axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
-        legend(figure, panels[0][0], _spread(tidy))
+        legend(figure, _spread(tidy))
     return figure
 
 
@@ -249,10 +263,12 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "training rows")
+        keys = ["method", "rank", "targets"]
+        ours = tidy[tidy.method != "published"][keys].drop_duplicates().itertuples(index=False)
+        looks = _numbered(_method_name(*cell) for cell in ours)
         for axes, runs, numbers, epoch in panels:
-            cells = runs.groupby(["method", "rank", "targets"], dropna=False, sort=False)
-            for number, ((method, rank, targets), part) in enumerate(cells):
-                adapter = "" if pd.isna(rank) else f", r{rank:g} {targets}"
+            for cell, part in runs.groupby(keys, dropna=False, sort=False):
+                method, name = cell[0], _method_name(*cell)
                 found = part.groupby("rows_train")[epoch].agg(["mean", "std"])
                 axes.errorbar(
                     found.index,
@@ -260,13 +276,17 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                     yerr=found["std"].fillna(0),
                     markerfacecolor="none" if method == "peft" else None,
                     linestyle=LINES.get(method, "-."),
-                    label=f"{METHOD_NAMES[method]}{adapter}",
-                    **look(number),
+                    label=name,
+                    **look(looks[name]),
                 )
             _published(axes, numbers, "rows_train", epoch)
             _decades(axes, runs.rows_train)
-        legend(figure, panels[0][0], _spread(tidy))
+        legend(figure, _spread(tidy))
     return figure
+
+
+def _method_name(method: str, rank: float, targets: str | None) -> str:
+    return METHOD_NAMES[method] + ("" if pd.isna(rank) else f", r{rank:g} {targets}")
 
 
 def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
@@ -276,16 +296,16 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "trainable parameters, head included")
+        names = [key for key, _ in _series(tidy)] + [name for _, name, _ in _baseline_parts(tidy)]
+        looks = _numbered(names)
         for axes, runs, numbers, epoch in panels:
-            series = _series(runs)
             cells = [
-                (f"{METHOD_NAMES[method]}, {key}", part, number, method)
-                for number, (key, rows) in enumerate(series)
+                (f"{METHOD_NAMES[method]}, {key}", part, looks[key], method)
+                for key, rows in _series(runs)
                 for method, part in rows.groupby("method", sort=False)
             ]
             cells += [
-                (name, part, len(series) + number, method)
-                for number, (method, name, part) in enumerate(_baseline_parts(runs))
+                (name, part, looks[name], method) for method, name, part in _baseline_parts(runs)
             ]
             for label, part, number, method in cells:
                 found = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
@@ -301,7 +321,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                 )
             _published(axes, numbers, "parameters_trainable", epoch)
             _decades(axes, runs.parameters_trainable)
-        legend(figure, panels[0][0], _spread(tidy))
+        legend(figure, _spread(tidy))
     return figure
 
 
@@ -309,7 +329,7 @@ def _decades(axes: plt.Axes, values: pd.Series) -> None:
     """Make x logarithmic over whole decades, and label at most five of them: none overlap."""
     axes.set_xscale("log")
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
-    axes.set_xlim(10**low, 10 ** max(high, low + 1))
+    axes.set_xlim(10**low / 1.5, 1.5 * 10 ** max(high, low + 1))  # none on the edge
     axes.xaxis.set_major_locator(LogLocator(numticks=5))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -321,15 +341,14 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     agrees lies on ours.
     """
     groups = _subjects(history)
+    every = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
+    looks = _numbered(every.str.replace("peft", "lora"))  # a colour for both of a pair
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.6 + 1.8 * len(groups))
         figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
         for row, ((task, model), runs) in zip(grid, groups, strict=True):
-            names = pd.Series([cell_name(cell) for cell in runs.to_dict("records")], runs.index)
-            twins = names.str.replace("peft", "lora")  # a colour for both of a pair
-            numbers = {name: number for number, name in enumerate(twins.unique())}
-            for name, part in runs.groupby(names, sort=False):
-                series = look(numbers[twins[part.index[0]]])
+            for name, part in runs.groupby(every[runs.index], sort=False):
+                series = look(looks[name.replace("peft", "lora")])
                 dash = LINES.get(part.method.iloc[0], "-.")
                 for axes, column in zip(row, ("train_loss", "score"), strict=True):
                     found = part.groupby("epoch")[column].agg(["mean", "min", "max"])
@@ -344,7 +363,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(figure, grid[0][0], f"bands: lowest to highest of {seeds(history, CELL)}")
+        legend(figure, f"bands: lowest to highest of {seeds(history, CELL)}")
     return figure
 
 
@@ -422,7 +441,7 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
         for word, (colour, marker) in VERDICTS.items():
             if word in set(rows.verdict):
                 axes.scatter([], [], color=colour, marker=marker, label=word)
-        legend(figure, axes)
+        legend(figure)
     return figure
 
 
@@ -473,7 +492,7 @@ def switches(table: pd.DataFrame) -> Figure:
         for epoch, name in EPOCHS.items():
             colour, marker = _switch_look(epoch)
             column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
-        legend(figure, column[0, 0])
+        legend(figure)
     return figure
 
 
@@ -522,6 +541,7 @@ def pareto(table: pd.DataFrame) -> Figure:
     Takes `cost.pareto`'s rows. Bars are the standard deviation over seeds (n - 1).
     """
     groups = _subjects(table)
+    looks = _numbered(cell_name(cell) for cell in table.to_dict("records"))
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.8 + 1.8 * len(groups))
         figure, grid = plt.subplots(
@@ -529,7 +549,7 @@ def pareto(table: pd.DataFrame) -> Figure:
         )
         for row, ((task, model), part) in zip(grid, groups, strict=True):
             for axes, (price, label) in zip(row, PRICES.items(), strict=True):
-                _front(axes, part, price)
+                _front(axes, part, price, looks)
                 axes.set_xlabel(label)
                 if price == "parameters_trainable":
                     _decades(axes, part[price])
@@ -539,16 +559,17 @@ def pareto(table: pd.DataFrame) -> Figure:
             row[0].set_title(f"{task}, {model}", loc="left")
             _percent(row[0], f"last-epoch {part.metric.iloc[0]}")
         title = "bars: SD over seeds; filled and joined: no cell is better and as cheap"
-        legend(figure, grid[0][0], title)
+        legend(figure, title)
     return figure
 
 
-def _front(axes: plt.Axes, part: pd.DataFrame, price: str) -> None:
+def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
     """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
     front = part[part[f"front_{price}"]].sort_values(price)
     axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
-    for number, cell in enumerate(part.to_dict("records")):
-        series = look(number)
+    for cell in part.to_dict("records"):
+        name = cell_name(cell)
+        series = look(looks[name])
         fill = series["color"] if cell[f"front_{price}"] else "white"
         axes.errorbar(
             cell[price],
@@ -560,4 +581,4 @@ def _front(axes: plt.Axes, part: pd.DataFrame, price: str) -> None:
             markerfacecolor=fill,
             **series,
         )
-        axes.plot([], [], linestyle="none", markersize=5, label=cell_name(cell), **series)
+        axes.plot([], [], linestyle="none", markersize=5, label=name, **series)

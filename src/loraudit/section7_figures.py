@@ -131,7 +131,7 @@ def stable_rank(table: pd.DataFrame) -> Figure:
                 axes.plot(means.index, means, markersize=3, label=_cell_title(cell), **look)
         hidden = len(cells) - len(COLOURS)
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
-        legend(figure, panels[0][0], title)
+        legend(figure, title)
     return figure
 
 
@@ -150,7 +150,7 @@ def amplification(table: pd.DataFrame) -> Figure:
                 look = {"color": colour, "marker": marker, "markersize": 3}
                 axes.plot(means.index, means[name], label=label, **look)
             axes.set_yscale("log")
-        legend(figure, panels[0][0], most=2)
+        legend(figure, most=2)
     return figure
 
 
