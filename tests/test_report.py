@@ -141,9 +141,15 @@ def test_the_protocol_says_what_decides_a_field():
     table = protocol_table(study()).set_index("field")
     assert table.value["learning_rate"] == "0.005, 1e-05"
     why = table["where it differs"]
-    assert why["learning_rate"] == "by method: LoRA (ours) 0.005, full fine-tuning 1e-05"
+    assert why["learning_rate"] == "by method: 0.005 for LoRA (ours); 1e-05 for full fine-tuning"
     assert why["seed"] == "in the grid"
     assert why["epochs"] == why["method"] == ""
+    runs = [
+        Run(id=f"t/m/lora-{n}/s0", label=f"x{n}", spec=make_spec(alpha=8 if n else 16))
+        for n in range(4)
+    ]
+    why = protocol_table(study(runs=tuple(runs))).set_index("field")["where it differs"]
+    assert why["alpha"] == "by variant: 16.0 for x0; else 8.0"
 
 
 def test_switches_stand_beside_the_bases_value():

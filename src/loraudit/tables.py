@@ -1,6 +1,6 @@
 """Tables for readers: numbers rounded, methods by their names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -276,8 +276,21 @@ def _decided_by(study: Study, values: list[str | None]) -> str:
     for key, names in keys.items():
         pairs = dict.fromkeys((n, v) for n, v in zip(names, values, strict=True) if v is not None)
         if len(pairs) == len({name for name, _ in pairs}):
-            return f"by {key}: " + ", ".join(f"{name} {value}" for name, value in pairs)
+            return f"by {key}: {_grouped(pairs)}"
     return "in the grid"
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
+    """Say which value each name has; a value of most names (more than two) is said last."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(value, []).append(name)
+    usual = max(found, key=lambda value: len(found[value]))
+    parts = {value: f"{value} for {', '.join(names)}" for value, names in found.items()}
+    if len(found[usual]) > 2:
+        del parts[usual]
+        parts[usual] = f"else {usual}"
+    return "; ".join(parts.values())
 
 
 def switched_table(study: Study) -> pd.DataFrame:
