@@ -1,4 +1,4 @@
-"""Draw one figure of a study: SVG, PNG, and the CSV behind it."""
+"""Draw one figure of a study: SVG, PNG, and a CSV of what it shows."""
 
 import argparse
 from pathlib import Path

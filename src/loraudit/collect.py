@@ -1,5 +1,6 @@
 """A study's tidy tables: one row per run, one row per pair of twins."""
 
+import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit.errors import UserError
-from loraudit.files import read_json, write_text
+from loraudit.files import read_json, write_atomic
+from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
 from loraudit.spec import FolderSource, RunSpec, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
@@ -21,7 +23,8 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
     Raises:
         UserError: a record that is incomplete or was made from another spec.
     """
-    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in study.runs])
+    runs = progress(study.runs, len(study.runs), "read records")
+    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
 
 
 def read_study(path: Path | str) -> Study:
@@ -52,8 +55,14 @@ def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path)
     }
     for name, table in tables.items():
         write_tidy(table, out / "tidy" / name)
-    records = [json.dumps(read_json(runs / run.id / "record.json")) for run in study.runs]
-    write_text(out / "tidy" / "records.jsonl", "".join(f"{record}\n" for record in records))
+    records = (read_json(runs / run.id / "record.json") for run in study.runs)
+    write_atomic(out / "tidy" / "records.jsonl", lambda path: _write_lines(path, records))
+
+
+def _write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write one line of JSON per record, one record at a time."""
+    with open(path, "w") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
 
 
 def complete(study: Study, folder: Path) -> tuple[Study, list[str]]:
@@ -108,14 +117,16 @@ def _last_words(log: Path) -> str:
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
     """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
-    found = []
+    rows = []
     for run in study.runs:
-        spec = run.spec
-        table = pd.read_csv(Path(folder) / run.id / "history.csv")
-        cell = {"run": run.id, **_cell(run), "seed": spec.seed}
-        kept = table[["epoch", "step", "train_loss"]].assign(score=table[spec.task.headline])
-        found.append(kept.assign(**cell)[[*cell, *kept]])
-    return pd.concat(found, ignore_index=True)
+        headline = run.spec.task.headline
+        with open(Path(folder) / run.id / "history.csv", newline="") as file:
+            for line in csv.DictReader(file):
+                counts = int(line["epoch"]), int(line["step"])
+                rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
+    epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
+    cells = [{"run": run.id, **_cell(run), "seed": run.spec.seed} for run in study.runs]
+    return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
 def twins(study: Study, folder: Path) -> list[dict]:
@@ -129,7 +140,7 @@ def twins(study: Study, folder: Path) -> list[dict]:
         if run.spec.adapter:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
-    for (cell, seed), ids in pairs.items():
+    for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from loraudit import figures, section7_figures
 from loraudit.cost import pareto
+from loraudit.crowd import few, say
 
 Rows = Callable[..., pd.DataFrame]
 Draw = Callable[[pd.DataFrame], Figure]
@@ -44,5 +45,7 @@ DRAWN: dict[str, tuple[Rows, Draw]] = {
 def make(name: str, tables: list[pd.DataFrame], stem: Path) -> None:
     """Draw a figure from its tables (`products.FIGURES`): SVG, PNG, and a CSV of what is drawn."""
     rows, draw = DRAWN[name]
-    drawn = rows(*tables)
-    figures.save(draw(drawn), drawn, stem)
+    drawn, note = few(name, rows(*tables))
+    figure = draw(drawn)
+    say(figure, note)
+    figures.save(figure, drawn, stem)

@@ -27,8 +27,10 @@ FIGURES = {
 }
 """The tables that each figure is drawn from, below results/<study>, in `gallery`'s order."""
 
-UPDATES = ("spectra", "stable_rank", "amplification")
-UPDATES += ("subspace_ranks", "subspace_seeds", "subspace_weights")
+UPDATES = [
+    *("spectra", "stable_rank", "amplification"),
+    *("subspace_ranks", "subspace_seeds", "subspace_weights"),
+]
 """The figures of section 7, which need every saved adapter."""
 
 

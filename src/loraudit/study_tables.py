@@ -1,5 +1,6 @@
 """A study's tables: scores over seeds, verdicts, switches, pairs of methods, cost."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,6 @@ def write_tables(study: Study, folder: Path) -> None:
     }
     for name, table in made.items():
         stem = folder / "tables" / name
-        write_atomic(stem.with_suffix(".csv"), lambda path, t=table: t.to_csv(path, index=False))
+        write_atomic(stem.with_suffix(".csv"), partial(table.to_csv, index=False))
         shown = READABLE[name](table) if len(table) else table
         write_text(stem.with_suffix(".md"), markdown(shown))
