@@ -4,10 +4,10 @@ Every figure is `WIDTH` inches wide with text of 7 pt or more (loraudit.mplstyle
 and Ito's, told apart by colour-blind readers; every series also has a marker or a dash of its own.
 """
 
-import io
 import math
 import textwrap
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -50,15 +50,10 @@ TITLE = 36
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write <stem>.svg, <stem>.png and <stem>.csv; equal data give equal bytes."""
-    for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with plt.rc_context(STYLE):
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-        content = buffer.getvalue()
-        write_atomic(
-            stem.with_suffix(f".{suffix}"), lambda path, content=content: path.write_bytes(content)
-        )
-    write_atomic(stem.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    with plt.rc_context(STYLE):
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            write_atomic(stem.with_suffix(suffix), partial(figure.savefig, metadata=metadata))
+    write_atomic(stem.with_suffix(".csv"), partial(table.to_csv, index=False))
     plt.close(figure)
 
 
@@ -432,11 +427,11 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
         _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
         margin = 100 * rows.margin.iloc[0]
         axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"margin, ±{margin:g}")
-        label = "± of the published number"
-        for place, sd in enumerate(100 * rows.published_sd):
-            if sd == sd:
-                axes.barh(place, 2 * sd, left=-sd, height=0.5, color="0.75", zorder=1, label=label)
-                label = None
+        known = [(place, sd) for place, sd in enumerate(100 * rows.published_sd) if sd == sd]
+        if known:
+            places, sds = zip(*known, strict=True)
+            bars = {"height": 0.5, "color": "0.75", "label": "± of the published number"}
+            axes.barh(places, [2 * sd for sd in sds], left=[-sd for sd in sds], zorder=1, **bars)
         axes.set_xlabel(f"{ours}, points")
         for word, (colour, marker) in VERDICTS.items():
             if word in set(rows.verdict):

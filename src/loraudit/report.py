@@ -296,7 +296,7 @@ def sources(keys: tuple[str, ...]) -> list[dict]:
     found: dict[tuple, dict] = {}
     for number in select(keys):
         cited = files[number.reference]
-        entry = {"key": number.key, "title": cited.title, "authors": cited.authors}
+        entry: dict = {"key": number.key, "title": cited.title, "authors": cited.authors}
         entry |= {"year": cited.year, "url": cited.url, "where": number.where}
         entry |= {"source": number.source, "confidence": number.confidence, "note": number.note}
         found.setdefault(tuple(entry.values()), entry)
