@@ -145,7 +145,7 @@ def edited(path: Path, old: str, new: str):
         path.write_text(text)
 
 
-SCORES = ["cost", "crosscheck", "learning_curves", "score_vs_parameters"]
+SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
 UPDATES = ["amplification", "spectra", "stable_rank", "subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
 DRAWN = [f"draw {name}" for name in FIGURES]
@@ -262,6 +262,7 @@ def test_a_study_without_adapters_has_no_section_7(project):
     assert [job for job in jobs if job.startswith(("draw", "measure"))] == [
         "draw cost",
         "draw learning_curves",
+        "draw pareto",
         "draw score_vs_parameters",
     ]
 
@@ -301,8 +302,39 @@ def test_the_report_shows_the_numbers_and_needs_no_network(done):
         assert f"{100 * value:.1f}" in page
     checks = len(pd.read_csv(done / "tidy/crosscheck.csv"))
     assert f"{checks} of {checks} checks" in page
-    assert page.count('<img src="data:image/png;base64,') == len(FIGURES)
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count('<img src="data:image/svg+xml;base64,') == len(FIGURES)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "All 4 runs of the study are here" in page
+    assert "snakemake --cores 1 figures/small/cost.svg --config study=small" in page
+
+
+def test_snakemakes_own_report_has_the_captions(done, project):
+    snakemake(project, "--report", "snakemake.html")
+    page = (project / "snakemake.html").read_text()
+    for name in [*FIGURES, *TABLES, "report"]:
+        first_words = (project / f"workflow/report/{name}.rst").read_text()[:20]
+        assert first_words in page
+
+
+def test_an_unfinished_study_has_a_report_that_names_what_is_missing(project):
+    """One run diverges; the others are kept, and the page says which is not there and why."""
+    study = project / "config/studies/unfinished.yaml"
+    wild = "{method: lora, targets: q+v, learning_rate: 1.0e+30, max_grad_norm: null}"
+    study.write_text(STUDY.replace("{method: [lora, peft], targets: q+v}", wild))
+    output = snakemake(project, "partial", config="study=unfinished", ok=False)
+    assert "no run of unfinished has a result yet" in output
+    heads = [f"results/unfinished/runs/words/tiny/{name}/s0/record.json" for name in RUNS]
+    wanted = [path for path in heads if "peft" not in path]
+    snakemake(project, "--keep-going", *wanted, config="study=unfinished", ok=False)
+    snakemake(project, "partial", config="study=unfinished")
+    results = project / "results/unfinished"
+    page = (results / "partial/report.html").read_text()
+    assert "Incomplete: 2 of 3 runs are here" in page
+    assert "without a result: 1 run, 1 cross-check" in page
+    row = re.escape("words/tiny/lora-r2-q+v/s0") + "</td><td>started, no result: .*the loss is nan"
+    assert re.search(row, page)
+    assert list(pd.read_csv(results / "partial/tables/summary.csv").method) == ["head", "full"]
+    assert not (results / "tables").exists()
 
 
 def test_again_there_is_nothing_to_do(done, project):
@@ -324,7 +356,7 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
-    with edited(project / "src/loraudit/figures.py", "capsize=3", "capsize=4"):
+    with edited(project / "src/loraudit/figures.py", "alpha=0.12", "alpha=0.13"):
         jobs = planned(project)
     assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 
