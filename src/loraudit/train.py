@@ -33,7 +33,7 @@ from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_a
 from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment
-from loraudit.record import RunRecord, Train, prediction_table, read_record
+from loraudit.record import RunRecord, Train, prediction_table, read_record, write_record
 from loraudit.schedule import make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
@@ -88,7 +88,12 @@ class Best:
 
 
 def train(
-    spec: RunSpec, data: Path, model_folder: Path, out: Path, start: Path | None = None
+    spec: RunSpec,
+    data: Path,
+    model_folder: Path,
+    out: Path,
+    start: Path | None = None,
+    code: str | None = None,
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
@@ -98,6 +103,7 @@ def train(
         model_folder: folder of the fetched model.
         out: the run's folder; record.json is written last, so a folder with one is complete.
         start: folder of the run whose adapter this one starts from, if its spec says so.
+        code: digest of the code that trains, for the record.
 
     Raises:
         UserError: settings that do not fit the data, model, launcher or start; a non-finite loss.
@@ -166,13 +172,13 @@ def train(
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
         "started_from": started_from,
     }
-    record = RunRecord(spec=spec, spec_sha256=digest(spec), train=result, environment=provenance)
     write_json(out / "spec.json", spec.model_dump(mode="json"))
     write_atomic(out / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
     write_atomic(
         out / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False)
     )
-    write_json(out / "record.json", record.model_dump(mode="json"))
+    digests = {"spec_sha256": digest(spec), "code_sha256": code}
+    write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
 
 
 def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
