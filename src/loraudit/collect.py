@@ -12,6 +12,25 @@ from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 
 
+def collected(study: Study, folder: Path) -> dict[str, pd.DataFrame]:
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history.
+
+    Raises:
+        UserError: a record that is incomplete, was changed, or was made from another spec.
+    """
+    checks = [
+        {"cell": cell, **row}
+        for cell in study.cells()
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    return {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
+    }
+
+
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
     """Read all records of a study into one row per run.
 
