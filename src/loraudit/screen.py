@@ -1,5 +1,7 @@
 """Tables on the screen, or plain in a pipe."""
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -38,3 +40,18 @@ def duration(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; NaN and infinity, which JSON lacks, become null."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value
