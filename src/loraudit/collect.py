@@ -7,7 +7,7 @@ import pandas as pd
 from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, RunSpec, validated
+from loraudit.spec import FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 
@@ -111,17 +111,6 @@ def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no run here ({name} is missing)")
     return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
-
-
-def spec_difference(left: RunSpec, right: RunSpec) -> pd.DataFrame:
-    """List the fields in which two specs differ."""
-    pairs = {name: (getattr(left, name), getattr(right, name)) for name in RunSpec.model_fields}
-    rows = [
-        {"field": name, "left": getattr(a, "name", a), "right": getattr(b, "name", b)}
-        for name, (a, b) in pairs.items()
-        if a != b
-    ]
-    return pd.DataFrame(rows, columns=["field", "left", "right"])
 
 
 def _tidy_row(run: Run, folder: Path) -> dict:

@@ -392,9 +392,9 @@ def _answer(
 def schedule(seconds: Iterable[float], slots: int) -> float:
     """Return the time until jobs are done that start in order, `slots` at once."""
     ends = [0.0] * slots
-    for duration in seconds:
+    for length in seconds:
         ends.sort()
-        ends[0] += duration
+        ends[0] += length
     return max(ends)
 
 
@@ -446,9 +446,9 @@ def sentences(found: dict) -> list[str]:
     if timed:
         least = "at least " if found["jobs_without_estimate"] else "about "
         said.append(
-            f"time: {least}{duration(found['wall_seconds'])} with {found['machine']['cores']} cores "
-            f"({found['at once']} at once), {duration(found['cpu_seconds'])} of one core, without "
-            f"the {found['other_jobs']} short jobs"
+            f"time: {least}{duration(found['wall_seconds'])} with {found['machine']['cores']} "
+            f"cores ({found['at once']} jobs at once), {duration(found['cpu_seconds'])} of one "
+            f"core; the {found['other_jobs']} short jobs are not counted"
         )
         said.append(
             f"memory: {found['memory_mib']:,.0f} MiB at once; disk: {size(found['disk_bytes'])} of "

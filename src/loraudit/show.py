@@ -1,10 +1,12 @@
 """One run in full, and two runs or studies side by side, from their files."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from pydantic import BaseModel
 
-from loraudit.collect import read_run, read_study, spec_difference
+from loraudit.collect import read_run, read_study
 from loraudit.errors import UserError
 from loraudit.glue_metric import MEASURES
 from loraudit.record import RunRecord
@@ -48,7 +50,24 @@ def spec_values(spec: RunSpec) -> dict[str, object]:
         for name in named
     }
     start = spec.warm_start.run if spec.warm_start else None
-    return {**values, **named, **sources, "warm_start": start}
+    targets = "+".join(spec.targets) if spec.targets else None
+    return {**values, **named, **sources, "warm_start": start, "targets": targets}
+
+
+def spec_difference(left: RunSpec, right: RunSpec) -> dict[str, dict[str, object]]:
+    """Return {field: {"left": value, "right": value}} of the fields in which two specs differ."""
+    one, two = spec_values(left), spec_values(right)
+    found = {k: {"left": one[k], "right": two[k]} for k in one if one[k] != two[k]}
+    for name in RunSpec.model_fields:
+        seen = name in found or f"{name} source" in found
+        if getattr(left, name) != getattr(right, name) and not seen:
+            found[name] = {"left": _whole(left, name), "right": _whole(right, name)}
+    return found
+
+
+def _whole(spec: RunSpec, field: str) -> str:
+    value = getattr(spec, field)
+    return value.model_dump_json() if isinstance(value, BaseModel) else str(value)
 
 
 def costs(record: RunRecord) -> dict[str, object]:
@@ -113,7 +132,11 @@ def sections(run: dict) -> list[Section]:
 
 
 def _pairs(values: dict) -> list[list[object]]:
-    return [[key, "none" if value is None else value] for key, value in values.items()]
+    return [[key, *_shown([value])] for key, value in values.items()]
+
+
+def _shown(values: Iterable[object]) -> list[object]:
+    return ["none" if value is None else value for value in values]
 
 
 def _number(value: object) -> object:
@@ -141,7 +164,7 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         "right": str(right),
         "task": task.name,
         "metric": task.headline,
-        "spec": spec_difference(one.spec, two.spec).astype(str).to_dict("records"),
+        "spec": spec_difference(one.spec, two.spec),
         **agreement(a, b),
         "bootstrap": paired_bootstrap(*values, MEASURES[task.headline], resamples),
         "resamples": resamples,
@@ -163,7 +186,13 @@ def _aligned(
     return one, two
 
 
-def sentences(found: dict) -> list[str]:
+def run_sections(found: dict) -> list[Section]:
+    """Turn the spec difference of `compare_runs` into a table for the screen."""
+    rows = [[name, *_shown(pair.values())] for name, pair in found["spec"].items()]
+    return [("specs", ["field", "left", "right"], rows or [["(no difference)", "", ""]])]
+
+
+def run_sentences(found: dict) -> list[str]:
     """Turn `compare_runs`' answer into sentences; the numbers are its own."""
     test = found["bootstrap"]
     said = [
@@ -207,7 +236,7 @@ def compare_studies(left: Path, right: Path) -> dict:
     cells: dict[str, list[tuple[float, float]]] = {}
     for name in common:
         (a, a_rows), (b, b_rows) = (read_run(folder / "runs" / name) for folder in (left, right))
-        fields |= set(spec_difference(a.spec, b.spec).field)
+        fields |= spec_difference(a.spec, b.spec).keys()
         same = _equal_predictions(a_rows, b_rows)
         equal, scored = equal + (same is True), scored + (same is not None)
         metric = a.spec.task.headline

@@ -68,6 +68,23 @@ def verify(folder: Path, config: dict | None = None, updates: bool = True) -> Fi
     yield from check_products(study, folder, updates)
 
 
+def sentences(name: str, findings: list[Finding]) -> list[str]:
+    """Say what was found: a line per problem, notes of one text together, and the counts."""
+    problems = [finding for finding in findings if finding.kind == "problem"]
+    notes: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.kind == "note":
+            notes.setdefault(finding.text, []).append(finding.artefact)
+    said = [f"problem: {finding.artefact}: {finding.text}" for finding in problems]
+    for text, artefacts in notes.items():
+        names = sorted(set(artefacts))
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        said.append(f"note: {names[0]}{more}: {text}")
+    files = len({finding.artefact for finding in problems})
+    verdict = f"{len(problems)} problems in {files} files" if problems else "no problem found"
+    return [*said, f"{name}: {verdict}, {len(notes)} notes"]
+
+
 def expected_runs(study: Study, config: dict | None) -> tuple[dict[str, Run] | None, list[Finding]]:
     """Return the runs that the study's file asks for today, and where study.json differs."""
     where = f"{study.name}/study.json"

@@ -285,12 +285,12 @@ def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
 def test_two_runs_are_compared_on_their_rows(switched, project):
     runs = "results/switches/runs/words/tiny"
     left, right = f"{runs}/lora-r2-q+v-base/s0", f"{runs}/lora-r2-q+v-head-trained/s0"
-    output = command(project, "python", "scripts/compare_runs.py", left, right)
-    assert re.search(r"head +frozen +trained", output)
+    output = command(project, "loraudit", "compare", left, right)
+    assert re.search(r"head +│ frozen +│ trained", output)
     assert re.search(r"128 rows of words, last epochs; .* 95 % paired bootstrap \[", output)
     assert re.search(r"exact McNemar p = \d", output)
-    output = command(project, "python", "scripts/compare_runs.py", left, "nowhere", ok=False)
-    assert output.strip() == "error: nowhere: no run here (record.json is missing)"
+    output = command(project, "loraudit", "compare", left, "nowhere", ok=False)
+    assert output.startswith("error: run: 'nowhere' is not known")
 
 
 def test_the_report_shows_the_numbers_and_needs_no_network(done):
