@@ -193,6 +193,7 @@ def finished(tmp_path_factory):
     """Give a project's folder with the finished study "small", made by the scripts of the rules."""
     root = tmp_path_factory.mktemp("finished")
     shutil.copytree("config", root / "config")
+    shutil.copytree("profiles", root / "profiles")
     shutil.copytree("scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     save_tiny_model(root / "tiny-model")
     save_hub_folder(root / "hub")

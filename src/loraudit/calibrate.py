@@ -153,7 +153,7 @@ def _examples(spec: RunSpec, data: Path, model: Path) -> tuple["Examples", int, 
 
     from loraudit.tasks import load_examples
 
-    if (data / "manifest.json").is_file() and (model / "manifest.json").is_file():
+    if (data / "manifest.json").is_file() and any(model.glob("tokenizer*")):
         rows = row_counts(spec.task, data, spec)["train"]
         few = spec.model_copy(update={"train_rows": min(rows, SAMPLE_ROWS)})
         tokenizer = AutoTokenizer.from_pretrained(model)

@@ -258,6 +258,29 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def bundle(
+    study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
+    out: Annotated[Path, typer.Option(help="The zip to write; must not exist.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Put the adapters in too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a study as one RO-Crate (zip): specs, records, tables, figures, report, licence.
+
+    What the runs' specs say of local folders is in it. `loraudit verify` first tells whether the
+    study is sound.
+
+    Example: `loraudit bundle quickstart --out quickstart.zip`
+    """
+    from loraudit.bundle import bundle as made
+    from loraudit.tables import size
+
+    found = made(study, out, weights)
+    said = [f"wrote {out}: {found['files']} files, {size(found['bytes'])}, {found['runs']} runs"]
+    said += [f"not finished, so not in it: {name}" for name in found["missing"]]
+    _print({"out": str(out), **found}, as_json, [], said)
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A loralib state dict (.bin), by torch.save.")],

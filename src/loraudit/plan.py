@@ -385,8 +385,17 @@ def _answer(
         "disk_bytes": sum(size for size in sizes if size is not None),
         "crosscheck_seconds": found.crosschecks,
         "launch_seconds": found.launch_seconds,
-        "notes": found.notes,
+        "notes": [*found.notes, *_unknown_sizes(todo)],
     }
+
+
+def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
+    tasks = {
+        run.spec.task.name
+        for run in todo
+        if calibrate.row_counts(run.spec.task, _folders(run.spec)[0], run.spec) is None
+    }
+    return [f"task {name}: its size is not known before it is fetched" for name in sorted(tasks)]
 
 
 def schedule(seconds: Iterable[float], slots: int) -> float:
