@@ -63,6 +63,12 @@ def test_each_state_comes_from_its_files(mixed):
     assert found[3].line == "torch.OutOfMemoryError: CUDA out of memory"
 
 
+def test_the_log_of_a_result_since_deleted_is_not_a_killed_job(project):
+    run = status.places("small")[0].id
+    unfinish(run, "epoch 2/2: train_loss 0.5\n", age=status.SILENT_SECONDS + 60)
+    assert next(status.states("small", status.places("small"))).state == "waiting"
+
+
 def test_the_counts_add_up_and_problems_are_listed(mixed):
     found = status.summary("small", status.places("small"))
     assert sum(found[state] for state in status.STATES) == found["runs"] == len(mixed)

@@ -5,6 +5,7 @@ Commands read their arguments and call one library module, imported when it is n
 this file by scripts/cli_docs.py.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -147,7 +148,8 @@ def status(
     if as_json:
         print_json(module.summary(study, runs))
     elif watch:
-        module.watch(study, runs, every)
+        with contextlib.suppress(KeyboardInterrupt):
+            module.watch(study, runs, every)
     else:
         console().print(module.renderable(module.summary(study, runs)))
 

@@ -25,6 +25,9 @@ SHOWN = 20
 
 RAISED = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning|Killed)\b.*")
 
+ENDED = re.compile(r"epoch (\d+)/\1:")
+"""The last line of a run that went through; without its record, the log is of an earlier result."""
+
 
 class Place(NamedTuple):
     """What is needed of a run to look for it."""
@@ -66,7 +69,7 @@ def states(name: str, runs: list[Place]) -> Iterator[RunState]:
     """Look at every run of a study.
 
     done: its record is there. failed: its log ends in an error. running: it has a log. silent: so,
-    but nothing was written for `SILENT_SECONDS`. waiting: neither.
+    but nothing was written for `SILENT_SECONDS`. waiting: no log, or a deleted result's.
     """
     for run in runs:
         if (locate.RESULTS / name / "runs" / run.id / "record.json").is_file():
@@ -90,8 +93,10 @@ def _unfinished(run: str, log: Path) -> RunState:
     error = error_line(lines)
     if error:
         return RunState(run, "failed", error, age)
-    state = "running" if age < SILENT_SECONDS else "silent"
-    return RunState(run, state, lines[-1] if lines else "starting", age)
+    last = lines[-1] if lines else "starting"
+    if age < SILENT_SECONDS:
+        return RunState(run, "running", last, age)
+    return RunState(run, "waiting" if ENDED.match(last) else "silent", last, age)
 
 
 def tail(path: Path) -> list[str]:
