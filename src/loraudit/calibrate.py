@@ -101,6 +101,7 @@ def measure(fields: dict, data: Path, model: Path, launch: dict, threads: int) -
     module = _method(spec).apply(_base(spec, model), spec)
     parameters = count_parameters(module, spec.model.head)
     state = loop.prepare(spec, accelerator, module, len(examples), pad)
+    held = _evaluated_once(loop, module, examples, spec)
     ready = time.monotonic() - started - row_seconds * len(examples)
     steps = _time_steps(loop, state, examples)
     return {
@@ -112,8 +113,18 @@ def measure(fields: dict, data: Path, model: Path, launch: dict, threads: int) -
         "memory_mib": peak_memory_mib(),
         "device_mib": peak_device_memory_mib(),
         "saved_values": 0 if spec.method == "full" else parameters["trainable"],
+        "held_values": sum(value.numel() for value in held.weights.values()),
         "real_rows": real,
     }
+
+
+def _evaluated_once(loop, module, examples: "Examples", spec: RunSpec):
+    """Take up what a run holds from its first evaluation on: metrics, and the best weights."""
+    best = loop.Best()
+    best.offer(1, 0.0, module)
+    logits = np.zeros((2, max(1, len(spec.task.classes))))
+    loop.metrics.compute(logits, examples.labels[:2], spec.task)
+    return best
 
 
 def measure_crosscheck(fields: dict, data: Path, model: Path, threads: int) -> float:
