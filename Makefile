@@ -1,10 +1,10 @@
 # make results: tables, figures and report of the default study (environment made once).
-# make test: the tests, in the same environment. Other targets: lint, bench, lock, showcase.
+# make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase.
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test lint bench lock showcase
+.PHONY: results test lint docs bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
@@ -17,9 +17,16 @@ lint: $(VENV)/.ready
 	ruff format --check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	mypy
+
+# The site, built without a network and with every link checked: open site/index.html from disk.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.ready
+	mkdocs build --quiet
 
 bench: $(VENV)/.ready
 	python benchmarks/deploy.py
+	python benchmarks/plan.py --dry-runs
 
 # A failed set-up leaves no .ready, so the next call starts over.
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loraudit.errors import run_program
 from loraudit.fetch import fetch_model
-from loraudit.sources import describe
+from loraudit.sources import describe, megabytes
 from loraudit.spec import ModelEntry, validated
 
 
@@ -18,7 +18,8 @@ def main() -> None:
     arguments = parser.parse_args()
     entry = validated(ModelEntry, json.loads(arguments.entry), "model")
     fetch_model(entry, arguments.out)
-    print(f"model {entry.name}: {describe(entry.source)}")
+    size = megabytes(sum(file.stat().st_size for file in arguments.out.rglob("*")))
+    print(f"model {entry.name}: {describe(entry.source)}; {size} in {arguments.out}")
 
 
 run_program(main)

@@ -1,8 +1,9 @@
-"""Train one run; started by `accelerate launch`.
+"""Train one run; started by `accelerate launch`, or launch.py beside this file.
 
 `--spec` takes a run as JSON text, or the path of a spec.json, so any recorded run can be redone:
     accelerate launch --config_file profiles/accelerate/cpu.yaml scripts/train.py \
-        --spec results/.../spec.json --data resources/tasks/... --model resources/models/... --out x
+        --spec results/.../spec.json --tokens resources/tokens/... --model resources/models/... \
+        --out x
 """
 
 import argparse
@@ -20,7 +21,7 @@ def main() -> None:
     """Read the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True)
-    for name in ("data", "model", "out"):
+    for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
     parser.add_argument("--code", help="digest of this code, for the record")
@@ -33,7 +34,7 @@ def main() -> None:
 
     from loraudit.train import train
 
-    folders = arguments.data, arguments.model, arguments.out, arguments.start
+    folders = arguments.tokens, arguments.model, arguments.out, arguments.start
     train(spec, *folders, arguments.code)
 
 

@@ -18,6 +18,7 @@ import yaml
 from beartype import beartype
 from jaxtyping import jaxtyped
 
+from loraudit.fast import FastLoRALinear, FirstTokenAttention
 from loraudit.files import write_json
 from loraudit.lora import LoRALinear
 from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry
@@ -149,22 +150,29 @@ def make_spec(**changes) -> RunSpec:
 
 @pytest.fixture(autouse=True)
 def shapes_checked(monkeypatch):
-    """Check the shapes in lora.py's annotations at every call."""
-    for name in ("forward", "delta_weight"):
-        checked = jaxtyped(getattr(LoRALinear, name), typechecker=beartype)
-        monkeypatch.setattr(LoRALinear, name, checked)
+    """Check the shapes in the annotations of lora.py and fast.py at every call."""
+    for owner, name in (
+        (LoRALinear, "forward"),
+        (LoRALinear, "delta_weight"),
+        (FastLoRALinear, "forward"),
+        (FirstTokenAttention, "forward"),
+    ):
+        checked = jaxtyped(getattr(owner, name), typechecker=beartype)
+        monkeypatch.setattr(owner, name, checked)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Give the folders of a fetched tiny task and a fetched tiny model."""
+    """Give the folders of a fetched tiny task, a fetched tiny model, and the tokens."""
     from loraudit.fetch import fetch_task
+    from loraudit.tokenise import tokenise
 
     root = tmp_path_factory.mktemp("tiny")
     save_hub_folder(root / "hub")
     entry = make_task(source={"folder": str(root / "hub"), "config": "sst2"})
     fetch_task(entry, root / "task")
     save_tiny_model(root / "model")
+    tokenise(root / "task", root / "model", 64, root / "tokens")
     return root
 
 
@@ -223,14 +231,17 @@ def _run_study() -> None:
     script("fetch_task", entry=first.task.model_dump_json(), out=task)
     script("fetch_model", entry=first.model.model_dump_json(), out=model)
     results = f"results/{study.name}"
+    tokens = f"resources/tokens/words/tiny-{first.max_length}"
+    made = {"data": task, "model": model, "out": tokens}
+    script("tokenise", **{"max-length": first.max_length}, **made)
     script("study", config=json.dumps(config), out=f"{results}/study.json")
     for run in study.runs:
-        folders = {"data": task, "model": model, "out": f"{results}/runs/{run.id}"}
+        folders = {"tokens": tokens, "model": model, "out": f"{results}/runs/{run.id}"}
         code = code_digest("scripts/train.py", METHOD_MODULES[run.spec.method])
         script("train", spec=run.spec.model_dump_json(), code=code, **folders)
     for cell, spec in study.cells().items():
         out = f"{results}/crosscheck/{cell}.json"
-        script("crosscheck", spec=spec.model_dump_json(), data=task, model=model, out=out)
+        script("crosscheck", spec=spec.model_dump_json(), tokens=tokens, model=model, out=out)
     script("collect", results=results)
     script("tables", results=results)
     script("subspace", results=results, models="resources/models")

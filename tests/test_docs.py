@@ -1,6 +1,10 @@
 """What the README and docs show is what the committed files hold, and links lead somewhere."""
 
+import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +12,7 @@ import pytest
 
 from loraudit.compare import published_verdicts
 from loraudit.cost import cost
+from loraudit.errors import UserError
 from loraudit.reference import select
 from loraudit.report import fill_blocks
 from loraudit.statistics import aggregate
@@ -17,16 +22,15 @@ from loraudit.tables import markdown, published_table, read_table, summary_table
 COMMITTED = Path("results/committed")
 STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
 DOCS = Path("docs/studies.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md", "docs/section7.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
 
 
 def test_the_readmes_tables_are_the_committed_ones():
     readme = Path("README.md").read_text()
-    named = re.findall(r"<!-- from (\S+) -->\n(.*?)<!-- end -->", readme, re.S)
+    named = re.findall(r"<!-- from (results/committed/\S+?\.md): .* -->\n\|", readme)
     assert len(named) == readme.count("<!-- from") == 2
-    for file, block in named:
-        assert block == Path(file).read_text()
+    assert fill_blocks(readme, Path()) == readme
 
 
 def test_the_verdicts_on_published_numbers_are_current():
@@ -78,3 +82,93 @@ def test_showcase_fills_the_marked_blocks(tmp_path):
     (tmp_path / "table.md").write_text("| a |\n")
     text = "x\n<!-- from table.md -->\nold\n<!-- end -->\ny"
     assert fill_blocks(text, tmp_path) == "x\n<!-- from table.md -->\n| a |\n<!-- end -->\ny"
+
+
+def test_a_marked_block_may_take_some_columns(tmp_path):
+    table = pd.DataFrame({"a: mean": ["1.50"], "b": ["x"], "c": ["z"]})
+    (tmp_path / "table.md").write_text(markdown(table))
+    mark = "<!-- from table.md: c | a: mean -->"
+    _, *rows, _ = fill_blocks(f"{mark}\n<!-- end -->", tmp_path).splitlines()
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[::2]] == [
+        ["c", "a: mean"],
+        ["z", "1.50"],
+    ]
+    with pytest.raises(UserError, match="column: 'd' is not known"):
+        fill_blocks("<!-- from table.md: d -->\n<!-- end -->", tmp_path)
+
+
+def hook(name: str):
+    """Import a hook of the docs site."""
+    spec = importlib.util.spec_from_file_location(name, f"docs/hooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+KEYS = hook("keys")
+
+
+@pytest.mark.parametrize("name", KEYS.CLASSES)
+def test_every_configuration_key_is_described_and_shown(name):
+    described = KEYS.described(name)
+    assert all(described.values()), [key for key, words in described.items() if not words]
+    assert f"<!-- keys {name} -->" in Path("docs/configuration.md").read_text()
+    rows = KEYS.table(name).splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(KEYS.CLASSES[name].model_fields)
+
+
+def test_a_missing_description_is_found():
+    assert KEYS.comments_beside("a: 1 # one\n  # and more\nb: 2\n") == {
+        "a": "one and more",
+        "b": "",
+    }
+    assert KEYS.comments_above("# a, b: both\na: 1\nb: 2\n\nc: 3\n") == {
+        "a": "both",
+        "b": "both",
+        "c": "",
+    }
+
+
+QUOTED = re.compile(r"\*\*([\d.]+)\*\*\s+\(`([\w.]+)`:\s+([^;)]+);\s+(\w+)[^)]*\)")
+
+
+def test_the_answers_numbers_are_the_published_ones():
+    """**86.6** (`hu2022.table2`: rte, lora; seen): that table has this value with these fields."""
+    text = Path("docs/faq.md").read_text()
+    quoted = QUOTED.findall(text)
+    assert len(quoted) == len(re.findall(r"\*\*[\d.]+\*\*", text)) > 20
+    for value, key, words, confidence in quoted:
+        wanted = {word.strip() for word in " ".join(words.split()).split(",")}
+        found = [
+            number
+            for number in select((key,))
+            if wanted <= {part for field in fields(number) for part in field.split(", ")}
+        ]
+        places = len(value.partition(".")[2])
+        shown = {f"{n.value * (100 if n.unit == 'fraction' else 1):.{places}f}" for n in found}
+        assert shown == {value}, (key, words, shown)
+        assert confidence in {number.confidence for number in found}, (key, words)
+
+
+def fields(number) -> list[str]:
+    known = {key: value for key, value in number.model_dump().items() if value is not None}
+    return [*map(str, known.values()), *(f"{key} {value}" for key, value in known.items())]
+
+
+def test_the_python_page_runs():
+    first = re.search(r"```python\n(.*?)```", Path("docs/api.md").read_text(), re.S)[1]
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True)
+    assert done.stdout.startswith(load_study("config/studies/quickstart.yaml").describe())
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    if not shutil.which("mkdocs"):
+        pytest.skip("mkdocs is not installed (the docs extra)")
+    done = subprocess.run(
+        ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        if "committed" not in page.parts:
+            loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
+            assert not loaded, (page, loaded)

@@ -21,11 +21,22 @@ def canonical(name: str) -> str:
 
 def test_the_lock_pins_every_dependency_exactly():
     names = {canonical(name) for name in LOCK}
-    extra = PROJECT["project"]["optional-dependencies"]["dev"]
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    extra = [name for group in extras for name in group]
     build = [re.match(r"[\w-]+", name).group() for name in PROJECT["build-system"]["requires"]]
     wanted = [*PROJECT["project"]["dependencies"], *extra, *build]
-    assert not {canonical(name) for name in wanted} - names
+    assert not {canonical(Requirement(name).name) for name in wanted} - names
     assert all(re.fullmatch(r"[\w.]+", value) for value in LOCK.values())
+
+
+def test_a_wheel_holds_the_packages_other_files():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["loraudit"]
+    other = [
+        file for file in Path("src/loraudit").iterdir() if file.is_file() and file.suffix != ".py"
+    ]
+    assert other
+    for file in other:
+        assert any(file.match(pattern) for pattern in patterns), file
 
 
 def test_conda_users_get_the_lock_and_the_same_python():

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,15 +76,16 @@ def test_rows_come_from_the_fetched_task_or_its_published_sizes(tiny, tmp_path):
 CPU = "profiles/accelerate/cpu.yaml"
 
 
-def measured(spec, data: Path, model: Path) -> dict:
-    return calibrate.measure(spec.model_dump(mode="json"), data, model, read_yaml(CPU), 1)
+def measured(spec, task: Path, model: Path, launch: str = CPU) -> dict:
+    folders = {"task": task, "tokens": task / "tokens", "model": model}
+    return calibrate.measure(spec.model_dump(mode="json"), folders, read_yaml(launch), 1)
 
 
 @pytest.mark.parametrize("method", ["lora", "peft", "full", "head"])
 def test_a_kind_of_run_is_measured_on_its_own_rows(tiny, method):
     found = measured(make_spec(method=method), tiny / "task", tiny / "model")
     assert found["real_rows"] and found["steps"] == calibrate.STEPS
-    for name in ("step_seconds", "evaluate_row_seconds", "tokenise_row_seconds", "memory_mib"):
+    for name in ("step_seconds", "evaluate_row_seconds", "ready_seconds", "memory_mib"):
         assert found[name] > 0
     assert (found["saved_values"] > 0) == (method != "full")
 
@@ -95,29 +97,17 @@ def test_without_data_tokens_are_random_and_without_weights_the_model_is(tiny, t
 
 
 def test_a_gpus_launch_file_needs_a_gpu(tiny):
-    launch = read_yaml("profiles/accelerate/gpu.yaml")
-    if calibrate.model_source(make_spec(), tiny / "model") is None or _gpu():
+    if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="this machine has none"):
-        calibrate.measure(
-            make_spec().model_dump(mode="json"), tiny / "task", tiny / "model", launch, 1
-        )
-
-
-def _gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+        measured(make_spec(), tiny / "task", tiny / "model", "profiles/accelerate/gpu.yaml")
 
 
 def test_a_runs_seconds_add_up():
-    cost = {"ready_seconds": 10, "tokenise_row_seconds": 0.5, "step_seconds": 2}
-    cost["evaluate_row_seconds"] = 0.1
+    cost = {"ready_seconds": 10, "step_seconds": 2, "evaluate_row_seconds": 0.1}
     spec = make_spec(epochs=3, global_batch=8)
     rows = {"train": 17, "validation": 10, "mismatched": 10}
-    assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(
-        10 + 37 * 0.5 + 3 * 3 * 2 + 3 * 20 * 0.1
-    )
+    assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
 
 
 @pytest.fixture
@@ -209,6 +199,7 @@ def test_a_local_models_folder_is_enough(planned):
     found = planned(ids())
     assert {kind["source"] for kind in found["kinds"]} == {"calibration"}
     assert found["jobs_without_estimate"] == 0
+    shutil.rmtree("resources/tokens")
     for path in Path("tiny-model").glob("tokenizer*"):
         path.unlink()
     found = planned(ids(), again=True)

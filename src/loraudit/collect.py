@@ -1,11 +1,13 @@
 """A study's tidy tables: one row per run, one row per pair of twins."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
 
 from loraudit.errors import UserError
 from loraudit.files import read_json
+from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
 from loraudit.spec import FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
@@ -37,7 +39,8 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
     Raises:
         UserError: a record that is incomplete or was made from another spec.
     """
-    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in study.runs])
+    runs = progress(study.runs, len(study.runs), "read records")
+    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
 
 
 def read_study(path: Path | str) -> Study:
@@ -47,14 +50,16 @@ def read_study(path: Path | str) -> Study:
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
     """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
-    found = []
+    rows = []
     for run in study.runs:
-        spec = run.spec
-        table = pd.read_csv(Path(folder) / run.id / "history.csv")
-        cell = {"run": run.id, **_cell(run), "seed": spec.seed}
-        kept = table[["epoch", "step", "train_loss"]].assign(score=table[spec.task.headline])
-        found.append(kept.assign(**cell)[[*cell, *kept]])
-    return pd.concat(found, ignore_index=True)
+        headline = run.spec.task.headline
+        with open(Path(folder) / run.id / "history.csv", newline="") as file:
+            for line in csv.DictReader(file):
+                counts = int(line["epoch"]), int(line["step"])
+                rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
+    epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
+    cells = [{"run": run.id, **_cell(run), "seed": run.spec.seed} for run in study.runs]
+    return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
 def twins(study: Study, folder: Path) -> list[dict]:
@@ -68,7 +73,7 @@ def twins(study: Study, folder: Path) -> list[dict]:
         if run.spec.adapter:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
-    for (cell, seed), ids in pairs.items():
+    for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")

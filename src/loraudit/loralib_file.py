@@ -261,9 +261,8 @@ def _refuse_fused(state: Tensors, file: Path) -> None:
 
 def _places(entry: ModelEntry, model: nn.Module) -> dict[str, str]:
     """Return {name from the pattern on: full name} of every matrix that could have an adapter."""
-    return {
-        _relative(name, entry): name for name in target_modules(model, entry, tuple(entry.modules))
-    }
+    names = target_modules(model, entry, tuple(entry.modules))
+    return {relative: name for name in names if (relative := _relative(name, entry))}
 
 
 def _relative(name: str, entry: ModelEntry) -> str | None:

@@ -227,7 +227,7 @@ def _read_config(path: Path) -> peft.LoraConfig:
 
 
 def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -228,8 +229,8 @@ def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> C
 
 
 def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
-    spec = run.spec
-    data, model = _folders(spec)
+    spec, folders = run.spec, _folders(run.spec)
+    model = folders["model"]
     source = calibrate.model_source(spec, model)
     what = f"{spec.task.name} {spec.model.name} {spec.method} {_targets(spec)}".strip()
     if source is None:
@@ -239,15 +240,19 @@ def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
         )
         return None
     code = code_digest("scripts/train.py", METHOD_MODULES[spec.method])
-    here = [str(path) for path in (data, model) if (path / "manifest.json").is_file()]
-    key = _cache_key(machine, code, class_key(spec), here)
-    arguments = spec.model_dump(mode="json"), data, source, machine.profile(), machine.threads
+    folders["model"] = source
+    key = _cache_key(machine, code, class_key(spec), calibrate.readable(folders), source)
+    arguments = spec.model_dump(mode="json"), folders, machine.profile(), machine.threads
     return Task(key, what, calibrate.measure, arguments)
 
 
-def _folders(spec: RunSpec) -> tuple[Path, Path]:
-    resources = locate.RESOURCES
-    return resources / "tasks" / spec.task.name, resources / "models" / spec.model.name
+def _folders(spec: RunSpec) -> dict[str, Path]:
+    task, model, resources = spec.task.name, spec.model.name, locate.RESOURCES
+    return {
+        "task": resources / "tasks" / task,
+        "tokens": resources / "tokens" / task / f"{model}-{spec.max_length}",
+        "model": resources / "models" / model,
+    }
 
 
 def _targets(spec: RunSpec) -> str:
@@ -259,12 +264,13 @@ def _crosscheck_tasks(study: Study, jobs: Jobs, machine: Machine) -> dict[str, T
     todo = [spec for cell, spec in study.cells().items() if cell in jobs.cells]
     largest: dict[str, RunSpec] = {}
     for spec in sorted(todo, key=lambda spec: (len(spec.targets or ()), spec.rank or 0)):
-        if all((folder / "manifest.json").is_file() for folder in _folders(spec)):
+        folders = _folders(spec)
+        if calibrate.readable(folders) and (folders["model"] / "model.safetensors").is_file():
             largest[spec.model.name] = spec
     code = code_digest("scripts/crosscheck.py")
     tasks = {}
     for name, spec in largest.items():
-        arguments = spec.model_dump(mode="json"), *_folders(spec), machine.threads
+        arguments = spec.model_dump(mode="json"), _folders(spec), machine.threads
         key = _cache_key(machine, code, class_key(spec), "cross-check")
         tasks[name] = Task(key, f"cross-check {name}", calibrate.measure_crosscheck, arguments)
     return tasks
@@ -277,15 +283,18 @@ def _launch_task(machine: Machine) -> Task:
 
 
 def measure_launch(profile: str, threads: int) -> float:
-    """Return the seconds from `accelerate launch` to the loop's imports being done."""
-    command = ["accelerate", "launch", "--quiet", "--config_file", profile]
-    command += ["--num_cpu_threads_per_process", str(threads), "--module", "loraudit.train"]
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"accelerate launch failed: {lines[-1]}")
-    return time.monotonic() - started
+    """Return the seconds from the launch of a run to the loop's imports being done."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write("import loraudit.train\n")
+        file.flush()
+        command = [sys.executable, "scripts/launch.py", "--quiet", "--config_file", profile]
+        command += ["--num_cpu_threads_per_process", str(threads), file.name]
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise UserError(f"the launch failed: {lines[-1]}")
+        return time.monotonic() - started
 
 
 def _cache_key(machine: Machine, *parts: object) -> str:
@@ -345,7 +354,7 @@ def estimate(spec: RunSpec, known: dict[str, dict], found: Calibration) -> Estim
     cost = found.classes.get(class_key(spec))
     if cost is None:
         return UNKNOWN
-    rows = calibrate.row_counts(spec.task, _folders(spec)[0], spec)
+    rows = calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
     source = "calibration" if cost["real_rows"] else "calibration at max_length"
     if rows is None:
         return Estimate(None, cost["step_seconds"], cost["memory_mib"], None, source)
@@ -393,7 +402,7 @@ def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
     tasks = {
         run.spec.task.name
         for run in todo
-        if calibrate.row_counts(run.spec.task, _folders(run.spec)[0], run.spec) is None
+        if calibrate.row_counts(run.spec.task, _folders(run.spec)["task"], run.spec) is None
     }
     return [f"task {name}: its size is not known before it is fetched" for name in sorted(tasks)]
 

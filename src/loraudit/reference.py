@@ -6,7 +6,7 @@ fields that hold for this number alone. Per-seed results are given as
 {seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value, n and spread are then computed from them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,7 +73,7 @@ class Published(Frozen):
         return scores_of(self.seeds or {}, self.selection)
 
 
-def scores_of(seeds: dict[int, Sequence[float]], selection: str | None) -> list[float]:
+def scores_of(seeds: Mapping[int, Sequence[float]], selection: str | None) -> list[float]:
     """Return each seed's score: of its last epoch if `selection` says so, else of its best."""
     return [epochs[-1] if selection == "last epoch" else max(epochs) for epochs in seeds.values()]
 
@@ -149,7 +149,7 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
         return cell
     try:
         scores = scores_of(cell["seeds"], {**fields, **cell}.get("selection"))
-        centre = {"mean": np.mean, "median": np.median}.get(fields.get("statistic"), np.mean)
+        centre = np.median if fields.get("statistic") == "median" else np.mean
         return {**cell, "value": float(centre(scores)), "n": len(scores)}
     except (TypeError, ValueError, AttributeError, IndexError):
         raise UserError(

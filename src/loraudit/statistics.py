@@ -16,6 +16,8 @@ from scipy.integrate import quad
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from loraudit.progress import progress
+
 Verdict = Literal["reproduced", "not reproduced", "undecided", "not comparable"]
 
 READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
@@ -219,7 +221,7 @@ def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.
     if len(left) != len(right):
         raise ValueError(f"{len(left)} and {len(right)} scores are no pairs")
     found = summarise(np.subtract(left, right).tolist(), confidence)
-    test = welch(found["mean"], found["sd"], found["n"], 0.0, confidence=confidence)
+    test = welch(found["mean"], found["sd"], len(left), 0.0, confidence=confidence)
     return {"n": found["n"], **test}
 
 
@@ -257,16 +259,22 @@ def paired_bootstrap(
     def statistic(index: np.ndarray) -> float:
         return score(labels[index], left[index]) - score(labels[index], right[index])
 
+    def shown(index: np.ndarray) -> float:
+        next(draws, None)
+        return statistic(index)
+
     rows = np.arange(len(labels))
+    draws = iter(progress(range(resamples), resamples, "bootstrap"))
     found = scipy.stats.bootstrap(
         (rows,),
-        statistic,
+        shown,
         n_resamples=resamples,
         vectorized=False,
         confidence_level=confidence,
         method="percentile",
         rng=_fixed(),
     ).confidence_interval
+    next(draws, None)  # past the last: a bar is closed
     return {"difference": statistic(rows), "low": float(found.low), "high": float(found.high)}
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -32,7 +32,7 @@ Place = tuple[int, str]
 """Layer number, and matrix name: q k v o up down."""
 
 
-def read_updates(folder: Path, *modules: Mapping[str, str]) -> dict[Place, Update]:
+def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Update]:
     """Read an adapter in PEFT's format.
 
     Args:

@@ -457,6 +457,7 @@ def _check_tables(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> 
 
 
 def _check_figures(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> Findings:
+    from loraudit.crowd import few
     from loraudit.figures import pair_rows
 
     figures = locate.FIGURES / study.name
@@ -465,7 +466,7 @@ def _check_figures(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) ->
         if table is None:
             continue
         rows = pair_rows(table, name[len("subspace_") :]) if name[:9] == "subspace_" else table
-        yield from _same_csv(figures / f"{name}.csv", _csv(rows))
+        yield from _same_csv(figures / f"{name}.csv", _csv(few(name, rows)[0]))
         for suffix in ("svg", "png"):
             if not (figures / f"{name}.{suffix}").is_file():
                 yield Finding("problem", f"{figures}/{name}.{suffix}", "missing")

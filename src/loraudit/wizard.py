@@ -1,7 +1,6 @@
 """Add a task or a model: make one YAML entry, try it for real, and only then write it."""
 
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -143,12 +142,8 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     path = locate.CONFIG / "tasks.yaml"
     text = insert(path.read_text(), None, name, fields)
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
-    from datasets import disable_progress_bars
-
     from loraudit.fetch import read_rows
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     seen: list[list[object]] = []
     for split, table in read_rows(entry, ROWS).items():
         kinds = table.label.nunique()

@@ -1,0 +1,132 @@
+"""Tables of configuration keys: legal values and defaults from the schema, words from its files.
+
+A line `<!-- keys NAME -->` in a page becomes the table of that class. What a key means is said
+once: in the comments of config.yaml and defaults.yaml, elsewhere in the string below each field.
+"""
+
+import ast
+import inspect
+import itertools
+import re
+import textwrap
+from pathlib import Path
+
+from loraudit import spec, study
+from loraudit.yaml_file import read_yaml
+
+ROOT = Path(__file__).parents[2]
+CLASSES = {
+    **{name: getattr(study, name) for name in ("Config", "StudyFile", "AblationFile")},
+    **{name: getattr(study, name) for name in ("ProtocolFile", "PublishedFile")},
+    **{name: getattr(spec, name) for name in ("RunSpec", "TaskEntry", "RatingRule", "ModelEntry")},
+    **{name: getattr(spec, name) for name in ("WheelSource", "FolderSource", "HubSource")},
+}
+ANCHORS = {
+    "AblationFile": "ablation",
+    "RatingRule": "rating",
+    "TaskEntry": "a-task",
+    "ModelEntry": "a-model",
+    "WheelSource": "a-source",
+    "FolderSource": "a-source",
+    "HubSource": "a-source",
+}
+WORDS = {
+    "object": "keys and values",
+    "string": "text",
+    "boolean": "true or false",
+    "AblationFile": "an ablation",
+    "RatingRule": "a rating",
+    "TaskEntry": "name of a task",
+    "ModelEntry": "name of a model",
+    "WheelSource": "a wheel",
+    "FolderSource": "a folder",
+    "HubSource": "the hub",
+    "WarmStart": "`task` and `tensors`",
+}
+LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def described(name: str) -> dict[str, str]:
+    """Return what each key of a class means; "" where nothing says so."""
+    fields = CLASSES[name].model_fields
+    if name == "Config":
+        found = comments_above((ROOT / "config/config.yaml").read_text())
+    elif name == "RunSpec":
+        found = comments_beside((ROOT / "config/defaults.yaml").read_text())
+    else:
+        found = strings_below(CLASSES[name])
+    return {key: found.get(key, "") for key in fields}
+
+
+def comments_above(text: str) -> dict[str, str]:
+    """Read `# key: meaning` above `key: value`; several keys may share a comment."""
+    found = {}
+    for block in text.split("\n\n"):
+        words = " ".join(line[1:].strip() for line in block.splitlines() if line[:1] == "#")
+        meaning = words.partition(": ")[2]
+        found |= {key: meaning for key in re.findall(r"^(\w+):", block, re.M)}
+    return found
+
+
+def comments_beside(text: str) -> dict[str, str]:
+    """Read `key: value  # meaning`, with further comment lines below it."""
+    found, key = {}, None
+    for line in text.splitlines():
+        first = re.match(r"(\w+):.*?(?:#\s*(.*))?$", line)
+        more = re.match(r"\s+#\s*(.*)", line)
+        if first:
+            key, meaning = first[1], first[2] or ""
+            found[key] = meaning
+        elif more and key:
+            found[key] = f"{found[key]} {more[1]}".strip()
+        else:
+            key = None
+    return found
+
+
+def strings_below(cls: type) -> dict[str, str]:
+    """Read the string literal below each field, of base classes too."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.startswith("loraudit"):
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+            for field, below in itertools.pairwise(body):
+                if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    found[field.target.id] = inspect.cleandoc(below.value.value).replace("\n", " ")
+    return found
+
+
+def legal(part: dict) -> str:
+    """Say in a few words which values a part of a JSON schema allows."""
+    if "$ref" in part:
+        name = part["$ref"].rpartition("/")[2]
+        return f"[{WORDS[name]}](#{ANCHORS[name]})" if name in ANCHORS else WORDS[name]
+    if "anyOf" in part:
+        return " or ".join(dict.fromkeys(legal(one) for one in part["anyOf"]))
+    if "enum" in part:
+        return " \\| ".join(f"`{value}`" for value in part["enum"])
+    if part.get("type") == "array":
+        return f"list of {legal(part.get('items', {}))}"
+    limits = [f"{sign} {part[key]:g}" for key, sign in LIMITS.items() if key in part]
+    kind = part.get("type", "anything")
+    return " ".join(filter(None, [WORDS.get(kind, kind), ", ".join(limits)]))
+
+
+def table(name: str) -> str:
+    """Return the Markdown table of a class's keys."""
+    schema = CLASSES[name].model_json_schema()["properties"]
+    defaults = {key: part["default"] for key, part in schema.items() if "default" in part}
+    if name == "RunSpec":
+        defaults = read_yaml(ROOT / "config/defaults.yaml")
+    lines = ["| key | legal | default | meaning |", "|---|---|---|---|"]
+    for key, meaning in described(name).items():
+        default = defaults.get(key, "")
+        shown = "`null`" if default is None else f"`{default}`" if default != "" else ""
+        meaning = meaning.replace("<", "&lt;").replace("|", "\\|")
+        lines.append(f"| `{key}` | {legal(schema[key])} | {shown} | {meaning} |")
+    return "\n".join(lines)
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Fill in the tables."""
+    return re.sub(r"<!-- keys (\w+) -->", lambda match: table(match[1]), markdown)
