@@ -11,10 +11,34 @@ from loraudit.errors import UserError
 from loraudit.files import read_json, write_atomic
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, RunSpec, validated
+from loraudit.spec import FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.tables import write_tidy
+
+
+def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history.
+
+    Args:
+        study: the runs to collect.
+        cells: the cross-checks to collect.
+        folder: the study's folder, with runs/ and crosscheck/.
+
+    Raises:
+        UserError: a record that is incomplete, was changed, or was made from another spec.
+    """
+    checks = [
+        {"cell": cell, **row}
+        for cell in cells
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    return {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
+    }
 
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
@@ -33,29 +57,10 @@ def read_study(path: Path | str) -> Study:
 
 
 def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:
-    """Write the tidy tables and all records of a study's runs.
-
-    Args:
-        study: the runs to collect.
-        cells: the cross-checks to collect.
-        source: the study's folder, with runs/ and crosscheck/.
-        out: gets tidy/.
-    """
-    checks = [
-        {"cell": cell, **row}
-        for cell in cells
-        for row in read_json(source / "crosscheck" / f"{cell}.json")
-    ]
-    runs = source / "runs"
-    tables = {
-        "runs": tidy(study, runs),
-        "crosscheck": pd.DataFrame(checks),
-        "twins": pd.DataFrame(twins(study, runs)),
-        "history": history(study, runs),
-    }
-    for name, table in tables.items():
+    """Write the tidy tables (`collected`, from `source`) and all records to out/tidy."""
+    for name, table in collected(study, cells, source).items():
         write_tidy(table, out / "tidy" / name)
-    records = (read_json(runs / run.id / "record.json") for run in study.runs)
+    records = (read_json(source / "runs" / run.id / "record.json") for run in study.runs)
     write_atomic(out / "tidy" / "records.jsonl", lambda path: _write_lines(path, records))
 
 
@@ -183,17 +188,6 @@ def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no run here ({name} is missing)")
     return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
-
-
-def spec_difference(left: RunSpec, right: RunSpec) -> pd.DataFrame:
-    """List the fields in which two specs differ."""
-    pairs = {name: (getattr(left, name), getattr(right, name)) for name in RunSpec.model_fields}
-    rows = [
-        {"field": name, "left": getattr(a, "name", a), "right": getattr(b, "name", b)}
-        for name, (a, b) in pairs.items()
-        if a != b
-    ]
-    return pd.DataFrame(rows, columns=["field", "left", "right"])
 
 
 def _tidy_row(run: Run, folder: Path) -> dict:

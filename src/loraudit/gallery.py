@@ -42,10 +42,15 @@ DRAWN: dict[str, tuple[Rows, Draw]] = {
 }
 
 
+def drawn_rows(name: str, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
+    """Return the rows that a figure draws of its tables, and a note if some are left out."""
+    rows, _ = DRAWN[name]
+    return few(name, rows(*tables))
+
+
 def make(name: str, tables: list[pd.DataFrame], stem: Path) -> None:
     """Draw a figure from its tables (`products.FIGURES`): SVG, PNG, and a CSV of what is drawn."""
-    rows, draw = DRAWN[name]
-    drawn, note = few(name, rows(*tables))
-    figure = draw(drawn)
+    drawn, note = drawn_rows(name, tables)
+    figure = DRAWN[name][1](drawn)
     say(figure, note)
     figures.save(figure, drawn, stem)

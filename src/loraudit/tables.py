@@ -333,16 +333,17 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
         names = {"data": record["spec"]["task"]["name"], "weights": record["spec"]["model"]["name"]}
         for key in names.keys() & environment.keys():
             environment[f"{key} sha256, {names[key]}"] = environment.pop(key)
-        for key, value in _flat(environment):
+        for key, value in flat(environment):
             found.setdefault(key, {})[str(value)] = None
     return pd.DataFrame(
         [{"fact": key, "value": ", ".join(values)} for key, values in found.items()]
     )
 
 
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield nested values with their keys joined: "git commit", "packages torch"."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key} ")
+            yield from flat(value, f"{prefix}{key} ")
         else:
             yield prefix + key, value
