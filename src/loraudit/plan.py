@@ -35,9 +35,11 @@ from loraudit.yaml_file import read_yaml
 
 CACHE = Path(".loraudit/calibration.json")
 
-FREE = ("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay")
-FREE += ("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start")
-FREE += ("train_rows", "validation_rows", "epochs")
+FREE = (
+    *("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start"),
+    *("train_rows", "validation_rows", "epochs"),
+)
 """Fields that do not change what a step costs, or (rank) hardly."""
 
 BUSY = 0.5

@@ -145,6 +145,7 @@ def summary(name: str, runs: list[Place]) -> dict:
 def renderable(found: dict):
     """Turn `summary`'s answer into a table with the runs that need a look below it."""
     from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
     from loraudit.screen import duration, grid
@@ -155,7 +156,7 @@ def renderable(found: dict):
     if len(rows) > 1:
         rows.append(["all", "", *(found[state] or "" for state in STATES)])
     title = f"{found['study']}: {found['done']} of {found['runs']} runs done"
-    parts = [grid(title, ["task", "method", *STATES], rows)]
+    parts: list[Table | Text] = [grid(title, ["task", "method", *STATES], rows)]
     for state, runs in found["listed"].items():
         for run in runs:
             line = f"{state}: {run['id']}, {duration(run['age'])} ago: {run['line']}"

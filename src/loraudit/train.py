@@ -126,10 +126,13 @@ def train(
     parameters = count_parameters(model, spec.model.head)
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
 
-    history, logits, best = [], {}, Best()
+    history: list[dict] = []
+    logits: dict[int, dict[str, np.ndarray]] = {}
+    best = Best()
     for epoch in range(1, spec.epochs + 1):
         loss = train_epoch(state, examples["train"], epoch)
-        logits[epoch], scores = {}, {}
+        logits[epoch] = {}
+        scores: dict[str, float] = {}
         for split in scored:
             found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
             values = metrics.compute(found, examples[split].labels, spec.task)
