@@ -26,6 +26,7 @@ docs: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	python benchmarks/deploy.py
+	python benchmarks/plan.py --dry-runs
 
 # A failed set-up leaves no .ready, so the next call starts over.
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -25,6 +25,7 @@ rule all:
 
 
 include: "workflow/rules/fetch.smk"
+include: "workflow/rules/tokenise.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/crosscheck.smk"
 include: "workflow/rules/analyse.smk"

@@ -1,17 +1,14 @@
 """What an adapter costs at inference, and what switching tasks costs: ratios, interleaved.
 
 A random BERT of all-MiniLM-L6-v2's shape (no download), q+v at rank 8, one thread, batch 8 x 64.
-Every round times each variant once, in an order drawn anew; a variant's ratio is its time over the
-base's time in the same round.
+A ratio is to the base's time in the same round.
 
     python benchmarks/deploy.py [--rounds 40] [--out results/bench/deploy.csv]
 """
 
 import argparse
 import copy
-import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,32 +16,15 @@ import pandas as pd
 import torch
 import transformers
 
+from common import interleaved, random_model, spec_of, spread
 from loraudit import inject, peft_bridge
 from loraudit.accounting import folder_bytes
 from loraudit.files import write_atomic, write_text
 from loraudit.models import reset_head
 from loraudit.spec import RunSpec
-from loraudit.study import load_study
 from loraudit.tables import markdown, size
 
-ROWS, TOKENS, RANK, TASKS = 8, 64, 8, 2
-
-
-def spec_of(seed: int) -> RunSpec:
-    """Take a run of the quickstart study: rank 8 on q and v."""
-    runs = load_study("config/studies/quickstart.yaml").runs
-    specs = [run.spec for run in runs if run.spec.method == "lora"]
-    chosen = next(s for s in specs if s.rank == RANK and s.targets == ("q", "v"))
-    return chosen.model_copy(update={"seed": seed})
-
-
-def base_model() -> torch.nn.Module:
-    """Make a random model of all-MiniLM-L6-v2's shape."""
-    config = transformers.BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-    )
-    torch.manual_seed(0)
-    return transformers.BertForSequenceClassification(config).eval()
+ROWS, TOKENS, TASKS = 8, 64, 2
 
 
 def trained(model: torch.nn.Module, spec: RunSpec) -> torch.nn.Module:
@@ -71,26 +51,11 @@ def variants(base: torch.nn.Module, spec: RunSpec) -> dict[str, torch.nn.Module]
     }
 
 
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> pd.DataFrame:
-    """Time every call once a round, in random order; returns rounds x calls of seconds."""
-    order, rows = list(calls), []
-    shuffle = random.Random(0).shuffle
-    for _ in range(rounds + 3):
-        shuffle(order)
-        row = {}
-        for name in order:
-            started = time.perf_counter()
-            calls[name]()
-            row[name] = time.perf_counter() - started
-        rows.append(row)
-    return pd.DataFrame(rows[3:])[list(calls)]  # the first rounds warm up
-
-
 def ratios(seconds: pd.DataFrame, to: str) -> pd.DataFrame:
     """Return median, quartiles of each column's ratio to one of them, and its median time."""
-    found = seconds.div(seconds[to], axis=0).quantile([0.5, 0.25, 0.75]).T
-    found.columns = ["ratio: median", "lower quartile", "upper quartile"]
-    return found.assign(**{"median, ms": 1000 * seconds.median()}).rename_axis("what").reset_index()
+    found = spread(seconds.div(seconds[to], axis=0))
+    found.columns = ["what", "ratio: median", "lower quartile", "upper quartile"]
+    return found.assign(**{"median, ms": 1000 * seconds.median().to_numpy()})
 
 
 def main() -> None:
@@ -103,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
-    base = base_model()
+    base = random_model("minilm").eval()
     batch = {"input_ids": torch.randint(1000, 30000, (ROWS, TOKENS))}
 
     def call(model: torch.nn.Module) -> Callable[[], object]:
@@ -113,12 +78,14 @@ def main() -> None:
 
         return forward
 
-    calls = {name: call(model) for name, model in variants(base, spec_of(0)).items()}
+    calls = {name: call(model) for name, model in variants(base, spec_of(seed=0)).items()}
     forward = ratios(interleaved(calls, arguments.rounds), "base")
     with tempfile.TemporaryDirectory() as root:
         folders = [Path(root, f"adapter{seed}") for seed in range(TASKS)]
         for seed, folder in enumerate(folders):
-            inject.export(trained(copy.deepcopy(base), spec_of(seed)), spec_of(seed), folder)
+            inject.export(
+                trained(copy.deepcopy(base), spec_of(seed=seed)), spec_of(seed=seed), folder
+            )
         checkpoint = Path(root, "checkpoint")
         base.save_pretrained(checkpoint)
         model = inject.load(copy.deepcopy(base), folders[0])

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from loraudit.collect import history, read_study, tidy, twins
 from loraudit.errors import run_program
-from loraudit.files import read_json, write_text
+from loraudit.files import read_json, write_atomic
 from loraudit.tables import write_tidy
 
 
@@ -32,9 +33,13 @@ def main() -> None:
     for name, table in tables.items():
         write_tidy(table, folder / "tidy" / name)
     records = (read_json(folder / "runs" / run.id / "record.json") for run in study.runs)
-    write_text(
-        folder / "tidy" / "records.jsonl", "".join(f"{json.dumps(record)}\n" for record in records)
-    )
+    write_atomic(folder / "tidy" / "records.jsonl", lambda path: write_lines(path, records))
+
+
+def write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write one line of JSON per record, one record at a time."""
+    with open(path, "w") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
 
 
 run_program(main)

@@ -17,7 +17,7 @@ def main() -> None:
     """Read the arguments, compare, print the table, and write it if all is within tolerance."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True, help="a RunSpec as JSON")
-    for name in ("data", "model", "out"):
+    for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
     spec = validated(RunSpec, json.loads(arguments.spec), "spec")
@@ -26,7 +26,7 @@ def main() -> None:
 
     from loraudit.crosscheck import crosscheck, require_agreement
 
-    rows = crosscheck(spec, arguments.data, arguments.model)
+    rows = crosscheck(spec, arguments.tokens, arguments.model)
     print(pd.DataFrame(rows).to_string(index=False), file=sys.stderr)
     require_agreement(rows, arguments.out.stem)
     write_json(arguments.out, rows)

@@ -1,4 +1,4 @@
-"""Draw one figure of a study: SVG, PNG, and the CSV behind it."""
+"""Draw one figure of a study: SVG, PNG, and a CSV of what it shows."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit import figures
+from loraudit.crowd import few, say
 from loraudit.errors import run_program
 from loraudit.tables import read_table
 
@@ -38,7 +39,10 @@ def main() -> None:
     table = read(arguments.table)
     if arguments.figure.startswith("subspace_"):
         table = figures.pair_rows(table, arguments.figure.removeprefix("subspace_"))
-    figures.save(DRAW[arguments.figure](table), table, arguments.svg.with_suffix(""))
+    table, note = few(arguments.figure, table)
+    figure = DRAW[arguments.figure](table)
+    say(figure, note)
+    figures.save(figure, table, arguments.svg.with_suffix(""))
 
 
 run_program(main)

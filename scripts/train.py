@@ -1,8 +1,9 @@
-"""Train one run; started by `accelerate launch`.
+"""Train one run; started by `accelerate launch`, or launch.py beside this file.
 
 `--spec` takes a run as JSON text, or the path of a spec.json, so any recorded run can be redone:
     accelerate launch --config_file profiles/accelerate/cpu.yaml scripts/train.py \
-        --spec results/.../spec.json --data resources/tasks/... --model resources/models/... --out x
+        --spec results/.../spec.json --tokens resources/tokens/... --model resources/models/... \
+        --out x
 """
 
 import argparse
@@ -20,7 +21,7 @@ def main() -> None:
     """Read the arguments and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", required=True)
-    for name in ("data", "model", "out"):
+    for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
     arguments = parser.parse_args()
@@ -32,7 +33,7 @@ def main() -> None:
 
     from loraudit.train import train
 
-    train(spec, arguments.data, arguments.model, arguments.out, arguments.start)
+    train(spec, arguments.tokens, arguments.model, arguments.out, arguments.start)
 
 
 run_program(main)

@@ -12,6 +12,7 @@ import transformers
 from beartype import beartype
 from jaxtyping import jaxtyped
 
+from loraudit.fast import FastLoRALinear, FirstTokenAttention
 from loraudit.files import write_json
 from loraudit.lora import LoRALinear
 from loraudit.spec import FolderSource, ModelEntry, RunSpec, TaskEntry
@@ -143,22 +144,29 @@ def make_spec(**changes) -> RunSpec:
 
 @pytest.fixture(autouse=True)
 def shapes_checked(monkeypatch):
-    """Check the shapes in lora.py's annotations at every call."""
-    for name in ("forward", "delta_weight"):
-        checked = jaxtyped(getattr(LoRALinear, name), typechecker=beartype)
-        monkeypatch.setattr(LoRALinear, name, checked)
+    """Check the shapes in the annotations of lora.py and fast.py at every call."""
+    for owner, name in (
+        (LoRALinear, "forward"),
+        (LoRALinear, "delta_weight"),
+        (FastLoRALinear, "forward"),
+        (FirstTokenAttention, "forward"),
+    ):
+        checked = jaxtyped(getattr(owner, name), typechecker=beartype)
+        monkeypatch.setattr(owner, name, checked)
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """Give the folders of a fetched tiny task and a fetched tiny model."""
+    """Give the folders of a fetched tiny task, a fetched tiny model, and the tokens."""
     from loraudit.fetch import fetch_task
+    from loraudit.tokenise import tokenise
 
     root = tmp_path_factory.mktemp("tiny")
     save_hub_folder(root / "hub")
     entry = make_task(source={"folder": str(root / "hub"), "config": "sst2"})
     fetch_task(entry, root / "task")
     save_tiny_model(root / "model")
+    tokenise(root / "task", root / "model", 64, root / "tokens")
     return root
 
 

@@ -27,7 +27,7 @@ SPEC = make_spec(epochs=2, learning_rate=1e-2, rank=2)
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    train(SPEC, tiny / "task", tiny / "model", out)
+    train(SPEC, tiny / "tokens", tiny / "model", out)
     return out
 
 

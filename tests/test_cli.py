@@ -44,7 +44,7 @@ def bin_file(tmp_path):
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    train(SPEC, tiny / "task", tiny / "model", out)
+    train(SPEC, tiny / "tokens", tiny / "model", out)
     return out
 
 
@@ -125,7 +125,7 @@ def test_export_refuses_with_one_line(run, tmp_path):
 
 
 def test_crosscheck_of_a_run(run, tiny):
-    folders = ["--data", tiny / "task", "--model", tiny / "model"]
+    folders = ["--tokens", tiny / "tokens", "--model", tiny / "model"]
     result = call("crosscheck", run / "spec.json", *folders)
     assert result.exit_code == 0, result.stderr
     assert "PEFT's read by ours" in result.stdout
@@ -136,7 +136,7 @@ def test_crosscheck_out_of_tolerance_is_exit_code_1(run, tiny, monkeypatch):
     from loraudit import crosscheck
 
     monkeypatch.setitem(crosscheck.TOLERANCE["float32"], "trajectory", -1.0)
-    folders = ["--data", tiny / "task", "--model", tiny / "model"]
+    folders = ["--tokens", tiny / "tokens", "--model", tiny / "model"]
     result = call("crosscheck", run / "spec.json", *folders)
     assert result.exit_code == 1
     assert "optimizer steps (float32, PEFT) differs by" in result.stderr
@@ -153,7 +153,7 @@ def test_crosscheck_refuses_with_one_line(run, tmp_path):
     assert "no JSON file" in error_of("crosscheck", tmp_path / "spec.json")
     (tmp_path / "spec.json").write_text("[]")
     assert "expected keys and values" in error_of("crosscheck", tmp_path / "spec.json")
-    nothing = ["--data", tmp_path, "--model", tmp_path]
+    nothing = ["--tokens", tmp_path, "--model", tmp_path]
     assert "nothing fetched" in error_of("crosscheck", run / "spec.json", *nothing)
 
 

@@ -1,12 +1,16 @@
 """Studies: layers, grids, warm starts, ablations; bad input gets one clear error."""
 
 import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from conftest import save_hub_folder, tiny_entry
+from loraudit import study as study_module
 from loraudit.errors import UserError
 from loraudit.fetch import fetch_task
 from loraudit.reference import select
@@ -267,7 +271,7 @@ def test_a_change_of_the_first_run_is_a_change_of_the_second(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rank: [4, 8]", "rank: 4", "the study has no run on task 'mnli' .*'lora', 8, 16, 0"),
+        ("rank: [4, 8]", "rank: 4", "the study has no run on task 'mnli' .*lora, 8, 16, 0"),
         ("task: mnli, tensors", "task: mnil, tensors", "no run on task 'mnil'"),
         ("tensors: adapter}", "tensors: all}", r"warm_start.tensors: 'all' is not known"),
         ("{task: mnli, tensors: adapter}", "mnli", "expected {task, tensors} or null, got 'mnli'"),
@@ -404,3 +408,36 @@ def test_a_task_and_a_model_are_one_entry_each(tmp_path):
 def test_the_output_layer_is_the_one_with_the_classes():
     found = {name: load_model(name).output_layer for name in ("roberta-base", "distilbert-base")}
     assert found == {"roberta-base": "classifier.out_proj", "distilbert-base": "classifier"}
+
+
+def test_each_entry_is_read_once_and_each_start_digested_once(tmp_path, monkeypatch):
+    """What a plan costs must not grow with runs x runs, nor its files be read per run."""
+    calls = Counter()
+
+    def counted(function):
+        def wrapper(*arguments):
+            calls[function.__name__, str(arguments[0])] += 1
+            return function(*arguments)
+
+        return wrapper
+
+    for function in (load_task, load_model, digest):
+        monkeypatch.setattr(study_module, function.__name__, counted(function))
+    runs = load_study(study_file(tmp_path, WARM)).runs
+    started = {run.spec.warm_start.run for run in runs if run.spec.warm_start}
+    assert len(started) == 4
+    assert sum(name == "digest" for name, _ in calls) == len(started)
+    assert set(calls.values()) == {1}
+    assert len({id(run.spec.task) for run in runs}) == 2
+    assert len({id(run.spec.model) for run in runs}) == 1
+
+
+def test_planning_imports_nothing_heavy():
+    """The Snakefile imports these modules in every call, and in every job's process."""
+    heavy = ("torch", "transformers", "peft", "pandas", "scipy", "statsmodels", "matplotlib")
+    code = (
+        "import sys, loraudit.study, loraudit.pairs, loraudit.code_digest; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

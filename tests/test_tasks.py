@@ -1,13 +1,18 @@
 """Tokenising and batching."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
 
 from conftest import make_spec
 from loraudit.errors import UserError
+from loraudit.files import read_json, write_json
 from loraudit.tasks import collate, global_batches, load_examples
+from loraudit.tokenise import tokenise
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
 
@@ -29,17 +34,69 @@ def test_length_grouping_saves_padding():
     assert padded("length_grouped") < 1.1 < 1.5 < padded("shuffle")
 
 
-def test_subsets_and_padding(tiny):
+@pytest.fixture(scope="module")
+def tokens(tiny, tmp_path_factory):
+    """Give the tiny task cut at 9 tokens."""
+    out = tmp_path_factory.mktemp("tokens") / "tiny-9"
+    tokenise(tiny / "task", tiny / "model", 9, out)
+    return out
+
+
+def test_subsets_and_padding(tokens):
     spec = make_spec(train_rows=10, max_length=9)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "model")
-    examples = load_examples(spec, tiny / "task", "train", tokenizer)
-    assert len(examples) == 10
+    examples = load_examples(spec, tokens, "train")
+    assert len(examples) == len(examples.lengths) == 10
     assert examples.lengths.max() <= 9
     index = np.array([0, 3])
-    batch = collate(examples, index, spec, pad_id=0)
-    assert batch["input_ids"].shape == (2, max(examples.lengths[index]))
-    assert torch.equal(batch["attention_mask"].sum(1), torch.tensor(examples.lengths[index]))
-    fixed = collate(examples, index, spec.model_copy(update={"padding": "max_length"}), pad_id=0)
+    fixed = collate(examples, index, spec.model_copy(update={"padding": "max_length"}), pad=0)
     assert fixed["input_ids"].shape == (2, 9)
     with pytest.raises(UserError, match=r"train_rows: 257 asked, .* has 256 .legal: 1 to 256"):
-        load_examples(make_spec(train_rows=257), tiny / "task", "train", tokenizer)
+        load_examples(make_spec(train_rows=257, max_length=9), tokens, "train")
+
+
+def test_batches_hold_what_the_tokenizer_gives(tiny, tokens):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "model")
+    texts = pd.read_parquet(tiny / "task/train.parquet").text_1.tolist()
+    examples = load_examples(make_spec(max_length=9), tokens, "train")
+    for index in (np.array([5]), np.arange(40, 56), np.array([255, 0])):
+        batch = collate(examples, index, make_spec(max_length=9), tokenizer.pad_token_id)
+        expected = tokenizer(
+            [texts[i] for i in index], truncation=True, max_length=9, padding=True
+        ).convert_to_tensors("pt")
+        whole = torch.ones_like(expected["attention_mask"])
+        batch.setdefault("attention_mask", whole)  # left out where nothing is padded
+        assert set(batch) <= set(expected)
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_a_mask_is_given_only_where_there_is_padding(tokens):
+    spec = make_spec(max_length=9)
+    examples = load_examples(spec, tokens, "train")
+    same = np.flatnonzero(examples.lengths == 9)[:4]
+    other = np.array([same[0], np.flatnonzero(examples.lengths < 9)[0]])
+    assert "attention_mask" not in collate(examples, same, spec, pad=0)
+    mask = collate(examples, other, spec, pad=0)["attention_mask"]
+    assert torch.equal(mask.sum(1), torch.tensor(examples.lengths[other]).long())
+
+
+def test_token_files_that_do_not_fit_are_refused(tokens, tmp_path):
+    with pytest.raises(UserError, match="cut at max_length 9, the run has 64"):
+        load_examples(make_spec(max_length=64), tokens, "train")
+    edited = shutil.copytree(tokens, tmp_path / "edited")
+    content = bytearray((edited / "train.arrow").read_bytes())
+    content[len(content) // 2] ^= 1
+    (edited / "train.arrow").write_bytes(content)
+    with pytest.raises(UserError, match="changed since it was made"):
+        load_examples(make_spec(max_length=9), edited, "train")
+
+
+def test_a_tokenizer_without_padding_leaves_nothing(tiny, tmp_path):
+    model = shutil.copytree(tiny / "model", tmp_path / "model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (model / name).exists():
+            config = read_json(model / name)
+            config.pop("pad_token", None)
+            write_json(model / name, config)
+    with pytest.raises(UserError, match="no padding token"):
+        tokenise(tiny / "task", model, 9, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """The training loop on tiny models: determinism, twins, accumulation, failures."""
 
+import functools
 import json
 import shutil
 
@@ -11,9 +12,10 @@ from safetensors.torch import load_file
 
 from conftest import make_spec, tiny_model
 from loraudit.errors import UserError
-from loraudit.files import folder_fingerprint, read_json
+from loraudit.files import folder_fingerprint, read_json, write_json
 from loraudit.record import read_record
 from loraudit.spec import ADAPTER_FIELDS
+from loraudit.tokenise import tokenise
 from loraudit.train import Best, train
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
@@ -22,7 +24,7 @@ SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up"
 def run(tiny, out, **changes):
     """Train with changed fields; returns the record and the predictions."""
     spec = SPEC.model_copy(update=changes)
-    train(spec, tiny / "task", tiny / "model", out)
+    train(spec, tiny / "tokens", tiny / "model", out)
     return read_record(out / "record.json"), pd.read_parquet(out / "predictions.parquet")
 
 
@@ -78,9 +80,24 @@ def test_accumulation_keeps_the_global_batch(reference, tiny, tmp_path):
     predictions = []
     for micro in (8, 4):
         spec = SPEC.model_copy(update={"micro_batch": micro, "train_rows": 61})
-        train(spec, tiny / "task", without_dropout(tiny), tmp_path / str(micro))
+        train(spec, tiny / "tokens", without_dropout(tiny), tmp_path / str(micro))
         predictions.append(pd.read_parquet(tmp_path / str(micro) / "predictions.parquet"))
     assert np.abs(logits(predictions[0]) - logits(predictions[1])).max() < 1e-4
+
+
+def test_every_way_to_compute_gives_the_same_predictions(tiny, tmp_path, monkeypatch):
+    """Compiled without a code generator (which takes a minute): the graph is what is tested."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", functools.partialmethod(compile_module, backend="aot_eager")
+    )
+    found = []
+    for compute in ("plain", "fast", "compiled"):
+        spec = SPEC.model_copy(update={"compute": compute, "train_rows": 61})
+        train(spec, tiny / "tokens", without_dropout(tiny), tmp_path / compute)
+        found.append(logits(pd.read_parquet(tmp_path / compute / "predictions.parquet")))
+    assert np.abs(found[0] - found[1]).max() < 1e-4
+    assert np.abs(found[0] - found[2]).max() < 1e-4
 
 
 def without_dropout(tiny):
@@ -95,17 +112,14 @@ def without_dropout(tiny):
 
 
 def test_best_epochs_weights_are_the_exported_ones(reference, tiny, batch):
-    from transformers import AutoTokenizer
-
     from loraudit import inject
     from loraudit.models import load_base
-    from loraudit.tasks import collate, load_examples
+    from loraudit.tasks import collate, load_examples, pad_id
 
     out, record, predictions = reference
-    tokenizer = AutoTokenizer.from_pretrained(tiny / "model")
-    examples = load_examples(SPEC, tiny / "task", "validation", tokenizer)
+    examples = load_examples(SPEC, tiny / "tokens", "validation")
     model = inject.load(load_base(SPEC, tiny / "model"), out / "adapter").eval()
-    inputs = collate(examples, np.arange(128), SPEC, tokenizer.pad_token_id)
+    inputs = collate(examples, np.arange(128), SPEC, pad_id(tiny / "tokens"))
     with torch.no_grad():
         found = model(**inputs).logits.numpy()
     best = predictions[predictions.epoch == record.train.best_epoch]
@@ -155,9 +169,13 @@ def test_further_validation_splits_are_scored_beside_the_first(tiny, tmp_path):
     """MNLI's mismatched split, here the tiny task's validation split under another name."""
     shutil.copytree(tiny / "task", tmp_path / "task")
     shutil.copy(tmp_path / "task/validation.parquet", tmp_path / "task/mismatched.parquet")
+    manifest = read_json(tmp_path / "task/manifest.json")
+    manifest["splits"]["mismatched"] = manifest["splits"]["validation"]
+    write_json(tmp_path / "task/manifest.json", manifest)
+    tokenise(tmp_path / "task", tiny / "model", 64, tmp_path / "tokens")
     task = SPEC.task.model_copy(update={"also_validate": {"mismatched": "anything"}})
     spec = SPEC.model_copy(update={"task": task, "epochs": 1})
-    train(spec, tmp_path / "task", tiny / "model", tmp_path / "run")
+    train(spec, tmp_path / "tokens", tiny / "model", tmp_path / "run")
     result = read_record(tmp_path / "run/record.json").train
     assert result.best["accuracy_mismatched"] == result.best["accuracy"]
     assert result.rows["mismatched"] == 128

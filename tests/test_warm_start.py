@@ -70,11 +70,11 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, change, message):
 
 def test_a_run_starts_at_the_adapter_of_the_run_that_its_spec_names(tiny, tmp_path):
     first = make_spec(epochs=1, train_rows=32, validation_rows=32)
-    train(first, tiny / "task", tiny / "model", tmp_path / "first")
+    train(first, tiny / "tokens", tiny / "model", tmp_path / "first")
     start = {"run": "first", "spec_sha256": digest(first), "tensors": "adapter"}
     fields = {"epochs": 1, "train_rows": 32, "validation_rows": 32, "warm_start": start}
     second = make_spec(**fields)
-    train(second, tiny / "task", tiny / "model", tmp_path / "second", tmp_path / "first")
+    train(second, tiny / "tokens", tiny / "model", tmp_path / "second", tmp_path / "first")
     record = read_record(tmp_path / "second/record.json")
     assert len(record.train.copied) == 8
     assert set(record.environment["started_from"]) >= {"adapter_model.safetensors"}
@@ -84,7 +84,7 @@ def test_a_run_starts_at_the_adapter_of_the_run_that_its_spec_names(tiny, tmp_pa
         (first, tmp_path / "first", "the spec has no warm_start"),
     ):
         with pytest.raises(UserError, match=message):
-            train(spec, tiny / "task", tiny / "model", tmp_path / "third", folder)
+            train(spec, tiny / "tokens", tiny / "model", tmp_path / "third", folder)
     assert not (tmp_path / "third").exists()
 
 

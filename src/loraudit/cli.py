@@ -108,8 +108,9 @@ def crosscheck(
     cell: Annotated[
         str | None, typer.Option(help="One of its cells: TASK/MODEL/rRANK-TARGETS.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Fetched task [default: resources/tasks/TASK]")
+    tokens: Annotated[
+        Path | None,
+        typer.Option(help="The task's tokens [default: resources/tokens/TASK/MODEL-LENGTH]"),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Fetched model [default: resources/models/MODEL]")
@@ -128,12 +129,13 @@ def crosscheck(
     run = _asked_spec(spec, study, cell)
     if not run.adapter:
         raise UserError(f"method {run.method!r} has no adapter (legal: lora, peft)")
-    data = _fetched(data or Path("resources/tasks", run.task.name), "data")
+    made = Path("resources/tokens", run.task.name, f"{run.model.name}-{run.max_length}")
+    tokens = _fetched(tokens or made, "tokens")
     model = _fetched(model or Path("resources/models", run.model.name), "model")
 
     from loraudit import crosscheck as check
 
-    rows = check.crosscheck(run, data, model)
+    rows = check.crosscheck(run, tokens, model)
     columns = ("check", "against", "dtype", "difference", "tolerance", "ok")
     shown = [
         tuple(

@@ -1,5 +1,6 @@
 """A study's tidy tables: one row per run, one row per pair of twins."""
 
+import csv
 from pathlib import Path
 
 import pandas as pd
@@ -30,14 +31,16 @@ def read_study(path: Path | str) -> Study:
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
     """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
-    found = []
+    rows = []
     for run in study.runs:
-        spec = run.spec
-        table = pd.read_csv(Path(folder) / run.id / "history.csv")
-        cell = {"run": run.id, **_cell(run), "seed": spec.seed}
-        kept = table[["epoch", "step", "train_loss"]].assign(score=table[spec.task.headline])
-        found.append(kept.assign(**cell)[[*cell, *kept]])
-    return pd.concat(found, ignore_index=True)
+        headline = run.spec.task.headline
+        with open(Path(folder) / run.id / "history.csv", newline="") as file:
+            for line in csv.DictReader(file):
+                counts = int(line["epoch"]), int(line["step"])
+                rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
+    epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
+    cells = [{"run": run.id, **_cell(run), "seed": run.spec.seed} for run in study.runs]
+    return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
 def twins(study: Study, folder: Path) -> list[dict]:

@@ -4,8 +4,9 @@ Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows,
 the run's own learning rate, AdamW settings (weight decay on all) and schedule; after each step
 every trainable tensor is compared. At the trained point (where B is no longer zero) the outputs,
 the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
-over one base are compared. All of it twice, in float64 and float32. Then each shape of the adapted
-layers is compared alone, with loralib too (layercheck.py).
+over one base are compared; and ours with the plain layers on the whole model, where the run's
+`compute` takes shortcuts (fast.py). All of it twice, in float64 and float32. Then each shape of the
+adapted layers is compared alone, with loralib too (layercheck.py).
 """
 
 import copy
@@ -16,15 +17,15 @@ import numpy as np
 import peft
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from loraudit import inject, layercheck, peft_bridge
 from loraudit.errors import UserError
+from loraudit.fast import shorten
 from loraudit.models import load_base, target_modules
 from loraudit.schedule import make_schedule
 from loraudit.spec import RunSpec, derive_seed
-from loraudit.tasks import collate, global_batches, load_examples
+from loraudit.tasks import collate, global_batches, load_examples, pad_id
 
 STEPS, ACCUMULATED, ROWS = 20, 2, 2
 LAYER_DROPOUT = 0.1
@@ -42,18 +43,17 @@ of small ones. "exact" is for what no arithmetic touches: names and initial valu
 Tensors = dict[str, torch.Tensor]
 
 
-def crosscheck(spec: RunSpec, data: Path, model_folder: Path) -> list[dict]:
+def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
     """Compare the twins; returns rows of check, against, dtype, difference, tolerance, ok.
 
     Raises:
         UserError: settings that do not fit the data or model.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    examples = load_examples(spec, data, "train", tokenizer)
+    examples = load_examples(spec, tokens, "train")
     generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
     indices = global_batches(examples.lengths, ROWS, "shuffle", generator)
     indices = [indices[step % len(indices)] for step in range(STEPS * ACCUMULATED + 1)]
-    batches = [collate(examples, index, spec, tokenizer.pad_token_id) for index in indices]
+    batches = [collate(examples, index, spec, pad_id(tokens)) for index in indices]
     for batch, index in zip(batches, indices, strict=True):
         batch["labels"] = torch.as_tensor(examples.labels[index])
     base = load_base(spec, model_folder)
@@ -88,7 +88,8 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
 
     The last batch is kept for the comparison after training; the others are trained on.
     """
-    base = copy.deepcopy(base).to(getattr(torch, dtype))
+    whole = copy.deepcopy(base).to(getattr(torch, dtype))
+    base = shorten(copy.deepcopy(whole), spec)
     ours = inject.apply(copy.deepcopy(base), spec)
     twin = peft_bridge.apply(copy.deepcopy(base), spec)
     *training, probe = batches
@@ -105,6 +106,7 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("optimizer steps", trajectory(ours, twin, spec, training), "trajectory")
         check("outputs", _logit_gap(ours, twin, probe), "close")
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
+        check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
         check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), "close")
         check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
         check("several adapters", _several(ours, base, spec, probe), "close")
@@ -174,9 +176,9 @@ def _optimizer(model: nn.Module, spec: RunSpec, steps: int) -> tuple:
     return optimizer, make_schedule(spec, optimizer, steps)
 
 
-def loss_backward(model: nn.Module, batch: Tensors, seed: int) -> None:
+def loss_backward(model: nn.Module, batch: Tensors, seed: int, dropout: bool = True) -> None:
     """Accumulate gradients of the mean loss of one batch, dropout masks drawn from `seed`."""
-    model.train()
+    model.train(dropout)
     torch.manual_seed(seed)
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     out = model(**inputs).logits
@@ -187,9 +189,9 @@ def loss_backward(model: nn.Module, batch: Tensors, seed: int) -> None:
     loss.backward()
 
 
-def gradients(model: nn.Module, batch: Tensors) -> Tensors:
+def gradients(model: nn.Module, batch: Tensors, dropout: bool = True) -> Tensors:
     """Return the gradients of one batch by in-house names, and clear them."""
-    loss_backward(model, batch, seed=0)
+    loss_backward(model, batch, seed=0, dropout=dropout)
     found = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
     model.zero_grad()
     return found
@@ -216,6 +218,16 @@ def _logit_gap(ours: nn.Module, twin: nn.Module, batch: Tensors) -> float:
 
 def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
     return float(len(set(trainable(ours)) ^ set(trainable(twin))))
+
+
+def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Compare with the plain layers on the whole model: what the run's fast path must equal."""
+    plain = inject.apply(copy.deepcopy(whole), spec.model_copy(update={"compute": "plain"}))
+    values = {name: parameter.detach() for name, parameter in trainable(ours).items()}
+    plain.load_state_dict(values, strict=False)
+    return _largest(  # without dropout, of which the fast path draws less
+        *({"": logits(m, probe), **gradients(m, probe, dropout=False)} for m in (ours, plain))
+    )
 
 
 def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:

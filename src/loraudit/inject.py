@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loraudit import peft_bridge
 from loraudit.errors import UserError
+from loraudit.fast import FastLoRALinear
 from loraudit.lora import LoRALinear
 from loraudit.lora_variants import LoRAConv1D
 from loraudit.models import freeze, in_head, target_modules
@@ -30,14 +31,18 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
         start = spec.init, spec.init_std
-        layer = lora_class(base)(base, spec.rank, spec.alpha, spec.lora_dropout, *start)
+        layer = lora_class(base, spec.compute)(
+            base, spec.rank, spec.alpha, spec.lora_dropout, *start
+        )
         model.set_submodule(name, layer)
     return model
 
 
-def lora_class(base: nn.Module) -> type[LoRALinear]:
-    """Return the class that adapts a linear layer: by how it stores its weight."""
-    return LoRAConv1D if isinstance(base, Conv1D) else LoRALinear
+def lora_class(base: nn.Module, compute: str = "plain") -> type[LoRALinear]:
+    """Return the class that adapts a linear layer: by how it stores its weight, and the compute."""
+    if isinstance(base, Conv1D):
+        return LoRAConv1D
+    return LoRALinear if compute == "plain" else FastLoRALinear
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:

@@ -79,8 +79,7 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[str, ...]
     linear = [name for name, layer in model.named_modules() if isinstance(layer, kinds)]
     matched: set[str] = set()
     for target in targets:
-        pattern = entry.modules[target].replace(".", r"\.").replace("*", r"\d+")
-        hits = [name for name in linear if re.search(rf"(^|\.){pattern}$", name)]
+        hits = [name for name in names_like(model, entry.modules[target]) if name in linear]
         if not hits:
             raise UserError(
                 f"targets: model {entry.name!r} has no linear layer "
@@ -88,6 +87,12 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[str, ...]
             )
         matched.update(hits)
     return [name for name in linear if name in matched]
+
+
+def names_like(model: nn.Module, pattern: str) -> list[str]:
+    """Return the modules whose full name ends in a dotted pattern; `*` is a layer number."""
+    regex = re.compile(rf"(^|\.){re.escape(pattern).replace(re.escape('*'), r'[0-9]+')}$")
+    return [name for name, _ in model.named_modules() if regex.search(name)]
 
 
 def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:

@@ -59,21 +59,30 @@ def study_tables(
     def updates(run: Run) -> dict[Place, Update]:
         return read_updates(results / "runs" / run.id / "adapter", run.spec.model.modules)
 
-    tables: dict[str, list[dict]] = {name: [] for name in TABLES}
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+
+    def add(name: str, rows: Iterable[dict]) -> None:
+        """Keep rows as a table, a run or pair at a time: dicts of all runs would be much larger."""
+        if rows := list(rows):
+            parts[name].append(pd.DataFrame(rows))
+
     for run in progress(runs, len(runs), "measure updates"):
         found = updates(run)
-        tables["spectra"] += spectra_rows(_identity(run), found)
+        add("spectra", spectra_rows(_identity(run), found))
         base = bases[run.spec.model.name]
-        tables["amplification"] += amplification_rows(_identity(run), found, base)
+        add("amplification", amplification_rows(_identity(run), found, base))
     for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
         for one, two in pairs:
             pair = _pair(name, one, f"r{two.spec.rank} s{two.spec.seed}")
-            tables["subspaces"] += pair_rows(pair, updates(one), updates(two), side, most)
+            add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
     for run in weight_runs(study):
         base = bases[run.spec.model.name]
         pair = _pair("weights", run, "W")
-        tables["subspaces"] += weight_rows(pair, updates(run), base, side, most)
-    made = {name: pd.DataFrame(rows) for name, rows in tables.items()}
+        add("subspaces", weight_rows(pair, updates(run), base, side, most))
+    made = {
+        name: pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        for name, found in parts.items()
+    }
     return {**made, "subspaces": made["subspaces"].assign(side=side)}
 
 

@@ -146,6 +146,8 @@ class ModelEntry(Frozen):
     In `modules`, `*` stands for a layer number: "encoder.layer.*.output.dense" is the MLP's
     down-projection and never matches "encoder.layer.0.attention.output.dense". `output` is the
     head's last layer, which has one row per class; left out, it is the last module of `head`.
+    `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
+    model whose head reads the first token alone; the fast path cuts the last of them down to it.
     """
 
     name: str
@@ -158,6 +160,9 @@ class ModelEntry(Frozen):
     """modules of the classification head; `family` fills it in"""
     output: str | None = None
     """the head's last layer, if it is not the last of `head`"""
+    first_token: str | None = None
+    """the attention blocks of a model whose head reads the first token alone; `family` fills it
+    in"""
 
     @property
     def output_layer(self) -> str:
@@ -218,7 +223,8 @@ class RunSpec(Frozen):
     max_length: Annotated[int, Field(ge=4)]
     padding: Literal["dynamic", "max_length"]
     batching: Literal["shuffle", "length_grouped"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
+    compute: Literal["fast", "plain", "compiled"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
 
     @model_validator(mode="after")

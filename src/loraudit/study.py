@@ -5,6 +5,7 @@ A study's fields come in layers, later ones winning: config/defaults.yaml, the s
 the grid block; then switches on the command line.
 """
 
+import functools
 import itertools
 import re
 from collections import Counter
@@ -388,6 +389,7 @@ class _Reader:
 
     def __init__(self, layers: list[Layer], folder: Path, local: dict[str, str]):
         self.layers, self.folder, self.local = layers, folder, local
+        self.task, self.model = functools.cache(self._task), functools.cache(self._model)
 
     def points(self, block: dict, where: str) -> list[dict]:
         """Expand one block: every list-valued key is an axis. Returns fields with their label."""
@@ -414,13 +416,28 @@ class _Reader:
             found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
         return found
 
+    def _task(self, name: str) -> TaskEntry:
+        """Load a task; a local folder stands in for the hub where `local` says so."""
+        task = load_task(name, self.folder / "tasks.yaml")
+        if not isinstance(task.source, HubSource) or self.local["glue"] == "hub":
+            return task
+        source = FolderSource(folder=self.local["glue"], config=task.source.config)
+        return task.model_copy(update={"source": source})
+
+    def _model(self, name: str) -> ModelEntry:
+        """Load a model; a local folder stands in for the hub where `local` says so."""
+        model = load_model(name, self.folder / "models.yaml")
+        if not isinstance(model.source, HubSource) or self.local["models"] == "hub":
+            return model
+        source = FolderSource(folder=str(Path(self.local["models"], name)))
+        return model.model_copy(update={"source": source})
+
     def run(self, point: dict, warm_start: dict | None) -> Run:
         """Resolve names to entries and blank the fields that the method does not use."""
         fields = {key: value for key, value in point.items() if key not in ("where", "label")}
         where = point["where"]
         try:
-            task = load_task(fields["task"], self.folder / "tasks.yaml")
-            model = load_model(fields["model"], self.folder / "models.yaml")
+            task, model = self.task(fields["task"]), self.model(fields["model"])
             if fields.get("method") in ADAPTER_METHODS:
                 fields["targets"] = parse_targets(fields["targets"], model)
                 if fields["alpha"] == "rank":
@@ -432,7 +449,6 @@ class _Reader:
             raise UserError(f"{where}: key {error} is missing") from None
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        task, model = _local(task, model, self.local)
         spec = validated(RunSpec, {**fields, "task": task, "model": model}, where)
         if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, spec.init):
             needed = "rank, alpha, lora_dropout and init"
@@ -440,62 +456,61 @@ class _Reader:
         return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
 
 
-def _local(
-    task: TaskEntry, model: ModelEntry, local: dict[str, str]
-) -> tuple[TaskEntry, ModelEntry]:
-    """Put local folders in the place of the hub, where the configuration says so."""
-    if isinstance(task.source, HubSource) and local["glue"] != "hub":
-        source = FolderSource(folder=local["glue"], config=task.source.config)
-        task = task.model_copy(update={"source": source})
-    if isinstance(model.source, HubSource) and local["models"] != "hub":
-        source = FolderSource(folder=str(Path(local["models"], model.name)))
-        model = model.model_copy(update={"source": source})
-    return task, model
-
-
 def _with_starts(reader: _Reader, points: list[dict]) -> list[Run]:
     """Make the runs; one with a warm start gets the digest of the run that it starts from."""
     cold = [reader.run(point, None) for point in points if not _starts_warm(point)]
+    starts: dict[tuple, Run] = {}
+    for run in cold:
+        starts.setdefault((run.spec.task.name, run.label, *_shared(run.spec)), run)
+    digests = functools.cache(lambda key: digest(starts[key].spec))
+
+    def warm(point: dict) -> Run:
+        key = _start(point, reader.run(point, None).spec, starts)
+        start = {"run": starts[key].id, "spec_sha256": digests(key)}
+        return reader.run(point, {**start, "tensors": point["warm_start"]["tensors"]})
+
     runs = iter(cold)
-    return [
-        reader.run(point, _start(point, cold)) if _starts_warm(point) else next(runs)
-        for point in points
-    ]
+    return [warm(point) if _starts_warm(point) else next(runs) for point in points]
 
 
 def _starts_warm(point: dict) -> bool:
     return bool(point.get("warm_start")) and point.get("method") in ADAPTER_METHODS
 
 
-def _start(point: dict, cold: list[Run]) -> dict:
-    """Find the run that a point starts from: same model, method, rank, alpha, targets and seed.
+def _shared(spec: RunSpec) -> tuple:
+    """Return what a run has in common with the one that it starts from."""
+    return spec.model.name, spec.method, spec.rank, spec.alpha, spec.seed, spec.targets
+
+
+def _start(point: dict, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
+    """Return the key of the run that a point starts from: the one equal in all that is `_shared`.
 
     Of several the one with the same label is taken, or else the unlabelled one.
+
+    Args:
+        spec: the point's own, without a start.
+        starts: the runs that start cold, by task, label and what is shared.
     """
     asked, where = point["warm_start"], point["where"]
     if not isinstance(asked, dict) or set(asked) != {"task", "tensors"}:
         raise UserError(f"{where}: warm_start: expected {{task, tensors}} or null, got {asked!r}")
-    alpha = point["rank"] if point["alpha"] == "rank" else point["alpha"]
-    wanted = (point["model"], point["method"], point["rank"], alpha, point["seed"])
     for label in (point["label"], ""):
-        for run in cold:
-            spec = run.spec
-            found = (spec.model.name, spec.method, spec.rank, spec.alpha, spec.seed)
-            same = found == wanted and run.label == label and spec.task.name == asked["task"]
-            if same and spec.targets == parse_targets(point["targets"], spec.model):
-                start = {"run": run.id, "spec_sha256": digest(spec)}
-                return {**start, "tensors": asked["tensors"]}
+        key = (str(asked["task"]), label, *_shared(spec))
+        if key in starts:
+            return key
+    wanted = (spec.model.name, spec.method, spec.rank, f"{spec.alpha:g}", spec.seed)
     raise UserError(
         f"{where}: warm_start: the study has no run on task {asked['task']!r} with model, method, "
-        f"rank, alpha and seed {wanted} and targets {point['targets']!r} that itself starts cold"
+        f"rank, alpha and seed {', '.join(map(str, wanted))} and targets {targets_name(spec)!r} "
+        "that itself starts cold"
     )
 
 
 def _restricted(runs: list[Run], task: str) -> list[Run]:
     """Keep one task's runs and those that they start from."""
-    kept = [run for run in runs if run.spec.task.name == task]
-    needed = {run.spec.warm_start.run for run in kept if run.spec.warm_start}
-    return [run for run in runs if run in kept or run.id in needed]
+    starts = (run.spec.warm_start for run in runs if run.spec.task.name == task)
+    needed = {start.run for start in starts if start}
+    return [run for run in runs if run.spec.task.name == task or run.id in needed]
 
 
 def targets_name(spec: RunSpec) -> str:

@@ -1,43 +1,59 @@
-"""Tasks in training: from a fetched table to token ids, from ids to batches."""
+"""Tasks in training: token files mapped into memory, and batches made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import torch
 
 from loraudit.errors import UserError
-from loraudit.files import read_json
+from loraudit.files import read_json, sha256
 from loraudit.spec import RunSpec
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A tokenised split: `ids[i]` and `types[i]` (segment ids, or None) are token lists."""
+    """A tokenised split of n examples; example i's tokens are `ids[starts[i]:starts[i + 1]]`.
+
+    `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `types` segment ids
+    beside `ids` or None. Tokens are read-only and mapped: runs on one machine share them.
+    """
 
     rows: np.ndarray
-    ids: list[list[int]]
-    types: list[list[int]] | None
     labels: np.ndarray
+    starts: np.ndarray
+    ids: np.ndarray
+    types: np.ndarray | None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.labels)
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens per example."""
-        return np.array([len(ids) for ids in self.ids])
+        return np.diff(self.starts)
 
 
-def load_examples(spec: RunSpec, data: Path, split: str, tokenizer) -> Examples:
-    """Tokenise the first `train_rows` or `validation_rows` rows of a fetched split.
+def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
+    """Map the first `train_rows` or `validation_rows` rows of a tokenised split.
 
     Splits other than "train" are validation splits.
 
     Raises:
-        UserError: the split has fewer rows than the spec asks for.
+        UserError: the split has fewer rows than the spec asks for, or was cut at another length, or
+            its file is not the one that was made.
     """
-    table = pd.read_parquet(Path(data) / f"{split}.parquet")
+    manifest = read_json(Path(tokens) / "manifest.json")
+    if manifest["max_length"] != spec.max_length:
+        raise UserError(
+            f"{tokens}: cut at max_length {manifest['max_length']}, the run has {spec.max_length}"
+        )
+    file = Path(tokens) / f"{split}.arrow"
+    if sha256(file) != manifest["files"][file.name]:
+        raise UserError(f"{file}: changed since it was made; delete {tokens} to have it made again")
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_file(source).get_batch(0)
     asked = spec.train_rows if split == "train" else spec.validation_rows
     if asked is not None:
         if asked > len(table):
@@ -45,27 +61,31 @@ def load_examples(spec: RunSpec, data: Path, split: str, tokenizer) -> Examples:
                 f"{split}_rows: {asked} asked, but task {spec.task.name!r} has {len(table)} "
                 f"(legal: 1 to {len(table)}, or null for all)"
             )
-        table = table[:asked]
-    texts = [table[name].tolist() for name in ("text_1", "text_2") if name in table]
-    tokens = tokenizer(*texts, truncation=True, max_length=spec.max_length)
+        table = table.slice(0, asked)
+    ids = table["ids"]
     return Examples(
-        rows=table.row.to_numpy(),
-        ids=tokens["input_ids"],
-        types=tokens.get("token_type_ids"),
-        labels=table.label.to_numpy(),
+        rows=table["row"].to_numpy(zero_copy_only=False),
+        labels=table["label"].to_numpy(zero_copy_only=False),
+        starts=ids.offsets.to_numpy(),
+        ids=ids.values.to_numpy(),
+        types=table["types"].values.to_numpy() if "types" in table.schema.names else None,
     )
 
 
-def scored_splits(spec: RunSpec, data: Path) -> list[str]:
+def scored_splits(spec: RunSpec, tokens: Path) -> list[str]:
     """Name the splits to score: validation, and those of `also_validate` that were fetched."""
-    absent = read_json(Path(data) / "manifest.json")["absent"]
+    absent = read_json(Path(tokens) / "manifest.json")["absent"]
     return ["validation", *(name for name in spec.task.also_validate if name not in absent)]
 
 
-def data_fingerprint(data: Path) -> dict[str, str]:
-    """Return the hashes of a fetched task's splits."""
-    splits = read_json(Path(data) / "manifest.json")["splits"]
-    return {split: facts["sha256"] for split, facts in splits.items()}
+def pad_id(tokens: Path) -> int:
+    """Return the tokenizer's padding token."""
+    return read_json(Path(tokens) / "manifest.json")["pad_id"]
+
+
+def data_fingerprint(tokens: Path) -> dict[str, str]:
+    """Return the hashes of the fetched task's splits."""
+    return read_json(Path(tokens) / "manifest.json")["splits"]
 
 
 def global_batches(
@@ -86,19 +106,24 @@ def global_batches(
     return batches
 
 
-def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad_id: int) -> dict:
-    """Pad the chosen examples to a batch of tensors (len(index), longest or max_length)."""
-    import torch
+def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> dict:
+    """Pad the chosen examples to a batch of tensors (len(index), longest or max_length).
 
-    longest = max(len(examples.ids[i]) for i in index)
-    width = spec.max_length if spec.padding == "max_length" else longest
+    A batch without padding has no attention_mask: models then attend to all tokens, without the
+    cost of a mask.
+    """
+    lengths = examples.lengths[index]
+    width = spec.max_length if spec.padding == "max_length" else lengths.max()
+    column = np.arange(width)
+    real = column < lengths[:, None]  # (rows, width)
+    at = np.where(real, examples.starts[index][:, None] + column, 0)
 
-    def padded(rows: list[list[int]], fill: int) -> "torch.Tensor":
-        return torch.tensor([rows[i] + [fill] * (width - len(rows[i])) for i in index])
+    def padded(values: np.ndarray, fill: int) -> torch.Tensor:
+        return torch.from_numpy(np.where(real, values[at], fill).astype(np.int64))
 
-    batch = {"input_ids": padded(examples.ids, pad_id)}
-    mask = [[1] * len(examples.ids[i]) + [0] * (width - len(examples.ids[i])) for i in index]
-    batch["attention_mask"] = torch.tensor(mask)
+    batch = {"input_ids": padded(examples.ids, pad)}
+    if not real.all():
+        batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
     if examples.types is not None:
         batch["token_type_ids"] = padded(examples.types, 0)
     return batch

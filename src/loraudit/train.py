@@ -15,11 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import AutoTokenizer
 
 from loraudit import metrics
 from loraudit.accounting import (
@@ -29,6 +27,7 @@ from loraudit.accounting import (
     peak_memory_mib,
 )
 from loraudit.errors import UserError
+from loraudit.fast import shorten
 from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_atomic, write_json
 from loraudit.models import load_base
 from loraudit.progress import progress
@@ -42,8 +41,12 @@ from loraudit.tasks import (
     data_fingerprint,
     global_batches,
     load_examples,
+    pad_id,
     scored_splits,
 )
+
+EVALUATED = 4
+"""Micro batches' rows in one evaluation batch: without a backward pass they fit where one did."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class State:
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
-    pad_id: int
+    pad: int
     step: int = 0
     tokens: dict[str, int] = field(default_factory=lambda: {"real": 0, "padded": 0})
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
@@ -88,13 +91,13 @@ class Best:
 
 
 def train(
-    spec: RunSpec, data: Path, model_folder: Path, out: Path, start: Path | None = None
+    spec: RunSpec, tokens: Path, model_folder: Path, out: Path, start: Path | None = None
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
     Args:
         spec: the run.
-        data: folder of the fetched task.
+        tokens: folder of the task's tokens (tokenise.py).
         model_folder: folder of the fetched model.
         out: the run's folder; record.json is written last, so a folder with one is complete.
         start: folder of the run whose adapter this one starts from, if its spec says so.
@@ -105,17 +108,17 @@ def train(
     started = time.monotonic()
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    scored = scored_splits(spec, data)
-    examples = {split: load_examples(spec, data, split, tokenizer) for split in ("train", *scored)}
+    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     base = load_base(spec, model_folder)
+    scored = scored_splits(spec, tokens)
+    examples = {split: load_examples(spec, tokens, split) for split in ("train", *scored)}
     model_parameters = sum(parameter.numel() for parameter in base.parameters())
     method = importlib.import_module(METHOD_MODULES[spec.method])
-    model = method.apply(base, spec)
+    model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
     parameters = count_parameters(model, spec.model.head)
-    state = prepare(spec, accelerator, model, len(examples["train"]), tokenizer.pad_token_id)
+    state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
 
     history, logits, best = [], {}, Best()
     for epoch in range(1, spec.epochs + 1):
@@ -162,11 +165,13 @@ def train(
         **environment(),
         "processes": accelerator.num_processes,
         "device": str(accelerator.device),
-        "data": data_fingerprint(data),
+        "data": data_fingerprint(tokens),
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
         "started_from": started_from,
     }
     record = RunRecord(spec=spec, spec_sha256=digest(spec), train=result, environment=provenance)
+    import pandas as pd
+
     write_json(out / "spec.json", spec.model_dump(mode="json"))
     write_atomic(out / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
     write_atomic(
@@ -207,7 +212,7 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
         )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
-        mixed_precision={"fp32": "no"}.get(spec.precision, spec.precision),
+        mixed_precision="bf16" if spec.precision == "bf16" else "no",
     )
     part = spec.micro_batch * accelerator.num_processes
     if spec.global_batch % part:
@@ -219,9 +224,12 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
 
 
 def prepare(
-    spec: RunSpec, accelerator: Accelerator, model: torch.nn.Module, rows: int, pad_id: int
+    spec: RunSpec, accelerator: Accelerator, model: torch.nn.Module, rows: int, pad: int
 ) -> State:
-    """Make optimizer and schedule; weight decay spares biases and LayerNorm, as HF Trainer does."""
+    """Make optimizer and schedule, for `rows` training rows padded with token `pad`.
+
+    Weight decay spares biases and LayerNorm, as HF Trainer does.
+    """
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     plain = [p for n, p in trainable if n.endswith("bias") or "LayerNorm" in n or "layer_norm" in n]
     decayed = [p for n, p in trainable if not any(p is other for other in plain)]
@@ -237,9 +245,11 @@ def prepare(
     )
     steps = spec.epochs * math.ceil(rows / spec.global_batch)
     scheduler = make_schedule(spec, optimizer, steps)
+    if spec.compute == "compiled":
+        model.compile(dynamic=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(derive_seed(spec.seed, "dropout", accelerator.process_index))
-    return State(spec, accelerator, model, optimizer, scheduler, pad_id)
+    return State(spec, accelerator, model, optimizer, scheduler, pad)
 
 
 def train_epoch(state: State, examples: Examples, epoch: int) -> float:
@@ -306,15 +316,18 @@ def summed_loss(state: State, examples: Examples, index: np.ndarray) -> torch.Te
 
 def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
     """Return the logits (len(index), classes), counting tokens on the way."""
-    batch = collate(examples, index, state.spec, state.pad_id)
+    batch = collate(examples, index, state.spec, state.pad)
     if state.model.training:
-        state.tokens["real"] += int(batch["attention_mask"].sum())
+        state.tokens["real"] += int(examples.lengths[index].sum())
         state.tokens["padded"] += batch["input_ids"].numel()
-    batch = {name: tensor.to(state.accelerator.device) for name, tensor in batch.items()}
+    device = state.accelerator.device
+    if device.type == "cuda":  # pinned memory is copied while the GPU computes
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
     return state.model(**batch).logits
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the logits (n, classes) of all rows, in order; batches are dealt to the processes.
 
@@ -324,7 +337,7 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     started, accelerator = time.monotonic(), state.accelerator
     state.model.eval()
     order = np.argsort(examples.lengths, kind="stable")
-    size = state.spec.micro_batch
+    size = EVALUATED * state.spec.micro_batch
     batches = [order[i : i + size] for i in range(0, len(order), size)]
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     found = []

@@ -54,10 +54,10 @@ def test_twins_agree_under_every_switch(change):
 
 
 def test_all_checks_on_real_rows(tiny):
-    rows = crosscheck(SPEC, tiny / "task", tiny / "model")
+    rows = crosscheck(SPEC, tiny / "tokens", tiny / "model")
     twins = [row for row in rows if not row["check"].startswith("layer")]
     assert {row["dtype"] for row in twins} == {"float64", "float32"}
-    assert len({row["check"] for row in twins}) == 13
+    assert len({row["check"] for row in twins}) == 14
     assert (STEPS, ACCUMULATED, ROWS) == (20, 2, 2)
     layers = [row for row in rows if row["check"].startswith("layer")]
     assert {row["dtype"] for row in layers} == {"float64", "float32", "bfloat16"}

@@ -67,12 +67,19 @@ wildcard_constraints:
     model=r"[^/]+",
     variant=r"[^/]+",
     seed=r"\d+",
+    length=r"\d+",
     figure=r"[a-z_]+",
 
 
 def run_spec(wildcards):
     """Return the spec behind results/<study>/runs/<task>/<model>/<variant>/s<seed>."""
     return RUNS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}/s{wildcards.seed}"]
+
+
+def tokens_of(spec):
+    """Return the manifest of the tokens that a run or cross-check reads."""
+    folder = f"{spec.task.name}/{spec.model.name}-{spec.max_length}"
+    return f"resources/tokens/{folder}/manifest.json"
 
 
 def start_record(wildcards):

@@ -4,7 +4,7 @@
 
 rule crosscheck:
     input:
-        data="resources/tasks/{task}/manifest.json",
+        tokens=lambda w: tokens_of(cell_spec(w)),
         model="resources/models/{model}/manifest.json",
     output:
         f"{RESULTS}/crosscheck/{{task}}/{{model}}/{{variant}}.json",
@@ -16,10 +16,10 @@ rule crosscheck:
     params:
         code=code_digest("scripts/crosscheck.py"),
         spec=lambda w: cell_spec(w).model_dump_json(),
-        data=lambda w, input: str(Path(input.data).parent),
+        tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),
     message:
         "cross-check {wildcards.task} {wildcards.model} {wildcards.variant}"
     shell:
-        "python scripts/crosscheck.py --spec {params.spec:q} --data {params.data:q}"
+        "python scripts/crosscheck.py --spec {params.spec:q} --tokens {params.tokens:q}"
         " --model {params.model:q} --out {output:q} > {log:q} 2>&1"

@@ -1,10 +1,14 @@
 # One job per run. How it is launched (devices, processes) is a resource, not a parameter: moving a
 # study to another machine reruns nothing.
 
+TRAIN_CODE = {
+    method: code_digest("scripts/train.py", module) for method, module in METHOD_MODULES.items()
+}
+
 
 rule train:
     input:
-        data="resources/tasks/{task}/manifest.json",
+        tokens=lambda w: tokens_of(run_spec(w)),
         model="resources/models/{model}/manifest.json",
         start=start_record,
     output:
@@ -21,16 +25,16 @@ rule train:
         launch=LAUNCH,
         threads_per_process=config["threads"],
     params:
-        code=lambda w: code_digest("scripts/train.py", METHOD_MODULES[run_spec(w).method]),
+        code=lambda w: TRAIN_CODE[run_spec(w).method],
         spec=lambda w: run_spec(w).model_dump_json(),
-        data=lambda w, input: str(Path(input.data).parent),
+        tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),
         start=lambda w, input: f"--start={Path(input.start).parent}" if input.get("start") else "",
         out=parent,
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
     shell:
-        "accelerate launch --quiet --config_file {resources.launch:q}"
+        "python scripts/launch.py --quiet --config_file {resources.launch:q}"
         " --num_cpu_threads_per_process {resources.threads_per_process}"
-        " scripts/train.py --spec {params.spec:q} --data {params.data:q} --model {params.model:q}"
+        " scripts/train.py --spec {params.spec:q} --tokens {params.tokens:q} --model {params.model:q}"
         " --out {params.out:q} {params.start:q} > {log:q} 2>&1"

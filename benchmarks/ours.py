@@ -1,0 +1,29 @@
+"""Our run beside peer.py: train one spec and print the same JSON line. Started by runs.py."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from loraudit import train
+from loraudit.files import read_json
+from loraudit.spec import RunSpec
+
+times = []
+step = train.optimizer_step
+
+
+def timed_step(*arguments) -> float:
+    """Take the time of each step's end."""
+    loss = step(*arguments)
+    times.append(time.time())
+    return loss
+
+
+train.optimizer_step = timed_step
+file, tokens, model, out = map(Path, sys.argv[1:])
+train.train(RunSpec(**read_json(file)), tokens, model, out)
+evaluated = read_json(out / "record.json")["train"]["seconds"]["evaluate"]
+start = times[0] - float(os.environ["BENCH_STARTED"])
+print(json.dumps({"start": start, "train": times[-1] - times[0], "evaluate": evaluated}))

@@ -1,0 +1,242 @@
+"""What LoRA costs in training: per layer, per step, in memory, and what it grows with.
+
+Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 8 x 64, no padding.
+
+    python benchmarks/speed.py [layer step memory growth] [--rounds 30] [--out results/bench]
+
+- layer: forward and backward of one linear layer; LoRA's share is its time less the frozen
+  layer's, over PEFT's share in the same round.
+- step: forward, backward, clipping and AdamW, over the frozen limit: the frozen model's forward and
+  backward to layer 0's input, below which nothing that trains an adapter in layer 0 can come.
+- memory: the highest resident memory of three steps at batch 16 x 128 above that before the first;
+  each in a process of its own.
+- growth: step and memory against rank, tokens and adapted matrices.
+"""
+
+import argparse
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import loralib
+import pandas as pd
+import peft
+import psutil
+import torch
+from torch import nn
+
+from common import RANK, interleaved, random_model, spec_of, spread
+from loraudit import baselines, inject, peft_bridge
+from loraudit.accounting import peak_memory_mib
+from loraudit.fast import FastLoRALinear, shorten
+from loraudit.files import write_atomic
+from loraudit.lora import LoRALinear
+from loraudit.models import freeze, target_modules
+from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
+
+LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
+TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
+MODELS = ("minilm", "roberta-base")
+RANKS = (1, 4, 16, 64, 256)
+
+
+def limit(base: nn.Module, spec: RunSpec) -> nn.Module:
+    """Freeze all and ask for the gradient of the embeddings' output, layer 0's input."""
+    freeze(base, spec.model.head, train_head=False)
+    base.base_model.embeddings.register_forward_hook(lambda m, i, out: out.requires_grad_())
+    return base
+
+
+def with_loralib(base: nn.Module, spec: RunSpec) -> nn.Module:
+    """Put loralib's layers on, as microsoft/LoRA's examples do."""
+    freeze(base, spec.model.head, train_head=True)
+    for name in target_modules(base, spec.model, spec.targets):
+        old = base.get_submodule(name)
+        layer = loralib.Linear(
+            old.in_features, old.out_features, r=spec.rank, lora_alpha=spec.alpha
+        )
+        layer.weight, layer.bias = old.weight, old.bias
+        base.set_submodule(name, layer)
+    return base
+
+
+def plain(spec: RunSpec) -> RunSpec:
+    """Return the spec without the fast path."""
+    return spec.model_copy(update={"compute": "plain"})
+
+
+METHODS: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
+    "frozen limit": limit,
+    "ours, plain": lambda base, spec: inject.apply(base, plain(spec)),
+    "ours, all tokens": inject.apply,
+    "ours": lambda base, spec: inject.apply(shorten(base, spec), spec),
+    "PEFT": peft_bridge.apply,
+    "loralib": with_loralib,
+    "full fine-tuning": lambda base, spec: baselines.apply(
+        base, spec.model_copy(update={"method": "full", **dict.fromkeys(ADAPTER_FIELDS)})
+    ),
+}
+
+
+def layers(rounds: int) -> pd.DataFrame:
+    """Measure LoRA's share of one layer, over PEFT's."""
+    tables = []
+    for d_in, d_out in LAYERS:
+        for rows, tokens in ((8, 64), (16, 64)):
+            seconds = interleaved(layer_calls(d_in, d_out, rows, tokens), rounds)
+            share = seconds.sub(seconds["frozen"], axis=0).div(
+                seconds["PEFT"] - seconds["frozen"], axis=0
+            )
+            table = spread(share.drop(columns="frozen"))
+            table["ms"] = 1000 * seconds.median().reindex(table.what).to_numpy()
+            tables.append(table.assign(setting=f"{d_in} to {d_out}, {rows} x {tokens} tokens"))
+    return pd.concat(tables, ignore_index=True).assign(part="layer")
+
+
+def layer_calls(d_in: int, d_out: int, rows: int, tokens: int) -> dict[str, Callable]:
+    """Return forward-and-backward calls of the frozen layer and each LoRA on it."""
+    torch.manual_seed(0)
+    base = nn.Linear(d_in, d_out).requires_grad_(False)
+    config = peft.LoraConfig(r=RANK, lora_alpha=16, target_modules=["0"])
+    other = loralib.Linear(d_in, d_out, r=RANK, lora_alpha=16)
+    other.weight.requires_grad_(False), other.bias.requires_grad_(False)
+    made = {
+        "frozen": base,
+        "ours": FastLoRALinear(base, RANK, 16),
+        "ours, plain": LoRALinear(base, RANK, 16),
+        "PEFT": peft.get_peft_model(nn.Sequential(copy.deepcopy(base)), config).base_model.model,
+        "loralib": other,
+    }
+    x = torch.randn(rows, tokens, d_in, requires_grad=True)
+    dh = torch.randn(rows, tokens, d_out)
+
+    def call(layer: nn.Module) -> Callable:
+        def forward_backward() -> None:
+            x.grad = None
+            layer.zero_grad()
+            layer(x).backward(dh)
+
+        return forward_backward
+
+    return {name: call(layer) for name, layer in made.items()}
+
+
+def step_call(name: str, base: nn.Module, spec: RunSpec, rows: int, tokens: int) -> Callable:
+    """Return one training step of a method; of the frozen limit, forward and backward alone."""
+    model = METHODS[name](base, spec).train()
+    batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens))}
+    labels = torch.randint(0, 2, (rows,))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True) if trained else None
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(**batch).logits, labels).backward()
+        if optimizer:
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def steps(rounds: int) -> pd.DataFrame:
+    """Measure a training step of each method over the frozen limit."""
+    tables = []
+    for name in MODELS:
+        base = random_model(name)
+        count = rounds if name == "minilm" else max(5, rounds // 3)
+        for shown, targets in TARGETS.items():
+            spec = spec_of(name, targets=targets)
+            calls = {m: step_call(m, copy.deepcopy(base), spec, 8, 64) for m in METHODS}
+            seconds = interleaved(calls, count)
+            for to in ("frozen limit", "PEFT"):
+                table = spread(seconds.div(seconds[to], axis=0)).assign(to=to)
+                table["ms"] = 1000 * seconds.median().to_numpy()
+                tables.append(table.assign(setting=f"{name}, {shown}, 8 x 64 tokens"))
+            print(f"step: {name}, {shown}: done", file=sys.stderr, flush=True)
+    return pd.concat(tables, ignore_index=True).assign(part="step")
+
+
+def peak(method: str, model: str, targets: str, rank: int, rows: int, tokens: int) -> float:
+    """Return the MiB that training takes above the loaded model, from a process of its own."""
+    command = [sys.executable, __file__, "--peak", method, model, targets]
+    command += map(str, (rank, rows, tokens))
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_here(method: str, model: str, targets: str, rank: str, rows: str, tokens: str) -> float:
+    """Measure the same in this process."""
+    spec = spec_of(model, targets=tuple(targets.split("+")), rank=int(rank))
+    base = random_model(model)
+    before = psutil.Process().memory_info().rss / 2**20
+    step = step_call(method, base, spec, int(rows), int(tokens))
+    for _ in range(3):
+        step()
+    return peak_memory_mib() - before
+
+
+def memory(rounds: int) -> pd.DataFrame:
+    """Measure each method's memory above the loaded model, in MiB and over PEFT's."""
+    rows = []
+    names = [name for name in METHODS if name != "frozen limit"]
+    for shown, targets in TARGETS.items():
+        found = pd.DataFrame(
+            [
+                {name: peak(name, "minilm", "+".join(targets), RANK, 16, 128) for name in names}
+                for _ in range(max(3, rounds // 10))
+            ]
+        )
+        table = spread(found.div(found["PEFT"], axis=0)).assign(MiB=found.median().to_numpy())
+        rows.append(table.assign(setting=f"minilm, {shown}, 16 x 128 tokens"))
+        print(f"memory: {shown}: done", file=sys.stderr, flush=True)
+    return pd.concat(rows, ignore_index=True).assign(part="memory", to="PEFT")
+
+
+def growth(rounds: int) -> pd.DataFrame:
+    """Measure step time and memory of ours and PEFT against rank, tokens and matrices."""
+    base, names = random_model("minilm"), ("ours", "PEFT")
+    cases = [("rank", rank, ("q", "v"), rank, 64) for rank in RANKS]
+    cases += [("tokens a row", tokens, ("q", "v"), RANK, tokens) for tokens in (16, 32, 64, 128)]
+    cases += [("adapted matrices", 6 * n, MATRICES[:n], RANK, 64) for n in (1, 2, 4, 6)]
+    rows = []
+    for axis, value, targets, rank, tokens in cases:
+        spec = spec_of(targets=targets, rank=rank)
+        calls = {n: step_call(n, copy.deepcopy(base), spec, 8, tokens) for n in names}
+        seconds = interleaved(calls, max(5, rounds // 3))
+        for name in names:
+            mib = peak(name, "minilm", "+".join(targets), rank, 8, tokens)
+            row = {"axis": axis, "value": value, "what": name, "MiB": mib}
+            rows.append({**row, "ms": 1000 * seconds[name].median()})
+        print(f"growth: {axis} {value}: done", file=sys.stderr, flush=True)
+    return pd.DataFrame(rows).assign(part="growth")
+
+
+PARTS = {"layer": layers, "step": steps, "memory": memory, "growth": growth}
+
+
+def main() -> None:
+    """Measure the asked parts and write a CSV of each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--out", type=Path, default=Path("results/bench"))
+    parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.peak:
+        print(peak_here(*arguments.peak))
+        return
+    for part in arguments.parts:
+        table = PARTS[part](arguments.rounds * (3 if part == "layer" else 1))
+        write_atomic(
+            arguments.out / f"{part}.csv", lambda path, t=table: t.to_csv(path, index=False)
+        )
+        print(table.round(3).to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

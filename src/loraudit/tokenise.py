@@ -1,0 +1,63 @@
+"""Tokenise a fetched task for a fetched model, once for all runs: token files that runs map.
+
+A folder holds <split>.arrow per split (row, label, ids, and types where the tokenizer gives segment
+ids; one row per example, in the split's order) and manifest.json, written last.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from loraudit.errors import UserError
+from loraudit.files import folder_atomic, read_json, sha256, write_json
+
+
+def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
+    """Write the tokens of every split of a fetched task.
+
+    Args:
+        data: folder of the fetched task.
+        model: folder of the fetched model.
+        max_length: tokens; longer inputs are cut, of a pair the longer text first.
+        out: the folder to write.
+
+    Raises:
+        UserError: the tokenizer has no padding token.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{model}: the tokenizer has no padding token")
+    manifest = read_json(Path(data) / "manifest.json")
+    with folder_atomic(out) as folder:
+        for split in manifest["splits"]:
+            table = pd.read_parquet(Path(data) / f"{split}.parquet")
+            texts = [table[name].tolist() for name in ("text_1", "text_2") if name in table]
+            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+            _write(folder / f"{split}.arrow", table, tokens)
+        write_json(
+            folder / "manifest.json",
+            {
+                "max_length": max_length,
+                "pad_id": tokenizer.pad_token_id,
+                "splits": {split: facts["sha256"] for split, facts in manifest["splits"].items()},
+                "absent": manifest["absent"],
+                "files": {file.name: sha256(file) for file in sorted(folder.glob("*.arrow"))},
+            },
+        )
+
+
+def _write(file: Path, table: pd.DataFrame, tokens: dict) -> None:
+    """Write one split as an Arrow file of one batch, which is what a memory map needs."""
+    columns = {
+        "row": pa.array(table.row),
+        "label": pa.array(table.label),
+        "ids": pa.array(tokens["input_ids"], pa.list_(pa.int32())),
+    }
+    if "token_type_ids" in tokens:
+        columns["types"] = pa.array(tokens["token_type_ids"], pa.list_(pa.int8()))
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)

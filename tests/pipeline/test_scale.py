@@ -1,0 +1,90 @@
+"""Studies of many runs, as benchmarks/plan.py makes them: what is planned, and how often."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from loraudit.errors import UserError
+from loraudit.study import load_study
+
+pytestmark = pytest.mark.pipeline
+
+ROOT = Path(__file__).parents[2]
+PLAN = """
+import sys
+import loraudit.code_digest as module
+from snakemake.cli import main
+
+calls, digest = [], module.code_digest
+module.code_digest = lambda *names: calls.append(names) or digest(*names)
+try:
+    main(["-n", "--quiet", "rules", "--config", "study=synthetic"])
+finally:
+    print("digests of code:", len(calls))
+"""
+"""A dry run that counts how often a digest of code is asked for."""
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """Give benchmarks/plan.py as a module."""
+    spec = importlib.util.spec_from_file_location("plan_benchmark", ROOT / "benchmarks/plan.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def planned(plan, root: Path, runs: int) -> dict[str, int]:
+    """Return how many jobs of each rule a study of so many runs has, and the digests asked for."""
+    plan.make_project(root, runs)
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN], cwd=root, text=True, capture_output=True, check=False,
+        env={**plan.os.environ, "PYTHONPATH": str(root / "src")},
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.M)}
+    return jobs | {"digests": int(re.search(r"digests of code: (\d+)", output)[1])}
+
+
+def test_the_benchmarks_studies_have_the_runs_they_say(plan, tmp_path):
+    for runs in plan.SIZES[:3]:
+        plan.make_project(tmp_path / str(runs), runs)
+        folder = tmp_path / str(runs) / "config"
+        study = load_study(folder / "studies/synthetic.yaml", folder=folder)
+        assert (len(study.runs), len(study.cells())) == (runs, runs // 10)
+    with pytest.raises(UserError, match=r"runs: 20 .legal: 10, 100, 1000, 10000"):
+        plan.grid(20)
+
+
+def test_jobs_grow_with_the_runs_and_digests_of_code_do_not(plan, tmp_path):
+    small, large = (planned(plan, tmp_path / str(runs), runs) for runs in (10, 100))
+    assert (small["train"], large["train"]) == (10, 100)
+    assert (small["crosscheck"], large["crosscheck"]) == (1, 10)
+    fixed = ("collect", "tables", "subspace", "report", "study", "fetch_task", "fetch_model")
+    assert {small[rule] for rule in fixed} == {large[rule] for rule in fixed} == {1}
+    assert small["digests"] == large["digests"]
+
+
+def test_made_up_runs_are_collected_as_real_ones(plan, tmp_path):
+    plan.make_project(tmp_path, 10)
+    study = load_study(tmp_path / "config/studies/synthetic.yaml", folder=tmp_path / "config")
+    plan.make_results(tmp_path, study)
+    plan.write_json(tmp_path / plan.RESULTS / "study.json", study.model_dump(mode="json"))
+    for programs in (plan.stages()[name] for name in ("collect", "tables")):
+        for program in programs:
+            plan.run(tmp_path, "python", *program)
+    tidy = tmp_path / plan.RESULTS / "tidy"
+    assert list(pd.read_parquet(tidy / "runs.parquet").run) == [run.id for run in study.runs]
+    assert len(pd.read_parquet(tidy / "twins.parquet")) == 5
+    history = pd.read_parquet(tidy / "history.parquet")
+    best = history.sort_values("epoch").groupby("run").score.last()
+    runs = pd.read_parquet(tidy / "runs.parquet").set_index("run")
+    assert (runs["last"] == best[runs.index]).all()
+    records = (tidy / "records.jsonl").read_text().splitlines()
+    assert len(records) == 10
