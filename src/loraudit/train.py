@@ -27,8 +27,8 @@ from loraudit.accounting import (
     peak_memory_mib,
 )
 from loraudit.errors import UserError
-from loraudit.fast import shorten
 from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_atomic, write_json
+from loraudit.first_token import shorten
 from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment
