@@ -5,11 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from loraudit import figures
 from loraudit.compare import published_verdicts
@@ -196,3 +198,12 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         if "committed" not in page.parts:
             loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
             assert not loaded, (page, loaded)
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load(Path("CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    page = Path("docs/cite.md").read_text()
+    assert f"{{{project['version']}}}" in page and cited["title"] in page
+    assert f"## [{project['version']}]" in Path("CHANGELOG.md").read_text()
