@@ -25,8 +25,12 @@ docs: $(VENV)/.ready
 	mkdocs build --quiet
 
 bench: $(VENV)/.ready
+	snakemake --cores 1 resources/tokens/snippets/minilm-128/manifest.json
+	python benchmarks/speed.py
+	python benchmarks/runs.py
 	python benchmarks/deploy.py
 	python benchmarks/plan.py --dry-runs
+	python benchmarks/summary.py
 
 # A failed set-up leaves no .ready, so the next call starts over.
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -1,7 +1,8 @@
 """What the benchmarks share: models without a download, and timing that is interleaved.
 
 Every round times each variant once, in an order drawn anew; a variant's ratio is its time over the
-reference's time in the same round, so that a slow minute of the machine slows both.
+reference's time in the same round, so that a slow minute of the machine slows both. Time is CPU
+time of this process, which other programs' turns on the core do not lengthen.
 """
 
 import random
@@ -43,16 +44,16 @@ def random_model(name: str) -> torch.nn.Module:
 def interleaved(
     calls: dict[str, Callable[[], object]], rounds: int, warm_up: int = 3
 ) -> pd.DataFrame:
-    """Time every call once a round, in random order; returns rounds x calls of seconds."""
+    """Time every call once a round, in random order; returns rounds x calls of CPU seconds."""
     order, rows = list(calls), []
     shuffle = random.Random(0).shuffle
     for _ in range(rounds + warm_up):
         shuffle(order)
         row = {}
         for name in order:
-            started = time.perf_counter()
+            started = time.process_time()
             calls[name]()
-            row[name] = time.perf_counter() - started
+            row[name] = time.process_time() - started
         rows.append(row)
     return pd.DataFrame(rows[warm_up:])[list(calls)]
 

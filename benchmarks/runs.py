@@ -32,8 +32,8 @@ import torch
 
 from common import interleaved, spec_of, spread
 from loraudit import inject, train
-from loraudit.fast import shorten
 from loraudit.files import write_atomic, write_json
+from loraudit.first_token import shorten
 from loraudit.models import load_base
 from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
 from loraudit.tasks import collate, global_batches, load_examples, pad_id

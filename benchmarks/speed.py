@@ -30,8 +30,9 @@ from torch import nn
 from common import RANK, interleaved, random_model, spec_of, spread
 from loraudit import baselines, inject, peft_bridge
 from loraudit.accounting import peak_memory_mib
-from loraudit.fast import FastLoRALinear, shorten
+from loraudit.fast import FastLoRALinear
 from loraudit.files import write_atomic
+from loraudit.first_token import shorten
 from loraudit.lora import LoRALinear
 from loraudit.models import freeze, target_modules
 from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec

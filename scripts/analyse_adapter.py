@@ -6,8 +6,9 @@ python scripts/analyse_adapter.py --adapter FOLDER --model FOLDER --out FOLDER
 import argparse
 from pathlib import Path
 
-from loraudit import figures
 from loraudit.errors import run_program
+from loraudit.gallery import make
+from loraudit.products import FIGURES
 from loraudit.section7 import MOST, adapter_tables
 from loraudit.tables import write_tidy
 from loraudit.yaml_file import read_yaml
@@ -31,14 +32,9 @@ def main() -> None:
     )
     for name, table in tables.items():
         write_tidy(table, arguments.out / "tidy" / name)
-    drawn = {
-        "spectra": (figures.spectra, tables["spectra"]),
-        "stable_rank": (figures.stable_rank, tables["amplification"]),
-        "amplification": (figures.amplification, tables["amplification"]),
-        "subspace_weights": (figures.subspaces, figures.pair_rows(tables["subspaces"], "weights")),
-    }
-    for name, (draw, table) in drawn.items():
-        figures.save(draw(table), table, arguments.out / "figures" / name)
+    for name in ("spectra", "stable_rank", "amplification", "subspace_weights"):
+        (file,) = FIGURES[name]
+        make(name, [tables[Path(file).stem]], arguments.out / "figures" / name)
 
 
 run_program(main)

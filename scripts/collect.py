@@ -1,16 +1,10 @@
 """Collect a study's run records and cross-checks into tidy tables."""
 
 import argparse
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
-from loraudit.collect import history, read_study, tidy, twins
+from loraudit.collect import read_study, write_collected
 from loraudit.errors import run_program
-from loraudit.files import read_json, write_atomic
-from loraudit.tables import write_tidy
 
 
 def main() -> None:
@@ -19,27 +13,7 @@ def main() -> None:
     parser.add_argument("--results", required=True, type=Path, help="the study's folder")
     folder = parser.parse_args().results
     study = read_study(folder / "study.json")
-    checks = [
-        {"cell": cell, **row}
-        for cell in study.cells()
-        for row in read_json(folder / "crosscheck" / f"{cell}.json")
-    ]
-    tables = {
-        "runs": tidy(study, folder / "runs"),
-        "crosscheck": pd.DataFrame(checks),
-        "twins": pd.DataFrame(twins(study, folder / "runs")),
-        "history": history(study, folder / "runs"),
-    }
-    for name, table in tables.items():
-        write_tidy(table, folder / "tidy" / name)
-    records = (read_json(folder / "runs" / run.id / "record.json") for run in study.runs)
-    write_atomic(folder / "tidy" / "records.jsonl", lambda path: write_lines(path, records))
-
-
-def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Write one line of JSON per record, one record at a time."""
-    with open(path, "w") as file:
-        file.writelines(f"{json.dumps(record)}\n" for record in records)
+    write_collected(study, list(study.cells()), folder, folder)
 
 
 run_program(main)

@@ -1,23 +1,15 @@
 """Make a study's tables: CSV for programs, Markdown for readers.
 
 summary (scores over seeds), verdicts (beside published numbers), switches (an ablation's), pairs
-(methods on the same seeds), cost. A table that the study has no rows for is written without any.
+(methods on the same seeds), cost.
 """
 
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from loraudit.collect import read_study
-from loraudit.compare import method_pairs, switch_effects, verdicts
-from loraudit.cost import cost
 from loraudit.errors import run_program
-from loraudit.files import write_atomic, write_text
-from loraudit.reference import select
-from loraudit.statistics import aggregate
-from loraudit.study import BASE
-from loraudit.tables import READABLE, markdown
+from loraudit.study_tables import write_tables
 
 
 def main() -> None:
@@ -25,20 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="the study's folder")
     folder = parser.parse_args().results
-    study = read_study(folder / "study.json")
-    tidy = pd.read_parquet(folder / "tidy" / "runs.parquet")
-    made = {
-        "summary": aggregate(tidy),
-        "verdicts": verdicts(study, tidy, select(study.compare)),
-        "switches": switch_effects(study, tidy, BASE),
-        "pairs": method_pairs(tidy),
-        "cost": cost(tidy),
-    }
-    for name, table in made.items():
-        stem = folder / "tables" / name
-        write_atomic(stem.with_suffix(".csv"), lambda path, t=table: t.to_csv(path, index=False))
-        shown = READABLE[name](table) if len(table) else table
-        write_text(stem.with_suffix(".md"), markdown(shown))
+    write_tables(read_study(folder / "study.json"), folder)
 
 
 run_program(main)

@@ -50,7 +50,7 @@ TRAINED = {"lora", "peft", "full", "bitfit", "head"}
         ("loraudit/baselines.py", '== "full"', '!= "full"', {"full", "bitfit", "head"}),
         ("loraudit/train.py", "self.value = epoch, value", "self.value = 1, value", TRAINED),
         ("loraudit/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
-        ("loraudit/figures.py", "capsize=3", "capsize=4", {"figures"}),
+        ("loraudit/figures.py", "markersize=5", "markersize=4", {"figures", "report"}),
         ("scripts/train.py", "required=True", "required=False", TRAINED),
     ],
 )

@@ -1,9 +1,10 @@
 """Cost per cell: bytes for ten tasks, time per step, memory."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.cost import TASKS, cost
+from loraudit.cost import PRICES, TASKS, cost, pareto
 from loraudit.tables import cost_table, size
 
 
@@ -52,3 +53,34 @@ def test_readers_see_units_and_no_empty_column():
     assert list(table["ms per step"]) == ["200", "400"]
     assert "on the GPU, MiB" not in table
     assert [size(n) for n in (999, 3_500_000, 5e9)] == ["1.0 kB", "3.5 MB", "5.0 GB"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_what_nothing_beats_and_it_beats_the_rest(seed):
+    random = np.random.default_rng(seed)
+    cells = pd.concat([tidy()[:1].assign(label=str(n)) for n in range(12)], ignore_index=True)
+    cells = cells.assign(
+        parameters_trainable=random.integers(1, 6, 12),
+        best=0.0,
+        last=random.integers(0, 5, 12) / 10,
+        seconds_train=random.integers(1, 6, 12),
+        peak_memory_mib=random.integers(1, 6, 12).astype(float),
+        seed=0,
+    )
+    table = pareto(cells)
+    for price in PRICES:
+        front = table[table[f"front_{price}"]]
+        for cell in table.itertuples():
+            paid = getattr(cell, price)
+            above = front[(front.last_mean >= cell.last_mean) & (front[price] <= paid)]
+            beaten = above[(above.last_mean > cell.last_mean) | (above[price] < paid)]
+            assert getattr(cell, f"front_{price}") == beaten.empty
+            assert len(above)
+
+
+def test_a_twin_is_not_weighed_beside_ours_and_a_gpus_memory_counts():
+    runs = tidy().assign(best=0.5, last=0.5, peak_device_memory_mib=[100.0, None])
+    twin = runs[:1].assign(method="peft")
+    assert list(pareto(pd.concat([runs, twin])).method) == ["lora", "full"]
+    assert list(pareto(twin).method) == ["peft"]
+    assert list(pareto(runs).memory_mib) == [100.0, 1800.0]

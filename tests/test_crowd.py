@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from loraudit.crowd import MOST, MOST_SUBJECTS, few, say
+from loraudit.figures import STYLE
 
 KEYS = ["task", "model", "method", "rank", "targets", "label"]
 
@@ -73,14 +74,12 @@ def test_published_numbers_stay_and_what_is_not_drawn_takes_no_place():
     assert note == ""
 
 
-@pytest.mark.parametrize("layout", ["constrained", None])
-def test_the_note_is_drawn_above_the_panels(layout):
-    figure, axes = plt.subplots(layout=layout)
-    axes.set_title("a panel")
-    if layout is None:
-        figure.tight_layout()
-    say(figure, "12 of 100 series are drawn")
-    figure.canvas.draw()
+def test_the_note_is_drawn_above_the_panels():
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots()
+        axes.set_title("a panel")
+        say(figure, "12 of 100 series are drawn")
+        figure.canvas.draw()
     note, title = (text.get_window_extent() for text in (figure._suptitle, axes.title))
     assert note.y0 >= title.y1
     plt.close(figure)

@@ -5,14 +5,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+from loraudit import figures
 from loraudit.compare import published_verdicts
 from loraudit.cost import cost
 from loraudit.errors import UserError
+from loraudit.gallery import DRAWN
 from loraudit.reference import select
 from loraudit.report import fill_blocks
 from loraudit.statistics import aggregate
@@ -61,6 +66,27 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     assert best == pytest.approx(list(runs.best))
     states = [environment["git"] for environment in records.environment]
     assert all(state["commit"] and not state["dirty"] for state in states)
+
+
+FIGURES = sorted(Path("figures/committed").glob("*/*.csv"))
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
+    """Drawn again they are the same, but for the last digits that another processor may give."""
+    rows = read_table(path)
+    if "label" in rows:
+        rows["label"] = rows.label.fillna("")
+    draw = figures.published if path.parent.name == "published" else DRAWN[path.stem][1]
+    figures.save(draw(rows), rows, tmp_path / path.stem)
+    shown, again = (
+        re.sub(r"\b[a-z][0-9a-f]{10}\b", "id", file.read_text())  # digests of what is drawn
+        for file in (path.with_suffix(".svg"), tmp_path / f"{path.stem}.svg")
+    )
+    assert NUMBER.sub("n", shown) == NUMBER.sub("n", again)
+    places = [np.array(NUMBER.findall(text), dtype=float) for text in (shown, again)]
+    np.testing.assert_allclose(*places, atol=0.02)
 
 
 def test_the_docs_count_the_runs_of_every_study():
@@ -172,3 +198,12 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         if "committed" not in page.parts:
             loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
             assert not loaded, (page, loaded)
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load(Path("CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    page = Path("docs/cite.md").read_text()
+    assert f"{{{project['version']}}}" in page and cited["title"] in page
+    assert f"## [{project['version']}]" in Path("CHANGELOG.md").read_text()

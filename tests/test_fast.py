@@ -8,7 +8,8 @@ import torch
 from conftest import make_spec, tiny_entry, tiny_model
 from loraudit import inject, peft_bridge
 from loraudit.errors import UserError
-from loraudit.fast import FastLoRALinear, FirstTokenAttention, LowRankLinear, shorten
+from loraudit.fast import FastLoRALinear, LowRankLinear
+from loraudit.first_token import FirstTokenAttention, shorten
 from loraudit.lora import LoRALinear
 from loraudit.spec import MATRICES
 

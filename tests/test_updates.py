@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import make_spec, tiny_entry, tiny_model
-from loraudit import figures, inject
+from loraudit import inject, section7_figures
 from loraudit.errors import UserError
 from loraudit.section7 import (
     adapter_tables,
@@ -177,10 +177,14 @@ def test_an_adapter_that_did_not_move_has_no_directions(tmp_path, base):
     assert not list(weight_rows({"pair": "weights"}, updates, base, "right", 8))
     assert not list(pair_rows(PAIR, updates, updates, "right", 8))
     tables = adapter_tables(tmp_path / "start", tmp_path / "model", [MODULES])
-    for draw in (figures.stable_rank, figures.amplification):
+    for draw in (section7_figures.stable_rank, section7_figures.amplification):
         assert len(draw(tables["amplification"]).axes) == 2
-    assert len(figures.spectra(tables["spectra"]).axes) == 3
-    (text,) = figures.subspaces(figures.pair_rows(tables["subspaces"], "weights")).axes[0].texts
+    assert len(section7_figures.spectra(tables["spectra"]).axes) == 3
+    (text,) = (
+        section7_figures.subspaces(section7_figures.pair_rows(tables["subspaces"], "weights"))
+        .axes[0]
+        .texts
+    )
     assert "no two adapters" in text.get_text()
 
 
@@ -290,5 +294,5 @@ def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
     grid = phi(small[1, "q"].b, large[1, "q"].b, "left")
     assert left.query(where).phi.tolist() == pytest.approx(grid[0, :2].tolist())
     for pair in ("ranks", "seeds", "weights"):
-        shown = figures.subspaces(figures.pair_rows(pairs, pair))
+        shown = section7_figures.subspaces(section7_figures.pair_rows(pairs, pair))
         assert len(shown.axes) == 2 * 3 + 1  # q and v; two layers and the control; colours

@@ -1,17 +1,44 @@
 """A study's tidy tables: one row per run, one row per pair of twins."""
 
 import csv
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
 from loraudit.errors import UserError
-from loraudit.files import read_json
+from loraudit.files import read_json, write_atomic
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, RunSpec, validated
+from loraudit.spec import FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
+from loraudit.tables import write_tidy
+
+
+def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history.
+
+    Args:
+        study: the runs to collect.
+        cells: the cross-checks to collect.
+        folder: the study's folder, with runs/ and crosscheck/.
+
+    Raises:
+        UserError: a record that is incomplete, was changed, or was made from another spec.
+    """
+    checks = [
+        {"cell": cell, **row}
+        for cell in cells
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    return {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
+    }
 
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
@@ -27,6 +54,70 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
 def read_study(path: Path | str) -> Study:
     """Read a study.json."""
     return validated(Study, read_json(path), str(path))
+
+
+def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:
+    """Write the tidy tables (`collected`, from `source`) and all records to out/tidy."""
+    for name, table in collected(study, cells, source).items():
+        write_tidy(table, out / "tidy" / name)
+    records = (read_json(source / "runs" / run.id / "record.json") for run in study.runs)
+    write_atomic(out / "tidy" / "records.jsonl", lambda path: _write_lines(path, records))
+
+
+def _write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write one line of JSON per record, one record at a time."""
+    with open(path, "w") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
+
+
+def complete(study: Study, folder: Path) -> tuple[Study, list[str]]:
+    """Return the study with the runs that have a result of its spec, and the cells checked."""
+    runs = tuple(run for run in study.runs if not _lacks(run, folder / "runs" / run.id))
+    checked = [c for c in study.cells() if (folder / "crosscheck" / f"{c}.json").is_file()]
+    return study.model_copy(update={"runs": runs}), checked
+
+
+def _lacks(run: Run, folder: Path) -> str:
+    """Say why a run has no result that counts; "" if it has one."""
+    files = ("record.json", "history.csv", "predictions.parquet")
+    if not all((folder / name).is_file() for name in files):
+        return "no result"
+    try:
+        _tidy_row(run, folder)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def missing(
+    planned: Study, study: Study, cells: list[str], folder: Path, logs: Path
+) -> pd.DataFrame:
+    """List what is planned and not there: what it is, its name, and what is known of it.
+
+    What is known comes from its log (`logs/train`, `logs/crosscheck`): a job that was started and
+    has left nothing is running, was stopped, or failed; the end of the log says more.
+    """
+    there = {run.id for run in study.runs}
+    rows = []
+    for run in planned.runs:
+        if run.id not in there:
+            cell, _, seed = run.id.rpartition("/")
+            known = _lacks(run, folder / "runs" / run.id)
+            log = logs / "train" / f"{cell}-{seed}.log"
+            rows.append(("run", run.id, known if known != "no result" else _last_words(log)))
+    for cell in planned.cells():
+        if cell not in cells:
+            rows.append(("cross-check", cell, _last_words(logs / "crosscheck" / f"{cell}.log")))
+    return pd.DataFrame(rows, columns=["what", "name", "known"])
+
+
+def _last_words(log: Path) -> str:
+    """Return a log's last line that reports an error, else its last line."""
+    if not log.is_file():
+        return "not started"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return ": ".join(["started, no result", *(errors or lines)[-1:]])
 
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
@@ -97,17 +188,6 @@ def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no run here ({name} is missing)")
     return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
-
-
-def spec_difference(left: RunSpec, right: RunSpec) -> pd.DataFrame:
-    """List the fields in which two specs differ."""
-    pairs = {name: (getattr(left, name), getattr(right, name)) for name in RunSpec.model_fields}
-    rows = [
-        {"field": name, "left": getattr(a, "name", a), "right": getattr(b, "name", b)}
-        for name, (a, b) in pairs.items()
-        if a != b
-    ]
-    return pd.DataFrame(rows, columns=["field", "left", "right"])
 
 
 def _tidy_row(run: Run, folder: Path) -> dict:

@@ -27,6 +27,7 @@ from loraudit.study import Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
 
+
 Pair = tuple[Sequence[float], Published]
 """Scores over seeds, as fractions, and the published number that they are set beside."""
 

@@ -2,10 +2,17 @@
 
 import pandas as pd
 
-from loraudit.statistics import CELL
+from loraudit.statistics import CELL, aggregate
 
 TASKS = 10
 """The poster's example: one base model that serves ten tasks."""
+
+PRICES = {
+    "parameters_trainable": "trainable parameters",
+    "milliseconds_step": "time per step, ms",
+    "memory_mib": "peak memory, MiB",
+}
+"""What a cell's score is weighed against, each with its name and unit."""
 
 
 def cost(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -42,3 +49,36 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cell: last-epoch score, its prices, and whether it is on each front.
+
+    A cell is on the front of a price (`front_<price>`) where no other cell of its task and model
+    has both a mean as high and a price as low, one of the two better. Means alone are compared, not
+    their spread. Memory is the GPU's where the runs had one, else the process's. PEFT's twins are
+    left out beside ours: they are the same method.
+    """
+    if (tidy.method == "lora").any():
+        tidy = tidy[tidy.method != "peft"]
+    scores = aggregate(tidy)[[*CELL, "n", "last_mean", "last_sd"]]
+    prices = cost(tidy)
+    table = scores.assign(
+        parameters_trainable=prices.parameters_trainable,
+        milliseconds_step=1000 * prices.seconds_step,
+        memory_mib=prices.device_mib.fillna(prices.peak_mib),
+    )
+    for price in PRICES:
+        fronts = [_front(part, price) for _, part in table.groupby(["task", "model"], sort=False)]
+        table[f"front_{price}"] = pd.concat(fronts)
+    return table
+
+
+def _front(part: pd.DataFrame, price: str) -> pd.Series:
+    """Mark the rows that no other row beats in `last_mean` (higher) and `price` (lower)."""
+    score, paid = part.last_mean.to_numpy(), part[price].to_numpy()
+    beaten = [
+        bool(((score >= s) & (paid <= p) & ((score > s) | (paid < p))).any())
+        for s, p in zip(score, paid, strict=True)
+    ]
+    return pd.Series([not one for one in beaten], part.index)

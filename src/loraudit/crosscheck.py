@@ -5,7 +5,7 @@ the run's own learning rate, AdamW settings (weight decay on all) and schedule; 
 every trainable tensor is compared. At the trained point (where B is no longer zero) the outputs,
 the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
 over one base are compared; and ours with the plain layers on the whole model, where the run's
-`compute` takes shortcuts (fast.py). All of it twice, in float64 and float32. Then each shape of the
+`compute` takes shortcuts. All of it twice, in float64 and float32. Then each shape of the
 adapted layers is compared alone, with loralib too (layercheck.py).
 """
 
@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from loraudit import inject, layercheck, peft_bridge
 from loraudit.errors import UserError
-from loraudit.fast import shorten
+from loraudit.first_token import shorten
 from loraudit.models import load_base, target_modules
 from loraudit.schedule import make_schedule
 from loraudit.spec import RunSpec, derive_seed

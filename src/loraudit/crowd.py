@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from loraudit.figures import SMALL
 
 SUBJECT = ["task", "model"]
 MOST_SUBJECTS = 12
@@ -69,6 +70,4 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
 def say(figure: Figure, note: str) -> None:
     """Write a note above a figure; nothing if it is empty."""
     if note:
-        constrained = isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)
-        place = {} if constrained else {"y": 1.0, "va": "bottom"}
-        figure.suptitle(note, fontsize="medium", style="italic", **place)
+        figure.suptitle(note, fontsize=SMALL, style="italic")

@@ -1,11 +1,13 @@
 """Figures: tables in, matplotlib figures out; and saving them with the CSV behind each.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; every series also has a marker.
+Every figure is `WIDTH` inches wide with text of 7 pt or more (loraudit.mplstyle). Colours are Okabe
+and Ito's, told apart by colour-blind readers; every series also has a marker or a dash of its own.
 """
 
-import io
-import itertools
 import math
+import textwrap
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -13,21 +15,19 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from loraudit.compare import cell_name
-from loraudit.cost import TASKS
+from loraudit.cost import PRICES, TASKS
 from loraudit.files import write_atomic
-from loraudit.spec import MATRICES
 from loraudit.tables import METHOD_NAMES, interval, points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = {"lora": "-", "peft": "--"}
 BASELINES = {"head": ":", "bitfit": (0, (5, 1, 1, 1, 1, 1)), "full": "-."}
+PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
 VERDICTS = {
     "reproduced": (COLOURS[2], "o"),
     "not reproduced": (COLOURS[1], "s"),
@@ -35,63 +35,165 @@ VERDICTS = {
 }
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "svg.hashsalt": "loraudit",
-    "svg.fonttype": "none",
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
+    key: value
+    for key, value in matplotlib.rc_params_from_file(
+        Path(__file__).with_name("loraudit.mplstyle")
+    ).items()
+    if not key.startswith("backend")
 }
+"""Matplotlib's defaults and our style: a matplotlibrc of the user's changes no figure."""
+WIDTH = STYLE["figure.figsize"][0]
+SMALL = STYLE["xtick.labelsize"]
+TITLE = 36
+"""Characters that fit above a panel of half the width."""
 
 
 def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
     """Write <stem>.svg, <stem>.png and <stem>.csv; equal data give equal bytes."""
-    for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-        buffer = io.BytesIO()
-        with plt.rc_context(STYLE):
-            figure.savefig(buffer, format=suffix, metadata=metadata, bbox_inches="tight")
-        content = buffer.getvalue()
-        write_atomic(
-            stem.with_suffix(f".{suffix}"), lambda path, content=content: path.write_bytes(content)
-        )
-    write_atomic(stem.with_suffix(".csv"), lambda path: table.to_csv(path, index=False))
+    with plt.rc_context(STYLE):
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            write_atomic(stem.with_suffix(suffix), partial(figure.savefig, metadata=metadata))
+    write_atomic(stem.with_suffix(".csv"), partial(table.to_csv, index=False))
     plt.close(figure)
+
+
+def look(number: int) -> dict:
+    """Return colour and marker of the n-th series; 49 are all different."""
+    turn = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[(number + turn) % len(MARKERS)],
+    }
+
+
+def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
+    """Put all panels' legend below a figure, in as many columns as its labels leave room."""
+    found: dict = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    columns = max(1, min(most, int(90 / (max(map(len, found), default=1) + 8))))
+    figure.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=columns, title=title
+    )
+
+
+def seeds(table: pd.DataFrame, by: list[str]) -> str:
+    """Say how many seeds the cells of a table have: "n = 3 seeds", "n = 2 to 5 seeds"."""
+    counts = table.groupby(by, dropna=False).seed.nunique()
+    low, high = counts.min(), counts.max()
+    shown = f"{low}" if low == high else f"{low} to {high}"
+    return f"n = {shown} seed{'s' if high > 1 else ''}"
+
+
+def nothing(reason: str) -> Figure:
+    """Draw a figure that says why there is nothing to draw."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6))
+    axes.axis("off")
+    axes.text(0.5, 0.5, reason, ha="center", va="center")
+    return figure
+
+
+CELL = ["task", "model", "method", "rank", "targets", "label"]
+
+
+def _spread(tidy: pd.DataFrame) -> str:
+    """Say what the bars of a score figure are."""
+    return f"bars: SD over {seeds(tidy[tidy.method != 'published'], CELL)}"
+
+
+def _percent(axes: plt.Axes, name: str) -> None:
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_ylabel(f"{name}, %")
+
+
+def _numbered(names: Iterable[str]) -> dict[str, int]:
+    """Number names by their first appearance: a name's look is the same in every panel."""
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
+def _subjects(table: pd.DataFrame) -> list[tuple]:
+    return list(table.groupby(["task", "model"], sort=False))
 
 
 def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
     """Make one row of panels per task and model, one column per epoch choice.
 
-    Returns the figure and a list of (axes, rows of the panel, "best" | "last").
+    Returns the figure and a list of (axes, our runs of the panel, its published numbers, "best" |
+    "last").
     """
-    groups = list(tidy.groupby(["task", "model"], sort=False))
+    places = _numbered(tidy.label[tidy.method == "published"])
+    groups = _subjects(tidy)
     figure, grid = plt.subplots(
-        len(groups), 2, figsize=(8.2, 3.4 * len(groups)), sharey="row", squeeze=False
+        len(groups), 2, figsize=(WIDTH, 0.5 + 1.9 * len(groups)), sharey="row", squeeze=False
     )
     panels = []
-    for row, ((task, model), runs) in zip(grid, groups, strict=True):
+    for row, ((task, model), rows) in zip(grid, groups, strict=True):
+        ours = rows[rows.method != "published"]
+        numbers = rows[rows.method == "published"]
+        numbers = numbers.assign(place=numbers.label.map(places))
         for axes, epoch in zip(row, EPOCHS, strict=True):
-            axes.set_title(f"{task}, {model}: {EPOCHS[epoch]}", fontsize=9)
+            axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
             axes.set_xlabel(name)
-            panels.append((axes, runs, epoch))
-        row[0].set_ylabel(f"validation {runs.metric.iloc[0]}")
+            panels.append((axes, ours, numbers, epoch))
+        _percent(row[0], f"validation {rows.metric.iloc[0]}")
     return figure, panels
-
-
-def _legend(figure: Figure, axes: plt.Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.tight_layout()
-    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
 
 
 def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Split adapter runs by target set and label, in order of appearance."""
-    adapters = runs[runs["rank"].notna()]
+    adapters = runs[runs["rank"].notna() & (runs.method != "published")]
     keys = adapters.targets + adapters.label.map(lambda label: f" {label}" if label else "")
     return [(key, adapters[keys == key]) for key in keys.drop_duplicates()]
+
+
+def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Select what the score figures draw: our runs, and published numbers as method "published".
+
+    Only numbers that a cell of the study can be compared with; `label` then says whose they are,
+    `published_sd` is their ±.
+    """
+    columns = [*CELL, "seed", "metric", "best", "last", "parameters_trainable", "rows_train"]
+    runs = tidy[columns].assign(published_sd=float("nan"))
+    first = runs.drop_duplicates(CELL).fillna({"label": ""})
+    found = verdicts[verdicts.verdict != "not comparable"] if len(verdicts) else verdicts
+    rows = []
+    for row in found.to_dict("records"):
+        method = "lora" if row["method"] in LINES else row["method"]
+        name = " ".join(filter(None, [METHOD_NAMES[method].split(" (")[0], _text(row["targets"])]))
+        row["label"] = _text(row["label"])
+        same = pd.Series(True, first.index)
+        for key in [*CELL, "metric"]:
+            same &= first[key].isna() if pd.isna(row[key]) else first[key] == row[key]
+        for cell in first[same].to_dict("records"):
+            theirs = {"method": "published", "label": f"{row['published']}, {name}", "seed": None}
+            scores = {"best": None, "last": None, row["epoch"]: row["published_value"]}
+            rows.append({**cell, **theirs, **scores, "published_sd": row["published_sd"]})
+    if not rows:
+        return runs
+    numbers = pd.DataFrame(rows).drop_duplicates(["task", "model", "label", "rank", "rows_train"])
+    return pd.concat([runs, numbers.astype(runs.dtypes.to_dict(), errors="ignore")])
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def _published(axes: plt.Axes, numbers: pd.DataFrame, x: str, epoch: str) -> None:
+    """Draw published numbers as lines with their ± as a band: across where they have one x."""
+    shown = numbers[numbers[epoch].notna()]
+    for (name, place), rows in shown.groupby(["label", "place"], sort=False):
+        dash = PUBLISHED_DASHES[place % len(PUBLISHED_DASHES)]
+        line = {"color": "0.15", "linestyle": dash, "linewidth": 1, "label": f"{name}, published"}
+        band = {"color": "0.5", "alpha": 0.18, "linewidth": 0, "zorder": 0}
+        rows = rows.sort_values(x)
+        low, high = rows[epoch] - rows.published_sd, rows[epoch] + rows.published_sd
+        if rows[x].nunique() > 1:
+            axes.plot(rows[x], rows[epoch], **line)
+            axes.fill_between(rows[x], low, high, **band)
+        else:
+            axes.axhline(rows[epoch].iloc[0], **line)
+            axes.axhspan(low.fillna(rows[epoch]).iloc[0], high.fillna(rows[epoch]).iloc[0], **band)
 
 
 def score_vs_rank(tidy: pd.DataFrame) -> Figure:
@@ -101,16 +203,19 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "rank r")
-        for axes, runs, epoch in panels:
-            for number, (key, series) in enumerate(_series(runs)):
+        looks = _numbered(key for key, _ in _series(tidy))
+        for axes, runs, numbers, epoch in panels:
+            for key, series in _series(runs):
                 for method, part in series.groupby("method", sort=False):
-                    _rank_line(axes, part, epoch, number, f"{METHOD_NAMES[method]}, {key}")
+                    _rank_line(axes, part, epoch, looks[key], f"{METHOD_NAMES[method]}, {key}")
             _baselines(axes, runs, epoch)
+            _published(axes, numbers, "rank", epoch)
             ranks = sorted(runs["rank"].dropna().unique())
             axes.set_xscale("log", base=2)
             axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
             axes.minorticks_off()
-        _legend(figure, panels[0][0])
+            axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
+        legend(figure, _spread(tidy))
     return figure
 
 
@@ -118,20 +223,16 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, labe
     method = part.method.iloc[0]
     shift = 1.03 if method == "peft" else 0.97  # side by side where the twins agree
     found = part.groupby("rank")[epoch].agg(["mean", "std"])
-    colour = COLOURS[number % len(COLOURS)]
-    look = {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
-    axes.scatter(part["rank"] * shift, part[epoch], s=10, alpha=0.5, **look)
-    fill = "white" if method == "peft" else colour
+    series = look(number)
+    axes.scatter(part["rank"] * shift, part[epoch], s=6, alpha=0.5, linewidths=0, **series)
     axes.errorbar(
         found.index * shift,
         found["mean"],
         yerr=found["std"].fillna(0),
         linestyle=LINES[method],
-        markerfacecolor=fill,
-        markersize=5,
-        capsize=3,
+        markerfacecolor="white" if method == "peft" else series["color"],
         label=label,
-        **look,
+        **series,
     )
 
 
@@ -147,7 +248,7 @@ def _baseline_parts(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
     for method, name, part in _baseline_parts(runs):
         mean = part[epoch].mean()
-        axes.axhline(mean, color="0.35", linestyle=BASELINES[method], label=name)
+        axes.axhline(mean, color="0.35", linestyle=BASELINES[method], linewidth=1, label=name)
 
 
 def score_vs_rows(tidy: pd.DataFrame) -> Figure:
@@ -157,25 +258,30 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "training rows")
-        for axes, runs, epoch in panels:
-            cells = runs.groupby(["method", "rank", "targets"], dropna=False, sort=False)
-            for number, ((method, rank, targets), part) in enumerate(cells):
-                adapter = "" if pd.isna(rank) else f", r{rank:g} {targets}"
+        keys = ["method", "rank", "targets"]
+        ours = tidy[tidy.method != "published"][keys].drop_duplicates().itertuples(index=False)
+        looks = _numbered(_method_name(*cell) for cell in ours)
+        for axes, runs, numbers, epoch in panels:
+            for cell, part in runs.groupby(keys, dropna=False, sort=False):
+                method, name = cell[0], _method_name(*cell)
                 found = part.groupby("rows_train")[epoch].agg(["mean", "std"])
                 axes.errorbar(
                     found.index,
                     found["mean"],
                     yerr=found["std"].fillna(0),
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
                     markerfacecolor="none" if method == "peft" else None,
                     linestyle=LINES.get(method, "-."),
-                    capsize=3,
-                    label=f"{METHOD_NAMES[method]}{adapter}",
+                    label=name,
+                    **look(looks[name]),
                 )
-            _whole_decades(axes, runs.rows_train)
-        _legend(figure, panels[0][0])
+            _published(axes, numbers, "rows_train", epoch)
+            _decades(axes, runs.rows_train)
+        legend(figure, _spread(tidy))
     return figure
+
+
+def _method_name(method: str, rank: float, targets: str | None) -> str:
+    return METHOD_NAMES[method] + ("" if pd.isna(rank) else f", r{rank:g} {targets}")
 
 
 def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
@@ -185,34 +291,42 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
     """
     with plt.rc_context(STYLE):
         figure, panels = _panels(tidy, "trainable parameters, head included")
-        for axes, runs, epoch in panels:
+        names = [key for key, _ in _series(tidy)] + [name for _, name, _ in _baseline_parts(tidy)]
+        looks = _numbered(names)
+        for axes, runs, numbers, epoch in panels:
             cells = [
-                (f"{METHOD_NAMES[method]}, {key}", part, number, method)
-                for number, (key, series) in enumerate(_series(runs))
-                for method, part in series.groupby("method", sort=False)
+                (f"{METHOD_NAMES[method]}, {key}", part, looks[key], method)
+                for key, rows in _series(runs)
+                for method, part in rows.groupby("method", sort=False)
             ]
             cells += [
-                (name, part, len(COLOURS) - 1 - number, method)
-                for number, (method, name, part) in enumerate(_baseline_parts(runs))
+                (name, part, looks[name], method) for method, name, part in _baseline_parts(runs)
             ]
             for label, part, number, method in cells:
                 found = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
-                colour = COLOURS[number % len(COLOURS)]
                 axes.errorbar(
                     found.index,
                     found["mean"],
                     yerr=found["std"].fillna(0),
                     linestyle=LINES.get(method, "none"),
-                    color=colour,
-                    marker=MARKERS[number % len(MARKERS)],
-                    markerfacecolor="none" if method == "peft" else colour,
-                    markersize=5 if method != "peft" else 8,
-                    capsize=3,
+                    markerfacecolor="none" if method == "peft" else None,
+                    markersize=4 if method != "peft" else 7,
                     label=label,
+                    **look(number),
                 )
-            _whole_decades(axes, runs.parameters_trainable)
-        _legend(figure, panels[0][0])
+            _published(axes, numbers, "parameters_trainable", epoch)
+            _decades(axes, runs.parameters_trainable)
+        legend(figure, _spread(tidy))
     return figure
+
+
+def _decades(axes: plt.Axes, values: pd.Series) -> None:
+    """Make x logarithmic over whole decades, and label at most five of them: none overlap."""
+    axes.set_xscale("log")
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    axes.set_xlim(10**low / 1.5, 1.5 * 10 ** max(high, low + 1))  # none on the edge
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
@@ -221,37 +335,37 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
     agrees lies on ours.
     """
-    groups = list(history.groupby(["task", "model"], sort=False))
+    groups = _subjects(history)
+    every = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
+    looks = _numbered(every.str.replace("peft", "lora"))  # a colour for both of a pair
     with plt.rc_context(STYLE):
-        size = (8.2, 3.0 * len(groups))
+        size = (WIDTH, 0.6 + 1.8 * len(groups))
         figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
         for row, ((task, model), runs) in zip(grid, groups, strict=True):
-            names = pd.Series([cell_name(cell) for cell in runs.to_dict("records")], runs.index)
-            twins = names.str.replace("peft", "lora")  # a colour for both of a pair
-            colours = dict(zip(twins.unique(), itertools.cycle(COLOURS), strict=False))
-            for name, part in runs.groupby(names, sort=False):
-                colour, dash = colours[twins[part.index[0]]], LINES.get(part.method.iloc[0], "-.")
+            for name, part in runs.groupby(every[runs.index], sort=False):
+                series = look(looks[name.replace("peft", "lora")])
+                dash = LINES.get(part.method.iloc[0], "-.")
                 for axes, column in zip(row, ("train_loss", "score"), strict=True):
                     found = part.groupby("epoch")[column].agg(["mean", "min", "max"])
-                    axes.plot(found.index, found["mean"], dash, color=colour, label=name)
+                    mean = found["mean"]
+                    axes.plot(found.index, mean, linestyle=dash, label=name, **series)
                     axes.fill_between(
-                        found.index, found["min"], found["max"], color=colour, alpha=0.12
+                        found.index, found["min"], found["max"], color=series["color"], alpha=0.12
                     )
-            row[0].set_title(f"{task}, {model}: training loss", fontsize=9)
-            row[1].set_title(f"{task}, {model}: validation score", fontsize=9)
+            row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
+            row[0].set_ylabel("training loss")
+            _percent(row[1], "validation score")
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend(figure, grid[0][0])
+        legend(figure, f"bands: lowest to highest of {seeds(history, CELL)}")
     return figure
 
 
-def _whole_decades(axes: plt.Axes, values: pd.Series) -> None:
-    """Make x logarithmic over whole decades, and label these alone: labels never overlap."""
-    axes.set_xscale("log")
-    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
-    axes.set_xlim(10**low, 10 ** max(high, low + 1))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def crosscheck_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `crosscheck` draws: each check's largest difference over all cells."""
+    largest = table.groupby(["dtype", "check"], sort=False).difference.idxmax()
+    return table.loc[largest].reset_index(drop=True)
 
 
 def crosscheck(table: pd.DataFrame) -> Figure:
@@ -262,27 +376,25 @@ def crosscheck(table: pd.DataFrame) -> Figure:
     worst = table.groupby(["dtype", "check"], sort=False)[["difference", "tolerance"]].max()
     with plt.rc_context(STYLE):
         dtypes = list(dict.fromkeys(table["dtype"]))
-        height = 1.2 + 0.21 * table["check"].nunique()
-        size = (3.0 + 2.6 * len(dtypes), height)
+        size = (WIDTH, 0.9 + 0.15 * table["check"].nunique())
         figure, row = plt.subplots(1, len(dtypes), figsize=size, sharey=True, squeeze=False)
         for axes, dtype in zip(row[0], dtypes, strict=True):
             part = worst.loc[dtype]
             floor = 1e-18
-            axes.scatter(part.difference.clip(lower=floor), part.index, color=COLOURS[0], zorder=3)
+            axes.scatter(part.difference.clip(lower=floor), part.index, s=14, color=COLOURS[0])
             limited = part[part.tolerance > 0]
-            axes.scatter(
-                limited.tolerance, limited.index, marker="|", s=120, color=COLOURS[1], zorder=3
-            )
+            axes.scatter(limited.tolerance, limited.index, marker="|", s=60, color=COLOURS[1])
             for name, value in part.difference.items():
                 if value == 0:
-                    axes.annotate("0", (floor, name), xytext=(6, -3), textcoords="offset points")
+                    place = {"xytext": (5, -2.5), "textcoords": "offset points"}
+                    axes.annotate("0", (floor, name), fontsize=SMALL, **place)
             axes.set_xscale("log")
             axes.set_xlim(floor / 3, 1)
             axes.set_xticks([1e-18, 1e-12, 1e-6])  # none at an edge, where panels meet
-            axes.set_title(dtype, fontsize=9)
-            axes.set_xlabel("largest difference (bar: tolerance)")
+            axes.set_title(dtype)
+            axes.margins(y=0.02)
         row[0][0].invert_yaxis()
-        figure.tight_layout()
+        figure.supxlabel("largest difference (vertical bar: tolerance)", fontsize=SMALL + 1)
     return figure
 
 
@@ -291,48 +403,50 @@ def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tu
     for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
         middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
         if low == low:
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.5)
-        axes.scatter([middle], [place], color=colour, marker=marker, zorder=3)
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
+        axes.scatter([middle], [place], s=22, color=colour, marker=marker, zorder=3)
         text = f"{points(row.difference)} {interval(row.low, row.high)}"
-        axes.annotate(
-            text, (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center"
-        )
-    axes.set_yticks(range(len(names)), names)
+        where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+        axes.annotate(text, (1.02, place), fontsize=SMALL, **where)
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, 32) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.axvline(0, color="0.2", linewidth=1)
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color="0.2", linewidth=0.8)
 
 
-def _nothing(reason: str) -> Figure:
-    """Draw a figure that says why there is nothing to draw."""
-    figure, axes = plt.subplots(figsize=(7.0, 0.8))
-    axes.axis("off")
-    axes.text(0.5, 0.5, reason, ha="center", va="center")
-    return figure
+def _forest_height(names: list[str]) -> float:
+    """Return inches for the rows of a forest, by how many lines their names take."""
+    lines = [len(textwrap.wrap(name, 32)) for name in names]
+    return len(names) * max(0.2, 0.125 * max(lines) + 0.05)
 
 
 def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
-    """Draw differences to published numbers with the equivalence margin as a band."""
+    """Draw differences to published numbers with the margin as a band and their ± as bars."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.0, 1.2 + 0.32 * len(rows)))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + _forest_height(names)))
         _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
         margin = 100 * rows.margin.iloc[0]
-        axes.axvspan(-margin, margin, color="0.9", zorder=0)
-        axes.set_xlabel(f"{ours}, points (grey: within {margin:g})")
+        axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"margin, ±{margin:g}")
+        known = [(place, sd) for place, sd in enumerate(100 * rows.published_sd) if sd == sd]
+        if known:
+            places, sds = zip(*known, strict=True)
+            bars = {"height": 0.5, "color": "0.75", "label": "± of the published number"}
+            axes.barh(places, [2 * sd for sd in sds], left=[-sd for sd in sds], zorder=1, **bars)
+        axes.set_xlabel(f"{ours}, points")
         for word, (colour, marker) in VERDICTS.items():
             if word in set(rows.verdict):
                 axes.scatter([], [], color=colour, marker=marker, label=word)
-        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        figure.tight_layout()
+        legend(figure)
     return figure
 
 
 def verdicts(table: pd.DataFrame) -> Figure:
     """Draw each comparable cell's difference to its published number, with 95 % interval."""
     if table.empty or (table.verdict == "not comparable").all():
-        return _nothing("no cell of this study can be compared with a published number")
+        return nothing("no cell of this study can be compared with a published number")
     rows = table[table.verdict != "not comparable"]
     names = [
-        f"{row['task']} {cell_name(row)} | {row['published']} ({row['epoch']} epoch)"
+        f"{row['task']} {cell_name(row)}, n={row['n']} | {row['published']} ({row['epoch']} epoch)"
         for row in rows.to_dict("records")
     ]
     return _verdict_forest(rows, names, "ours minus published")
@@ -348,31 +462,32 @@ def published(table: pd.DataFrame) -> Figure:
 def switches(table: pd.DataFrame) -> Figure:
     """Draw what each switch of an ablation changes: one panel per task, one row per switch.
 
-    Filled circles are the difference of best epochs, open squares of last epochs, both to the base
-    runs of the same seeds, with 95 % t intervals.
+    Circles are the difference of best epochs, squares of last epochs, both to the base runs of the
+    same seeds, with 95 % t intervals.
     """
     if table.empty:
-        return _nothing("no switch and base share two seeds")
-    groups = list(table.groupby(["task", "model"], sort=False))
+        return nothing("no switch and base share two seeds")
+    groups = _subjects(table)
     with plt.rc_context(STYLE):
+        names = [part.switch.where(~part.switch.duplicated(), "").tolist() for _, part in groups]
+        heights = [0.3 + _forest_height(rows) for rows in names]
         figure, column = plt.subplots(
             len(groups),
             1,
-            figsize=(7.0, sum(0.9 + 0.28 * len(part) for _, part in groups)),
+            figsize=(WIDTH, 0.6 + sum(heights)),
+            height_ratios=heights,
             sharex=True,
             squeeze=False,
         )
-        for axes, ((task, model), part) in zip(column[:, 0], groups, strict=True):
-            names = part.switch.where(~part.switch.duplicated(), "").tolist()
-            _forest(axes, part, names, [_switch_look(epoch) for epoch in part.epoch])
+        for axes, shown, ((task, model), part) in zip(column[:, 0], names, groups, strict=True):
+            _forest(axes, part, shown, [_switch_look(epoch) for epoch in part.epoch])
             base = 100 * part[part.epoch == "best"].base.iloc[0]
-            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}", fontsize=9)
+            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}")
         column[-1, 0].set_xlabel("switched minus base, points (same seeds, 95 % interval)")
         for epoch, name in EPOCHS.items():
             colour, marker = _switch_look(epoch)
             column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
-        figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        figure.tight_layout()
+        legend(figure)
     return figure
 
 
@@ -387,12 +502,14 @@ def cost(table: pd.DataFrame) -> Figure:
         ("peak_mib", 1, "peak memory, MiB"),
         ("seconds_step", 1e-3, "time per step, ms"),
     ]
-    groups = list(table.groupby(["task", "model"], sort=False))
+    groups = _subjects(table)
     with plt.rc_context(STYLE):
+        heights = [0.5 + 0.16 * len(part) for _, part in groups]
         figure, grid = plt.subplots(
             len(groups),
             len(panels),
-            figsize=(8.2, sum(1.0 + 0.25 * len(part) for _, part in groups)),
+            figsize=(WIDTH, 0.2 + sum(heights)),
+            height_ratios=heights,
             sharey="row",
             squeeze=False,
         )
@@ -401,210 +518,62 @@ def cost(table: pd.DataFrame) -> Figure:
             for axes, (column, unit, label) in zip(row, panels, strict=True):
                 values = part[column] / unit
                 bars = axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
-                axes.bar_label(bars, [f"{value:,.0f}" for value in values], fontsize=7, padding=2)
-                axes.set_xlim(0, 1.25 * values.max())
+                shown = [f"{value:,.0f}" for value in values]
+                axes.bar_label(bars, shown, fontsize=SMALL, padding=2)
+                axes.set_xlim(0, 1.4 * values.max())
+                axes.xaxis.set_major_locator(MaxNLocator(3))
                 axes.set_xlabel(label)
                 axes.grid(axis="y", visible=False)
             row[0].set_yticks(range(len(part)), names)
             row[0].invert_yaxis()
-            row[0].set_title(f"{task}, {model}", fontsize=9, loc="left")
-        figure.tight_layout()
+            row[0].set_title(f"{task}, {model}", loc="left")
     return figure
 
 
-SUBJECT = ["task", "model"]
-CELL = ["rank", "targets", "label"]
-MOST_SUBJECTS = 4
-"""Tasks and models with a row of panels in section 7's figures; the tables have all."""
-PROJECTIONS = {
-    "update_norm": ("‖ΔW‖", COLOURS[6], "o"),
-    "projected_weight": ("‖UᵀWV‖, U and V of W", COLOURS[1], "s"),
-    "projected_update": ("‖UᵀWV‖, U and V of ΔW", COLOURS[0], "^"),
-    "projected_random": ("‖UᵀWV‖, U and V random", "0.6", "D"),
-}
-"""Table 7's norms, each with its name, colour and marker."""
+def pareto(table: pd.DataFrame) -> Figure:
+    """Draw the last epoch's score over three prices; cells that none beats are filled and joined.
 
-
-def _widest(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Keep, for each of the first tasks and models, the target set of most matrices.
-
-    Of several with as many, the first label is kept and, where the table has them, the largest
-    rank of it.
+    Takes `cost.pareto`'s rows. Bars are the standard deviation over seeds (n - 1).
     """
-    kept = []
-    for _, part in list(table.groupby(SUBJECT, sort=False))[:most]:
-        cells = [cell for _, cell in part.groupby(["targets", "label"], sort=False)]
-        cell = max(cells, key=lambda rows: rows.matrix.nunique())
-        kept.append(cell[cell["rank"] == cell["rank"].max()] if "rank" in cell else cell)
-    return pd.concat(kept)
-
-
-def _matrices(table: pd.DataFrame) -> list[str]:
-    return [name for name in MATRICES if name in set(table.matrix)]
-
-
-def _cell_title(cell: dict) -> str:
-    """Name a cell by rank, targets and label."""
-    return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], cell["label"]]))
-
-
-def _matrix_panels(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list]:
-    """Make a row of panels per task and model, a column per matrix, with labelled axes.
-
-    Returns the figure and a list of (axes, rows of the panel).
-    """
-    subjects = list(table.groupby(SUBJECT, sort=False))
-    matrices = _matrices(table)
-    figure, grid = plt.subplots(
-        len(subjects),
-        len(matrices),
-        figsize=(8.2, 0.5 + 2.4 * len(subjects)),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    panels = []
-    for row, (subject, part) in zip(grid, subjects, strict=True):
-        for axes, matrix in zip(row, matrices, strict=True):
-            panels.append((axes, part[part.matrix == matrix]))
-            axes.set_title(matrix, fontsize=9, loc="left")
-        cells = part[CELL].drop_duplicates().to_dict("records")
-        shown = [*subject, *([_cell_title(cells[0])] if len(cells) == 1 else [])]
-        row[0].set_title(f"{', '.join(shown)}\n{matrices[0]}", fontsize=9, loc="left")
-        row[0].set_ylabel(y)
-    for axes in grid[-1]:
-        axes.set_xlabel(x)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, panels
-
-
-def _legend_below(figure: Figure, axes: plt.Axes, columns: int, title: str | None = None) -> None:
-    """Put the legend of one panel below a figure with constrained layout."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
-
-
-def spectra(table: pd.DataFrame) -> Figure:
-    """Draw the singular values of Delta W over their index, a line per layer, a panel per matrix.
-
-    One cell per task and model (`_widest`), and its first run.
-    """
+    groups = _subjects(table)
+    looks = _numbered(cell_name(cell) for cell in table.to_dict("records"))
     with plt.rc_context(STYLE):
-        rows = _widest(table, MOST_SUBJECTS)
-        figure, panels = _matrix_panels(rows, "index", "singular value of ΔW")
-        colours = ScalarMappable(Normalize(rows.layer.min(), rows.layer.max()), "viridis")
-        for axes, part in panels:
-            first = part[part.run == part.run.iloc[0]] if len(part) else part
-            for layer, values in first.groupby("layer"):
-                look = {"color": colours.to_rgba(layer), "marker": "o", "markersize": 3}
-                axes.plot(values["index"], values.singular_value, **look)
-            axes.set_yscale("log")
-        ticks = MaxNLocator(integer=True)
-        figure.colorbar(colours, ax=[axes for axes, _ in panels], label="layer", ticks=ticks)
-    return figure
-
-
-def stable_rank(table: pd.DataFrame) -> Figure:
-    """Draw the stable rank of Delta W over the layer: a line of means per cell, a dot per seed.
-
-    Rank 1 is left out where there are others: its stable rank is 1. The first cells have a colour
-    each; the others are in the table only.
-    """
-    table = table[table["rank"] > 1] if (table["rank"] > 1).any() else table
-    cells = table[CELL].drop_duplicates().to_dict("records")
-    with plt.rc_context(STYLE):
-        shown = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
-        figure, panels = _matrix_panels(shown, "layer", "stable rank of ΔW")
-        for axes, part in panels:
-            for cell, colour, marker in zip(cells, COLOURS, MARKERS, strict=False):
-                rows = part[(part[CELL] == pd.Series(cell)).all(axis=1)]
-                look = {"color": colour, "marker": marker}
-                axes.scatter(rows.layer, rows.stable_rank, s=6, alpha=0.4, **look)
-                means = rows.groupby("layer").stable_rank.mean()
-                axes.plot(means.index, means, markersize=4, label=_cell_title(cell), **look)
-        hidden = len(cells) - len(COLOURS)
-        title = f"{hidden} further cells are in the table" if hidden > 0 else None
-        _legend_below(figure, panels[0][0], 3, title)
-    return figure
-
-
-def amplification(table: pd.DataFrame) -> Figure:
-    """Draw Table 7's norms over the layer, means over seeds, log axis.
-
-    The gap between ||Delta W|| and ||U^T W V|| with U and V of Delta W is the amplification
-    factor. One cell per task and model (`_widest`).
-    """
-    with plt.rc_context(STYLE):
-        rows = _widest(table, MOST_SUBJECTS)
-        figure, panels = _matrix_panels(rows, "layer", "Frobenius norm")
-        for axes, part in panels:
-            means = part.groupby("layer")[list(PROJECTIONS)].mean()
-            for name, (label, colour, marker) in PROJECTIONS.items():
-                look = {"color": colour, "marker": marker, "markersize": 4}
-                axes.plot(means.index, means[name], label=label, **look)
-            axes.set_yscale("log")
-        _legend_below(figure, panels[0][0], 2)
-    return figure
-
-
-def pair_rows(table: pd.DataFrame, pair: str) -> pd.DataFrame:
-    """Select what `subspaces` draws of one kind of pair: first, middle and last layer, and control.
-
-    One cell (`_widest`) of the first task and model that has such a pair.
-    """
-    found = table[table.pair == pair] if len(table) else table
-    if found.empty:
-        return found
-    rows = _widest(found, 1)
-    layers = sorted(rows.layer.unique())
-    shown = {layers[0], layers[len(layers) // 2], layers[-1]}
-    return rows[rows.layer.isin(shown) | rows.control].reset_index(drop=True)
-
-
-def subspaces(rows: pd.DataFrame) -> Figure:
-    """Draw phi over i and j as maps: a row per matrix; a column per layer, the last the control.
-
-    One colour scale for all maps, from 0 to the largest phi.
-    """
-    if rows.empty:
-        return _nothing("no two adapters of this study make such a pair")
-    matrices = _matrices(rows)
-    layers = sorted(rows[~rows.control].layer.unique())
-    with plt.rc_context({**STYLE, "axes.grid": False}):
+        size = (WIDTH, 0.8 + 1.8 * len(groups))
         figure, grid = plt.subplots(
-            len(matrices),
-            len(layers) + 1,
-            figsize=(8.2, 1.0 + (0.7 + 0.1 * rows.i.nunique()) * len(matrices)),
-            squeeze=False,
-            layout="constrained",
+            len(groups), len(PRICES), figsize=size, sharey="row", squeeze=False
         )
-        colours = ScalarMappable(Normalize(0, rows.phi.max()), "viridis")
-        for row, matrix in zip(grid, matrices, strict=True):
-            part = rows[rows.matrix == matrix]
-            for axes, layer in zip(row, layers, strict=False):
-                shown = part[~part.control & (part.layer == layer)]
-                _map(axes, shown, colours, f"{matrix}, layer {layer}")
-            _map(row[-1], part[part.control], colours, f"{matrix}, random")
-        bar = {"aspect": 12 * len(matrices)}  # as wide whatever the number of rows
-        figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)", **bar)
-        cell = rows.iloc[0]
-        side = f"{cell.side} singular directions"
-        name = filter(None, [cell.task, cell.model, cell.targets, cell.label, side])
-        figure.suptitle(", ".join(name), fontsize=9)
-        own, other = ("ΔW", "W") if cell.pair == "weights" else (cell["first"], cell["second"])
-        figure.supylabel(f"i, directions of {own}", fontsize=9)
-        figure.supxlabel(f"j, directions of {other}", fontsize=9)
+        for row, ((task, model), part) in zip(grid, groups, strict=True):
+            for axes, (price, label) in zip(row, PRICES.items(), strict=True):
+                _front(axes, part, price, looks)
+                axes.set_xlabel(label)
+                if price == "parameters_trainable":
+                    _decades(axes, part[price])
+                else:
+                    axes.xaxis.set_major_locator(MaxNLocator(3))
+                    axes.set_xlim(0, 1.1 * part[price].max())
+            row[0].set_title(f"{task}, {model}", loc="left")
+            _percent(row[0], f"last-epoch {part.metric.iloc[0]}")
+        title = "bars: SD over seeds; filled and joined: no cell is better and as cheap"
+        legend(figure, title)
     return figure
 
 
-def _map(axes: plt.Axes, part: pd.DataFrame, colours: ScalarMappable, title: str) -> None:
-    """Draw one map of phi, i downwards; nothing for a layer without this matrix."""
-    axes.set_title(title, fontsize=8)
-    if part.empty:
-        axes.axis("off")
-        return
-    grid = part.pivot(index="i", columns="j", values="phi")
-    axes.imshow(grid, norm=colours.norm, cmap=colours.cmap, aspect="auto")
-    axes.set_xticks(range(grid.shape[1]), grid.columns, fontsize=7)
-    axes.set_yticks(range(grid.shape[0]), grid.index, fontsize=7)
+def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
+    """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
+    front = part[part[f"front_{price}"]].sort_values(price)
+    axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
+    for cell in part.to_dict("records"):
+        name = cell_name(cell)
+        series = look(looks[name])
+        fill = series["color"] if cell[f"front_{price}"] else "white"
+        axes.errorbar(
+            cell[price],
+            cell["last_mean"],
+            yerr=cell["last_sd"] if cell["last_sd"] == cell["last_sd"] else 0,
+            linestyle="none",
+            elinewidth=0.7,
+            markersize=5,
+            markerfacecolor=fill,
+            **series,
+        )
+        axes.plot([], [], linestyle="none", markersize=5, label=name, **series)

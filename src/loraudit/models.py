@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.errors import UserError
-from loraudit.spec import ModelEntry, RunSpec, derive_seed
+from loraudit.spec import Matrix, ModelEntry, RunSpec, derive_seed
 
 
 def load_base(spec: RunSpec, folder: Path) -> nn.Module:
@@ -69,7 +69,7 @@ def in_head(parameter: str, head: tuple[str, ...]) -> bool:
     return any(f".{name}." in f".{parameter}" for name in head)
 
 
-def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[str, ...]) -> list[str]:
+def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, ...]) -> list[str]:
     """Return the full names of the linear layers behind q, k, v, o, up, down, in model order.
 
     Raises:

@@ -1,34 +1,170 @@
-"""One self-contained report.html per study."""
+"""One self-contained report.html per study: text and tables come from the study's files."""
 
 import base64
+import json
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
+from loraudit.alt_text import describe
 from loraudit.errors import unknown
+from loraudit.pairs import lora_runs
+from loraudit.products import FIGURES, TABLES, UPDATES
 from loraudit.reference import load_all, select
 from loraudit.statistics import SIGNIFICANCE
-from loraudit.study import Study
-from loraudit.tables import interval, p_value, points
+from loraudit.study import Study, targets_name
+from loraudit.tables import (
+    METHOD_NAMES,
+    READABLE,
+    crosscheck_table,
+    data_table,
+    interval,
+    p_value,
+    points,
+    protocol_table,
+    provenance_table,
+    read_table,
+    switched_table,
+)
 
 CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
 
+FIGURE_NAMES = {
+    "verdicts": "Differences to published numbers",
+    "switches": "What each switch changes",
+    "score_vs_rank": "Score over rank",
+    "score_vs_parameters": "Score over trainable parameters",
+    "score_vs_rows": "Score over training rows",
+    "learning_curves": "Learning curves",
+    "cost": "Disk, memory and time",
+    "pareto": "Score against its price",
+    "crosscheck": "Our LoRA beside PEFT and loralib",
+    "spectra": "Singular values of the update",
+    "stable_rank": "Stable rank of the update",
+    "amplification": "The paper's Table 7 per layer",
+    "subspace_ranks": "Directions of two ranks",
+    "subspace_seeds": "Directions of two seeds",
+    "subspace_weights": "Directions of the update and of W",
+}
+
+TABLE_NAMES = {
+    "missing": "Runs and cross-checks without a result",
+    "protocol": "Every field of a run",
+    "switched": "What each switch sets",
+    "verdicts": "Verdict per cell and published number",
+    "switches": "Effect of each switch",
+    "summary": "Scores per cell",
+    "pairs": "Methods on the same seeds",
+    "cost": "Cost per cell",
+    "crosscheck": "Checks, the largest difference over all cells",
+    "twins": "Trained twins, on the same validation rows",
+    "data": "Rows and labels per split",
+    "provenance": "Code, versions, hardware, fingerprints",
+}
+
+SECTIONS = {
+    "missing": ("Missing", [], ["missing"]),
+    "protocol": ("Protocol", [], ["switched", "protocol"]),
+    "verdicts": ("Beside published numbers", ["verdicts"], ["verdicts"]),
+    "switches": ("Which switch matters", ["switches"], ["switches"]),
+    "scores": (
+        "Scores",
+        ["score_vs_rank", "score_vs_parameters", "score_vs_rows"],
+        ["summary", "pairs"],
+    ),
+    "curves": ("Learning curves", ["learning_curves"], []),
+    "cost": ("Cost", ["pareto", "cost"], ["cost"]),
+    "crosscheck": ("Cross-check against PEFT", ["crosscheck"], ["crosscheck", "twins"]),
+    "updates": ("Section 7: what the update looks like", UPDATES, []),
+    "data": ("Data", [], ["data"]),
+    "provenance": ("Provenance", [], ["provenance"]),
+}
+"""The page's sections in order: title, figures, tables. One with nothing in it is left out."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page is made of.
+
+    `study` is as planned. `tables` are readable ones by the keys of TABLE_NAMES, `figures` SVG
+    files by the keys of FIGURE_NAMES, each with its CSV beside it, `facts` the sentences by the
+    keys of SECTIONS, `remake` the command that makes one figure again, by figure.
+    """
+
+    study: Study
+    tables: dict[str, pd.DataFrame]
+    figures: dict[str, Path]
+    facts: dict[str, str]
+    remake: dict[str, str]
+
+
+def read_page(
+    folder: Path,
+    study: Study,
+    figures: Iterable[Path],
+    data: dict[str, dict],
+    remake: dict[str, str],
+    missing: pd.DataFrame | None = None,
+) -> Page:
+    """Read a study's tables and write its page's sentences.
+
+    Args:
+        folder: holds tidy/ and tables/.
+        study: as planned.
+        figures: SVG files, each with its CSV beside it; one without rows is left out.
+        data: manifests of the fetched tasks.
+        remake: the command that makes each figure again.
+        missing: what has no result, as `collect.missing` lists it; None: everything has.
+    """
+    found = {
+        name: pd.read_parquet(folder / "tidy" / f"{name}.parquet")
+        for name in ("runs", "crosscheck", "twins")
+    }
+    lines = (folder / "tidy" / "records.jsonl").read_text().splitlines()
+    updates = folder / "tidy" / "amplification.parquet"
+    if lora_runs(study) and updates.is_file():
+        found["amplification"] = pd.read_parquet(updates)
+    found |= {name: read_table(folder / "tables" / f"{name}.csv") for name in TABLES}
+    found["missing"] = pd.DataFrame() if missing is None else missing
+    shown = {**READABLE, "crosscheck": crosscheck_table}
+    tables = {name: make(found[name]) for name, make in shown.items() if len(found[name])}
+    tables |= {
+        "missing": found["missing"],
+        "switched": switched_table(study),
+        "twins": found["twins"],
+        "protocol": protocol_table(study),
+        "data": data_table(data),
+        "provenance": provenance_table([json.loads(line) for line in lines]),
+    }
+    paths = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
+    return Page(
+        study=study,
+        tables={name: tables[name] for name in TABLE_NAMES if len(tables.get(name, ()))},
+        figures={name: paths[name] for name in FIGURES if name in paths},
+        facts=facts(study, found),
+        remake=remake,
+    )
+
 
 def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
-    """Write the page's sentences from the numbers."""
+    """Write the page's sentences from the numbers, by section."""
     runs, checks = tables["runs"], tables["crosscheck"]
     subjects = runs[["model", "task", "rows_train", "rows_validation"]].drop_duplicates()
     shown = "; ".join(
-        f"{row.model} on {row.task}, {row.rows_train} training and {row.rows_validation} "
+        f"{row.model} on {row.task}, {row.rows_train:,} training and {row.rows_validation:,} "
         "validation rows"
         for row in subjects.itertuples()
     )
     unlike = "" if len(tables["verdicts"]) else "Not set beside published numbers: "
     out = {
-        "runs": f"{len(runs)} runs, {runs.seconds.sum() / 60:.0f} minutes of run time in all",
+        "runs": _run_fact(study, runs, tables["missing"]),
         "comparison": f"{unlike}{shown}.",
+        "missing": "Section 7 needs every adapter: it is made when the study is complete.",
+        "protocol": _protocol_fact(study),
         "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
         "the validation split itself and so is optimistic; the last epoch is not.",
     }
@@ -46,6 +182,40 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     if "amplification" in tables:
         out["updates"] = _update_fact(tables["amplification"])
     return out
+
+
+def _run_fact(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:
+    minutes = f"{runs.seconds.sum() / 60:.0f} minutes of run time in all"
+    if missing.empty:
+        return f"All {len(study.runs)} runs of the study are here, {minutes}."
+    counts = missing.what.value_counts().items()
+    lost = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts)
+    return (
+        f"Incomplete: {len(runs)} of {len(study.runs)} runs are here, {minutes}; without a result: "
+        f"{lost}. Every number below is of the runs that are here."
+    )
+
+
+def _protocol_fact(study: Study) -> str:
+    """Say in words what is trained, from the runs' specs."""
+    specs = [run.spec for run in study.runs]
+    methods = ", ".join(METHOD_NAMES[name] for name in dict.fromkeys(s.method for s in specs))
+    out = [f"Trained by {methods} on {_values(s.task.name for s in specs)}"]
+    out[0] += f" from {_values(s.model.name for s in specs)}"
+    adapters = [s for s in specs if s.adapter]
+    if adapters:
+        targets = _values(targets_name(s) for s in adapters)
+        ranks, alphas = (_values(getattr(s, key) for s in adapters) for key in ("rank", "alpha"))
+        out.append(f"Adapters of rank {ranks} on {targets} with alpha {alphas}")
+    words = {"epochs": "epochs", "global_batch": "rows per step", "learning_rate": "learning rate"}
+    words |= {"head": "head", "seed": "seeds"}
+    shown = [f"{word} {_values(getattr(s, key) for s in specs)}" for key, word in words.items()]
+    text = f"{'. '.join([*out, ', '.join(shown).capitalize()])}."
+    return f"{text} Settings from: {study.protocol}" if study.protocol else text
+
+
+def _values(values: Iterable) -> str:
+    return ", ".join(dict.fromkeys(f"{v:g}" if isinstance(v, float) else str(v) for v in values))
 
 
 def _update_fact(updates: pd.DataFrame) -> str:
@@ -67,8 +237,9 @@ def _update_fact(updates: pd.DataFrame) -> str:
 def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
     return (
-        f"{counts}. Margin of equivalence: {100 * study.margin:g} points; a published ± of "
-        f"unstated meaning is read as {study.reading}. Differences are ours minus published."
+        f"{counts[0].upper()}{counts[1:]}. Margin of equivalence: {100 * study.margin:g} points; a "
+        f"published ± of unstated meaning is read as {study.reading}. Differences are ours minus "
+        "published."
     )
 
 
@@ -125,41 +296,82 @@ def sources(keys: tuple[str, ...]) -> list[dict]:
     found: dict[tuple, dict] = {}
     for number in select(keys):
         cited = files[number.reference]
-        entry = {"key": number.key, "title": cited.title, "authors": cited.authors}
+        entry: dict = {"key": number.key, "title": cited.title, "authors": cited.authors}
         entry |= {"year": cited.year, "url": cited.url, "where": number.where}
         entry |= {"source": number.source, "confidence": number.confidence, "note": number.note}
         found.setdefault(tuple(entry.values()), entry)
     return list(found.values())
 
 
-def render(
-    study: Study,
-    tables: dict[str, pd.DataFrame],
-    figures: dict[str, Path],
-    facts: dict[str, str],
-    data: dict[str, dict],
-) -> str:
-    """Fill the page: tables, figures (inlined), captions and facts come from the study's files."""
+def _data_uri(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _picture(page: Page, name: str, captions: dict[str, str]) -> dict:
+    """Return what the template shows of a figure, all of it inline."""
+    path = page.figures[name]
+    table = path.with_suffix(".csv")
+    return {
+        "title": FIGURE_NAMES[name],
+        "image": _data_uri(path, "image/svg+xml"),
+        "alt": describe(name, read_table(table)),
+        "caption": captions[name],
+        "csv": _data_uri(table, "text/csv"),
+        "file": f"{page.study.name}-{name}.csv",
+        "remake": page.remake[name],
+    }
+
+
+def render(page: Page) -> str:
+    """Fill the page: everything is inline, and every text from data is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
-    html = {
-        name: table.to_html(index=False, border=0, na_rep="")
-        for name, table in tables.items()
-        if len(table)
-    }
     captions = {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
-    pictures = {
-        name: {"data": base64.b64encode(path.read_bytes()).decode(), "caption": captions[name]}
-        for name, path in figures.items()
-    }
+    sections = [
+        {
+            "id": name,
+            "title": title,
+            "fact": page.facts.get(name),
+            "figures": [_picture(page, key, captions) | {"id": key} for key in figures],
+            "tables": [
+                {
+                    "id": key,
+                    "title": TABLE_NAMES[key],
+                    "note": captions.get(key) if key not in page.figures else None,
+                }
+                for key in tables
+            ],
+        }
+        for name, (title, figures, tables) in _present(page).items()
+    ]
     template = environment.get_template("report.html.jinja")
     return template.render(
-        study=study,
-        tables=html,
-        figures=pictures,
-        facts=facts,
-        data=data,
-        captions=captions,
-        sources=sources(study.compare),
+        study=page.study,
+        facts=page.facts,
+        incomplete="missing" in page.tables,
+        sections=sections,
+        tables={name: _cells(table) for name, table in page.tables.items()},
+        sources=sources(page.study.compare) if "verdicts" in page.tables else [],
     )
+
+
+def _present(page: Page) -> dict[str, tuple[str, list[str], list[str]]]:
+    """Return SECTIONS with the figures and tables that the page has."""
+    found = {}
+    for name, (title, figures, tables) in SECTIONS.items():
+        drawn = [key for key in figures if key in page.figures]
+        shown = [key for key in tables if key in page.tables]
+        if drawn or shown:
+            found[name] = (title, drawn, shown)
+    return found
+
+
+def _cells(table: pd.DataFrame) -> dict:
+    """Return a table's header and its rows as text; missing values are empty."""
+    rows = [["" if pd.isna(v) else _cell(v) for v in row] for row in table.itertuples(index=False)]
+    return {"columns": list(table), "rows": rows}
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -7,13 +7,14 @@ Snakefile reads both to build the DAG.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loraudit.errors import UserError, unknown
 
-MATRICES = ("q", "k", "v", "o", "up", "down")
+Matrix = Literal["q", "k", "v", "o", "up", "down"]
+MATRICES: tuple[Matrix, ...] = get_args(Matrix)
 """Names of the adaptable weight matrices: attention's query, key, value, output; the MLP's two."""
 
 METHOD_MODULES = {
@@ -154,7 +155,7 @@ class ModelEntry(Frozen):
     """the entry's own key"""
     source: Source
     """where config, weights (safetensors) and tokenizer come from"""
-    modules: dict[Literal["q", "k", "v", "o", "up", "down"], str] = Field(min_length=1)
+    modules: dict[Matrix, str] = Field(min_length=1)
     """name of each weight matrix, `*` for the layer number; `family` fills it in"""
     head: tuple[str, ...] = Field(min_length=1)
     """modules of the classification head; `family` fills it in"""
@@ -201,7 +202,7 @@ class RunSpec(Frozen):
     method: Literal["lora", "peft", "full", "bitfit", "head"]
     rank: Count | None
     alpha: Positive | None
-    targets: tuple[Literal["q", "k", "v", "o", "up", "down"], ...] | None
+    targets: tuple[Matrix, ...] | None
     lora_dropout: Fraction | None
     init: Literal["kaiming", "gaussian"] | None
     init_std: Positive | None
@@ -248,7 +249,7 @@ class RunSpec(Frozen):
         return self.method in ADAPTER_METHODS
 
 
-def validated(cls: type[BaseModel], data: dict, where: str) -> Any:
+def validated(cls: type[BaseModel], data: object, where: str) -> Any:
     """Make a `cls` from `data`.
 
     Raises:

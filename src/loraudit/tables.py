@@ -1,14 +1,14 @@
 """Tables for readers: numbers rounded, methods by their names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
 from loraudit.cost import TASKS
 from loraudit.files import write_atomic
-from loraudit.record import read_record
-from loraudit.study import Study
+from loraudit.study import BASE, Study
 
 METHOD_NAMES = {
     "lora": "LoRA (ours)",
@@ -215,7 +215,7 @@ READABLE = {
 """The tables of a study, and how each is made readable."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path | TextIO) -> pd.DataFrame:
     """Read a table's CSV; a table without rows has no columns either."""
     try:
         return pd.read_csv(
@@ -249,34 +249,102 @@ def crosscheck_table(checks: pd.DataFrame) -> pd.DataFrame:
 
 
 def protocol_table(study: Study) -> pd.DataFrame:
-    """List every run field and the values it takes in the study."""
+    """List every run field, the values it takes, and what decides where they differ."""
     rows = []
     for field in type(study.runs[0].spec).model_fields:
-        values = [getattr(run.spec, field) for run in study.runs]
-        shown = [getattr(value, "name", value) for value in values]
-        distinct = dict.fromkeys(
-            "+".join(value) if isinstance(value, tuple) else str(value)
-            for value in shown
-            if value is not None
-        )
-        rows.append({"field": field, "value": ", ".join(distinct) or "none"})
+        values = [_shown(getattr(run.spec, field)) for run in study.runs]
+        distinct = dict.fromkeys(value for value in values if value is not None)
+        row = {"field": field, "value": ", ".join(distinct) or "none", "where it differs": ""}
+        if len(distinct) > 1 and field not in ("task", "model", "method"):
+            row["where it differs"] = _decided_by(study, values)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def provenance_table(study: Study, folder: Path) -> pd.DataFrame:
+def _shown(value: object) -> str | None:
+    if value is None:
+        return None
+    return "+".join(value) if isinstance(value, tuple) else str(getattr(value, "name", value))
+
+
+def _decided_by(study: Study, values: list[str | None]) -> str:
+    """Say which of method, task or label alone decides a field's value; else it is an axis."""
+    keys = {
+        "method": [METHOD_NAMES[run.spec.method] for run in study.runs],
+        "task": [run.spec.task.name for run in study.runs],
+        "variant": [run.label or "unlabelled" for run in study.runs],
+    }
+    for key, names in keys.items():
+        pairs = dict.fromkeys((n, v) for n, v in zip(names, values, strict=True) if v is not None)
+        if len(pairs) == len({name for name, _ in pairs}):
+            return f"by {key}: {_grouped(pairs)}"
+    return "in the grid"
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
+    """Say which value each name has; a value of most names (more than two) is said last."""
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(value, []).append(name)
+    usual = max(found, key=lambda value: len(found[value]))
+    parts = {value: f"{value} for {', '.join(names)}" for value, names in found.items()}
+    if len(found[usual]) > 2:
+        del parts[usual]
+        parts[usual] = f"else {usual}"
+    return "; ".join(parts.values())
+
+
+def switched_table(study: Study) -> pd.DataFrame:
+    """List what each switch of an ablation sets, beside the base's value."""
+    base = next((run.spec for run in study.runs if run.label == BASE), None)
+    return pd.DataFrame(
+        [
+            {
+                "switch": switch.name,
+                "field": field,
+                "base": _shown(getattr(base, field)) or "none",
+                "switched": "none" if value is None else str(value),
+            }
+            for switch in study.switches
+            for field, value in switch.changes.items()
+        ]
+    )
+
+
+def data_table(manifests: dict[str, dict]) -> pd.DataFrame:
+    """List the fetched rows and labels of each task's splits, and what was left out."""
+    rows = []
+    for task, manifest in manifests.items():
+        dropped = [f"{why.replace('_', ' ')}: {n}" for why, n in manifest["dropped"].items()]
+        for split, facts in manifest["splits"].items():
+            labels = [f"{label} {count:,}" for label, count in facts["labels"].items()]
+            row = {"task": task, "split": split, "rows": f"{facts['rows']:,}"}
+            row |= {"labels": ", ".join(labels), "dropped from the task": ", ".join(dropped)}
+            row |= {"not in this source": ", ".join(manifest["absent"])}
+            rows.append({**row, "sha256": facts["sha256"]})
+    table = pd.DataFrame(rows)
+    return table.loc[:, [not (table[name] == "").all() for name in table]]
+
+
+def provenance_table(records: list[dict]) -> pd.DataFrame:
     """List what the runs' records say of code, versions and machine; differing values all show."""
     found: dict[str, dict[str, None]] = {}
-    for run in study.runs:
-        for key, value in _flat(read_record(folder / run.id / "record.json").environment):
+    for record in records:
+        environment = dict(record["environment"])
+        names = {"data": record["spec"]["task"]["name"], "weights": record["spec"]["model"]["name"]}
+        for key in names.keys() & environment.keys():
+            environment[f"{key} sha256, {names[key]}"] = environment.pop(key)
+        for key, value in flat(environment):
             found.setdefault(key, {})[str(value)] = None
     return pd.DataFrame(
         [{"fact": key, "value": ", ".join(values)} for key, values in found.items()]
     )
 
 
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield nested values with their keys joined: "git commit", "packages torch"."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key} ")
+            yield from flat(value, f"{prefix}{key} ")
         else:
             yield prefix + key, value

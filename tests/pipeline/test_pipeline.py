@@ -21,6 +21,7 @@ from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
 from loraudit.subspace import phi
+from loraudit.tokenise import tokenise
 
 pytestmark = pytest.mark.pipeline
 
@@ -105,7 +106,7 @@ def command(project, *arguments: str, ok: bool | None = True) -> str:
         arguments,
         cwd=project,
         env=environment(project),
-        timeout=400,
+        timeout=900,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -144,7 +145,7 @@ def edited(path: Path, old: str, new: str):
         path.write_text(text)
 
 
-SCORES = ["cost", "crosscheck", "learning_curves", "score_vs_parameters"]
+SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
 UPDATES = ["amplification", "spectra", "stable_rank", "subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
 DRAWN = [f"draw {name}" for name in FIGURES]
@@ -261,6 +262,7 @@ def test_a_study_without_adapters_has_no_section_7(project):
     assert [job for job in jobs if job.startswith(("draw", "measure"))] == [
         "draw cost",
         "draw learning_curves",
+        "draw pareto",
         "draw score_vs_parameters",
     ]
 
@@ -285,12 +287,40 @@ def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
 def test_two_runs_are_compared_on_their_rows(switched, project):
     runs = "results/switches/runs/words/tiny"
     left, right = f"{runs}/lora-r2-q+v-base/s0", f"{runs}/lora-r2-q+v-head-trained/s0"
-    output = command(project, "python", "scripts/compare_runs.py", left, right)
-    assert re.search(r"head +frozen +trained", output)
+    output = command(project, "loraudit", "compare", left, right)
+    assert re.search(r"head +│ frozen +│ trained", output)
     assert re.search(r"128 rows of words, last epochs; .* 95 % paired bootstrap \[", output)
     assert re.search(r"exact McNemar p = \d", output)
-    output = command(project, "python", "scripts/compare_runs.py", left, "nowhere", ok=False)
-    assert output.strip() == "error: nowhere: no run here (record.json is missing)"
+    output = command(project, "loraudit", "compare", left, "nowhere", ok=False)
+    assert output.startswith("error: run: 'nowhere' is not known")
+
+
+def test_plan_says_what_snakemake_would_do_and_how_long_it_takes(done, project):
+    config = ["study=small", "task=letters"]
+    output = snakemake(project, "-n", "--quiet", "rules", config=" ".join(config))
+    table = output.partition("Job stats:")[2].partition("\ntotal ")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    output = command(project, "loraudit", "plan", "--config", *config, "--cores", "2", "--json")
+    found = json.loads(output[output.index("{") :])
+    assert found["jobs"] == {name: count for name, count in counts.items() if name != "all"}
+    assert found["runs"] == {"all": 4, "done": 0, "to do": 4}
+    assert found["jobs_without_estimate"] == counts["crosscheck"]  # the task is not fetched
+    assert len(found["kinds"]) == 4
+    for kind in found["kinds"]:
+        assert kind["seconds"] > found["launch_seconds"] > 0
+    assert "done 4, to do 0" in command(project, "loraudit", "plan", "--config", "study=small")
+
+
+def test_verify_knows_a_sound_study_a_stale_one_and_an_edited_one(done, project):
+    assert "small: no problem found, 0 notes" in command(project, "loraudit", "verify", "small")
+    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+        output = command(project, "loraudit", "verify", "small", "--quick", ok=False)
+    stale = re.findall(r"^problem: (\S+): stale: made by other code", output, re.M)
+    assert stale == ["results/small/runs/words/tiny/lora-r2-q+v/s0/record.json"]
+    record = done / "runs/words/tiny/head/s0/record.json"
+    with edited(record, '"steps": 32', '"steps": 33'):
+        output = command(project, "loraudit", "verify", "small", "--quick", ok=False)
+    assert f"problem: {record.relative_to(project)}: changed after the run" in output
 
 
 def test_the_report_shows_the_numbers_and_needs_no_network(done):
@@ -300,8 +330,39 @@ def test_the_report_shows_the_numbers_and_needs_no_network(done):
         assert f"{100 * value:.1f}" in page
     checks = len(pd.read_csv(done / "tidy/crosscheck.csv"))
     assert f"{checks} of {checks} checks" in page
-    assert page.count('<img src="data:image/png;base64,') == len(FIGURES)
-    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert page.count('<img src="data:image/svg+xml;base64,') == len(FIGURES)
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "All 4 runs of the study are here" in page
+    assert "snakemake --cores 1 figures/small/cost.svg --config study=small" in page
+
+
+def test_snakemakes_own_report_has_the_captions(done, project):
+    snakemake(project, "--report", "snakemake.html")
+    page = (project / "snakemake.html").read_text()
+    for name in [*FIGURES, *TABLES, "report"]:
+        first_words = (project / f"workflow/report/{name}.rst").read_text()[:20]
+        assert first_words in page
+
+
+def test_an_unfinished_study_has_a_report_that_names_what_is_missing(project):
+    """One run diverges; the others are kept, and the page says which is not there and why."""
+    study = project / "config/studies/unfinished.yaml"
+    wild = "{method: lora, targets: q+v, learning_rate: 1.0e+30, max_grad_norm: null}"
+    study.write_text(STUDY.replace("{method: [lora, peft], targets: q+v}", wild))
+    output = snakemake(project, "partial", config="study=unfinished", ok=False)
+    assert "no run of unfinished has a result yet" in output
+    heads = [f"results/unfinished/runs/words/tiny/{name}/s0/record.json" for name in RUNS]
+    wanted = [path for path in heads if "peft" not in path]
+    snakemake(project, "--keep-going", *wanted, config="study=unfinished", ok=False)
+    snakemake(project, "partial", config="study=unfinished")
+    results = project / "results/unfinished"
+    page = (results / "partial/report.html").read_text()
+    assert "Incomplete: 2 of 3 runs are here" in page
+    assert "without a result: 1 run, 1 cross-check" in page
+    row = re.escape("words/tiny/lora-r2-q+v/s0") + "</td><td>started, no result: .*the loss is nan"
+    assert re.search(row, page)
+    assert list(pd.read_csv(results / "partial/tables/summary.csv").method) == ["head", "full"]
+    assert not (results / "tables").exists()
 
 
 def test_again_there_is_nothing_to_do(done, project):
@@ -323,7 +384,7 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
-    with edited(project / "src/loraudit/figures.py", "capsize=3", "capsize=4"):
+    with edited(project / "src/loraudit/figures.py", "alpha=0.12", "alpha=0.13"):
         jobs = planned(project)
     assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 
@@ -420,6 +481,7 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31)
     fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
+    tokenise(tmp_path / "t", tmp_path / "m", spec.max_length, tmp_path / "tokens")
     config = read_json(tmp_path / "m/config.json")
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (tmp_path / "m/config.json").write_text(json.dumps(config))
@@ -427,8 +489,8 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     for launch in ("cpu", "cpu2"):
         command(
             project,
-            "accelerate",
-            "launch",
+            "python",
+            "scripts/launch.py",
             "--config_file",
             f"profiles/accelerate/{launch}.yaml",
             "--num_cpu_threads_per_process",
@@ -436,8 +498,8 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
             "scripts/train.py",
             "--spec",
             spec.model_dump_json(),
-            "--data",
-            str(tmp_path / "t"),
+            "--tokens",
+            str(tmp_path / "tokens"),
             "--model",
             str(tmp_path / "m"),
             "--out",

@@ -7,9 +7,10 @@ localrules:
 
 rule figure:
     input:
-        lambda w: f"{RESULTS}/{FIGURE_TABLES[w.figure]}",
+        tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURE_TABLES[w.figure]],
+        style="src/loraudit/loraudit.mplstyle",
     output:
-        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/{figure}.rst", category="Figures"),
+        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",
         csv=f"{FIGURES}/{{figure}}.csv",
     log:
@@ -18,8 +19,9 @@ rule figure:
         ENVIRONMENT
     params:
         code=code_digest("scripts/figures.py"),
+        caption=lambda w: Path(f"workflow/report/{w.figure}.rst").read_text().strip(),
     message:
         "draw {wildcards.figure}"
     shell:
-        "python scripts/figures.py --figure {wildcards.figure} --table {input:q}"
+        "python scripts/figures.py --figure {wildcards.figure} --tables {input.tables:q}"
         " --svg {output.svg:q} > {log:q} 2>&1"

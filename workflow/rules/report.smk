@@ -3,6 +3,7 @@
 
 localrules:
     report,
+    partial,
 
 
 rule report:
@@ -11,7 +12,8 @@ rule report:
         runs=f"{RESULTS}/tidy/runs.parquet",
         updates=[f"{RESULTS}/tidy/amplification.parquet"] if LORA_RUNS else [],
         tables=[f"{RESULTS}/tables/{name}.csv" for name in TABLES],
-        figures=[f"{FIGURES}/{name}.png" for name in FIGURE_TABLES],
+        figures=[f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],
+        csv=[f"{FIGURES}/{name}.csv" for name in FIGURE_TABLES],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
         template="src/loraudit/report.html.jinja",
         captions=sorted(Path("workflow/report").glob("*.rst")),
@@ -24,8 +26,30 @@ rule report:
     params:
         code=code_digest("scripts/report.py"),
         results=lambda w, input: str(Path(input.study).parent),
+        switches=SWITCHES,
     message:
         "write the report"
     shell:
         "python scripts/report.py --results {params.results:q} --figures {input.figures:q}"
-        " --data {input.data:q} --out {output:q} > {log:q} 2>&1"
+        " --data {input.data:q} --switches {params.switches:q} --out {output:q} > {log:q} 2>&1"
+
+
+# Asked for by name, and made again whenever it is: a report on what is there when jobs have failed,
+# or while others run. It has no output for Snakemake, so it waits for nothing.
+rule partial:
+    input:
+        study=f"{RESULTS}/study.json",
+    log:
+        f"logs/{STUDY.name}/partial.log",
+    conda:
+        ENVIRONMENT
+    params:
+        code=code_digest("scripts/partial.py"),
+        results=lambda w, input: str(Path(input.study).parent),
+        logs=f"logs/{STUDY.name}",
+        switches=SWITCHES,
+    message:
+        "report on the runs that are there: {params.results}/partial/report.html"
+    shell:
+        "python scripts/partial.py --results {params.results:q} --logs {params.logs:q}"
+        " --data resources/tasks --switches {params.switches:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,122 @@
+"""One table and one figure from the benchmarks' CSVs: each target, what was measured, met or not.
+
+python benchmarks/summary.py [--folder results/bench] [--figure figures/bench/speed]
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from loraudit.figures import COLOURS, MARKERS, STYLE, save
+from loraudit.files import write_atomic, write_text
+from loraudit.tables import markdown
+
+SHARE = "LoRA's share of one linear layer, forward and backward, r=8"
+STEP = "training step, r=8"
+ROWS = (  # part, column filters, what, target (at most), what 1.00 is
+    ("layer", {"what": "ours"}, SHARE, 0.35, "PEFT's share"),
+    ("step", {"what": "ours, all tokens", "to": "frozen limit", "setting": "q+v"},
+     f"{STEP}, all tokens in the last layer", 1.03, "frozen limit"),
+    ("step", {"what": "ours", "to": "frozen limit", "setting": "q+v"},
+     f"{STEP}, first token in the last layer", 0.95, "frozen limit"),
+    ("step", {"what": "ours", "to": "PEFT", "setting": "all"}, STEP, 0.90, "PEFT"),
+    ("padding", {"what": "length_grouped", "setting": "train"},
+     "computed over real tokens, training", 1.05, "no padding"),
+    ("padding", {"what": "sorted (evaluation)", "setting": "validation"},
+     "computed over real tokens, evaluation", 1.05, "no padding"),
+    ("start", {"what": "ours"}, "start of a run's process", 4.0, "1 second"),
+    ("memory", {"what": "ours"}, "memory above the loaded model", 0.75, "PEFT"),
+    ("study", {"what": "ours", "to": "PEFT + Trainer"}, "a study", 0.50, "PEFT + Trainer"),
+    ("study", {"what": "ours", "to": "PEFT + Trainer, padded to 128"}, "a study", 0.22,
+     "PEFT + Trainer, padded to 128"),
+    ("whole", {"what": "ours"}, "a run as a whole", 0.50, "PEFT + Trainer"),
+    ("evaluate", {"what": "ours"}, "evaluation pass", 1.10, "bare forward pass"),
+)  # fmt: skip
+
+
+def targets(folder: Path) -> pd.DataFrame:
+    """Set each measured ratio beside its target."""
+    found = []
+    for part, filters, what, target, unit in ROWS:
+        table = pd.read_csv(folder / f"{part}.csv")
+        for column, value in filters.items():
+            keep = (
+                table[column].str.contains(f", {value},")
+                if _inside(part, column)
+                else (table[column] == value)
+            )
+            table = table[keep]
+        for row in table.itertuples():
+            lower, upper = getattr(row, "lower", None), getattr(row, "upper", None)
+            found.append(
+                {
+                    "what": what,
+                    "setting": row.setting,
+                    "1.00 is": unit,
+                    "target": target,
+                    "median": row.median,
+                    "lower quartile": lower,
+                    "upper quartile": upper,
+                    "met": "yes" if row.median <= target else "no",
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def _inside(part: str, column: str) -> bool:
+    """Tell whether a filter names a part of a setting ("minilm, q+v, 8 x 64 tokens")."""
+    return part == "step" and column == "setting"
+
+
+def draw(folder: Path) -> tuple[Figure, pd.DataFrame]:
+    """Draw step time and memory against rank, tokens and matrices; wall time against runs."""
+    growth = pd.read_csv(folder / "growth.csv")
+    cores = pd.read_csv(folder / "cores.csv")
+    tables = []
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(2, 4, figsize=(7.5, 4.2), layout="constrained")
+        for column, (axis, part) in enumerate(growth.groupby("axis", sort=False)):
+            for row, unit in enumerate(("ms", "MiB")):
+                tables.append(_lines(grid[row][column], part, axis, unit))
+        grid[0][0].set_ylabel("a training step, ms")
+        grid[1][0].set_ylabel("memory above the model, MiB")
+        tables.append(_lines(grid[0][3], cores, "runs of a study", "seconds"))
+        grid[0][3].set_ylabel("wall time, s")
+        grid[1][3].axis("off")
+        for place, axes in (("upper center", grid[0][0]), ("lower center", grid[0][3])):
+            grid[1][3].add_artist(grid[1][3].legend(*axes.get_legend_handles_labels(), loc=place))
+    return figure, pd.concat(tables, ignore_index=True)
+
+
+def _lines(axes: plt.Axes, table: pd.DataFrame, axis: str, unit: str) -> pd.DataFrame:
+    """Draw one panel, a line per variant; returns what was drawn."""
+    for number, (name, part) in enumerate(table.groupby("what", sort=False)):
+        style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4}
+        axes.plot(part.value, part[unit], label=name, **style)
+    if axis == "rank":
+        axes.set_xscale("log", base=4)
+    axes.set_xlabel(axis)
+    axes.set_ylim(bottom=0)
+    drawn = table.rename(columns={unit: "measured"})[["what", "value", "measured"]]
+    return drawn.assign(axis=axis, unit=unit)
+
+
+def main() -> None:
+    """Write speed.csv, speed.md and the figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("results/bench"))
+    parser.add_argument("--figure", type=Path, default=Path("figures/bench/speed"))
+    arguments = parser.parse_args()
+    table = targets(arguments.folder)
+    write_atomic(arguments.folder / "speed.csv", lambda path: table.to_csv(path, index=False))
+    text = markdown(table.round(3).fillna(""))
+    write_text(arguments.folder / "speed.md", text)
+    save(*draw(arguments.folder), arguments.figure)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
