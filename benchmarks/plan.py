@@ -2,21 +2,21 @@
 
 Studies of 10 to 10,000 runs in a copy of the workflow: ranks x targets x alphas, 5 seeds, ours and
 PEFT's, on quickstart's task and model. Measured: the dry run of a study that has not begun; then,
-over made-up results of all its runs, collect, tables, subspace (section 7, one round), figures,
-report; and the call that finds nothing to do. The made-up runs have the size of quickstart's (500
-validation rows, MiniLM's shape; cells that differ in alpha share an adapter). Seconds are medians
-over rounds; memory is the largest process's peak. Other work on the machine shows in the wall
-time; the CPU time (user + system) moves less. Snakemake's own records are slow to write on a disk
-(10,000 runs: half an hour); with TMPDIR on a memory disk (3 GB) they are not.
+over made-up results of all its runs, study.json, collect, tables, subspace (section 7, one round),
+figures, report; and the call that finds nothing to do. The made-up runs have the size of
+quickstart's (500 validation rows, MiniLM's shape; cells that differ in alpha share an adapter).
+Seconds are medians over rounds; memory is the largest process's peak. Other work on the machine
+shows in the wall time; the CPU time (user + system) moves less. Snakemake's own records are slow to
+write on a disk (10,000 runs: half an hour); with TMPDIR on a memory disk (3 GB) they are not.
 
     python benchmarks/plan.py [--max-runs 10000] [--dry-runs] [--rounds 3]
 """
 
 import argparse
 import copy
-import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,16 +51,10 @@ AXES = {
 }
 NAME, EPOCHS, ROWS, CHECKS = "synthetic", 3, 500, 100
 RESULTS, FIGURES = Path("results", NAME), Path("figures", NAME)
-DRAWN = {
-    "score_vs_rank": "tidy/runs.parquet",
-    "score_vs_parameters": "tidy/runs.parquet",
-    "learning_curves": "tidy/history.parquet",
-    "cost": "tables/cost.csv",
-    "crosscheck": "tidy/crosscheck.parquet",
-    "spectra": "tidy/spectra.parquet",
-    "stable_rank": "tidy/amplification.parquet",
-    "subspace_weights": "tidy/subspaces.parquet",
-}
+STAGES = ("study", "collect", "tables", "subspace", "figures", "report")
+"""The programs that follow the runs, in order."""
+RULES = ("study", "collect", "tables", "subspace", "figure", "report", "published")
+"""The rules that call them; published numbers are the same whatever the study."""
 METER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
@@ -180,59 +174,44 @@ def make_run(folder: Path, run: Run, random: np.random.Generator) -> None:
     predictions.to_parquet(folder / "predictions.parquet", index=False)
 
 
-def stand_in(root: Path) -> None:
-    """Make an empty file for every product that is not measured here."""
-    stems = [path.stem for path in (root / "workflow/report").glob("*.rst")]
-    ends = itertools.product(stems, ("svg", "png", "csv"))
-    names = [FIGURES / f"{stem}.{end}" for stem, end in ends]
-    published = [Path("results/published", f"verdicts.{end}") for end in ("csv", "md")]
-    published += [Path("figures/published", f"verdicts.{end}") for end in ("svg", "png", "csv")]
-    for name in [*names, *published]:
-        if not (root / name).exists():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).touch()
+def environment(root: Path) -> dict[str, str]:
+    """Put the copy's code and this interpreter's programs first."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src")}
 
 
-def run(root: Path, *command: object) -> tuple[float, float, float]:
-    """Run a program in the copy; returns seconds, CPU seconds and the peak in MiB.
+def run(root: Path, command: str) -> tuple[float, float, float]:
+    """Run a shell command in the copy; returns seconds, CPU seconds and the peak in MiB.
 
     Raises:
-        UserError: the program failed.
+        UserError: it failed.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src")}
-    words = [sys.executable, "-c", METER, *map(str, command)]
-    done = subprocess.run(
-        words, cwd=root, env=environment, text=True, capture_output=True, check=False
-    )
+    words = [sys.executable, "-c", METER, "bash", "-c", command]
+    pipes = {"text": True, "capture_output": True, "check": False}
+    done = subprocess.run(words, cwd=root, env=environment(root), **pipes)
     code, *found = json.loads(done.stdout)
     if code:
-        raise UserError(f"{' '.join(words[3:])} failed: {done.stderr.strip()}")
+        raise UserError(f"{command} failed: {done.stderr.strip()}")
     return tuple(found)
 
 
-def snakemake(root: Path, *arguments: object) -> tuple[float, float, float]:
+def snakemake(root: Path, arguments: str) -> tuple[float, float, float]:
     """Run Snakemake on the study in the copy."""
-    return run(root, "snakemake", "--quiet", "all", *arguments, "--config", f"study={NAME}")
+    return run(root, f"snakemake --quiet all {arguments} --config study={NAME}")
 
 
-def stages() -> dict[str, list[list]]:
-    """Return the programs behind each stage after the runs, as the rules call them."""
-    figures = [
-        ["scripts/figures.py", "--figure", name, "--table", RESULTS / table,
-         "--svg", FIGURES / f"{name}.svg"]
-        for name, table in DRAWN.items()
-    ]  # fmt: skip
-    data = "resources/tasks/snippets/manifest.json"
-    report = ["scripts/report.py", "--results", RESULTS, "--data", data]
-    report += ["--out", RESULTS / "report.html", "--figures"]
-    return {
-        "collect": [["scripts/collect.py", "--results", RESULTS]],
-        "tables": [["scripts/tables.py", "--results", RESULTS]],
-        "subspace": [["scripts/subspace.py", "--results", RESULTS, "--models", "resources/models"]],
-        "figures": figures,
-        "report": [[*report, *(FIGURES / f"{name}.png" for name in DRAWN)]],
-    }
+def stages(root: Path) -> dict[str, list[str]]:
+    """Return the shell commands behind the runs by program, as the rules would call them now."""
+    words = ["snakemake", "-n", "-p", "--allowed-rules", *RULES, "--config", f"study={NAME}"]
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(words, cwd=root, env=environment(root), check=True, **pipes)
+    found: dict[str, list[str]] = {}
+    for command, program in re.findall(
+        r"^Shell command: (.*scripts/(\w+)\.py.*)$", done.stdout, re.M
+    ):
+        found.setdefault(program, []).append(command)
+    (root / "logs" / NAME).mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def measure(root: Path, runs: int, rounds: int, dry_runs: bool = False) -> list[dict]:
@@ -251,12 +230,12 @@ def measure(root: Path, runs: int, rounds: int, dry_runs: bool = False) -> list[
         return rows
     study = load_study(root / f"config/studies/{NAME}.yaml", folder=root / "config")
     make_results(root, study)
-    write_json(root / RESULTS / "study.json", study.model_dump(mode="json"))
-    for what, programs in stages().items():
-        repeat(what, lambda programs=programs: total([run(root, "python", *p) for p in programs]))
-    stand_in(root)
-    snakemake(root, "--cores", runs, "--touch")  # records every job as done, as a real call does
-    repeat("nothing to do", lambda: snakemake(root, "--cores", 1))
+    programs = stages(root)
+    for what in STAGES:
+        repeat(what, lambda what=what: total([run(root, p) for p in programs[what]]))
+    run(root, programs["published"][0])
+    snakemake(root, f"--cores {runs} --touch")  # records every job as done, as a real call does
+    repeat("nothing to do", lambda: snakemake(root, "--cores 1"))
     return rows
 
 
@@ -266,6 +245,13 @@ def total(parts: list[tuple[float, float, float]]) -> tuple[float, float, float]
     return sum(seconds), sum(cpu), max(peaks)
 
 
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return medians over rounds, and the number of rounds, by stage and number of runs."""
+    groups = rows.groupby(["what", "runs"], sort=False)
+    medians = groups[["seconds", "cpu_seconds", "peak_mib"]].median()
+    return medians.assign(rounds=groups.size()).reset_index()
+
+
 def draw(table: pd.DataFrame) -> Figure:
     """Draw seconds and peak memory over the number of runs, both axes logarithmic."""
     panels = {"cpu_seconds": "CPU seconds", "peak_mib": "peak memory, MiB"}
@@ -273,7 +259,8 @@ def draw(table: pd.DataFrame) -> Figure:
         figure, row = plt.subplots(1, len(panels), figsize=(8.2, 3.4), layout="constrained")
         for axes, (column, label) in zip(row, panels.items(), strict=True):
             for number, (what, part) in enumerate(table.groupby("what", sort=False)):
-                look = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4}
+                look = {"color": COLOURS[number % len(COLOURS)], "markersize": 4}
+                look["marker"] = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
                 axes.loglog(part.runs, part[column], label=what, **look)
             axes.set_xlabel("runs of the study")
             axes.set_ylabel(label)
@@ -297,8 +284,7 @@ def main() -> None:
     for runs in (size for size in SIZES if size <= arguments.max_runs):
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(Path(folder), runs, arguments.rounds, arguments.dry_runs)
-    table = pd.DataFrame(rows).groupby(["what", "runs"], sort=False)
-    table = table[["seconds", "cpu_seconds", "peak_mib"]].median().reset_index()
+    table = summary(pd.DataFrame(rows))
     save(draw(table), table, arguments.out.with_suffix(""))
     text = markdown(table.round(1).astype(str))
     write_text(arguments.out.with_suffix(".md"), text)

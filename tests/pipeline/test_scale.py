@@ -75,10 +75,10 @@ def test_made_up_runs_are_collected_as_real_ones(plan, tmp_path):
     plan.make_project(tmp_path, 10)
     study = load_study(tmp_path / "config/studies/synthetic.yaml", folder=tmp_path / "config")
     plan.make_results(tmp_path, study)
-    plan.write_json(tmp_path / plan.RESULTS / "study.json", study.model_dump(mode="json"))
-    for programs in (plan.stages()[name] for name in ("collect", "tables")):
-        for program in programs:
-            plan.run(tmp_path, "python", *program)
+    programs = plan.stages(tmp_path)
+    assert {*plan.STAGES, "published"} == set(programs)
+    for name in ("study", "collect", "tables"):
+        plan.run(tmp_path, *programs[name])
     tidy = tmp_path / plan.RESULTS / "tidy"
     assert list(pd.read_parquet(tidy / "runs.parquet").run) == [run.id for run in study.runs]
     assert len(pd.read_parquet(tidy / "twins.parquet")) == 5
