@@ -5,9 +5,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
-from loraudit.collect import history, read_study, tidy, twins
+from loraudit.collect import collected, read_study
 from loraudit.errors import run_program
 from loraudit.files import read_json, write_atomic
 from loraudit.tables import write_tidy
@@ -19,18 +17,7 @@ def main() -> None:
     parser.add_argument("--results", required=True, type=Path, help="the study's folder")
     folder = parser.parse_args().results
     study = read_study(folder / "study.json")
-    checks = [
-        {"cell": cell, **row}
-        for cell in study.cells()
-        for row in read_json(folder / "crosscheck" / f"{cell}.json")
-    ]
-    tables = {
-        "runs": tidy(study, folder / "runs"),
-        "crosscheck": pd.DataFrame(checks),
-        "twins": pd.DataFrame(twins(study, folder / "runs")),
-        "history": history(study, folder / "runs"),
-    }
-    for name, table in tables.items():
+    for name, table in collected(study, folder).items():
         write_tidy(table, folder / "tidy" / name)
     records = (read_json(folder / "runs" / run.id / "record.json") for run in study.runs)
     write_atomic(folder / "tidy" / "records.jsonl", lambda path: write_lines(path, records))

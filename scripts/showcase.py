@@ -31,8 +31,8 @@ Running the study writes yours to `results/{name}` and `figures/{name}`.
 
 
 HIDDEN = """
-The folder of the GLUE copy is written as `glue` in these files; the records' `spec_sha256` is
-that of the spec with the folder's full path.
+The folder of the GLUE copy is written as `glue` in these files; the records' `spec_sha256` and
+`record_sha256` are those of the records with the folder's full path.
 """
 
 

@@ -10,13 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit.collect import read_study
-from loraudit.compare import method_pairs, switch_effects, verdicts
-from loraudit.cost import cost
+from loraudit.compare import summaries
 from loraudit.errors import run_program
 from loraudit.files import write_atomic, write_text
-from loraudit.reference import select
-from loraudit.statistics import aggregate
-from loraudit.study import BASE
 from loraudit.tables import READABLE, markdown
 
 
@@ -27,13 +23,7 @@ def main() -> None:
     folder = parser.parse_args().results
     study = read_study(folder / "study.json")
     tidy = pd.read_parquet(folder / "tidy" / "runs.parquet")
-    made = {
-        "summary": aggregate(tidy),
-        "verdicts": verdicts(study, tidy, select(study.compare)),
-        "switches": switch_effects(study, tidy, BASE),
-        "pairs": method_pairs(tidy),
-        "cost": cost(tidy),
-    }
+    made = summaries(study, tidy)
     for name, table in made.items():
         stem = folder / "tables" / name
         write_atomic(stem.with_suffix(".csv"), lambda path, t=table: t.to_csv(path, index=False))

@@ -24,6 +24,7 @@ def main() -> None:
     for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
+    parser.add_argument("--code", help="digest of this code, for the record")
     arguments = parser.parse_args()
     import json
 
@@ -33,7 +34,8 @@ def main() -> None:
 
     from loraudit.train import train
 
-    train(spec, arguments.tokens, arguments.model, arguments.out, arguments.start)
+    folders = arguments.tokens, arguments.model, arguments.out, arguments.start
+    train(spec, *folders, arguments.code)
 
 
 run_program(main)

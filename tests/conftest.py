@@ -1,6 +1,11 @@
 """Small models and data of the real ones' shape, made here: no test needs a network."""
 
+import contextlib
+import json
 import os
+import runpy
+import shutil
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -9,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+import yaml
 from beartype import beartype
 from jaxtyping import jaxtyped
 
@@ -180,3 +186,85 @@ def batch():
     mask = torch.ones(4, 9, dtype=torch.long)
     mask[2:, 6:] = 0
     return {"input_ids": torch.randint(4, 60, (4, 9)), "attention_mask": mask}
+
+
+SMALL = """
+question: Do the commands find what a study wrote?
+defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64, train_rows: 96}
+per_method: {head: {learning_rate: 1.0e-2}}
+grid:
+  - {method: [lora, peft], targets: q+v, seed: [0, 1]}
+  - {method: head, seed: [0, 1]}
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Give a project's folder with the finished study "small", made by the scripts of the rules."""
+    root = tmp_path_factory.mktemp("finished")
+    shutil.copytree("config", root / "config")
+    shutil.copytree("profiles", root / "profiles")
+    shutil.copytree("scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    save_tiny_model(root / "tiny-model")
+    save_hub_folder(root / "hub")
+    words = {"name": "words", "source": {"folder": "hub", "config": "sst2"}}
+    entry = make_task(**words).model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    tasks, models = root / "config/tasks.yaml", root / "config/models.yaml"
+    tasks.write_text(tasks.read_text() + yaml.safe_dump({"words": entry}))
+    tiny = "  tiny: {family: bert, source: {folder: tiny-model}}\n"
+    models.write_text(models.read_text() + tiny)
+    (root / "config/studies/small.yaml").write_text(SMALL)
+    with contextlib.chdir(root):
+        _run_study()
+    return root
+
+
+def _run_study() -> None:
+    """Do what the DAG does, in this process."""
+    from loraudit.code_digest import code_digest
+    from loraudit.outputs import figure_tables
+    from loraudit.spec import METHOD_MODULES
+    from loraudit.study import load_configured
+
+    config = {**read_yaml("config/config.yaml"), "study": "small"}
+    study = load_configured(config)
+    task, model = "resources/tasks/words", "resources/models/tiny"
+    first = study.runs[0].spec
+    script("fetch_task", entry=first.task.model_dump_json(), out=task)
+    script("fetch_model", entry=first.model.model_dump_json(), out=model)
+    results = f"results/{study.name}"
+    tokens = f"resources/tokens/words/tiny-{first.max_length}"
+    made = {"data": task, "model": model, "out": tokens}
+    script("tokenise", **{"max-length": first.max_length}, **made)
+    script("study", config=json.dumps(config), out=f"{results}/study.json")
+    for run in study.runs:
+        folders = {"tokens": tokens, "model": model, "out": f"{results}/runs/{run.id}"}
+        code = code_digest("scripts/train.py", METHOD_MODULES[run.spec.method])
+        script("train", spec=run.spec.model_dump_json(), code=code, **folders)
+    for cell, spec in study.cells().items():
+        out = f"{results}/crosscheck/{cell}.json"
+        script("crosscheck", spec=spec.model_dump_json(), tokens=tokens, model=model, out=out)
+    script("collect", results=results)
+    script("tables", results=results)
+    script("subspace", results=results, models="resources/models")
+    for name, table in figure_tables(study).items():
+        svg = f"figures/{study.name}/{name}.svg"
+        script("figures", figure=name, table=f"{results}/{table}", svg=svg)
+
+
+def script(name: str, **options: str) -> None:
+    """Run a program of scripts/ in this process."""
+    arguments = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(f"scripts/{name}.py", run_name="__main__")
+
+
+@pytest.fixture
+def project(finished, tmp_path, monkeypatch):
+    """Give a copy of the finished project that the test may edit, as the working folder."""
+    root = tmp_path / "project"
+    shutil.copytree(finished, root)
+    monkeypatch.chdir(root)
+    return root

@@ -17,7 +17,7 @@ from loraudit import inject
 from loraudit.card import export_run, model_card, plain, seed_scores, text
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json, write_json
-from loraudit.record import read_record
+from loraudit.record import read_record, write_record
 from loraudit.spec import digest
 from loraudit.train import train
 
@@ -166,8 +166,8 @@ def rewrite_spec(run, **changes) -> None:
     record = read_record(run / "record.json")
     spec = record.spec.model_copy(update=changes)
     record = record.model_copy(update={"spec": spec, "spec_sha256": digest(spec)})
-    write_json(run / "record.json", record.model_dump(mode="json"))
     write_json(run / "spec.json", spec.model_dump(mode="json"))
+    write_record(run, record)
 
 
 def refused(run, out) -> str:

@@ -1,9 +1,14 @@
 """The command line: exit codes, one line per error, and what each command writes and says."""
 
 import json
+import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,8 +16,9 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import make_spec, tiny_config, tiny_model
-from loraudit import inject
-from loraudit.cli import app
+from loraudit import inject, plan
+from loraudit.cli import EXIT_CODES, app
+from loraudit.plan import Jobs
 from loraudit.train import train
 
 SPEC = make_spec(epochs=1, rank=2)
@@ -48,7 +54,19 @@ def run(tiny, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("command", [[], ["import"], ["export"], ["crosscheck"]])
+COMMANDS = ["plan", "status", "show", "compare", "verify", "bundle", "import", "export"]
+COMMANDS += ["crosscheck", "add-task", "add-model"]
+
+
+def test_the_page_of_the_command_line_is_its_help():
+    """If not: python scripts/cli_docs.py."""
+    page = runpy.run_path("scripts/cli_docs.py")["page"]()
+    assert Path("docs/cli.md").read_text() == page
+    assert re.findall(r"^## `loraudit (.*)`$", page, re.M) == COMMANDS
+    assert EXIT_CODES in page
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_says_how(command):
     result = call(*command, "--help")
     assert result.exit_code == 0
@@ -60,7 +78,8 @@ def test_help_says_how(command):
 def test_help_is_quick_and_the_program_is_installed():
     """Nothing heavy is imported before a command runs, and pyproject.toml names the program."""
     heavy = (
-        "import sys, loraudit.cli; print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
+        "import sys, loraudit.cli; print({'torch', 'transformers', 'pandas', 'pydantic', 'yaml'}"
+        " & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -161,3 +180,83 @@ def test_crosscheck_needs_an_adapter(run, tmp_path):
     spec = json.loads((run / "spec.json").read_text())
     (tmp_path / "spec.json").write_text(json.dumps({**spec, "method": "full"}))
     assert "'full' has no adapter" in error_of("crosscheck", tmp_path / "spec.json")
+
+
+def test_the_version_is_the_packages():
+    assert call("--version").stdout == f"loraudit {version('loraudit')}\n"
+
+
+def test_status_show_and_compare_print_tables_or_json(project):
+    run, other = "words/tiny/lora-r2-q+v/s0", "small/words/tiny/head/s0"
+    for arguments, shown in (
+        (["status", "small"], "6 of 6 runs done"),
+        (["show", run], "confusion on validation"),
+        (["show", f"results/small/runs/{run}"], "confusion on validation"),
+        (["compare", run, other], "exact McNemar p"),
+        (["compare", "small", "small"], "6 finished runs in common"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 0, result.stderr
+        assert shown in result.stdout
+        assert json.loads(call(*arguments, "--json").stdout)
+
+
+def test_names_that_are_not_here_are_one_line(project):
+    run = "words/tiny/lora-r2-q+v/s0"
+    assert "did you mean 'small'" in error_of("status", "smal")
+    assert "did you mean 'words/tiny/head/s0'" in error_of("show", "words/tiny/haed/s0")
+    assert "(record.json is missing)" in error_of("show", "results/small")
+    assert "give two runs, or two studies" in error_of("compare", "small", run)
+    assert "did you mean 'small'" in error_of("verify", "smll")
+    assert "expected KEY=VALUE" in error_of("plan", "quickstart")
+    assert "did you mean 'study'" in error_of("plan", "--config", "stdy=small")
+    shutil.copytree("results/small", "results/twice")
+    assert "say which: small/words" in error_of("show", run)
+    shutil.rmtree("results")
+    assert "no finished run" in error_of("show", run)
+    assert "no study has results here" in error_of("verify")
+
+
+def test_verify_says_what_differs_by_its_exit_code(project):
+    assert "small: no problem found, 0 notes" in call("verify").stdout
+    path = Path("results/small/tables/summary.csv")
+    path.write_text(path.read_text().replace("words", "wards"))
+    result = call("verify", "small", "--quick")
+    assert result.exit_code == 1
+    assert f"problem: {path}: row 1, task: 'wards', the records give 'words'" in result.stdout
+    findings = json.loads(call("verify", "small", "--quick", "--json").stdout)["small"]
+    assert [finding["artefact"] for finding in findings] == [str(path)]
+
+
+def test_bundle_writes_a_zip(project, tmp_path):
+    result = call("bundle", "small", "--out", tmp_path / "small.zip")
+    assert result.exit_code == 0, result.stderr
+    assert "6 runs" in result.stdout and (tmp_path / "small.zip").is_file()
+
+
+def test_plan_counts_and_times_the_runs(project, monkeypatch):
+    """Snakemake's own answer is left to the pipeline tests."""
+    study = plan.load_configured(plan.locate.settings("small"))
+    given = []
+    jobs = Jobs({"train": 6}, {run.id for run in study.runs}, set())
+    monkeypatch.setattr(plan, "dry_run", lambda config: given.append(config) or jobs)
+    result = call("plan", "--config", "study=small", "task=words", "--no-measure", "--cores", 2)
+    assert result.exit_code == 0, result.stderr
+    assert given == [["study=small", "task=words"]]
+    assert "runs: 6, done 0, to do 6" in result.stdout
+
+
+def test_names_are_completed(project):
+    """As the shell's script asks for them."""
+    asked = {"_LORAUDIT_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    for words, wanted in (
+        ("loraudit status sm", {"small"}),
+        ("loraudit show small/words/tiny/head", {f"small/words/tiny/head/s{n}" for n in (0, 1)}),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", "from loraudit.cli import app; app(prog_name='loraudit')"],
+            env={**os.environ, **asked, "COMP_WORDS": words},
+            capture_output=True,
+            text=True,
+        )
+        assert set(done.stdout.split()) == wanted, done.stderr

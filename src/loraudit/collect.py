@@ -9,9 +9,28 @@ from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, RunSpec, validated
+from loraudit.spec import FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
+
+
+def collected(study: Study, folder: Path) -> dict[str, pd.DataFrame]:
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history.
+
+    Raises:
+        UserError: a record that is incomplete, was changed, or was made from another spec.
+    """
+    checks = [
+        {"cell": cell, **row}
+        for cell in study.cells()
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    return {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
+    }
 
 
 def tidy(study: Study, folder: Path) -> pd.DataFrame:
@@ -97,17 +116,6 @@ def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no run here ({name} is missing)")
     return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
-
-
-def spec_difference(left: RunSpec, right: RunSpec) -> pd.DataFrame:
-    """List the fields in which two specs differ."""
-    pairs = {name: (getattr(left, name), getattr(right, name)) for name in RunSpec.model_fields}
-    rows = [
-        {"field": name, "left": getattr(a, "name", a), "right": getattr(b, "name", b)}
-        for name, (a, b) in pairs.items()
-        if a != b
-    ]
-    return pd.DataFrame(rows, columns=["field", "left", "right"])
 
 
 def _tidy_row(run: Run, folder: Path) -> dict:

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from loraudit.cost import cost
 from loraudit.errors import UserError
-from loraudit.reference import Published
+from loraudit.reference import Published, select
 from loraudit.spec import ADAPTER_METHODS
 from loraudit.statistics import (
     CELL,
     READINGS,
+    aggregate,
     decide,
     holm,
     paired,
@@ -23,9 +25,21 @@ from loraudit.statistics import (
     tost,
     welch,
 )
-from loraudit.study import Study
+from loraudit.study import BASE, Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
+
+
+def summaries(study: Study, tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Make a study's tables from its tidy runs: summary, verdicts, switches, pairs, cost."""
+    return {
+        "summary": aggregate(tidy),
+        "verdicts": verdicts(study, tidy, select(study.compare)),
+        "switches": switch_effects(study, tidy, BASE),
+        "pairs": method_pairs(tidy),
+        "cost": cost(tidy),
+    }
+
 
 Pair = tuple[Sequence[float], Published]
 """Scores over seeds, as fractions, and the published number that they are set beside."""

@@ -97,6 +97,16 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
     return manifest
 
 
+def read_rows(entry: TaskEntry, rows: int) -> dict[str, pd.DataFrame]:
+    """Return the first rows of every split of a task, without keeping anything.
+
+    Raises:
+        UserError: as `fetch_task`.
+    """
+    tables, _ = _source_tables(entry)
+    return {split: canonical(table, entry, split)[:rows] for split, table in tables.items()}
+
+
 def _label_counts(table: pd.DataFrame, entry: TaskEntry) -> dict:
     if entry.regression:
         return {"min": float(table.label.min()), "max": float(table.label.max())}

@@ -267,16 +267,17 @@ def provenance_table(study: Study, folder: Path) -> pd.DataFrame:
     """List what the runs' records say of code, versions and machine; differing values all show."""
     found: dict[str, dict[str, None]] = {}
     for run in study.runs:
-        for key, value in _flat(read_record(folder / run.id / "record.json").environment):
+        for key, value in flat(read_record(folder / run.id / "record.json").environment):
             found.setdefault(key, {})[str(value)] = None
     return pd.DataFrame(
         [{"fact": key, "value": ", ".join(values)} for key, values in found.items()]
     )
 
 
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield nested values with their keys joined: "git commit", "packages torch"."""
     for key, value in values.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key} ")
+            yield from flat(value, f"{prefix}{key} ")
         else:
             yield prefix + key, value

@@ -32,7 +32,7 @@ from loraudit.first_token import shorten
 from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment
-from loraudit.record import RunRecord, Train, prediction_table, read_record
+from loraudit.record import RunRecord, Train, prediction_table, read_record, write_record
 from loraudit.schedule import make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
@@ -91,7 +91,12 @@ class Best:
 
 
 def train(
-    spec: RunSpec, tokens: Path, model_folder: Path, out: Path, start: Path | None = None
+    spec: RunSpec,
+    tokens: Path,
+    model_folder: Path,
+    out: Path,
+    start: Path | None = None,
+    code: str | None = None,
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
@@ -101,6 +106,7 @@ def train(
         model_folder: folder of the fetched model.
         out: the run's folder; record.json is written last, so a folder with one is complete.
         start: folder of the run whose adapter this one starts from, if its spec says so.
+        code: digest of the code that trains, for the record.
 
     Raises:
         UserError: settings that do not fit the data, model, launcher or start; a non-finite loss.
@@ -169,7 +175,6 @@ def train(
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
         "started_from": started_from,
     }
-    record = RunRecord(spec=spec, spec_sha256=digest(spec), train=result, environment=provenance)
     import pandas as pd
 
     write_json(out / "spec.json", spec.model_dump(mode="json"))
@@ -177,7 +182,8 @@ def train(
     write_atomic(
         out / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False)
     )
-    write_json(out / "record.json", record.model_dump(mode="json"))
+    digests = {"spec_sha256": digest(spec), "code_sha256": code}
+    write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
 
 
 def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:

@@ -285,12 +285,40 @@ def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
 def test_two_runs_are_compared_on_their_rows(switched, project):
     runs = "results/switches/runs/words/tiny"
     left, right = f"{runs}/lora-r2-q+v-base/s0", f"{runs}/lora-r2-q+v-head-trained/s0"
-    output = command(project, "python", "scripts/compare_runs.py", left, right)
-    assert re.search(r"head +frozen +trained", output)
+    output = command(project, "loraudit", "compare", left, right)
+    assert re.search(r"head +│ frozen +│ trained", output)
     assert re.search(r"128 rows of words, last epochs; .* 95 % paired bootstrap \[", output)
     assert re.search(r"exact McNemar p = \d", output)
-    output = command(project, "python", "scripts/compare_runs.py", left, "nowhere", ok=False)
-    assert output.strip() == "error: nowhere: no run here (record.json is missing)"
+    output = command(project, "loraudit", "compare", left, "nowhere", ok=False)
+    assert output.startswith("error: run: 'nowhere' is not known")
+
+
+def test_plan_says_what_snakemake_would_do_and_how_long_it_takes(done, project):
+    config = ["study=small", "task=letters"]
+    output = snakemake(project, "-n", "--quiet", "rules", config=" ".join(config))
+    table = output.partition("Job stats:")[2].partition("\ntotal ")[0]
+    counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    output = command(project, "loraudit", "plan", "--config", *config, "--cores", "2", "--json")
+    found = json.loads(output[output.index("{") :])
+    assert found["jobs"] == {name: count for name, count in counts.items() if name != "all"}
+    assert found["runs"] == {"all": 4, "done": 0, "to do": 4}
+    assert found["jobs_without_estimate"] == counts["crosscheck"]  # the task is not fetched
+    assert len(found["kinds"]) == 4
+    for kind in found["kinds"]:
+        assert kind["seconds"] > found["launch_seconds"] > 0
+    assert "done 4, to do 0" in command(project, "loraudit", "plan", "--config", "study=small")
+
+
+def test_verify_knows_a_sound_study_a_stale_one_and_an_edited_one(done, project):
+    assert "small: no problem found, 0 notes" in command(project, "loraudit", "verify", "small")
+    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+        output = command(project, "loraudit", "verify", "small", "--quick", ok=False)
+    stale = re.findall(r"^problem: (\S+): stale: made by other code", output, re.M)
+    assert stale == ["results/small/runs/words/tiny/lora-r2-q+v/s0/record.json"]
+    record = done / "runs/words/tiny/head/s0/record.json"
+    with edited(record, '"steps": 32', '"steps": 33'):
+        output = command(project, "loraudit", "verify", "small", "--quick", ok=False)
+    assert f"problem: {record.relative_to(project)}: changed after the run" in output
 
 
 def test_the_report_shows_the_numbers_and_needs_no_network(done):

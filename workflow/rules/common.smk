@@ -5,7 +5,8 @@ from pathlib import Path
 import yaml
 from loraudit.code_digest import code_digest
 from loraudit.errors import UserError
-from loraudit.pairs import lora_runs, rank_pairs, seed_pairs
+from loraudit.outputs import TABLES, figure_tables
+from loraudit.pairs import lora_runs
 from loraudit.spec import METHOD_MODULES, digest
 from loraudit.study import Config, load_configured
 from snakemake.exceptions import WorkflowError
@@ -25,38 +26,7 @@ TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
-TABLES = ("summary", "verdicts", "switches", "pairs", "cost")
-FIGURE_TABLES = {  # each figure, and the table behind it
-    "verdicts": "tables/verdicts.csv",
-    "switches": "tables/switches.csv",
-    "score_vs_rank": "tidy/runs.parquet",
-    "score_vs_parameters": "tidy/runs.parquet",
-    "score_vs_rows": "tidy/runs.parquet",
-    "learning_curves": "tidy/history.parquet",
-    "cost": "tables/cost.csv",
-    "crosscheck": "tidy/crosscheck.parquet",
-    "spectra": "tidy/spectra.parquet",
-    "stable_rank": "tidy/amplification.parquet",
-    "amplification": "tidy/amplification.parquet",
-    "subspace_ranks": "tidy/subspaces.parquet",
-    "subspace_seeds": "tidy/subspaces.parquet",
-    "subspace_weights": "tidy/subspaces.parquet",
-}
-EMPTY = {  # figures that a study has nothing for
-    "verdicts": not STUDY.compare,
-    "switches": not STUDY.switches,
-    "score_vs_rank": len({spec.rank for spec in CELLS.values()}) < 2,
-    "score_vs_parameters": len({(s.method, s.rank, s.targets) for s in RUNS.values()}) < 2,
-    "score_vs_rows": len({(s.task.name, s.train_rows) for s in RUNS.values()}) == len(TASKS),
-    "crosscheck": not CELLS,
-    "spectra": not LORA_RUNS,
-    "stable_rank": not LORA_RUNS,
-    "amplification": not LORA_RUNS,
-    "subspace_ranks": not rank_pairs(STUDY),
-    "subspace_seeds": not seed_pairs(STUDY),
-    "subspace_weights": not LORA_RUNS,
-}
-FIGURE_TABLES = {name: table for name, table in FIGURE_TABLES.items() if not EMPTY.get(name)}
+FIGURE_TABLES = figure_tables(STUDY)
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
 PROCESSES = yaml.safe_load(Path(LAUNCH).read_text())["num_processes"]
 ENVIRONMENT = "../../environment.yml"

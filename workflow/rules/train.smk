@@ -37,4 +37,4 @@ rule train:
         "python scripts/launch.py --quiet --config_file {resources.launch:q}"
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         " scripts/train.py --spec {params.spec:q} --tokens {params.tokens:q} --model {params.model:q}"
-        " --out {params.out:q} {params.start:q} > {log:q} 2>&1"
+        " --out {params.out:q} --code {params.code} {params.start:q} > {log:q} 2>&1"
