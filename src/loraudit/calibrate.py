@@ -51,7 +51,8 @@ def row_counts(task: TaskEntry, data: Path, spec: RunSpec) -> dict[str, int] | N
     asked |= dict.fromkeys([name for name in have if name != "train"], spec.validation_rows)
     asked.setdefault("validation", spec.validation_rows)
     found = {name: have.get(name) if rows is None else rows for name, rows in asked.items()}
-    return None if None in found.values() else found
+    known = {name: count for name, count in found.items() if count is not None}
+    return known if len(known) == len(found) else None
 
 
 def model_source(spec: RunSpec, model: Path) -> Path | None:

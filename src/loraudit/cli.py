@@ -202,7 +202,7 @@ def compare(
     elif any(studies):
         raise UserError(f"{left!r} and {right!r}: give two runs, or two studies")
     else:
-        found = module.compare_runs(*map(locate.run_folder, (left, right)), resamples)
+        found = module.compare_runs(locate.run_folder(left), locate.run_folder(right), resamples)
         parts = module.run_sections(found), module.run_sentences(found)
     _print(found, as_json, *parts)
 
@@ -543,7 +543,7 @@ def _asked_spec(path: Path | None, study: str | None, cell: str | None):
     return cells[cell]
 
 
-def _json(path: Path) -> object:
+def _json(path: Path) -> dict:
     from loraudit.files import read_json
 
     try:

@@ -79,6 +79,7 @@ def settings(name: str, glue: str = "hub", models: str = "hub") -> dict | None:
     from loraudit.yaml_file import read_yaml
 
     files = {path.stem for path in (CONFIG / "studies").glob("*.yaml")}
+    switches: tuple | None
     if name in files:
         switches = (name, None, None)
     else:

@@ -35,6 +35,7 @@ from loraudit.yaml_file import read_yaml
 
 CACHE = Path(".loraudit/calibration.json")
 
+FREE: tuple[str, ...]
 FREE = ("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay")
 FREE += ("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start")
 FREE += ("train_rows", "validation_rows", "epochs")

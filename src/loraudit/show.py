@@ -240,9 +240,9 @@ def compare_studies(left: Path, right: Path) -> dict:
         same = _equal_predictions(a_rows, b_rows)
         equal, scored = equal + (same is True), scored + (same is not None)
         metric = a.spec.task.headline
-        scores = (a.train.last[metric], b.train.last.get(metric))
-        if scores[1] is not None:
-            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)
+        ours, theirs = a.train.last[metric], b.train.last.get(metric)
+        if theirs is not None:
+            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append((ours, theirs))
     return {
         "left": left.name,
         "right": right.name,

@@ -155,7 +155,7 @@ def renderable(found: dict):
     if len(rows) > 1:
         rows.append(["all", "", *(found[state] or "" for state in STATES)])
     title = f"{found['study']}: {found['done']} of {found['runs']} runs done"
-    parts = [grid(title, ["task", "method", *STATES], rows)]
+    parts: list = [grid(title, ["task", "method", *STATES], rows)]
     for state, runs in found["listed"].items():
         for run in runs:
             line = f"{state}: {run['id']}, {duration(run['age'])} ago: {run['line']}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -215,7 +216,7 @@ READABLE = {
 """The tables of a study, and how each is made readable."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path | TextIO) -> pd.DataFrame:
     """Read a table's CSV; a table without rows has no columns either."""
     try:
         return pd.read_csv(

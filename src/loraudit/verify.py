@@ -253,7 +253,7 @@ def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
         ("best", train.best_epoch, train.best),
         ("last", train.last_epoch, train.last),
     ):
-        found = {}
+        found: dict[str, float] = {}
         for split, rows in predictions[predictions.epoch == epoch].groupby("split", sort=False):
             values = rows.filter(like="logit_").to_numpy()
             suffix = "" if split == "validation" else f"_{split}"

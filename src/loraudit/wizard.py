@@ -122,7 +122,8 @@ def _indented(entry: str) -> str:
 
 def _end(text: str, block: str) -> int:
     """Return the number of the line after a top-level mapping's last."""
-    for key, value in yaml.compose(text).value:
+    node = yaml.compose(text)
+    for key, value in node.value if node else ():
         if key.value == block:
             return value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
     raise UserError(f"no block {block!r} in this file")
@@ -262,7 +263,7 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
     seen: list[list[object]] = []
     for matrix in entry.modules:
         names = target_modules(model, entry, (matrix,))
-        shapes = {"{} x {}".format(*reversed(linear_sizes(model, name))) for name in names}
+        shapes = {"{} x {}".format(*reversed(linear_sizes(model, name) or ())) for name in names}
         seen.append([matrix, f"{len(names)} layers, {', '.join(sorted(shapes))}: {names[0]}"])
     _check_output(model, entry)
     tokenizer = _tokenizer(AutoTokenizer, folder)
