@@ -2,7 +2,8 @@
 
 Tables, runs, their records and the report go to results/committed/<study>, figures with the CSV
 behind each to figures/committed/<study>. A block of README.md or docs/*.md between
-`<!-- from FILE -->` and `<!-- end -->` is filled with that file. The study "bench" is what `make bench` wrote.
+`<!-- from FILE -->` and `<!-- end -->` is filled with that file. The study "bench" is what
+`make bench` wrote.
 """
 
 import argparse

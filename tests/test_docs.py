@@ -25,6 +25,7 @@ from loraudit.study import load_study
 from loraudit.tables import markdown, published_table, read_table, summary_table
 
 COMMITTED = Path("results/committed")
+BENCH = Path("figures/committed/bench")
 STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
 DOCS = Path("docs/studies.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
@@ -74,11 +75,7 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     assert all(state["commit"] and not state["dirty"] for state in states)
 
 
-FIGURES = [
-    path
-    for path in sorted(Path("figures/committed").glob("*/*.csv"))
-    if path.parent.name != "bench"
-]
+FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 
