@@ -36,9 +36,11 @@ def test_length_grouping_saves_padding():
 
 @pytest.fixture(scope="module")
 def tokens(tiny, tmp_path_factory):
-    """Give the tiny task cut at 9 tokens."""
+    """Give the tiny task cut at 9 tokens, tokenised in parts."""
     out = tmp_path_factory.mktemp("tokens") / "tiny-9"
-    tokenise(tiny / "task", tiny / "model", 9, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loraudit.tokenise.PART", 100)
+        tokenise(tiny / "task", tiny / "model", 9, out)
     return out
 
 

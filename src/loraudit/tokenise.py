@@ -11,6 +11,11 @@ import pyarrow as pa
 
 from loraudit.errors import UserError
 from loraudit.files import folder_atomic, read_json, sha256, write_json
+from loraudit.progress import progress
+
+
+PART = 5000
+"""Rows that are tokenised at a time."""
 
 
 def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
@@ -35,7 +40,13 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
         for split in manifest["splits"]:
             table = pd.read_parquet(Path(data) / f"{split}.parquet")
             texts = [table[name].tolist() for name in ("text_1", "text_2") if name in table]
-            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+            tokens: dict[str, list] = {}
+            starts = range(0, len(table), PART)
+            for start in progress(starts, len(starts), f"tokenise {split}"):
+                part = [column[start : start + PART] for column in texts]
+                made = tokenizer(*part, truncation=True, max_length=max_length)
+                for name, values in made.items():
+                    tokens.setdefault(name, []).extend(values)
             _write(folder / f"{split}.arrow", table, tokens)
         write_json(
             folder / "manifest.json",
