@@ -13,7 +13,6 @@ from loraudit.errors import UserError
 from loraudit.files import folder_atomic, read_json, sha256, write_json
 from loraudit.progress import progress
 
-
 PART = 5000
 """Rows that are tokenised at a time."""
 
