@@ -261,6 +261,7 @@ def draw(table: pd.DataFrame) -> Figure:
         for axes, (column, label) in zip(row, panels.items(), strict=True):
             for number, (what, part) in enumerate(table.groupby("what", sort=False)):
                 look = {"color": COLOURS[number % len(COLOURS)], "markersize": 4}
+                look["linestyle"] = "-" if number < len(COLOURS) else "--"
                 look["marker"] = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
                 axes.loglog(part.runs, part[column], label=what, **look)
             axes.set_xlabel("runs of the study")
