@@ -1,8 +1,9 @@
-"""Copy a finished study to the folders that are committed, and refresh the README's tables.
+"""Copy a finished study to the folders that are committed, and refresh the pages' tables.
 
 Tables, runs, their records and the report go to results/committed/<study>, figures with the CSV
-behind each to figures/committed/<study>. A block of README.md between `<!-- from FILE -->` and
-`<!-- end -->` is filled with that file.
+behind each to figures/committed/<study>. A block of README.md or docs/*.md between
+`<!-- from FILE -->` and `<!-- end -->` is filled with that file. The study "bench" is what
+`make bench` wrote.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from loraudit.files import folder_atomic, write_text
 from loraudit.report import fill_blocks
 
 COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
+BENCH = "bench"
 PUBLISHED = ("verdicts.md", "verdicts.csv")
 NOTE = """# {name}, as generated once
 
@@ -67,14 +69,16 @@ def main() -> None:
     note = NOTE.format(name=name, command=arguments.command)
     note += HIDDEN if arguments.glue else ""
     results, figures = Path("results"), Path("figures")
-    if not (results / name / "report.html").is_file():
-        raise UserError(f"no {results / name}/report.html: run the study first")
-    copy(results / name, COPIED, results / "committed" / name, note, arguments.glue)
+    last = results / name / ("speed.md" if name == BENCH else "report.html")
+    if not last.is_file():
+        raise UserError(f"no {last}: run the study first")
+    patterns = ("*.csv", "*.md") if name == BENCH else COPIED
+    copy(results / name, patterns, results / "committed" / name, note, arguments.glue)
     copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)
     copy(results / "published", PUBLISHED, results / "committed" / "published")
     copy(figures / "published", ("*.*",), figures / "committed" / "published")
-    readme = Path("README.md")
-    write_text(readme, fill_blocks(readme.read_text(), Path()))
+    for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
+        write_text(page, fill_blocks(page.read_text(), Path()))
 
 
 run_program(main)

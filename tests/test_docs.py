@@ -25,10 +25,17 @@ from loraudit.study import load_study
 from loraudit.tables import markdown, published_table, read_table, summary_table
 
 COMMITTED = Path("results/committed")
+BENCH = Path("figures/committed/bench")
 STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
 DOCS = Path("docs/studies.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_the_pages_tables_are_the_committed_ones(page):
+    text = Path(page).read_text()
+    assert fill_blocks(text, Path()) == text
 
 
 def test_the_readmes_tables_are_the_committed_ones():
@@ -68,7 +75,7 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     assert all(state["commit"] and not state["dirty"] for state in states)
 
 
-FIGURES = sorted(Path("figures/committed").glob("*/*.csv"))
+FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 

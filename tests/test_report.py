@@ -124,6 +124,13 @@ def test_descriptions_say_what_is_there():
     assert listed("abcdef", 2) == "a; b; and 4 more in the CSV"
 
 
+def test_an_update_that_did_not_move_is_described_without_numbers_it_has_not():
+    still = test_figures.projections().assign(stable_rank=float("nan"))
+    assert "not defined, no adapter has moved" in describe("stable_rank", still)
+    still = section7_figures.spectra_rows(test_figures.spectrum().assign(singular_value=0.0))
+    assert "nan" not in describe("spectra", still)
+
+
 def study(**changes) -> Study:
     runs = [
         Run(

@@ -152,7 +152,7 @@ def _spectra(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
         grid = part.pivot(index=["layer", "matrix"], columns="index", values="singular_value")
         text = f"largest value {grid[1].min():.2g} to {grid[1].max():.2g}"
-        if 2 in grid:
+        if 2 in grid and grid[1].any():
             text += f", the second in the median {(grid[2] / grid[1]).median():.2g} of the first"
         return text
 
@@ -161,7 +161,9 @@ def _spectra(rows: pd.DataFrame) -> str:
 
 def _stable_rank(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
-        means = part.groupby(["matrix", "layer"]).stable_rank.mean()
+        means = part.groupby(["matrix", "layer"]).stable_rank.mean().dropna()
+        if means.empty:
+            return "not defined, no adapter has moved"
         places = (("lowest", means.idxmin()), ("highest", means.idxmax()))
         shown = [f"{word} {means[at]:.2f} in {at[0]} of layer {at[1]}" for word, at in places]
         return ", ".join(shown)

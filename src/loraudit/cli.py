@@ -543,7 +543,7 @@ def _asked_spec(path: Path | None, study: str | None, cell: str | None):
     return cells[cell]
 
 
-def _json(path: Path) -> object:
+def _json(path: Path) -> dict:
     from loraudit.files import read_json
 
     try:

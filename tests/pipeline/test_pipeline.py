@@ -174,7 +174,7 @@ def test_every_product_is_there(done, project):
     checks = pd.read_csv(done / "tidy/crosscheck.csv")
     assert checks.ok.all()
     twins = checks[~checks.check.str.startswith("layer")]
-    assert len(twins) == 26
+    assert len(twins) == 28
     assert set(checks.against) == {"PEFT", "loralib"}
     assert pd.read_csv(done / "tidy/twins.csv").equal_share.min() > 0.99
     for figure in FIGURES:
