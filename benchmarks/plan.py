@@ -112,9 +112,10 @@ def make_results(root: Path, study: Study) -> None:
     ]  # fmt: skip
     for cell in study.cells():
         write_json(root / RESULTS / "crosscheck" / f"{cell}.json", checks)
-    splits = {"train": {"rows": 640, "labels": {}}, "validation": {"rows": ROWS, "labels": {}}}
+    facts = {"labels": {}, "sha256": "0" * 64}
+    splits = {"train": {"rows": 640, **facts}, "validation": {"rows": ROWS, **facts}}
     for kind in ("tasks/snippets", "models/minilm"):
-        manifest = {"splits": splits, "dropped": {}, "files": {}}
+        manifest = {"splits": splits, "dropped": {}, "absent": [], "files": {}}
         write_json(root / "resources" / kind / "manifest.json", manifest)
 
 
@@ -260,6 +261,7 @@ def draw(table: pd.DataFrame) -> Figure:
         for axes, (column, label) in zip(row, panels.items(), strict=True):
             for number, (what, part) in enumerate(table.groupby("what", sort=False)):
                 look = {"color": COLOURS[number % len(COLOURS)], "markersize": 4}
+                look["linestyle"] = "-" if number < len(COLOURS) else "--"
                 look["marker"] = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
                 axes.loglog(part.runs, part[column], label=what, **look)
             axes.set_xlabel("runs of the study")

@@ -59,12 +59,13 @@ def study_tables(
     def updates(run: Run) -> dict[Place, Update]:
         return read_updates(results / "runs" / run.id / "adapter", run.spec.model.modules)
 
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    columns: dict[str, dict[str, list]] = {name: {} for name in TABLES}
 
     def add(name: str, rows: Iterable[dict]) -> None:
-        """Keep rows as a table, a run or pair at a time: dicts of all runs would be much larger."""
-        if rows := list(rows):
-            parts[name].append(pd.DataFrame(rows))
+        """Keep rows column by column: a dict for every row of a large study is several times it."""
+        for row in rows:
+            for key, value in row.items():
+                columns[name].setdefault(key, []).append(value)
 
     for run in progress(runs, len(runs), "measure updates"):
         found = updates(run)
@@ -79,10 +80,7 @@ def study_tables(
         base = bases[run.spec.model.name]
         pair = _pair("weights", run, "W")
         add("subspaces", weight_rows(pair, updates(run), base, side, most))
-    made = {
-        name: pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-        for name, found in parts.items()
-    }
+    made = {name: pd.DataFrame(found) for name, found in columns.items()}
     return {**made, "subspaces": made["subspaces"].assign(side=side)}
 
 
