@@ -72,7 +72,7 @@ def main() -> None:
     last = results / name / ("speed.md" if name == BENCH else "report.html")
     if not last.is_file():
         raise UserError(f"no {last}: run the study first")
-    patterns = ("*.csv", "*.md") if name == BENCH else COPIED
+    patterns = ("*.*",) if name == BENCH else COPIED
     copy(results / name, patterns, results / "committed" / name, note, arguments.glue)
     copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)
     copy(results / "published", PUBLISHED, results / "committed" / "published")
