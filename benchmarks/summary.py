@@ -37,6 +37,10 @@ ROWS = (  # part, column filters, what, target (at most), what 1.00 is
 )  # fmt: skip
 
 
+LARGE = {1000: 10, 10000: 90}
+"""Runs of a study, and the seconds that its dry run may take."""
+
+
 def targets(folder: Path) -> pd.DataFrame:
     """Set each measured ratio beside its target."""
     found = []
@@ -63,7 +67,24 @@ def targets(folder: Path) -> pd.DataFrame:
                     "met": "yes" if row.median <= target else "no",
                 }
             )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found + planning(folder))
+
+
+def planning(folder: Path) -> list[dict]:
+    """Set the dry runs of large studies beside their targets."""
+    table = pd.read_csv(folder / "plan.csv")
+    found = []
+    for row in table[table.what == "dry run"].itertuples():
+        for target, value, unit in (
+            (LARGE.get(row.runs), row.seconds, "1 second"),
+            (1536 if row.runs in LARGE else None, row.peak_mib, "1 MiB"),
+        ):
+            if target:
+                met = "yes" if value <= target else "no"
+                setting = f"study of {row.runs:,} runs"
+                found.append({"what": "dry run", "setting": setting, "1.00 is": unit})
+                found[-1] |= {"target": target, "median": value, "met": met}
+    return found
 
 
 def _inside(part: str, column: str) -> bool:
