@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from pydantic import ValidationError
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, sha256, write_json
 from loraudit.spec import Frozen, RunSpec, digest
-from loraudit.tasks import Examples
+
+if TYPE_CHECKING:  # it needs torch, which readers of records do not
+    from loraudit.tasks import Examples
 
 
 class Train(Frozen):
@@ -101,7 +104,7 @@ def read_record(path: Path | str) -> RunRecord:
 
 def prediction_table(
     epochs: dict[int, dict[str, np.ndarray]],
-    examples: dict[str, Examples],
+    examples: "dict[str, Examples]",
     predict: Callable[[np.ndarray], np.ndarray],
 ) -> pd.DataFrame:
     """Stack {epoch: {split: logits (n, k)}} into a table, a row per epoch, split and example."""
