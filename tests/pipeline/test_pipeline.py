@@ -304,7 +304,9 @@ def test_plan_says_what_snakemake_would_do_and_how_long_it_takes(done, project):
     found = json.loads(output[output.index("{") :])
     assert found["jobs"] == {name: count for name, count in counts.items() if name != "all"}
     assert found["runs"] == {"all": 4, "done": 0, "to do": 4}
-    assert found["jobs_without_estimate"] == counts["crosscheck"]  # the task is not fetched
+    tokens = project / "resources/tokens/letters/tiny-64/manifest.json"  # by another test, or not
+    untimed = 0 if tokens.is_file() else counts["crosscheck"]
+    assert found["jobs_without_estimate"] == untimed
     assert len(found["kinds"]) == 4
     for kind in found["kinds"]:
         assert kind["seconds"] > found["launch_seconds"] > 0
