@@ -2,10 +2,11 @@
 
 Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 8 x 64, no padding.
 
-    python benchmarks/speed.py [layer step memory growth] [--rounds 30] [--out results/bench]
+    python benchmarks/speed.py [layer profile step memory growth] [--rounds 30] [--out DIR]
 
 - layer: forward and backward of one linear layer; LoRA's share is its time less the frozen
   layer's, over PEFT's share in the same round.
+- profile: the parts of that layer, each alone.
 - step: forward, backward, clipping and AdamW, over the frozen limit: the frozen model's forward and
   backward to layer 0's input, below which nothing that trains an adapter in layer 0 can come.
 - memory: the highest resident memory of three steps at batch 16 x 128 above that before the first;
@@ -31,11 +32,12 @@ from common import RANK, interleaved, random_model, spec_of, spread
 from loraudit import baselines, inject, peft_bridge
 from loraudit.accounting import peak_memory_mib
 from loraudit.fast import FastLoRALinear
-from loraudit.files import write_atomic
+from loraudit.files import write_atomic, write_text
 from loraudit.first_token import shorten
 from loraudit.lora import LoRALinear
 from loraudit.models import freeze, target_modules
 from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
+from loraudit.tables import markdown
 
 LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
 TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
@@ -122,6 +124,37 @@ def layer_calls(d_in: int, d_out: int, rows: int, tokens: int) -> dict[str, Call
         return forward_backward
 
     return {name: call(layer) for name, layer in made.items()}
+
+
+def profile(rounds: int) -> pd.DataFrame:
+    """Time the parts of one LoRA layer alone, in microseconds: where `layer`'s share goes.
+
+    "node and memory" is what the whole adds to the frozen layer beyond its own products: autograd's
+    node in Python, new tensors, and x and dh that are no longer in the cache on the way back.
+    """
+    tables = []
+    for d_in, d_out in LAYERS:
+        x, dh = torch.randn(512, d_in), torch.randn(512, d_out)
+        a, b = torch.randn(RANK, d_in), torch.randn(d_out, RANK)
+        low, d = a @ x.T, b.T @ dh.T
+        h, dx = torch.randn(512, d_out), torch.randn(512, d_in)
+        parts = {
+            "A x^T": lambda a=a, x=x: a @ x.T,
+            "h += B low": lambda h=h, low=low, b=b: h.addmm_(low.T, b.T.contiguous()),
+            "B^T dh^T": lambda b=b, dh=dh: b.T.contiguous() @ dh.T,
+            "dx += A^T d": lambda dx=dx, d=d, a=a: dx.addmm_(d.T, a),
+            "dA = d x": lambda d=d, x=x: d @ x,
+            "dB^T = low dh": lambda low=low, dh=dh: low @ dh,
+        }
+        layer = layer_calls(d_in, d_out, 8, 64)
+        calls = {**parts, "frozen layer": layer["frozen"], "ours": layer["ours"]}
+        calls["PEFT"] = layer["PEFT"]
+        times = 1e6 * interleaved(calls, rounds).median()
+        rest = times["ours"] - times["frozen layer"] - times[list(parts)].sum()
+        times["node and memory"] = rest
+        setting = f"{d_in} to {d_out}, 8 x 64 tokens"
+        tables.append(times.rename(setting))
+    return pd.concat(tables, axis=1).round(0).rename_axis("part, microseconds").reset_index()
 
 
 def step_call(name: str, base: nn.Module, spec: RunSpec, rows: int, tokens: int) -> Callable:
@@ -214,7 +247,7 @@ def growth(rounds: int) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(part="growth")
 
 
-PARTS = {"layer": layers, "step": steps, "memory": memory, "growth": growth}
+PARTS = {"layer": layers, "profile": profile, "step": steps, "memory": memory, "growth": growth}
 
 
 def main() -> None:
@@ -232,10 +265,12 @@ def main() -> None:
         print(peak_here(*arguments.peak))
         return
     for part in arguments.parts:
-        table = PARTS[part](arguments.rounds * (3 if part == "layer" else 1))
+        table = PARTS[part](arguments.rounds * (3 if part in ("layer", "profile") else 1))
         write_atomic(
             arguments.out / f"{part}.csv", lambda path, t=table: t.to_csv(path, index=False)
         )
+        if part == "profile":
+            write_text(arguments.out / "profile.md", markdown(table))
         print(table.round(3).to_string(index=False), flush=True)
 
 
