@@ -9,9 +9,9 @@ Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 
 - profile: the parts of that layer, each alone.
 - step: forward, backward, clipping and AdamW, over the frozen limit: the frozen model's forward and
   backward to layer 0's input, below which nothing that trains an adapter in layer 0 can come.
-- memory: the highest resident memory of three steps at batch 16 x 128 above that of the loaded model
-  after one small forward pass; each in a process of its own. The frozen limit keeps what the way
-  back to layer 0 needs, and nothing for LoRA.
+- memory: the highest resident memory of three steps at batch 16 x 128 above that of the loaded
+  model after one small forward pass; each in a process of its own. The frozen limit keeps what the
+  way back to layer 0 needs, and nothing for LoRA.
 - growth: step and memory against rank, tokens and adapted matrices.
 """
 
