@@ -32,7 +32,7 @@ ROWS = (  # part, column filters, what, target (at most), what 1.00 is
     ("study", {"what": "ours", "to": "PEFT + Trainer"}, "a study", 0.50, "PEFT + Trainer"),
     ("study", {"what": "ours", "to": "PEFT + Trainer, padded to 128"}, "a study", 0.22,
      "PEFT + Trainer, padded to 128"),
-    ("whole", {"what": "ours"}, "a run as a whole", 0.50, "PEFT + Trainer"),
+    ("whole", {"what": "ours"}, "a run, 2,000 rows scored twice", None, "PEFT + Trainer"),
     ("evaluate", {"what": "ours"}, "evaluation pass", 1.10, "bare forward pass"),
 )  # fmt: skip
 
@@ -64,7 +64,7 @@ def targets(folder: Path) -> pd.DataFrame:
                     "median": row.median,
                     "lower quartile": lower,
                     "upper quartile": upper,
-                    "met": "yes" if row.median <= target else "no",
+                    "met": "" if target is None else "yes" if row.median <= target else "no",
                 }
             )
     return pd.DataFrame(found + planning(folder))
