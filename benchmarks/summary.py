@@ -48,7 +48,7 @@ def targets(folder: Path) -> pd.DataFrame:
         table = pd.read_csv(folder / f"{part}.csv")
         for column, value in filters.items():
             keep = (
-                table[column].str.contains(f", {value},")
+                table[column].str.contains(f", {value},", regex=False)
                 if _inside(part, column)
                 else (table[column] == value)
             )
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = targets(arguments.folder)
     write_atomic(arguments.folder / "speed.csv", lambda path: table.to_csv(path, index=False))
-    text = markdown(table.round(3).fillna(""))
+    text = markdown(table.round(3).astype(object).fillna(""))
     write_text(arguments.folder / "speed.md", text)
     save(*draw(arguments.folder), arguments.figure)
     print(text)

@@ -32,6 +32,14 @@ Running the study writes yours to `results/{name}` and `figures/{name}`.
 """
 
 
+BENCH_NOTE = """# The benchmarks, as measured once
+
+Made by `make bench` and `make showcase STUDY=bench`. `speed.md` sets them beside their targets
+([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from. They were measured on two
+cores of a virtual machine in several calls, at times beside other work: ratios are of interleaved
+rounds.
+"""
+
 HIDDEN = """
 The folder of the GLUE copy is written as `glue` in these files; the records' `spec_sha256` and
 `record_sha256` are those of the records with the folder's full path.
@@ -66,7 +74,7 @@ def main() -> None:
     parser.add_argument("--glue", help="folder of the local GLUE copy: the copies say 'glue'")
     arguments = parser.parse_args()
     name = arguments.study
-    note = NOTE.format(name=name, command=arguments.command)
+    note = BENCH_NOTE if name == BENCH else NOTE.format(name=name, command=arguments.command)
     note += HIDDEN if arguments.glue else ""
     results, figures = Path("results"), Path("figures")
     last = results / name / ("speed.md" if name == BENCH else "report.html")
@@ -75,8 +83,9 @@ def main() -> None:
     patterns = ("*.*",) if name == BENCH else COPIED
     copy(results / name, patterns, results / "committed" / name, note, arguments.glue)
     copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)
-    copy(results / "published", PUBLISHED, results / "committed" / "published")
-    copy(figures / "published", ("*.*",), figures / "committed" / "published")
+    if name != BENCH:
+        copy(results / "published", PUBLISHED, results / "committed" / "published")
+        copy(figures / "published", ("*.*",), figures / "committed" / "published")
     for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         write_text(page, fill_blocks(page.read_text(), Path()))
 
