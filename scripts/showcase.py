@@ -35,9 +35,9 @@ Running the study writes yours to `results/{name}` and `figures/{name}`.
 BENCH_NOTE = """# The benchmarks, as measured once
 
 Made by `make bench` and `make showcase STUDY=bench`. `speed.md` sets them beside their targets
-([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from. They were measured on two
-cores of a virtual machine in several calls, at times beside other work: ratios are of interleaved
-rounds.
+([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from. They were
+measured on two cores of a virtual machine in several calls, at times beside other work: ratios are
+of interleaved rounds.
 """
 
 HIDDEN = """

@@ -23,7 +23,8 @@ def git_state(folder: Path | str = Path(__file__).parent) -> dict:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain", "--untracked-files=no")
+    code = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")  # not what code made
+    status = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
