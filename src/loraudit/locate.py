@@ -2,14 +2,23 @@
 
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loraudit.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from loraudit.spec import RunSpec
 
 RESULTS = Path("results")
 FIGURES = Path("figures")
 LOGS = Path("logs")
 RESOURCES = Path("resources")
 CONFIG = Path("config")
+
+
+def tokens_folder(spec: "RunSpec") -> Path:
+    """Return the folder of the tokens that a run or cross-check reads."""
+    return RESOURCES / "tokens" / spec.task.name / f"{spec.model.name}-{spec.max_length}"
 
 
 def study_names() -> list[str]:

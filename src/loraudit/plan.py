@@ -252,7 +252,7 @@ def _folders(spec: RunSpec) -> dict[str, Path]:
     task, model, resources = spec.task.name, spec.model.name, locate.RESOURCES
     return {
         "task": resources / "tasks" / task,
-        "tokens": resources / "tokens" / task / f"{model}-{spec.max_length}",
+        "tokens": locate.tokens_folder(spec),
         "model": resources / "models" / model,
     }
 

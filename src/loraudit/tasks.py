@@ -106,6 +106,12 @@ def global_batches(
     return batches
 
 
+def sorted_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Cut rows sorted by length into batches, for evaluation; the last may be short."""
+    order = np.argsort(lengths, kind="stable")
+    return [order[i : i + batch] for i in range(0, len(order), batch)]
+
+
 def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> dict:
     """Pad the chosen examples to a batch of tensors (len(index), longest or max_length).
 

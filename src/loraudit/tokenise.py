@@ -38,11 +38,11 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
     with folder_atomic(out) as folder:
         for split in manifest["splits"]:
             table = pd.read_parquet(Path(data) / f"{split}.parquet")
-            texts = [table[name].tolist() for name in ("text_1", "text_2") if name in table]
+            columns = texts(table)
             tokens: dict[str, list] = {}
             starts = range(0, len(table), PART)
             for start in progress(starts, len(starts), f"tokenise {split}"):
-                part = [column[start : start + PART] for column in texts]
+                part = [column[start : start + PART] for column in columns]
                 made = tokenizer(*part, truncation=True, max_length=max_length)
                 for name, values in made.items():
                     tokens.setdefault(name, []).extend(values)
@@ -57,6 +57,11 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
                 "files": {file.name: sha256(file) for file in sorted(folder.glob("*.arrow"))},
             },
         )
+
+
+def texts(table: pd.DataFrame) -> list[list[str]]:
+    """Return the one or two text columns of a fetched split, as a tokenizer takes them."""
+    return [table[name].tolist() for name in ("text_1", "text_2") if name in table]
 
 
 def _write(file: Path, table: pd.DataFrame, tokens: dict) -> None:

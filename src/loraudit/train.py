@@ -43,6 +43,7 @@ from loraudit.tasks import (
     load_examples,
     pad_id,
     scored_splits,
+    sorted_batches,
 )
 
 EVALUATED = 4
@@ -345,9 +346,7 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     """
     started, accelerator = time.monotonic(), state.accelerator
     state.model.eval()
-    order = np.argsort(examples.lengths, kind="stable")
-    size = EVALUATED * state.spec.micro_batch
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     found = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):

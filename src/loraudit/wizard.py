@@ -178,8 +178,10 @@ def _check_metrics(entry: TaskEntry, table) -> None:
 def _tokens(table, model: Path) -> str:
     from transformers import AutoTokenizer
 
-    texts = [table[name].tolist() for name in ("text_1", "text_2") if name in table]
-    lengths = sorted(len(ids) for ids in AutoTokenizer.from_pretrained(model)(*texts)["input_ids"])
+    from loraudit.tokenise import texts
+
+    tokens = AutoTokenizer.from_pretrained(model)(*texts(table))
+    lengths = sorted(len(ids) for ids in tokens["input_ids"])
     middle = lengths[len(lengths) // 2]
     return f"tokens with {model.name}: median {middle}, most {lengths[-1]}"
 

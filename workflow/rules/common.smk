@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 from loraudit.code_digest import code_digest
 from loraudit.errors import UserError
+from loraudit.locate import tokens_folder
 from loraudit.pairs import lora_runs
 from loraudit.products import TABLES, study_figures
 from loraudit.spec import METHOD_MODULES, digest
@@ -54,8 +55,7 @@ def run_spec(wildcards):
 
 def tokens_of(spec):
     """Return the manifest of the tokens that a run or cross-check reads."""
-    folder = f"{spec.task.name}/{spec.model.name}-{spec.max_length}"
-    return f"resources/tokens/{folder}/manifest.json"
+    return str(tokens_folder(spec) / "manifest.json")
 
 
 def start_record(wildcards):
