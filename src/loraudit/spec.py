@@ -276,8 +276,17 @@ def validated(cls: type[BaseModel], data: object, where: str) -> Any:
 
 
 def digest(value: BaseModel) -> str:
-    """Return a SHA-256 of a value's canonical JSON."""
-    text = json.dumps(value.model_dump(mode="json"), sort_keys=True)
+    """Return a SHA-256 of a value's canonical JSON.
+
+    A `RunSpec`'s fields with a default were added later: at that value, which says "as before",
+    they are left out, so that older records keep their digest.
+    """
+    content = value.model_dump(mode="json")
+    if isinstance(value, RunSpec):
+        for name, field in RunSpec.model_fields.items():
+            if not field.is_required() and getattr(value, name) == field.default:
+                del content[name]
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
