@@ -34,13 +34,15 @@ LAYER_DROPOUT = 0.1
 """Least LoRA dropout of the layer checks: without any, dropout would go unchecked."""
 
 TOLERANCE = {
-    "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8},
-    "float32": {"exact": 0.0, "close": 1e-4, "trajectory": 1e-3},
+    "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8, "read": 1e-6},
+    "float32": {"exact": 0.0, "close": 1e-4, "trajectory": 1e-3, "read": 1e-4},
 }
 """Largest absolute difference allowed. "close" is some 1,000 rounding errors of outputs of order 1
 summed over a few hundred terms (float64 2e-16, float32 1e-7); "trajectory" allows a hundred (ten)
 times as much, since AdamW divides by the root of a squared gradient and so magnifies the rounding
-of small ones. "exact" is for what no arithmetic touches: names and initial values."""
+of small ones. "exact" is for what no arithmetic touches: names and initial values. "read" is for
+adapters that PEFT loads on a quantised base: it holds them in float32, whatever the base's dtype
+(a rounding of 6e-8)."""
 
 Tensors = dict[str, torch.Tensor]
 
@@ -112,9 +114,10 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
         if spec.init == "loftq":  # it has quantised the base anew
             base = inject.remove(copy.deepcopy(ours))
-        check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), "close")
+        read = "read" if spec.base_bits else "close"
+        check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), read)
         check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
-        check("several adapters", _several(ours, base, spec, probe), "close")
+        check("several adapters", _several(ours, base, spec, probe), read)
         if spec.base_bits:
             check("merging refused", _merged_anyway(ours), "exact")
         else:

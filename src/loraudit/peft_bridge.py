@@ -55,10 +55,9 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
     Raises:
         UserError: a value of `spec.peft` that PEFT refuses.
     """
-    source = spec.model.source
     fields = {
         "task_type": peft.TaskType.SEQ_CLS,
-        "base_model_name_or_path": source.hub if isinstance(source, HubSource) else spec.model.name,
+        "base_model_name_or_path": base_name(spec),
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "lora_dropout": spec.lora_dropout,
@@ -71,6 +70,12 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
     }
     with _peft_errors(spec):
         return peft.LoraConfig(**fields)
+
+
+def base_name(spec: RunSpec) -> str:
+    """Return what an adapter's config calls its base model."""
+    source = spec.model.source
+    return source.hub if isinstance(source, HubSource) else spec.model.name
 
 
 @contextmanager
@@ -107,11 +112,16 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         if isinstance(layer, LoraLayer):
             layer.to(compute_dtype(layer.get_base_layer()))  # PEFT leaves it float32 on packed ones
             _initialise(layer, start, config.init_lora_weights, spec, name)
+    refreeze_head(twin, spec)
+    return twin
+
+
+def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
+    """Freeze the head again where the run has it frozen: PEFT trains what it saves."""
     if spec.head == "frozen":
-        for name, parameter in twin.named_parameters():
+        for name, parameter in wrapped.named_parameters():
             if in_head(name, spec.model.head):
                 parameter.requires_grad_(False)
-    return twin
 
 
 @torch.no_grad()
@@ -275,7 +285,8 @@ def _read_config(path: Path) -> peft.LoraConfig:
             f"{path}: init_lora_weights is {config.init_lora_weights!r}: it changes the base model "
             "(legal: true, false, 'gaussian', 'orthogonal')"
         )
-    for name, alpha in {"lora_alpha": config.lora_alpha, **config.alpha_pattern}.items():
+    alphas = {f"alpha_pattern {k!r}": v for k, v in (config.alpha_pattern or {}).items()}
+    for name, alpha in {"lora_alpha": config.lora_alpha, **alphas}.items():
         if not _number(alpha) or alpha <= 0:
             raise UserError(f"{path}: {name} is {alpha!r} (legal: above 0)")
     if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
@@ -350,8 +361,8 @@ def rank_of(config: peft.LoraConfig, layer: str) -> int:
 
 def alpha_of(config: peft.LoraConfig, layer: str) -> float:
     """Return a layer's alpha: lora_alpha, or what alpha_pattern says of it."""
-    key = get_pattern_key(config.alpha_pattern.keys(), layer)
-    return config.alpha_pattern.get(key, config.lora_alpha)
+    pattern = config.alpha_pattern or {}
+    return pattern.get(get_pattern_key(pattern.keys(), layer), config.lora_alpha)
 
 
 def check_config(
