@@ -392,6 +392,17 @@ def test_bits_starts_ranks_and_variants_are_runs_of_their_own(tmp_path):
     assert not any("peft-" in cell for cell in study.cells())
 
 
+def test_a_variant_of_pefts_never_passes_for_the_twin(tmp_path):
+    text = """
+defaults: {task: sst2, model: roberta-base}
+grid:
+  - {method: lora, seed: 0}
+  - {method: peft, seed: 0, peft: {use_dora: true}}
+"""
+    runs = load_study(study_file(tmp_path, text)).runs
+    assert [run.label for run in runs] == ["", "peft-use_doraTrue"]
+
+
 def test_a_base_as_loaded_has_no_groups(tmp_path):
     block = "{task: sst2, model: roberta-base, base_bits: [null, 4], base_group: 32}"
     runs = load_study(study_file(tmp_path, f"grid: [{block}]")).runs

@@ -417,6 +417,8 @@ class _Reader:
                 for layer in self.layers:
                     special = getattr(layer, part).get(key, {})
                     chosen |= {k: v for k, v in special.items() if k not in block}
+            if chosen.get("peft") and "peft" not in point:  # another method than PEFT's LoRA
+                extra.append(_tag("peft", chosen["peft"]))
             found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
         return found
 
