@@ -92,25 +92,32 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Return lora_A, lora_B and head tensors by our own names."""
+    """Return lora_A, lora_B and head tensors by our own names, without layers of rank 0."""
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if name.endswith((".lora_A", ".lora_B")) or in_head(name, head)
+        if (name.endswith((".lora_A", ".lora_B")) and tensor.numel()) or in_head(name, head)
     }
 
 
 def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     """Save the adapter and head as a PEFT folder.
 
+    A layer whose rank is no longer the spec's goes into rank_pattern, and into alpha_pattern with
+    the alpha that keeps its scaling; one of rank 0 is left out.
+
     Raises:
         ValueError: the adapters are merged; their file would add the update twice.
     """
-    layers = lora_layers(model)
+    layers = {name: layer for name, layer in lora_layers(model).items() if layer.rank}
     if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before export")
     state = peft_bridge.to_peft(adapter_state(model, spec.model.head))
-    peft_bridge.write_folder(state, peft_bridge.lora_config(spec, list(layers)), folder)
+    config = peft_bridge.lora_config(spec, list(layers))
+    moved = {name: layer for name, layer in layers.items() if layer.rank != spec.rank}
+    config.rank_pattern = {name: layer.rank for name, layer in moved.items()}
+    config.alpha_pattern = {name: layer.alpha for name, layer in moved.items()}
+    peft_bridge.write_folder(state, config, folder)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
@@ -131,7 +138,8 @@ def _put_on(model: nn.Module, config: LoraConfig, state: dict, folder: Path) -> 
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
         base = model.get_submodule(name)
-        layer = lora_class(base)(base, rank, config.lora_alpha, config.lora_dropout)
+        alpha = peft_bridge.alpha_of(config, name)
+        layer = lora_class(base)(base, rank, alpha, config.lora_dropout)
         model.set_submodule(name, layer.train(model.training))
     model.load_state_dict(state, strict=False)
     return model

@@ -33,7 +33,6 @@ PLAIN = {
     "use_dora": False,
     "lora_bias": False,
     "bias": "none",
-    "alpha_pattern": {},
     "layer_replication": None,
     "alora_invocation_tokens": None,
     "use_qalora": False,
@@ -47,10 +46,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
     """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others."""
-    source = spec.model.source
     return peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS,
-        base_model_name_or_path=source.hub if isinstance(source, HubSource) else spec.model.name,
+        base_model_name_or_path=base_name(spec),
         r=spec.rank,
         lora_alpha=spec.alpha,
         lora_dropout=spec.lora_dropout,
@@ -60,6 +58,12 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
         bias="none",
         inference_mode=True,
     )
+
+
+def base_name(spec: RunSpec) -> str:
+    """Return what an adapter's config calls its base model."""
+    source = spec.model.source
+    return source.hub if isinstance(source, HubSource) else spec.model.name
 
 
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
@@ -83,11 +87,16 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         if spec.init_std:  # PEFT's gaussian has 1/r only
             torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
             torch.nn.init.normal_(layer.lora_A["default"].weight, std=spec.init_std)
+    refreeze_head(twin, spec)
+    return twin
+
+
+def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
+    """Freeze the head again where the run has it frozen: PEFT trains what it saves."""
     if spec.head == "frozen":
-        for name, parameter in twin.named_parameters():
+        for name, parameter in wrapped.named_parameters():
             if in_head(name, spec.model.head):
                 parameter.requires_grad_(False)
-    return twin
 
 
 def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
@@ -219,8 +228,10 @@ def _read_config(path: Path) -> peft.LoraConfig:
             f"{path}: init_lora_weights is {config.init_lora_weights!r}: it changes the base model "
             "(legal: true, false, 'gaussian', 'orthogonal')"
         )
-    if not _number(config.lora_alpha) or config.lora_alpha <= 0:
-        raise UserError(f"{path}: lora_alpha is {config.lora_alpha!r} (legal: above 0)")
+    alphas = {f"alpha_pattern {k!r}": v for k, v in (config.alpha_pattern or {}).items()}
+    for name, alpha in {"lora_alpha": config.lora_alpha, **alphas}.items():
+        if not _number(alpha) or alpha <= 0:
+            raise UserError(f"{path}: {name} is {alpha!r} (legal: above 0)")
     if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
         raise UserError(f"{path}: lora_dropout is {config.lora_dropout!r} (legal: in [0, 1))")
     return config
@@ -289,6 +300,12 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
 def rank_of(config: peft.LoraConfig, layer: str) -> int:
     """Return a layer's rank: r, or what rank_pattern says of it."""
     return config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), layer), config.r)
+
+
+def alpha_of(config: peft.LoraConfig, layer: str) -> float:
+    """Return a layer's alpha: lora_alpha, or what alpha_pattern says of it."""
+    pattern = config.alpha_pattern or {}
+    return pattern.get(get_pattern_key(pattern.keys(), layer), config.lora_alpha)
 
 
 def check_config(

@@ -20,6 +20,8 @@ from loraudit.reference import Reading, select
 from loraudit.spec import (
     ADAPTER_FIELDS,
     ADAPTER_METHODS,
+    ADAPTIVE,
+    LORA_METHODS,
     MATRICES,
     METHOD_MODULES,
     FolderSource,
@@ -74,10 +76,13 @@ class Study(Frozen):
     switches: tuple[Switch, ...] = ()
 
     def cells(self) -> dict[str, RunSpec]:
-        """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
+        """Return one spec per cross-check: the first run of each cell, whatever seed or method.
+
+        ALoRA starts as LoRA, so its cell is LoRA's; AdaLoRA is PEFT's code alone and has none.
+        """
         out: dict[str, RunSpec] = {}
         for run in self.runs:
-            if run.spec.adapter:
+            if run.spec.method in (*LORA_METHODS, "alora"):
                 out.setdefault(cell_id(run), run.spec)
         return out
 
@@ -442,6 +447,7 @@ class _Reader:
                 fields["targets"] = parse_targets(fields["targets"], model)
                 if fields["alpha"] == "rank":
                     fields["alpha"] = fields["rank"]
+                fields |= _adaptive(fields)
                 fields["warm_start"] = warm_start
             else:
                 fields.update(dict.fromkeys(ADAPTER_FIELDS))
@@ -450,10 +456,29 @@ class _Reader:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         spec = validated(RunSpec, {**fields, "task": task, "model": model}, where)
-        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, spec.init):
+        init = spec.init if spec.method != "adalora" else "its own"
+        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, init):
             needed = "rank, alpha, lora_dropout and init"
             raise UserError(f"{where}: method {spec.method!r} needs {needed}")
         return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
+
+
+def _adaptive(fields: dict) -> dict:
+    """Return the settings of methods that move ranks, and what such a method does not use.
+
+    Raises:
+        UserError: settings that are wrong, or a warm start of such a method.
+    """
+    method = fields["method"]
+    found: dict[str, Any] = dict.fromkeys(ADAPTIVE)
+    if method in ADAPTIVE:
+        found[method] = validated(ADAPTIVE[method], fields.get(method) or {}, method)
+        if fields.get("warm_start"):
+            raise UserError(
+                f"warm_start: method {method!r} starts cold; set "
+                f"per_method: {{{method}: {{warm_start: null}}}}"
+            )
+    return found | (dict.fromkeys(("init", "init_std")) if method == "adalora" else {})
 
 
 def _with_starts(reader: _Reader, points: list[dict]) -> list[Run]:
