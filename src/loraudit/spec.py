@@ -32,6 +32,9 @@ METHOD_MODULES = {
 LORA_METHODS = ("lora", "peft")
 """The two implementations of plain LoRA."""
 
+CROSSCHECKED = (*LORA_METHODS, "alora")
+"""Methods with a cross-check: ALoRA starts as LoRA; AdaLoRA is PEFT's code alone."""
+
 ADAPTER_METHODS = (*LORA_METHODS, "alora", "adalora")
 """Methods that train LoRA matrices; the last two move ranks between layers."""
 

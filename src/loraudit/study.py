@@ -21,7 +21,7 @@ from loraudit.spec import (
     ADAPTER_FIELDS,
     ADAPTER_METHODS,
     ADAPTIVE,
-    LORA_METHODS,
+    CROSSCHECKED,
     MATRICES,
     METHOD_MODULES,
     FolderSource,
@@ -76,13 +76,10 @@ class Study(Frozen):
     switches: tuple[Switch, ...] = ()
 
     def cells(self) -> dict[str, RunSpec]:
-        """Return one spec per cross-check: the first run of each cell, whatever seed or method.
-
-        ALoRA starts as LoRA, so its cell is LoRA's; AdaLoRA is PEFT's code alone and has none.
-        """
+        """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
         out: dict[str, RunSpec] = {}
         for run in self.runs:
-            if run.spec.method in (*LORA_METHODS, "alora"):
+            if run.spec.method in CROSSCHECKED:
                 out.setdefault(cell_id(run), run.spec)
         return out
 
