@@ -100,7 +100,7 @@ class Controller(Adaptive):
         super().__init__(state, len(examples["train"]))
         settings = state.spec.adalora
         assert settings is not None  # the spec sees to it
-        self.tuner = state.accelerator.unwrap_model(state.model).base_model
+        self.tuner = state.bare.base_model
         self.config, self.allocator = self.tuner.peft_config[NAME], self.tuner.rankallocator
         tinit, tfinal = (_steps(part, self.steps) for part in (settings.tinit, settings.tfinal))
         if tinit >= self.steps - tfinal:
@@ -149,12 +149,12 @@ class Controller(Adaptive):
         averages = {name: dict(getattr(self.allocator, name)) for name in AVERAGES}
         return {**super().state_dict(), "pattern": self.config.rank_pattern, "averages": averages}
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         """Take up masks, averages and counts."""
-        super().load_state_dict(saved)
-        self.config.rank_pattern = saved["pattern"]
+        super().load_state_dict(content)
+        self.config.rank_pattern = content["pattern"]
         device = self.state.accelerator.device
-        for name, tensors in saved["averages"].items():
+        for name, tensors in content["averages"].items():
             setattr(self.allocator, name, {key: t.to(device) for key, t in tensors.items()})
 
     def restore(self, ranks: dict[str, int]) -> None:

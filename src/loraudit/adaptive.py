@@ -1,6 +1,7 @@
 """What methods that move ranks between layers share: when, how often, and a word if never.
 
-The training loop calls a method's controller; ALoRA's and AdaLoRA's are subclasses of this one.
+The training loop calls a method's controller (train.Controller); ALoRA's and AdaLoRA's are
+subclasses of this one.
 """
 
 import math
@@ -58,10 +59,10 @@ class Adaptive:
         """Return what a resumed run needs: tensors, numbers, strings, lists and dicts."""
         return {"ranks": self.ranks(), "counts": dict(self.counts)}
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         """Take up `state_dict`'s value on a freshly prepared model, whose weights come later."""
-        self.counts = dict(saved["counts"])
-        self.restore(saved["ranks"])
+        self.counts = dict(content["counts"])
+        self.restore(content["ranks"])
 
     def restore(self, ranks: dict[str, int]) -> None:
         """Give the layers these ranks, for saved weights to be copied into."""

@@ -65,7 +65,7 @@ class Controller(Adaptive):
         super().__init__(state, len(examples["train"]))
         assert state.spec.alora is not None  # the spec sees to it
         self.settings: ALoRA = state.spec.alora
-        self.layers = lora_layers(state.accelerator.unwrap_model(state.model))
+        self.layers = lora_layers(state.bare)
         self.at = round_steps(self.settings, self.per_epoch, self.steps)
         self.pruned = self._pruned()
         split = examples[self.settings.split]
@@ -109,14 +109,11 @@ class Controller(Adaptive):
 
     def scores(self) -> Scores:
         """Score every rank, each process its share; all processes get the same numbers."""
-        accelerator = self.state.accelerator
-        model = accelerator.unwrap_model(self.state.model)
+        accelerator, model = self.state.accelerator, self.state.bare
         training = model.training
         model.eval()
         share = accelerator.process_index, accelerator.num_processes
-        found = importance(
-            self.layers, lambda: self.score(model), self.settings.alone, share, gather_object
-        )
+        found = importance(self.layers, self.score, self.settings.alone, share, gather_object)
         model.train(training)
         forwards = 2 * sum(self.ranks().values()) + accelerator.num_processes
         self.counts["scoring_forwards"] += forwards
@@ -125,17 +122,17 @@ class Controller(Adaptive):
         return found
 
     @torch.no_grad()
-    def score(self, model: torch.nn.Module) -> float:
+    def score(self) -> float:
         """Return S, minus the mean loss on the fixed batch."""
-        logits = model(**self.batch).logits.float()
+        logits = self.state.bare(**self.batch).logits.float()
         if self.state.spec.task.regression:
             labels = self.labels.to(logits.dtype)
             return -torch.nn.functional.mse_loss(logits[:, 0], labels).item()
         return -torch.nn.functional.cross_entropy(logits, self.labels).item()
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def load_state_dict(self, content: dict[str, Any]) -> None:
         """Bring ranks and counts to what was saved."""
-        super().load_state_dict(saved)
+        super().load_state_dict(content)
         self._rewrap()
 
     def restore(self, ranks: dict[str, int]) -> None:

@@ -372,6 +372,8 @@ def crosscheck(
 
     `loraudit crosscheck results/quickstart/runs/snippets/minilm/lora-r8-q+v/s0/spec.json`
     """
+    from loraudit.spec import CROSSCHECKED
+
     run = _asked_spec(spec, study, cell)
     if run.method not in CROSSCHECKED:
         legal = ", ".join(CROSSCHECKED)
