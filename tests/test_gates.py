@@ -67,11 +67,14 @@ def test_pruning_a_zero_rank_and_growing_change_no_output(kind):
 
 def test_optimizer_state_of_the_ranks_that_stay_keeps_every_bit():
     layer, optimizer = trained()
-    before = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+    parameters = layer.lora_A, layer.lora_B
+    before = [{k: v.clone() for k, v in optimizer.state[p].items()} for p in parameters]
     prune(layer, mask(0, 3), optimizer)
     grow(layer, 1, seed=1, optimizer=optimizer)
-    for parameter, dim in ((layer.lora_A, 0), (layer.lora_B, 1)):
-        old, new = before[parameter], optimizer.state[parameter]
+    parameters = layer.lora_A, layer.lora_B
+    assert [*optimizer.state] == optimizer.param_groups[0]["params"] == [*parameters]
+    for dim, (old, parameter) in enumerate(zip(before, parameters, strict=True)):
+        new = optimizer.state[parameter]
         assert torch.equal(new["step"], old["step"])
         for key in ("exp_avg", "exp_avg_sq"):
             assert new[key].shape == parameter.shape

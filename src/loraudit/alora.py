@@ -138,7 +138,7 @@ class Controller(Adaptive):
     def restore(self, ranks: dict[str, int]) -> None:
         """Give the layers these ranks, all values zero."""
         for name, rank in ranks.items():
-            resize(self.layers[name], rank)
+            resize(self.layers[name], rank, self.state.optimizer)
 
     def _pruned(self) -> int:
         """Return n_A."""

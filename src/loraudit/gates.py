@@ -15,12 +15,13 @@ Its step count is one number per tensor and goes on, so a new rank is past the b
 first update is (1 - beta1) / sqrt(1 - beta2) times the learning rate (3.2 for 0.9 and 0.999).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraudit.lora import LoRALinear
 
@@ -68,10 +69,10 @@ def grow(
     _rebuild(layer, index, rows.to(layer.lora_A.device), optimizer)
 
 
-def resize(layer: LoRALinear, rank: int) -> None:
+def resize(layer: LoRALinear, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Give a layer another rank with all values zero, for saved ones to be copied into."""
-    rows = layer.lora_A.new_zeros(rank, layer.lora_A.shape[1])
-    _rebuild(layer, torch.arange(0, device=rows.device), rows, None)
+    rows = layer.lora_A.detach().new_zeros(rank, layer.lora_A.shape[1])
+    _rebuild(layer, torch.arange(0, device=rows.device), rows, optimizer)
 
 
 @torch.no_grad()
@@ -81,19 +82,39 @@ def _rebuild(
     rows: Float[Tensor, "new d_in"],
     optimizer: torch.optim.Optimizer | None,
 ) -> None:
-    """Keep the ranks `kept`, then put `rows` after them; the parameters stay the same objects."""
+    """Keep the ranks `kept` and put `rows` after them.
+
+    The parameters are new objects: DDP and autograd remember an old one's shape.
+    """
     if layer.merged:
         raise ValueError("unmerge before changing the rank")
     columns = layer.lora_B.new_zeros(layer.lora_B.shape[0], len(rows))
-    for parameter, dim, new in ((layer.lora_A, 0, rows), (layer.lora_B, 1, columns)):
-        state = optimizer.state.get(parameter, {}) if optimizer else {}
-        for key, value in state.items():
-            if torch.is_tensor(value) and value.shape == parameter.shape:  # not the step
-                moments = value.index_select(dim, kept), torch.zeros_like(new, dtype=value.dtype)
-                state[key] = torch.cat(moments, dim)
-        parameter.data = torch.cat((parameter.data.index_select(dim, kept), new), dim)
-        parameter.grad = None
-    layer.rank = layer.lora_A.shape[0]
+    layer.rank = len(kept) + len(rows)
     layer.alpha = layer.scaling * layer.rank
-    for parameter in (layer.lora_A, layer.lora_B):
-        parameter.requires_grad_(layer.rank > 0)
+    for name, dim, new in (("lora_A", 0, rows), ("lora_B", 1, columns)):
+        old = getattr(layer, name)
+        data = _joined(old, dim, kept, new)
+        setattr(layer, name, nn.Parameter(data, requires_grad=layer.rank > 0))
+        if optimizer is not None:
+            zeros = partial(_joined, dim=dim, kept=kept, new=torch.zeros_like(new))
+            _hand_over(optimizer, old, getattr(layer, name), zeros)
+
+
+def _joined(tensor: Tensor, dim: int, kept: Tensor, new: Tensor) -> Tensor:
+    """Return a tensor's slices `kept` along `dim`, then `new`."""
+    return torch.cat((tensor.index_select(dim, kept), new), dim)
+
+
+def _hand_over(
+    optimizer: torch.optim.Optimizer,
+    old: nn.Parameter,
+    new: nn.Parameter,
+    moved: Callable[[Tensor], Tensor],
+) -> None:
+    """Put a new parameter in an old one's place, with its state; `moved` reshapes moments."""
+    for group in optimizer.param_groups:
+        group["params"] = [new if p is old else p for p in group["params"]]
+    if old in optimizer.state:
+        state = optimizer.state.pop(old)
+        moments = {k: v for k, v in state.items() if v.shape == old.shape}  # not the step
+        optimizer.state[new] = state | {key: moved(value) for key, value in moments.items()}
