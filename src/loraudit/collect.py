@@ -226,4 +226,5 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "peak_memory_mib": train.peak_memory_mib,
         "peak_device_memory_mib": train.peak_device_memory_mib,
         "copied_tensors": len(train.copied),
+        **{f"counts_{name}": value for name, value in train.counts.items()},
     }
