@@ -142,7 +142,7 @@ def twins(study: Study, folder: Path) -> list[dict]:
     """
     pairs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
-        if run.spec.method in LORA_METHODS:
+        if run.spec.twins:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
     for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):

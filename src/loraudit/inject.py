@@ -8,9 +8,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit import peft_bridge
+from loraudit.error_ranks import starts
 from loraudit.errors import UserError
 from loraudit.fast import FastLoRALinear
-from loraudit.lora import LoRALinear
+from loraudit.lora import Init, LoRALinear
 from loraudit.lora_variants import LoRAConv1D
 from loraudit.models import freeze, in_head, target_modules
 from loraudit.peft_bridge import start_from as start_from  # the same for either twin
@@ -27,13 +28,16 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         UserError: a target that this model lacks.
     """
     freeze(model, spec.model.head, spec.head == "trained")
-    for name in target_modules(model, spec.model, spec.targets):
+    names = target_modules(model, spec.model, spec.targets)
+    for name, start in starts(model, spec, names).items():
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
-        start = spec.init, spec.init_std
-        layer = lora_class(base, spec.compute)(
-            base, spec.rank, spec.alpha, spec.lora_dropout, *start
-        )
+        init: Init = "gaussian" if spec.init == "gaussian" else "kaiming"
+        alpha = spec.alpha * start.rank / spec.rank  # one scaling for all layers
+        drawn = spec.lora_dropout, init, spec.init_std
+        layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
+        if start.a is not None:
+            layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
         model.set_submodule(name, layer)
     return model
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loraudit.errors import UserError, unknown
+from loraudit.peft_options import check_options
 
 Matrix = Literal["q", "k", "v", "o", "up", "down"]
 MATRICES: tuple[Matrix, ...] = get_args(Matrix)
@@ -31,9 +32,6 @@ METHOD_MODULES = {
 
 LORA_METHODS = ("lora", "peft")
 """The two implementations of plain LoRA."""
-
-CROSSCHECKED = (*LORA_METHODS, "alora")
-"""Methods with a cross-check: ALoRA starts as LoRA; AdaLoRA is PEFT's code alone."""
 
 ADAPTER_METHODS = (*LORA_METHODS, "alora", "adalora")
 """Methods that train LoRA matrices; the last two move ranks between layers."""
@@ -262,6 +260,9 @@ ADAPTER_FIELDS = (
 )
 """Fields that are None for methods without LoRA matrices."""
 
+ADAPTER_OPTIONS = ("lora_plus", "ranks", "least_rank", "loftq_steps", "peft")
+"""Fields of runs with LoRA matrices that came later: the others have them at their default."""
+
 
 class RunSpec(Frozen):
     """Everything that can change a run's numbers. config/defaults.yaml explains each field."""
@@ -273,7 +274,7 @@ class RunSpec(Frozen):
     alpha: Positive | None
     targets: tuple[Matrix, ...] | None
     lora_dropout: Fraction | None
-    init: Literal["kaiming", "gaussian"] | None
+    init: Literal["kaiming", "gaussian", "error", "loftq"] | None
     init_std: Positive | None
     warm_start: WarmStart | None
     head: Literal["trained", "frozen"]
@@ -298,6 +299,13 @@ class RunSpec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     alora: ALoRA | None = None
     adalora: AdaLoRA | None = None
+    base_bits: Literal[2, 3, 4, 8] | None = None
+    base_group: Count = 64
+    ranks: Literal["uniform", "error"] = "uniform"
+    least_rank: Annotated[int, Field(ge=0)] = 1
+    loftq_steps: Count = 5
+    lora_plus: Positive | None = None
+    peft: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
@@ -312,8 +320,41 @@ class RunSpec(Frozen):
             raise ValueError(f"method {self.method!r} has no adapter to start from")
         if self.init_std and self.init != "gaussian":
             raise ValueError(f"init_std {self.init_std:g} goes with init 'gaussian' only")
+        if self.peft:
+            self._check_peft()
+        self._check_bits()
         self._check_adaptive()
         return self
+
+    def _check_peft(self) -> None:
+        """Check `peft`: its keys, and what it can't go with."""
+        if self.method != "peft":
+            raise ValueError(f"peft {self.peft} goes with method 'peft' only, not {self.method!r}")
+        check_options(self.peft)
+        if self.warm_start:
+            raise ValueError("a warm_start copies plain LoRA matrices: leave peft empty")
+        if "init_lora_weights" in self.peft and self.init != "kaiming":
+            raise ValueError(f"init {self.init!r} and peft's init_lora_weights: set one of them")
+        mutating = self.peft.get("init_lora_weights", True) not in (True, False, "gaussian")
+        if self.base_bits and (mutating or self.peft.get("lora_bias")):
+            raise ValueError(f"peft {self.peft} does not go with a quantised base (base_bits)")
+
+    def _check_bits(self) -> None:
+        """Check what goes with a quantised base, and with an unquantised one."""
+        error = {"init": self.init in ("error", "loftq"), "ranks": self.ranks == "error"}
+        if self.base_bits is None:
+            for key in (key for key, used in error.items() if used):
+                raise ValueError(
+                    f"{key} {getattr(self, key)!r} starts from the quantisation error: set "
+                    "base_bits (legal: 2, 3, 4, 8)"
+                )
+        elif self.method in ("full", "bitfit"):
+            raise ValueError(
+                f"method {self.method!r} trains weights that base_bits {self.base_bits} freezes "
+                "(legal: lora, peft, head)"
+            )
+        elif self.precision == "bf16" or self.compute == "compiled":
+            raise ValueError("base_bits goes with precision fp32 or tf32 and compute fast or plain")
 
     def _check_adaptive(self) -> None:
         """Check the settings of methods that move ranks."""
@@ -322,18 +363,38 @@ class RunSpec(Frozen):
                 raise ValueError(f"{name} goes with method {name!r}, and only with it")
         if self.method in ADAPTIVE and self.warm_start:
             raise ValueError(f"method {self.method!r} starts cold (legal warm_start: null)")
-        if self.adalora and self.rank and self.adalora.start(self.rank) <= self.rank:
+        if self.adalora:
+            self._check_adalora(self.adalora)
+
+    def _check_adalora(self, settings: AdaLoRA) -> None:
+        """Check what AdaLoRA, which is PEFT's and starts in a way of its own, goes with."""
+        if self.rank and settings.start(self.rank) <= self.rank:
             raise ValueError(
-                f"adalora.init_rank {self.adalora.init_rank} is not above the target, rank "
-                f"{self.rank}"
+                f"adalora.init_rank {settings.init_rank} is not above the target, rank {self.rank}"
             )
-        if self.adalora and (self.init or self.init_std):
+        if self.init or self.init_std:
             raise ValueError("AdaLoRA draws A and B from N(0, 0.02^2) (legal init: null)")
+        for key, legal in (("ranks", "uniform"), ("base_bits", None), ("lora_plus", None)):
+            if getattr(self, key) != legal:
+                raise ValueError(
+                    f"method 'adalora' does not go with {key} {getattr(self, key)!r} "
+                    f"(legal: {'null' if legal is None else legal})"
+                )
 
     @property
     def adapter(self) -> bool:
         """Whether the method trains LoRA matrices."""
         return self.method in ADAPTER_METHODS
+
+    @property
+    def twins(self) -> bool:
+        """Whether our code and PEFT's both have this run: not what one of them alone has."""
+        return self.method in LORA_METHODS and not self.peft
+
+    @property
+    def crosschecked(self) -> bool:
+        """Whether the start is one that both have: ALoRA's is LoRA's."""
+        return self.twins or self.method == "alora"
 
 
 def validated(cls: type[BaseModel], data: object, where: str) -> Any:
@@ -375,6 +436,18 @@ def digest(value: BaseModel) -> str:
                 del content[name]
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_defaults(fields: Any) -> Any:
+    """Add the fields that came after a spec's JSON was written, as before; else return it as is."""
+    if not isinstance(fields, dict):
+        return fields
+    later = {
+        name: field.default
+        for name, field in RunSpec.model_fields.items()
+        if not field.is_required()
+    }
+    return later | fields
 
 
 def derive_seed(seed: int, *names: object) -> int:
