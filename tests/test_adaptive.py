@@ -105,6 +105,14 @@ def test_the_counted_parameters_are_those_of_the_exported_ranks(runs):
     assert config["rank_pattern"].keys() == config["alpha_pattern"].keys()
 
 
+@pytest.mark.parametrize("changes", [{"base_bits": 4}, {"base_bits": 2, "ranks": "error"}])
+def test_alora_moves_ranks_on_a_quantised_base(tiny, tmp_path, changes):
+    settings = ALoRA(rows=8, first=0.5, between=0.5, pruned=4)
+    _, ranks = run(tiny, tmp_path, "alora", epochs=1, base_group=16, alora=settings, **changes)
+    assert len(ranks) > 1
+    assert len({sum(layers.values()) for layers in ranks.values()}) == 1
+
+
 def test_alora_without_moves_is_lora_to_the_bit(tiny, tmp_path, monkeypatch, capsys):
     """Every rank stays, and the run is flagged: no rank ever moved."""
 
@@ -185,6 +193,7 @@ def test_what_does_not_fit_is_refused(tiny, tmp_path, method, changes, message):
         ("alora", {"method": "lora"}, "alora goes with method 'alora', and only with it"),
         ("adalora", {"adalora": {"init_rank": 4}}, "init_rank 4 is not above the target, rank 4"),
         ("adalora", {"init": "kaiming"}, "AdaLoRA draws A and B from"),
+        ("adalora", {"base_bits": 4}, r"does not go with base_bits 4 .legal: null"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(method, changes, message):
