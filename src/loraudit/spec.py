@@ -351,7 +351,7 @@ class RunSpec(Frozen):
         elif self.method in ("full", "bitfit"):
             raise ValueError(
                 f"method {self.method!r} trains weights that base_bits {self.base_bits} freezes "
-                "(legal: lora, peft, head)"
+                "(legal: lora, peft, alora, head)"
             )
         elif self.precision == "bf16" or self.compute == "compiled":
             raise ValueError("base_bits goes with precision fp32 or tf32 and compute fast or plain")
