@@ -1,41 +1,25 @@
 """The DAG end to end on a tiny study, in a copy of the project that tests may edit."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from conftest import make_spec, save_hub_folder, save_tiny_model
+from conftest import make_spec
 from loraudit.fetch import fetch_task
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
 from loraudit.subspace import phi
 from loraudit.tokenise import tokenise
+from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
 
 pytestmark = pytest.mark.pipeline
 
-ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
-STUDY = """
-question: Does the pipeline run?
-defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
-           rank: 2, max_length: 64}
-per_method: {head: {learning_rate: 1.0e-2}, full: {learning_rate: 1.0e-2}}
-grid:
-  - {method: [lora, peft], targets: q+v}
-  - {method: [head, full]}
-"""
 RUNS = ["lora-r2-q+v", "peft-r2-q+v", "head", "full"]
 ABLATION = """
 question: What does the frozen head cost, and what is a start from another task worth?
@@ -54,72 +38,7 @@ ablation:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Copy the project and add a tiny model, a tiny task and a study of them."""
-    root = tmp_path_factory.mktemp("project")
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(source, root / name, ignore=ignore)
-        else:
-            shutil.copy(source, root / name)
-    save_tiny_model(root / "tiny-model")
-    save_hub_folder(root / "hub")
-    words = {
-        "source": {"folder": "hub", "config": "sst2"},
-        "text": ["sentence"],
-        "label": "label",
-        "classes": ["negative", "positive"],
-        "metrics": ["accuracy", "f1"],
-        "headline": "accuracy",
-    }
-    add_entries(root / "config/tasks.yaml", {"words": words, "letters": words})
-    models = root / "config/models.yaml"
-    table = yaml.safe_load(models.read_text())
-    table["models"]["tiny"] = {"family": "bert", "source": {"folder": "tiny-model"}}
-    models.write_text(yaml.safe_dump(table))
-    (root / "config/studies/small.yaml").write_text(STUDY)
-    (root / "config/studies/switches.yaml").write_text(ABLATION)
-    return root
-
-
-def add_entries(path: Path, entries: dict) -> None:
-    """Append entries to a YAML table, as a user would."""
-    path.write_text(path.read_text() + yaml.safe_dump(entries))
-
-
-def environment(project) -> dict[str, str]:
-    """Put the copy's code and this interpreter's programs first; the hub is a closed port."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-        "PATH": path,
-        "PYTHONPATH": str(project / "src"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-        "HF_HOME": str(project / "hf"),
-    }
-
-
-def command(project, *arguments: str, ok: bool | None = True) -> str:
-    """Run a program in the copy; returns all it printed, and checks whether it succeeded."""
-    done = subprocess.run(
-        arguments,
-        cwd=project,
-        env=environment(project),
-        timeout=900,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert ok is None or (done.returncode == 0) == ok, done.stdout
-    return done.stdout
-
-
-def snakemake(project, *arguments: str, config: str = "study=small", ok: bool | None = True) -> str:
-    return command(
-        project, "snakemake", "--cores", "2", *arguments, "--config", *config.split(), ok=ok
-    )
+    return make_project(tmp_path_factory.mktemp("project"), {"small": STUDY, "switches": ABLATION})
 
 
 def planned(project, config: str = "study=small") -> list[str]:
@@ -131,18 +50,6 @@ def planned(project, config: str = "study=small") -> list[str]:
 def done(project):
     snakemake(project)
     return project / "results/small"
-
-
-@contextmanager
-def edited(path: Path, old: str, new: str):
-    """Replace text in a file for the length of a block."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    try:
-        yield
-    finally:
-        path.write_text(text)
 
 
 SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]

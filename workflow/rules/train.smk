@@ -24,6 +24,9 @@ rule train:
     resources:
         launch=LAUNCH,
         threads_per_process=config["threads"],
+        gpu=GPUS,
+        runtime=minutes("train"),
+        mem_mb=memory("train"),
     params:
         code=lambda w: TRAIN_CODE[run_spec(w).method],
         spec=lambda w: run_spec(w).model_dump_json(),
