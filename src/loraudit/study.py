@@ -161,7 +161,7 @@ class Config(Frozen):
     model: str | None
     glue: str
     models: str
-    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"] = "cpu"
+    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16", "two_nodes"] = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
 

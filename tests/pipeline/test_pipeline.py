@@ -1,8 +1,10 @@
 """The DAG end to end on a tiny study, in a copy of the project that tests may edit."""
 
+import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -384,44 +386,70 @@ def test_every_shipped_study_plans_without_a_network(project, name):
     assert checks == int(re.search(r"^crosscheck +(\d+)$", output, re.M).group(1))
 
 
+COUNTED = """
+import os, pathlib, runpy, sys
+from loraudit import train
+folder, forward = sys.argv[-1], train.forward
+def counted(state, examples, index):
+    if not state.model.training:
+        with open(pathlib.Path(folder, os.environ.get("RANK", "0") + ".rows"), "a") as file:
+            file.writelines(f"{row}\\n" for row in index)
+    return forward(state, examples, index)
+train.forward = counted
+sys.argv[-1] += "/run"
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+"""scripts/train.py, which writes down the rows that each process evaluates."""
+
+
 def test_two_gloo_processes_equal_one(project, tmp_path):
-    """Without dropout (each process has masks of its own) and with a short last batch."""
-    fetched = {"source": {"folder": str(project / "hub"), "config": "sst2"}}
-    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31)
-    fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
+    """Without dropout (each process has masks of its own); one step has a row for one process only.
+
+    Logits agree to 1e-4 and losses to 1e-5 (sums in another order), predictions and metrics are
+    equal. 37 rows in evaluation batches of 16 are two batches for one process and one for the
+    other: every row is evaluated once.
+    """
+    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37)
+    source = _folder({"folder": str(project / "hub"), "config": "sst2"})
+    fetch_task(spec.task.model_copy(update={"source": source}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
     tokenise(tmp_path / "t", tmp_path / "m", spec.max_length, tmp_path / "tokens")
     config = read_json(tmp_path / "m/config.json")
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (tmp_path / "m/config.json").write_text(json.dumps(config))
-    tables = []
-    for launch in ("cpu", "cpu2"):
-        command(
-            project,
-            "python",
-            "scripts/launch.py",
-            "--config_file",
-            f"profiles/accelerate/{launch}.yaml",
-            "--num_cpu_threads_per_process",
-            "1",
-            "scripts/train.py",
-            "--spec",
-            spec.model_dump_json(),
-            "--tokens",
-            str(tmp_path / "tokens"),
-            "--model",
-            str(tmp_path / "m"),
-            "--out",
-            str(tmp_path / launch),
-        )
-        tables.append(pd.read_parquet(tmp_path / launch / "predictions.parquet"))
-    record = read_record(tmp_path / "cpu2/record.json")
-    assert record.environment["processes"] == 2
-    one, two = (table[table.epoch == 2].reset_index() for table in tables)
-    assert list(one["row"]) == list(two["row"])
-    assert len(two) == 31
-    gap = (one.filter(like="logit_") - two.filter(like="logit_")).abs().max().max()
+    (tmp_path / "counted.py").write_text(COUNTED)
+    launched = [_launched(project, tmp_path, launch, spec) for launch in ("cpu", "cpu2")]
+    for processes, (record, table, _, rows) in enumerate(launched, 1):
+        assert record.environment["processes"] == processes
+        assert sorted(itertools.chain(*rows)) == sorted(2 * list(range(37)))
+        assert len(rows) == processes
+        for epoch in (1, 2):
+            shown = table[table.epoch == epoch]["row"]
+            assert shown.empty or list(shown) == list(range(37))
+    (one, table, losses, _), (two, table2, losses2, rows) = launched
+    assert {len(found) for found in rows} == {2 * 16, 2 * (16 + 5)}
+    columns = [name for name in table if not name.startswith("logit_")]
+    pd.testing.assert_frame_equal(table[columns], table2[columns])
+    gap = (table.filter(like="logit_") - table2.filter(like="logit_")).abs().max().max()
     assert gap < 1e-4
+    assert losses == pytest.approx(losses2, rel=1e-5)
+    assert (one.train.best, one.train.last) == (two.train.best, two.train.last)
+    assert one.train.steps == two.train.steps == 2 * 8
+
+
+def _launched(project, folder: Path, launch: str, spec):
+    """Train by a launch file; returns record, predictions, losses, rows evaluated per process."""
+    out = folder / launch
+    out.mkdir()
+    options = {"--spec": spec.model_dump_json(), "--tokens": folder / "tokens"}
+    options |= {"--model": folder / "m", "--out": out}
+    command(project, "python", "scripts/launch.py", "--num_cpu_threads_per_process", "1",
+            "--config_file", f"profiles/accelerate/{launch}.yaml", str(folder / "counted.py"),
+            *(str(part) for pair in options.items() for part in pair))  # fmt: skip
+    rows = [[int(row) for row in path.read_text().split()] for path in out.glob("*.rows")]
+    losses = list(pd.read_csv(out / "run/history.csv").train_loss)
+    predictions = pd.read_parquet(out / "run/predictions.parquet")
+    return read_record(out / "run/record.json"), predictions, losses, rows
 
 
 def _folder(source: dict):

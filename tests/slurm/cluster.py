@@ -2,9 +2,10 @@
 
     python tests/slurm/cluster.py /tmp/slurm     # runs until Ctrl-C; prints what to export
 
-As root on Debian, whose packages are installed where they are missing. Nothing outside the folder
-is written, no system service is touched, and every daemon started here is ended by its process.
-The node has two made-up GPUs, so that asking for one can be tried.
+As root on Debian, whose packages are installed where they are missing. Outside the folder only
+/etc/slurm/slurm.conf is written, a link to the one in it, and only where there is none: programs
+inside of jobs look there, because Snakemake's jobs drop SLURM_CONF. No system service is touched,
+and every daemon started here is ended here. Each node has two made-up GPUs, to ask for.
 """
 
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db")
+SYSTEM = Path("/etc/slurm/slurm.conf")
 CPUS = os.cpu_count() or 1
 GPUS = 2
 PATIENCE = 60
@@ -46,6 +48,7 @@ SchedulerParameters=sched_interval=2,batch_sched_delay=0
 MpiDefault=none
 ReturnToService=2
 GresTypes=gpu
+AccountingStoreFlags=job_comment
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={accounting}
@@ -54,8 +57,8 @@ JobAcctGatherType=jobacct_gather/none
 NodeName=DEFAULT CPUs={cpus} RealMemory={memory} Gres=gpu:{gpus}
 NodeName=node1 NodeHostName=localhost NodeAddr=127.0.0.1 Port={node1}
 NodeName=node2 NodeHostName=localhost NodeAddr=127.0.0.1 Port={node2}
-PartitionName=main Nodes=node1 Default=YES MaxTime=60
-PartitionName=pair Nodes=node1,node2 MaxTime=60
+PartitionName=main Nodes=node1 Default=YES MaxTime=INFINITE
+PartitionName=pair Nodes=node1,node2 MaxTime=INFINITE
 """
 ACCOUNTING = """
 AuthType=auth/munge
@@ -78,6 +81,8 @@ def missing() -> str | None:
     """Return why SLURM cannot be started here, or None; packages are installed if need be."""
     if os.geteuid() != 0:
         return "not root"
+    if SYSTEM.exists():
+        return f"another SLURM is set up here ({SYSTEM})"
     if _programs():
         return None
     if not shutil.which("apt-get"):
@@ -102,6 +107,9 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     values = _write_files(folder)
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
     with ExitStack() as stack:
+        SYSTEM.unlink(missing_ok=True)  # a link that a killed run has left leads nowhere
+        SYSTEM.symlink_to(folder / "slurm.conf")
+        stack.callback(SYSTEM.unlink)
 
         def start(*command: str) -> None:
             stack.enter_context(_daemon(folder, environment, *command))

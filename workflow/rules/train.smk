@@ -20,8 +20,9 @@ rule train:
         f"logs/{STUDY.name}/train/{{task}}/{{model}}/{{variant}}-s{{seed}}.log",
     conda:
         ENVIRONMENT
-    threads: config["threads"] * PROCESSES
+    threads: config["threads"] * PROCESSES // NODES
     resources:
+        **(SEVERAL_NODES if NODES > 1 else {}),
         launch=LAUNCH,
         threads_per_process=config["threads"],
         gpu=GPUS,
