@@ -16,6 +16,7 @@ from loraudit.fetch import fetch_task
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
+from loraudit.spec import AdaLoRA, ALoRA
 from loraudit.subspace import phi
 from loraudit.tokenise import tokenise
 from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
@@ -402,14 +403,23 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 """scripts/train.py, which writes down the rows that each process evaluates."""
 
 
-def test_two_gloo_processes_equal_one(project, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora"},
+        {"method": "alora", "alora": ALoRA(rows=16, first=0.5, between=0.5)},
+        {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
+    ],
+    ids=lambda changes: changes["method"],
+)
+def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     """Without dropout (each process has masks of its own); one step has a row for one process only.
 
     Logits agree to 1e-4 and losses to 1e-5 (sums in another order), predictions and metrics are
     equal. 37 rows in evaluation batches of 16 are two batches for one process and one for the
     other: every row is evaluated once.
     """
-    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37)
+    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37, **changes)
     source = _folder({"folder": str(project / "hub"), "config": "sst2"})
     fetch_task(spec.task.model_copy(update={"source": source}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
@@ -421,13 +431,20 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     launched = [_launched(project, tmp_path, launch, spec) for launch in ("cpu", "cpu2")]
     for processes, (record, table, _, rows) in enumerate(launched, 1):
         assert record.environment["processes"] == processes
-        assert sorted(itertools.chain(*rows)) == sorted(2 * list(range(37)))
         assert len(rows) == processes
+        if changes["method"] == "lora":  # the others also score while they train
+            assert sorted(itertools.chain(*rows)) == sorted(2 * list(range(37)))
         for epoch in (1, 2):
             shown = table[table.epoch == epoch]["row"]
             assert shown.empty or list(shown) == list(range(37))
     (one, table, losses, _), (two, table2, losses2, rows) = launched
-    assert {len(found) for found in rows} == {2 * 16, 2 * (16 + 5)}
+    if changes["method"] == "lora":
+        assert {len(found) for found in rows} == {2 * 16, 2 * (16 + 5)}
+    moved = [tmp_path / launch / "run/ranks.csv" for launch in ("cpu", "cpu2")]
+    assert [path.exists() for path in moved] == 2 * [changes["method"] != "lora"]
+    if moved[0].exists():
+        assert moved[0].read_text() == moved[1].read_text()
+        assert two.train.counts["rank_changes"] > 0
     columns = [name for name in table if not name.startswith("logit_")]
     pd.testing.assert_frame_equal(table[columns], table2[columns])
     gap = (table.filter(like="logit_") - table2.filter(like="logit_")).abs().max().max()

@@ -49,6 +49,7 @@ MpiDefault=none
 ReturnToService=2
 GresTypes=gpu
 AccountingStoreFlags=job_comment
+AccountingStorageTRES=gres/gpu
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={accounting}

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.pipeline]
 
 STUDY = """
 question: Does it run on a cluster?
-defaults: {task: words, model: tiny, epochs: 3, global_batch: 16, learning_rate: 1.0e-2,
-           max_length: 64}
+defaults: {task: words, model: tiny, epochs: 3, global_batch: 16, micro_batch: 8,
+           learning_rate: 1.0e-2, max_length: 64}
 per_method: {head: {learning_rate: 1.0e-2}}
 grid:
   - {method: lora, targets: q+v, rank: [1, 2]}
@@ -166,7 +166,7 @@ def running(run: str) -> str:
     return found
 
 
-def test_a_failing_job_names_its_reason_and_log_and_asks_for_its_gpu(done, project):
+def test_a_failing_job_names_its_reason_and_log_and_asks_for_its_gpu(project):
     study = STUDY.replace("rank: [1, 2]", "rank: 1").replace("1.0e-2,", "1.0e+30,", 1)
     study = study.replace("max_length: 64", "max_length: 64, max_grad_norm: null")
     (project / "config/studies/wild.yaml").write_text(study)
@@ -181,7 +181,7 @@ def test_a_failing_job_names_its_reason_and_log_and_asks_for_its_gpu(done, proje
     assert "gres/gpu=1" in last.AllocTRES
 
 
-def test_two_nodes_train_one_run_as_two_processes_of_one_machine_do(done, project):
+def test_two_nodes_train_one_run_as_two_processes_of_one_machine_do(project):
     """profiles/accelerate/two_nodes.yaml, on CPUs: its processes talk through gloo."""
     launcher = project / "profiles/accelerate/two_nodes.yaml"
     target = "results/small/runs/words/tiny/lora-r1-q+v/s0/record.json"
