@@ -86,6 +86,5 @@ def test_no_launch_file_names_a_gpu(path):
 def test_the_slurm_profile_speaks_of_rules_that_exist():
     profile = yaml.safe_load(Path("profiles/slurm/config.yaml").read_text())
     rules = {path.stem for path in Path("workflow/rules").glob("*.smk")}
-    assert set(profile["set-resources"]) <= rules
     assert set(profile["groups"]) <= rules
     assert set(profile["group-components"]) == set(profile["groups"].values())

@@ -28,6 +28,8 @@ rule train:
         gpu=GPUS,
         runtime=minutes("train"),
         mem_mb=memory("train"),
+        # 90 to 150 s before its time limit a run is told to stop: time for a checkpoint
+        slurm_extra="--signal=TERM@90",
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
         code=lambda w: TRAIN_CODE[run_spec(w).method],
