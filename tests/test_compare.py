@@ -260,6 +260,22 @@ def test_methods_are_compared_on_the_same_seeds():
     assert method_pairs(tidy((0.9,))).empty
 
 
+def test_contrasts_are_the_only_pairs_and_the_only_ones_adjusted_for():
+    cells = pd.concat(
+        [
+            tidy(method=method, label=label, run=f"t/m/{method}-r8-q+v{tag}/s0")
+            for method, label, tag in (("lora", "", ""), ("peft", "", ""), ("lora", "b", "-b"))
+        ],
+        ignore_index=True,
+    )
+    cells["best"] += [0, 0.01, 0.02, 0.01, 0] * 3
+    table = method_pairs(cells, [("lora-r8-q+v-b", "lora-r8-q+v"), ("full", "lora-r8-q+v")])
+    assert {(row.left, row.right) for row in table.itertuples()} == {
+        ("lora r8 q+v b", "lora r8 q+v")
+    }
+    assert (table.p_holm.fillna(1) == table.p.fillna(1)).all()
+
+
 def test_a_baseline_of_the_same_label_is_the_partner():
     def cell(method, label):
         adapter = {} if method == "lora" else {"rank": None, "targets": None}

@@ -7,6 +7,8 @@ Snakefile reads both to build the DAG.
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -169,6 +171,20 @@ class ModelEntry(Frozen):
     def output_layer(self) -> str:
         """The module whose shape depends on the number of classes."""
         return self.output or self.head[-1]
+
+
+def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:
+    """Return the number and the matrix (q k v o up down) of a layer, None if it has no name here.
+
+    Args:
+        layer: its full name in the model.
+        modules: names of the matrices as in models.yaml, `*` for the number.
+    """
+    for matrix, module in modules.items():
+        pattern = re.escape(module).replace(r"\*", r"(\d+)")
+        if hit := re.search(rf"(?:^|\.){pattern}$", layer):
+            return int(hit[1]), matrix
+    return None
 
 
 Positive = Annotated[float, Field(gt=0)]
