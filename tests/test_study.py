@@ -369,6 +369,46 @@ def test_axes_and_dicts_become_labels_fit_for_a_path(tmp_path):
     assert labels == {"", "warm_startNone", "warm_start-mnli-adapter"}
 
 
+QUANTISED = """
+grid:
+  - {task: sst2, model: roberta-base, method: [lora, peft], base_bits: [null, 4, 2], seed: 0}
+  - {task: sst2, model: roberta-base, method: lora, base_bits: [3, 2], init: [error, loftq],
+     ranks: [uniform, error], base_group: 32}
+  - {task: sst2, model: roberta-base, method: head, base_bits: [4]}
+  - {task: sst2, model: roberta-base, method: peft,
+     peft: [{use_dora: true}, {use_rslora: true}, {init_lora_weights: pissa}]}
+  - {task: sst2, model: roberta-base, method: lora, lora_plus: [4, 16]}
+"""
+
+
+def test_bits_starts_ranks_and_variants_are_runs_of_their_own(tmp_path):
+    study = load_study(study_file(tmp_path, QUANTISED))
+    variants = [run.id.split("/")[2] for run in study.runs]
+    assert len(set(variants)) == len(variants) == 6 + 8 + 1 + 3 + 2
+    assert {"base_bits2", "initloftq", "rankserror"} in [set(v.split("-")[3:]) for v in variants]
+    assert {"peft-r8-q+v-peft-use_doraTrue", "peft-r8-q+v-peft-pissa"} < set(variants)
+    assert len({digest(run.spec) for run in study.runs}) == len(variants)
+    assert len(study.cells()) == 3 + 8 + 2  # none for what PEFT alone has, none for the head
+    assert not any("peft-" in cell for cell in study.cells())
+
+
+def test_a_variant_of_pefts_never_passes_for_the_twin(tmp_path):
+    text = """
+defaults: {task: sst2, model: roberta-base}
+grid:
+  - {method: lora, seed: 0}
+  - {method: peft, seed: 0, peft: {use_dora: true}}
+"""
+    runs = load_study(study_file(tmp_path, text)).runs
+    assert [run.label for run in runs] == ["", "peft-use_doraTrue"]
+
+
+def test_a_base_as_loaded_has_no_groups(tmp_path):
+    block = "{task: sst2, model: roberta-base, base_bits: [null, 4], base_group: 32}"
+    runs = load_study(study_file(tmp_path, f"grid: [{block}]")).runs
+    assert [run.spec.base_group for run in runs] == [64, 32]
+
+
 def test_glue_is_all_there_with_its_published_sizes():
     names = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
     tasks = {name: load_task(name) for name in names}

@@ -147,7 +147,7 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
     tables = [pd.DataFrame(columns=RANKS)]
     for run in study.runs:
         file = Path(folder) / run.id / "ranks.csv"
-        if not run.spec.moves_ranks or not file.is_file():
+        if not run.spec.uneven_ranks or not file.is_file():
             continue
         found = pd.read_csv(file)
         last = pd.read_csv(file.with_name("history.csv")).step.max()
@@ -169,7 +169,7 @@ def twins(study: Study, folder: Path) -> list[dict]:
     """
     pairs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
-        if run.spec.adapter:
+        if run.spec.twins:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
     for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):

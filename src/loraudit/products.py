@@ -49,7 +49,7 @@ def study_figures(study: Study) -> dict[str, list[str]]:
         "score_vs_parameters": len(kinds) > 1,
         "score_vs_rows": len({(spec.task.name, spec.train_rows) for spec in specs}) > len(tasks),
         "score_vs_bits": len({spec.base_bits for spec in specs}) > 1,
-        "ranks": any(spec.moves_ranks for spec in specs),
+        "ranks": any(spec.uneven_ranks for spec in specs),
         "pareto": len({run.id.rpartition("/")[0] for run in study.runs}) > 1,
         "crosscheck": bool(study.cells()),
         **dict.fromkeys(UPDATES, bool(lora_runs(study))),

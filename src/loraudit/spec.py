@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loraudit.errors import UserError, unknown
+from loraudit.peft_options import check_options
 
 Matrix = Literal["q", "k", "v", "o", "up", "down"]
 MATRICES: tuple[Matrix, ...] = get_args(Matrix)
@@ -209,6 +210,9 @@ class WarmStart(Frozen):
 ADAPTER_FIELDS = ("rank", "alpha", "targets", "lora_dropout", "init", "init_std", "warm_start")
 """Fields that are None for methods without LoRA matrices."""
 
+ADAPTER_OPTIONS = ("lora_plus", "ranks", "least_rank", "loftq_steps", "peft")
+"""Fields of runs with LoRA matrices that came later: the others have them at their default."""
+
 
 class RunSpec(Frozen):
     """Everything that can change a run's numbers. config/defaults.yaml explains each field."""
@@ -220,7 +224,7 @@ class RunSpec(Frozen):
     alpha: Positive | None
     targets: tuple[Matrix, ...] | None
     lora_dropout: Fraction | None
-    init: Literal["kaiming", "gaussian"] | None
+    init: Literal["kaiming", "gaussian", "error", "loftq"] | None
     init_std: Positive | None
     warm_start: WarmStart | None
     head: Literal["trained", "frozen"]
@@ -243,6 +247,13 @@ class RunSpec(Frozen):
     precision: Literal["fp32", "tf32", "bf16"]
     compute: Literal["fast", "plain", "compiled"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    base_bits: Literal[2, 3, 4, 8] | None = None
+    base_group: Count = 64
+    ranks: Literal["uniform", "error"] = "uniform"
+    least_rank: Annotated[int, Field(ge=0)] = 1
+    loftq_steps: Count = 5
+    lora_plus: Positive | None = None
+    peft: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunSpec":
@@ -257,12 +268,55 @@ class RunSpec(Frozen):
             raise ValueError(f"method {self.method!r} has no adapter to start from")
         if self.init_std and self.init != "gaussian":
             raise ValueError(f"init_std {self.init_std:g} goes with init 'gaussian' only")
+        if self.peft:
+            self._check_peft()
+        self._check_bits()
         return self
+
+    def _check_peft(self) -> None:
+        """Check `peft`: its keys, and what it can't go with."""
+        if self.method != "peft":
+            raise ValueError(f"peft {self.peft} goes with method 'peft' only, not {self.method!r}")
+        check_options(self.peft)
+        if self.warm_start:
+            raise ValueError("a warm_start copies plain LoRA matrices: leave peft empty")
+        if "init_lora_weights" in self.peft and self.init != "kaiming":
+            raise ValueError(f"init {self.init!r} and peft's init_lora_weights: set one of them")
+        mutating = self.peft.get("init_lora_weights", True) not in (True, False, "gaussian")
+        if self.base_bits and (mutating or self.peft.get("lora_bias")):
+            raise ValueError(f"peft {self.peft} does not go with a quantised base (base_bits)")
+
+    def _check_bits(self) -> None:
+        """Check what goes with a quantised base, and with an unquantised one."""
+        error = {"init": self.init in ("error", "loftq"), "ranks": self.ranks == "error"}
+        if self.base_bits is None:
+            for key in (key for key, used in error.items() if used):
+                raise ValueError(
+                    f"{key} {getattr(self, key)!r} starts from the quantisation error: set "
+                    "base_bits (legal: 2, 3, 4, 8)"
+                )
+        elif self.method in ("full", "bitfit"):
+            raise ValueError(
+                f"method {self.method!r} trains weights that base_bits {self.base_bits} freezes "
+                "(legal: lora, peft, head)"
+            )
+        elif self.precision == "bf16" or self.compute == "compiled":
+            raise ValueError("base_bits goes with precision fp32 or tf32 and compute fast or plain")
 
     @property
     def adapter(self) -> bool:
         """Whether the method trains LoRA matrices."""
         return self.method in ADAPTER_METHODS
+
+    @property
+    def uneven_ranks(self) -> bool:
+        """Whether the layers' ranks may differ: those in use are then written down."""
+        return self.ranks != "uniform" or self.method in ("alora", "adalora")
+
+    @property
+    def twins(self) -> bool:
+        """Whether our code and PEFT's both have this run: not what PEFT alone has (`peft`)."""
+        return self.adapter and not self.peft
 
 
 def validated(cls: type[BaseModel], data: object, where: str) -> Any:
@@ -304,6 +358,18 @@ def digest(value: BaseModel) -> str:
                 del content[name]
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_defaults(fields: Any) -> Any:
+    """Add the fields that came after a spec's JSON was written, as before; else return it as is."""
+    if not isinstance(fields, dict):
+        return fields
+    later = {
+        name: field.default
+        for name, field in RunSpec.model_fields.items()
+        if not field.is_required()
+    }
+    return later | fields
 
 
 def derive_seed(seed: int, *names: object) -> int:

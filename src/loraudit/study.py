@@ -20,6 +20,7 @@ from loraudit.reference import Reading, select
 from loraudit.spec import (
     ADAPTER_FIELDS,
     ADAPTER_METHODS,
+    ADAPTER_OPTIONS,
     MATRICES,
     METHOD_MODULES,
     FolderSource,
@@ -80,7 +81,7 @@ class Study(Frozen):
         """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
         out: dict[str, RunSpec] = {}
         for run in self.runs:
-            if run.spec.adapter:
+            if run.spec.twins:
                 out.setdefault(cell_id(run), run.spec)
         return out
 
@@ -390,9 +391,11 @@ NAMED = ("task", "model", "method", "rank", "targets", "seed")
 
 
 def _tag(key: str, value: Any) -> str:
-    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter."""
-    text = "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
-    return key + re.sub(r"[^\w.+-]+", "-", f"-{text}" if isinstance(value, dict) else text)
+    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter, peft-pissa."""
+    if not isinstance(value, dict):
+        return key + re.sub(r"[^\w.+-]+", "-", str(value))
+    parts = [part if isinstance(part, str) else f"{name}{part}" for name, part in value.items()]
+    return re.sub(r"[^\w.+-]+", "-", "-".join([key, *(parts or ["none"])]))
 
 
 class _Reader:
@@ -424,6 +427,8 @@ class _Reader:
                 for layer in self.layers:
                     special = getattr(layer, part).get(key, {})
                     chosen |= {k: v for k, v in special.items() if k not in block}
+            if chosen.get("peft") and "peft" not in point:  # another method than PEFT's LoRA
+                extra.append(_tag("peft", chosen["peft"]))
             found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
         return found
 
@@ -456,6 +461,9 @@ class _Reader:
                 fields["warm_start"] = warm_start
             else:
                 fields.update(dict.fromkeys(ADAPTER_FIELDS))
+                fields = {k: v for k, v in fields.items() if k not in ADAPTER_OPTIONS}
+            if fields.get("base_bits") is None:
+                fields.pop("base_group", None)
         except KeyError as error:
             raise UserError(f"{where}: key {error} is missing") from None
         except UserError as error:
