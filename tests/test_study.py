@@ -13,8 +13,10 @@ from conftest import save_hub_folder, tiny_entry
 from loraudit import study as study_module
 from loraudit.errors import UserError
 from loraudit.fetch import fetch_task
+from loraudit.pairs import lora_runs
+from loraudit.products import study_figures
 from loraudit.reference import select
-from loraudit.spec import FolderSource, digest
+from loraudit.spec import AdaLoRA, ALoRA, FolderSource, digest
 from loraudit.study import load_configured, load_model, load_study, load_task, parse_targets
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
@@ -481,3 +483,59 @@ def test_planning_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ADAPTIVE_BLOCK = """
+per_method:
+  alora: {alora: {rounds: 4}}
+grid:
+  - {method: [lora, peft, alora, adalora, full], rank: 4, seed: [0, 1], init: gaussian}
+"""
+
+
+def test_adaptive_methods_have_their_own_settings_and_blank_what_they_do_not_use(tmp_path):
+    study = load_study(study_file(tmp_path, ADAPTIVE_BLOCK))
+    specs = {run.id.split("/")[2]: run.spec for run in study.runs}
+    assert list(specs) == [*(f"{m}-r4-q+v" for m in ("lora", "peft", "alora", "adalora")), "full"]
+    assert specs["alora-r4-q+v"].alora == ALoRA(rounds=4)
+    assert specs["adalora-r4-q+v"].adalora == AdaLoRA()
+    assert specs["adalora-r4-q+v"].adalora.start(4) == 6
+    assert (specs["alora-r4-q+v"].init, specs["adalora-r4-q+v"].init) == ("gaussian", None)
+    for name, spec in specs.items():
+        for field in ("alora", "adalora"):
+            assert (getattr(spec, field) is None) == (name.split("-")[0] != field)
+    assert list(study.cells()) == ["snippets/minilm/r4-q+v"]  # LoRA's start; AdaLoRA has none
+    assert {run.spec.method for run in lora_runs(study)} == {"lora"}
+
+
+def test_adalora_alone_has_no_cross_check(tmp_path):
+    study = load_study(study_file(tmp_path, "grid: [{method: adalora}]"))
+    assert study.cells() == {}
+    assert "crosscheck" not in study_figures(study)
+
+
+def test_settings_of_an_adaptive_method_can_be_an_axis(tmp_path):
+    text = "grid: [{method: alora, alora: [{pruned: kinds}, {pruned: modules}]}]"
+    study = load_study(study_file(tmp_path, text))
+    assert [run.id for run in study.runs] == [
+        f"snippets/minilm/alora-r8-q+v-alora-{name}/s0" for name in ("kinds", "modules")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("{method: alora, alora: {round: 4}}", "alora: key: 'round' .* did you mean 'rounds'"),
+        ("{method: alora, alora: {alone: modul}}", "alora: alone: 'modul' .* mean 'module'"),
+        ("{method: alora, rank: 0}", "rank = 0: .*greater than or equal to 1"),
+        ("{method: adalora, rank: 8, adalora: {init_rank: 8}}", "init_rank 8 is not above"),
+        ("{method: adalora, adalora: {tinit: 1.5}}", "adalora: tinit"),
+        (
+            "{method: alora, warm_start: {task: mnli, tensors: adapter}}",
+            "warm_start: method 'alora' starts cold; set per_method: {alora: {warm_start: null}}",
+        ),
+    ],
+)
+def test_wrong_settings_of_adaptive_methods_are_named(tmp_path, block, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, f"grid: [{block}]"))

@@ -11,7 +11,7 @@ from loraudit.errors import UserError
 from loraudit.files import read_json, write_atomic
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, place_of, validated
+from loraudit.spec import LORA_METHODS, FolderSource, place_of, validated
 from loraudit.statistics import CELL, agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.tables import write_tidy
@@ -173,10 +173,10 @@ def twins(study: Study, folder: Path) -> list[dict]:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
     for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
-        if {"lora", "peft"} <= set(ids):
+        if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
-                for method in ("lora", "peft")
+                for method in LORA_METHODS
             )
             ours, peft = same_rows(ours, peft)
             row = {"cell": cell, "seed": seed, **agreement(ours, peft)}

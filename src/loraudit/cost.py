@@ -34,7 +34,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
                 **dict(zip(CELL, key, strict=True)),
                 "n": len(runs),
                 **{
-                    f"parameters_{part}": int(first[f"parameters_{part}"])
+                    f"parameters_{part}": round(runs[f"parameters_{part}"].mean())
                     for part in ("adapter", "head", "trainable", "model")
                 },
                 "bytes_task": task,

@@ -63,6 +63,7 @@ class FastLoRALinear(LoRALinear):
         """Tell whether one node computes what `LoRALinear` does, up to rounding."""
         return not (
             self.merged
+            or self.rank == 0
             or (self.training and self.dropout.p > 0)
             or torch.is_autocast_enabled(x.device.type)
             or self.packed

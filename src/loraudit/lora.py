@@ -91,18 +91,24 @@ class LoRALinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw A from torch's global generator and set B to zero."""
+        self.draw(self.lora_A)
+        nn.init.zeros_(self.lora_B)
+
+    def draw(
+        self, rows: Float[Tensor, "rows d_in"], generator: torch.Generator | None = None
+    ) -> None:
+        """Fill rows of A, in place, as `init` says; how many there are does not matter."""
         if self.init == "kaiming":
-            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
         elif self.init == "gaussian":
-            nn.init.normal_(self.lora_A, std=self.init_std)
+            nn.init.normal_(rows, std=self.init_std, generator=generator)
         else:
             raise ValueError(f"init must be 'kaiming' or 'gaussian', got {self.init!r}")
-        nn.init.zeros_(self.lora_B)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Compute h = W0 x + b0 + (alpha/r) B A x; with the update merged, W0 holds it already."""
         h = self.base(x)  # (16, 128, 768)
-        if self.merged:
+        if self.merged or self.rank == 0:  # all ranks pruned (gates.py): the frozen layer
             return h
         x = self.dropout(x).to(self.lora_A.dtype)
         low = nn.functional.linear(x, self.lora_A)  # (16, 128, 8)

@@ -21,6 +21,7 @@ from loraudit.spec import (
     ADAPTER_FIELDS,
     ADAPTER_METHODS,
     ADAPTER_OPTIONS,
+    ADAPTIVE,
     MATRICES,
     METHOD_MODULES,
     FolderSource,
@@ -81,7 +82,7 @@ class Study(Frozen):
         """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
         out: dict[str, RunSpec] = {}
         for run in self.runs:
-            if run.spec.twins:
+            if run.spec.crosschecked:
                 out.setdefault(cell_id(run), run.spec)
         return out
 
@@ -458,6 +459,7 @@ class _Reader:
                 fields["targets"] = parse_targets(fields["targets"], model)
                 if fields["alpha"] == "rank":
                     fields["alpha"] = fields["rank"]
+                fields |= _adaptive(fields)
                 fields["warm_start"] = warm_start
             else:
                 fields.update(dict.fromkeys(ADAPTER_FIELDS))
@@ -469,10 +471,29 @@ class _Reader:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         spec = validated(RunSpec, {**fields, "task": task, "model": model}, where)
-        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, spec.init):
+        init = spec.init if spec.method != "adalora" else "its own"
+        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, init):
             needed = "rank, alpha, lora_dropout and init"
             raise UserError(f"{where}: method {spec.method!r} needs {needed}")
         return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
+
+
+def _adaptive(fields: dict) -> dict:
+    """Return the settings of methods that move ranks, and what such a method does not use.
+
+    Raises:
+        UserError: settings that are wrong, or a warm start of such a method.
+    """
+    method = fields["method"]
+    found: dict[str, Any] = dict.fromkeys(ADAPTIVE)
+    if method in ADAPTIVE:
+        found[method] = validated(ADAPTIVE[method], fields.get(method) or {}, method)
+        if fields.get("warm_start"):
+            raise UserError(
+                f"warm_start: method {method!r} starts cold; set "
+                f"per_method: {{{method}: {{warm_start: null}}}}"
+            )
+    return found | (dict.fromkeys(("init", "init_std")) if method == "adalora" else {})
 
 
 def _with_starts(reader: _Reader, points: list[dict]) -> list[Run]:

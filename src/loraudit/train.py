@@ -142,7 +142,6 @@ def train(
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
-    parameters = {**count_parameters(model, spec.model.head), "model": whole}
     held = base_bytes(model, spec.model.head)
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
     state.started = started
@@ -169,7 +168,7 @@ def train(
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
                 state,
-                parameters=parameters,
+                parameters={**count_parameters(state.bare, spec.model.head), "model": whole},
                 bytes={
                     "adapter": folder_bytes(out / "adapter"),
                     "checkpoint": (model_folder / "model.safetensors").stat().st_size,
