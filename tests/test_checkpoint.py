@@ -31,6 +31,12 @@ SPECS["adalora"] = SPEC.model_copy(
 )
 STEPS = 3 * 8
 EVERY_STEP = 0.0
+KINDS: dict[str, dict] = {
+    "lora": {},
+    "peft": {"method": "peft"},
+    "full": {"method": "full"},
+    "4 bits": {"base_bits": 4, "base_group": 8, "ranks": "error", "init": "loftq"},
+}
 
 
 def arguments(tiny, out, spec=SPEC):
@@ -67,7 +73,7 @@ def signalled(monkeypatch, number: int, step: int | None = None, evaluation: int
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny, tmp_path_factory):
-    """Return {method: bits}, trained at one go."""
+    """Return {kind: bits}, trained at one go."""
 
     def make(method):
         out = tmp_path_factory.mktemp(method)
@@ -92,7 +98,7 @@ def test_a_signal_at_any_point_changes_no_bit(
     assert not (tmp_path / "record.json").exists()
     torch.manual_seed(99)  # what ran before must not matter
     train(*arguments(tiny, tmp_path, spec))
-    assert bits(tmp_path) == uninterrupted[method], where
+    assert bits(tmp_path) == uninterrupted[kind], where
     assert not (tmp_path / "checkpoint").exists()
     (resumed,) = read_record(tmp_path / "record.json").environment["resumed"]
     assert resumed["step"] == (where if at == "step" else 16)

@@ -54,7 +54,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
 def without_twins(rows: pd.DataFrame) -> pd.DataFrame:
     """Drop the rows of PEFT's runs that have ours beside them; what PEFT alone has stays."""
     keys = ["task", "model", "rank", "targets", "label"]
-    cells = rows[keys].fillna("").astype(str).agg("|".join, axis=1)
+    cells = rows[keys].astype("string").fillna("").agg("|".join, axis=1)
     return rows[(rows.method != "peft") | ~cells.isin(cells[rows.method == "lora"])]
 
 
