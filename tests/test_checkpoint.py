@@ -22,13 +22,6 @@ from loraudit.spec import AdaLoRA, ALoRA
 from loraudit.train import train
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, train_rows=61, targets=("q", "v"))
-SPECS = {method: SPEC.model_copy(update={"method": method}) for method in ("lora", "peft", "full")}
-SPECS["alora"] = SPEC.model_copy(
-    update={"method": "alora", "alora": ALoRA(rows=8, first=0.3, between=0.3, pruned=3)}
-)
-SPECS["adalora"] = SPEC.model_copy(
-    update={"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None}
-)
 STEPS = 3 * 8
 EVERY_STEP = 0.0
 KINDS: dict[str, dict] = {
@@ -36,7 +29,10 @@ KINDS: dict[str, dict] = {
     "peft": {"method": "peft"},
     "full": {"method": "full"},
     "4 bits": {"base_bits": 4, "base_group": 8, "ranks": "error", "init": "loftq"},
+    "alora": {"method": "alora", "alora": ALoRA(rows=8, first=0.3, between=0.3, pruned=3)},
+    "adalora": {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
 }
+SPECS = {kind: SPEC.model_copy(update=changes) for kind, changes in KINDS.items()}
 
 
 def arguments(tiny, out, spec=SPEC):
@@ -75,20 +71,18 @@ def signalled(monkeypatch, number: int, step: int | None = None, evaluation: int
 def uninterrupted(tiny, tmp_path_factory):
     """Return {kind: bits}, trained at one go."""
 
-    def make(method):
-        out = tmp_path_factory.mktemp(method)
-        train(*arguments(tiny, out, SPECS[method]))
+    def make(spec):
+        out = tmp_path_factory.mktemp("run")
+        train(*arguments(tiny, out, spec))
         return bits(out)
 
-    return {method: make(method) for method in SPECS}
+    return {kind: make(spec) for kind, spec in SPECS.items()}
 
 
-@pytest.mark.parametrize("method", SPECS)
+@pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("at", ["step", "evaluation"])
-def test_a_signal_at_any_point_changes_no_bit(
-    method, at, uninterrupted, tiny, tmp_path, monkeypatch
-):
-    spec, where = SPECS[method], random.randint(1, STEPS - 1)
+def test_a_signal_at_any_point_changes_no_bit(kind, at, uninterrupted, tiny, tmp_path, monkeypatch):
+    spec, where = SPECS[kind], random.randint(1, STEPS - 1)
     chosen = {"step": where} if at == "step" else {"evaluation": 2}
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, **chosen)
