@@ -23,6 +23,7 @@ from accelerate.utils import gather_object
 
 from loraudit import metrics
 from loraudit.accounting import (
+    adapter_ranks,
     base_bytes,
     count_parameters,
     folder_bytes,
@@ -325,10 +326,11 @@ def stop(state: State) -> NoReturn:
 
 
 def note_ranks(state: State) -> None:
-    """Write down the ranks in use, if the method moves them and they have moved."""
-    if state.controller is None:
+    """Write down the ranks in use, where they may differ by layer and have moved."""
+    if not state.spec.uneven_ranks:
         return
-    ranks, rows = state.controller.ranks(), state.journal.ranks
+    ranks = state.controller.ranks() if state.controller else adapter_ranks(state.bare)
+    rows = state.journal.ranks
     if ranks != {row["layer"]: row["rank"] for row in rows[len(rows) - len(ranks) :]}:
         rows += [{"step": state.journal.step, "layer": n, "rank": r} for n, r in ranks.items()]
 

@@ -177,6 +177,36 @@ def test_a_study_without_adapters_has_no_section_7(project):
     ]
 
 
+BITS = """
+question: What do bits, starts, ranks and PEFT's other methods cost?
+defaults: {task: words, model: tiny, epochs: 1, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64, base_group: 16, targets: q+up}
+per_method: {head: {learning_rate: 1.0e-2}}
+grid:
+  - {method: [lora, peft], base_bits: [2]}
+  - {method: lora, base_bits: [2], init: [loftq], ranks: [error], least_rank: 0, seed: [0, 1]}
+  - {method: head, base_bits: [4]}
+  - {method: peft, peft: {init_lora_weights: pissa}}
+"""
+
+
+def test_bits_starts_ranks_and_variants_go_through_the_whole_pipeline(project):
+    (project / "config/studies/bits.yaml").write_text(BITS)
+    snakemake(project, config="study=bits")
+    runs = pd.read_parquet(project / "results/bits/tidy/runs.parquet")
+    assert len(runs) == 2 + 2 + 1 + 1
+    held = runs.groupby(runs.label.str.split("-").str[0]).bytes_base_linear.unique()
+    assert all(len(values) == 1 for values in held)
+    assert held["base_bits2"][0] < held["base_bits4"][0] < held["peft"][0]
+    checks = pd.read_parquet(project / "results/bits/tidy/crosscheck.parquet")
+    assert checks.ok.all() and checks.cell.nunique() == 2
+    assert (checks.check == "merging refused").sum() == 2 * 2
+    twins = pd.read_parquet(project / "results/bits/tidy/twins.parquet")
+    assert len(twins) == 1 and twins.largest_logit_difference.max() < 1e-3
+    page = (project / "results/bits/report.html").read_text()
+    assert "PEFT alone has them: peft-pissa" in page
+
+
 def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
     folder = switched / "runs/words/tiny/lora-r2-q+v-letters-start/s1"
     record = read_record(folder / "record.json")
