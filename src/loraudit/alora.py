@@ -118,7 +118,9 @@ class Controller(Adaptive):
         training = model.training
         model.eval()
         share, alone = (accelerator.process_index, accelerator.num_processes), self.settings.alone
-        found = importance(self.layers, self.score, alone, share, gather_object, self.prefix)
+        found = importance(
+            self.layers, self.score, alone, share, gather_object, self.prefix, self.state.heed
+        )
         model.train(training)
         whole = 2 if alone == "model" else 1
         forwards = 2 * sum(self.ranks().values()) + whole * accelerator.num_processes
@@ -231,6 +233,7 @@ def importance(
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list], list] = list,
     prefix: Prefix | None = None,
+    heed: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score every rank: IS(r) = S(M) - S(M\\r) + S(M_r).
 
@@ -241,6 +244,7 @@ def importance(
         share: this process's number and how many there are; each scores every n-th rank.
         gather: joins the processes' lists.
         prefix: the model's blocks, where passes may start at a rank's own.
+        heed: called before each rank, when the model is as it was; it may raise.
     """
     ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
     mine = ranks[share[0] :: share[1]]
@@ -253,6 +257,7 @@ def importance(
             score()
     others, below = (none, "none") if alone == "model" else ({}, "whole")
     for name, rank in progress(mine, len(mine), "score ranks", quiet=share[0] > 0):
+        heed()
         one = torch.zeros(layers[name].rank)
         one[rank] = 1
         with gated(layers, {name: 1 - one}), prefix.below(name, "whole"):
