@@ -253,6 +253,14 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
             f"precision: the run says {spec.precision!r}, the launcher {asked!r}; "
             "set precision in the study or choose another file of profiles/accelerate"
         )
+    if (
+        os.environ.get("ACCELERATE_USE_CPU", "").lower() == "false"
+        and not torch.accelerator.is_available()
+    ):
+        print(
+            "warning: the launcher asks for a GPU and there is none: the CPU trains",
+            file=sys.stderr,
+        )
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
         mixed_precision="bf16" if spec.precision == "bf16" else "no",
