@@ -14,7 +14,7 @@ from conftest import make_spec, tiny_model
 from loraudit import inject
 from loraudit.errors import UserError
 from loraudit.peft_bridge import CONFIG, WEIGHTS
-from loraudit.record import RunRecord, read_record, write_record
+from loraudit.record import RunRecord, Train, read_record, seal, write_record
 from loraudit.spec import RunSpec, digest, validated
 from loraudit.study import Study, StudyFile, load_study
 from test_loralib_file import EDITS, PLACE, mutated
@@ -122,18 +122,30 @@ def record(tmp_path_factory):
 
 
 @fuzzed
-@given(st.binary(max_size=99) | st.tuples(st.just(1.0) | PLACE, EDITS) | JSON)
+@given(
+    st.binary(max_size=99)
+    | st.tuples(st.just(1.0) | PLACE, EDITS)
+    | JSON
+    | st.dictionaries(st.sampled_from(sorted(Train.model_fields)), LIKELY | JSON, max_size=2)
+)
 def test_any_record_is_the_one_written_or_refused(record, change):
+    """A mapping is put among what training gave, under a seal that fits, as a forger would."""
     path, good = record
+    forged = isinstance(change, dict) and change.keys() <= Train.model_fields.keys()
     if isinstance(change, bytes):
         path.write_bytes(change)
     elif isinstance(change, tuple):
         path.write_bytes(mutated(good, *change))
+    elif forged:
+        content = json.loads(good)
+        content["train"] |= change
+        content["record_sha256"] = seal(json.dumps(content))
+        path.write_text(json.dumps(content))
     else:
         path.write_text(json.dumps(change))
     found = reads(read_record, path)
     path.write_bytes(good)
-    assert found is None or found == read_record(path)
+    assert found is None or forged or found == read_record(path)
 
 
 @pytest.fixture(scope="module")
