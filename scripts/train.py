@@ -12,9 +12,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
-from loraudit.errors import run_program
+from loraudit.code_digest import code_digest
+from loraudit.errors import UserError, run_program
 from loraudit.files import read_json
-from loraudit.spec import RunSpec, validated
+from loraudit.spec import METHOD_MODULES, RunSpec, validated
 
 
 def main() -> None:
@@ -24,7 +25,8 @@ def main() -> None:
     for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
-    parser.add_argument("--code", help="digest of this code, for the record")
+    parser.add_argument("--code", help="digest of the code that was planned to run")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10.0, help="0: every step")
     arguments = parser.parse_args()
     import json
 
@@ -34,8 +36,11 @@ def main() -> None:
 
     from loraudit.train import train
 
+    code = code_digest(__file__, METHOD_MODULES[spec.method])
+    if arguments.code not in (None, code):
+        raise UserError("the code was edited since this run was planned; start snakemake again")
     folders = arguments.tokens, arguments.model, arguments.out, arguments.start
-    train(spec, *folders, arguments.code)
+    train(spec, *folders, code, arguments.checkpoint_minutes)
 
 
 run_program(main)

@@ -48,7 +48,7 @@ TRAINED = {"lora", "peft", "full", "bitfit", "head"}
         ("loraudit/lora.py", "A frozen `nn.Linear` plus", "Another docstring", set()),
         ("loraudit/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "crosscheck"}),
         ("loraudit/baselines.py", '== "full"', '!= "full"', {"full", "bitfit", "head"}),
-        ("loraudit/train.py", "self.value = epoch, value", "self.value = 1, value", TRAINED),
+        ("loraudit/train.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("loraudit/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
         ("loraudit/figures.py", "markersize=5", "markersize=4", {"figures", "report"}),
         ("scripts/train.py", "required=True", "required=False", TRAINED),

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from conftest import make_spec, tiny_model
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json, write_json
+from loraudit.journal import Best
 from loraudit.record import read_record, run_files
 from loraudit.spec import ADAPTER_FIELDS
 from loraudit.tokenise import tokenise
-from loraudit.train import Best, train
+from loraudit.train import train
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
 

@@ -1,11 +1,14 @@
 """What a run costs: parameters, bytes, memory."""
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from loraudit.errors import UserError
 from loraudit.models import in_head
 
 
@@ -35,3 +38,22 @@ def peak_memory_mib() -> float:
 def peak_device_memory_mib() -> float | None:
     """Return the most memory that tensors took on this process's GPU, in MiB; None without one."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+
+
+@contextmanager
+def out_of_memory(what: str, rows: int, tokens: int, micro_batch: int) -> Iterator[None]:
+    """Turn a lack of memory, on GPU or CPU, into a UserError that names the batch and its length.
+
+    What the system's own out-of-memory killer ends says nothing: its exit code is 137.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        lacking = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(text in str(error) for text in lacking):
+            raise
+        raise UserError(
+            f"out of memory in {what}, on a batch of {rows} rows of {tokens} tokens; try a smaller "
+            f"micro_batch (now {micro_batch}; the global batch stays) or max_length"
+        ) from None

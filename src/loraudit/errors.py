@@ -1,6 +1,7 @@
 """One clear sentence for the user, and an exit code that is not zero."""
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
@@ -28,10 +29,20 @@ def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
     return UserError(f"{what}: {value!r} is not known{hint} (legal: {', '.join(legal)})")
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A disk that is full, over quota or read-only, or a folder that is not ours."""
+
+
 def run_program(main: Callable[[], None]) -> None:
-    """Run a script's `main`; a `UserError` becomes one line on stderr and exit code 1."""
+    """Run a script's `main`; an error that the user can mend becomes one line and exit code 1."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    except Exception as error:
+        known = isinstance(error, OSError) and error.errno in UNWRITABLE
+        if not known and "No space left on device" not in str(error):  # safetensors' own error
+            raise
+        print(f"error: the disk: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)

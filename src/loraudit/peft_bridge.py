@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loraudit.errors import UserError
+from loraudit.files import read_json, write_json
 from loraudit.models import freeze, in_head, linear_sizes, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed, validated
 
@@ -203,6 +204,10 @@ def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(folder)
+    content = read_json(folder / CONFIG)
+    for key in ("target_modules", "modules_to_save"):  # sets, in an order that varies by process
+        content[key] = sorted(content[key]) if isinstance(content[key], list) else content[key]
+    write_json(folder / CONFIG, content)
 
 
 def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]:

@@ -40,6 +40,8 @@ class Train(Frozen):
     peak_device_memory_mib: float | None = None
     copied: tuple[str, ...] = ()
     """Names of the tensors that a warm start copied."""
+    counts: dict[str, float] = {}
+    """What moving ranks cost (alora: forward passes, rows and seconds of scoring)."""
 
 
 class RunRecord(Frozen):
@@ -70,7 +72,7 @@ def seal(text: str) -> str:
 
 def run_files(folder: Path) -> dict[str, str]:
     """Return {relative name: SHA-256} of the files of a run that its record seals."""
-    names = ("spec.json", "history.csv", "predictions.parquet")
+    names = ("spec.json", "history.csv", "predictions.parquet", "ranks.csv")
     adapter = folder_fingerprint(folder / "adapter")
     found = {name: sha256(folder / name) for name in names if (folder / name).is_file()}
     return found | {f"adapter/{name}": value for name, value in adapter.items()}

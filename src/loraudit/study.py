@@ -164,6 +164,7 @@ class Config(Frozen):
     models: str
     launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"] = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
 
 
 def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:

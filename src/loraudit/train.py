@@ -8,11 +8,13 @@ global batch is what the spec says, whatever the number of processes.
 import importlib
 import math
 import os
+import signal
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -23,16 +25,19 @@ from loraudit import metrics
 from loraudit.accounting import (
     count_parameters,
     folder_bytes,
+    out_of_memory,
     peak_device_memory_mib,
     peak_memory_mib,
 )
+from loraudit.checkpoint import Checkpoints
 from loraudit.errors import UserError
-from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_atomic, write_json
+from loraudit.files import folder_atomic, folder_fingerprint, read_json, write_json
 from loraudit.first_token import shorten
+from loraudit.journal import Best, Journal, put_weights, trained_weights, write_journal
 from loraudit.models import load_base
 from loraudit.progress import progress
-from loraudit.provenance import environment
-from loraudit.record import RunRecord, Train, prediction_table, read_record, write_record
+from loraudit.provenance import environment, processor
+from loraudit.record import RunRecord, Train, read_record, write_record
 from loraudit.schedule import make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
@@ -50,45 +55,49 @@ EVALUATED = 4
 """Micro batches' rows in one evaluation batch: without a backward pass they fit where one did."""
 
 
+class Controller(Protocol):
+    """What a method does between steps: moves ranks, adds a penalty (alora.py, adalora.py).
+
+    The method's module makes it by `controller(state, examples)`, model and optimizer being ready.
+    """
+
+    counts: dict[str, float]
+    """what it cost, for the record"""
+
+    def penalty(self) -> torch.Tensor | None:
+        """Return a regulariser to add, once a step, to the mean loss."""
+
+    def after_step(self, step: int) -> None:
+        """Act after step `step` (from 1) of optimizer and schedule, before zero_grad."""
+
+    def ranks(self) -> dict[str, int]:
+        """Return the rank in use of each adapted layer, by full name."""
+
+    def restore(self, ranks: dict[str, int]) -> None:
+        """Bring the layers to these ranks, before weights of that shape are put in."""
+
+    def state_dict(self) -> dict:
+        """Return plain values and tensors."""
+
+    def load_state_dict(self, content: dict) -> None:
+        """Take over `state_dict`'s, and bring layers and optimizer to the shapes they had then."""
+
+
 @dataclass
 class State:
-    """What the loop carries from step to step."""
+    """What the loop works on: `bare` is the model as the method left it, `model` as prepared."""
 
     spec: RunSpec
     accelerator: Accelerator
+    bare: torch.nn.Module
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     pad: int
-    step: int = 0
-    tokens: dict[str, int] = field(default_factory=lambda: {"real": 0, "padded": 0})
-    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
-
-
-@dataclass
-class Best:
-    """The best epoch so far on the validation split (ties: the earlier), and its weights."""
-
-    epoch: int = 0
-    value: float = -math.inf
-    weights: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def offer(self, epoch: int, value: float, model: torch.nn.Module) -> None:
-        """Keep this epoch if it is better."""
-        if value > self.value:
-            self.epoch, self.value = epoch, value
-            self.weights = {
-                name: parameter.detach().clone()
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad
-            }
-
-    @torch.no_grad()
-    def restore(self, model: torch.nn.Module) -> None:
-        """Put the best epoch's weights back into the model."""
-        parameters = dict(model.named_parameters())
-        for name, value in self.weights.items():
-            parameters[name].copy_(value)
+    started: float = field(default_factory=time.monotonic)
+    journal: Journal = field(default_factory=Journal)
+    controller: Controller | None = None
+    checkpoints: Checkpoints | None = None
 
 
 def train(
@@ -98,8 +107,11 @@ def train(
     out: Path,
     start: Path | None = None,
     code: str | None = None,
+    checkpoint_minutes: float = 10.0,
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
+
+    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits.
 
     Args:
         spec: the run.
@@ -107,70 +119,31 @@ def train(
         model_folder: folder of the fetched model.
         out: the run's folder; record.json is written last, so a folder with one is complete.
         start: folder of the run whose adapter this one starts from, if its spec says so.
-        code: digest of the code that trains, for the record.
+        code: digest of the code that trains, for the record and the checkpoints.
+        checkpoint_minutes: time between checkpoints; 0 is one after every step.
 
     Raises:
-        UserError: settings that do not fit the data, model, launcher or start; a non-finite loss.
+        UserError: settings that do not fit the data, model, launcher or start; a non-finite loss;
+            too little memory; another process that trains this run.
+        SystemExit: SIGTERM or SIGINT, after a checkpoint.
     """
     started = time.monotonic()
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     base = load_base(spec, model_folder)
-    scored = scored_splits(spec, tokens)
-    examples = {split: load_examples(spec, tokens, split) for split in ("train", *scored)}
-    model_parameters = sum(parameter.numel() for parameter in base.parameters())
+    splits = ("train", *scored_splits(spec, tokens))
+    examples = {split: load_examples(spec, tokens, split) for split in splits}
+    whole = sum(parameter.numel() for parameter in base.parameters())
     method = importlib.import_module(METHOD_MODULES[spec.method])
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
-    parameters = count_parameters(model, spec.model.head)
+    parameters = {**count_parameters(model, spec.model.head), "model": whole}
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
-
-    history: list[dict] = []
-    logits: dict[int, dict[str, np.ndarray]] = {}
-    best = Best()
-    for epoch in range(1, spec.epochs + 1):
-        loss = train_epoch(state, examples["train"], epoch)
-        logits[epoch] = {}
-        scores: dict[str, float] = {}
-        for split in scored:
-            found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
-            values = metrics.compute(found, examples[split].labels, spec.task)
-            suffix = "" if split == "validation" else f"_{split}"
-            scores |= {f"{name}{suffix}": value for name, value in values.items()}
-            logits[epoch][split] = found
-        history.append({"epoch": epoch, "step": state.step, "train_loss": loss, **scores})
-        best.offer(epoch, scores[spec.task.headline], model)
-        logits = {e: value for e, value in logits.items() if e in (best.epoch, epoch)}
-        report(accelerator, f"epoch {epoch}/{spec.epochs}", {"train_loss": loss, **scores})
-    if not accelerator.is_main_process:
-        return
-
-    best.restore(model)
-    predictions = prediction_table(
-        logits, examples, predict=lambda values: metrics.predictions(values, spec.task)
-    )
-    with folder_atomic(out / "adapter") as folder:
-        method.export(model, spec, folder)
-    result = Train(
-        steps=state.step,
-        best_epoch=best.epoch,
-        last_epoch=spec.epochs,
-        best=_scores(history, best.epoch),
-        last=_scores(history, spec.epochs),
-        parameters={**parameters, "model": model_parameters},
-        bytes={
-            "adapter": folder_bytes(out / "adapter"),
-            "checkpoint": (model_folder / "model.safetensors").stat().st_size,
-        },
-        rows={split: len(split_examples) for split, split_examples in examples.items()},
-        tokens=state.tokens,
-        seconds={**state.seconds, "total": time.monotonic() - started},
-        peak_memory_mib=peak_memory_mib(),
-        peak_device_memory_mib=peak_device_memory_mib(),
-        copied=copied,
-    )
+    state.started = started
+    if hasattr(method, "controller"):
+        state.controller = method.controller(state, examples)
     provenance = {
         **environment(),
         "processes": accelerator.num_processes,
@@ -179,15 +152,59 @@ def train(
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
         "started_from": started_from,
     }
-    import pandas as pd
+    same = ("python", "packages", "threads", "processes", "device", "data", "weights")
+    belongs = {key: provenance[key] for key in (*same, "started_from")}
+    belongs |= {"spec": digest(spec), "code": code}
+    with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
+        state.checkpoints = checkpoints
+        take_up(state)
+        run_epochs(state, examples)
+        if accelerator.is_main_process:
+            export_best(state, out / "adapter")
+            write_journal(out, state.journal, examples, spec)
+            write_json(out / "spec.json", spec.model_dump(mode="json"))
+            result = train_result(
+                state,
+                parameters=parameters,
+                bytes={
+                    "adapter": folder_bytes(out / "adapter"),
+                    "checkpoint": (model_folder / "model.safetensors").stat().st_size,
+                },
+                rows={split: len(split_examples) for split, split_examples in examples.items()},
+                copied=copied,
+            )
+            provenance["resumed"] = state.journal.resumed
+            digests = {"spec_sha256": digest(spec), "code_sha256": code}
+            write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
+            checkpoints.remove()
 
-    write_json(out / "spec.json", spec.model_dump(mode="json"))
-    write_atomic(out / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
-    write_atomic(
-        out / "predictions.parquet", lambda path: predictions.to_parquet(path, index=False)
+
+def export_best(state: State, folder: Path) -> None:
+    """Write the adapter of the best epoch."""
+    spec, best = state.spec, state.journal.best
+    if state.controller:
+        state.controller.restore(best.ranks)
+    best.restore(state.bare)
+    with folder_atomic(folder) as new:
+        importlib.import_module(METHOD_MODULES[spec.method]).export(state.bare, spec, new)
+
+
+def train_result(state: State, **facts: Any) -> Train:
+    """Make the record's part on training from the journal and further facts."""
+    journal = state.journal
+    return Train(
+        steps=journal.step,
+        best_epoch=journal.best.epoch,
+        last_epoch=state.spec.epochs,
+        best=_scores(journal.history, journal.best.epoch),
+        last=_scores(journal.history, state.spec.epochs),
+        tokens=journal.tokens,
+        seconds={**journal.seconds, "total": time.monotonic() - state.started},
+        peak_memory_mib=peak_memory_mib(),
+        peak_device_memory_mib=peak_device_memory_mib(),
+        counts=state.controller.counts if state.controller else {},
+        **facts,
     )
-    digests = {"spec_sha256": digest(spec), "code_sha256": code}
-    write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
 
 
 def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
@@ -257,33 +274,123 @@ def prepare(
     scheduler = make_schedule(spec, optimizer, steps)
     if spec.compute == "compiled":
         model.compile(dynamic=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(derive_seed(spec.seed, "dropout", accelerator.process_index))
-    return State(spec, accelerator, model, optimizer, scheduler, pad)
+    return State(spec, accelerator, model, prepared, optimizer, scheduler, pad)
 
 
-def train_epoch(state: State, examples: Examples, epoch: int) -> float:
-    """Train one epoch; returns the mean loss over its rows.
+def take_up(state: State) -> None:
+    """Go on from the run's newest whole checkpoint, if there is one."""
+    content = state.checkpoints.load()
+    if content is None:
+        note_ranks(state)
+        return
+    journal = content["journal"]
+    state.journal = Journal(**{**journal, "best": Best(**journal["best"])})
+    if state.controller:
+        state.controller.load_state_dict(content["controller"])
+    put_weights(state.bare, content["weights"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    state.scheduler.load_state_dict(content["scheduler"])
+    state.started -= content["seconds"]
+    step = state.journal.step
+    state.journal.resumed.append({"step": step, "processor": content["processor"]})
+    state.checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
+
+
+def save_checkpoint(state: State) -> bool:
+    """Save all that `take_up` needs; returns whether it was written."""
+    content = {
+        "journal": {**vars(state.journal), "best": vars(state.journal.best)},
+        "weights": trained_weights(state.bare),
+        "optimizer": state.optimizer.state_dict(),
+        "scheduler": state.scheduler.state_dict(),
+        "controller": state.controller.state_dict() if state.controller else None,
+        "seconds": time.monotonic() - state.started,
+        "processor": processor(),
+    }
+    return state.checkpoints.save(state.journal.step, content)
+
+
+def stop(state: State) -> NoReturn:
+    """Save a checkpoint and end this process as the signal would have."""
+    step, number = state.journal.step, state.checkpoints.signal or signal.SIGTERM
+    saved = save_checkpoint(state)
+    kept = "the next start goes on from here" if saved else "the work since the last one is lost"
+    state.checkpoints.say(f"stopped by {signal.Signals(number).name} at step {step}; {kept}")
+    raise SystemExit(128 + number)
+
+
+def note_ranks(state: State) -> None:
+    """Write down the ranks in use, if the method moves them and they have moved."""
+    if state.controller is None:
+        return
+    ranks, rows = state.controller.ranks(), state.journal.ranks
+    if ranks != {row["layer"]: row["rank"] for row in rows[len(rows) - len(ranks) :]}:
+        rows += [{"step": state.journal.step, "layer": n, "rank": r} for n, r in ranks.items()]
+
+
+def run_epochs(state: State, examples: dict[str, Examples]) -> None:
+    """Train and score all epochs, or those that are left."""
+    spec, journal = state.spec, state.journal
+    for epoch in range(journal.epoch, spec.epochs + 1):
+        journal.epoch = epoch
+        loss = train_epoch(state, examples["train"])
+        journal.logits[epoch] = {}
+        scores: dict[str, float] = {}
+        for split in (name for name in examples if name != "train"):
+            found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
+            values = metrics.compute(found, examples[split].labels, spec.task)
+            suffix = "" if split == "validation" else f"_{split}"
+            scores |= {f"{name}{suffix}": float(value) for name, value in values.items()}
+            journal.logits[epoch][split] = torch.from_numpy(found)
+        journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
+        ranks = state.controller.ranks() if state.controller else None
+        journal.best.offer(epoch, scores[spec.task.headline], state.bare, ranks)
+        kept = (journal.best.epoch, epoch)
+        journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
+        report(state.accelerator, f"epoch {epoch}/{spec.epochs}", {"train_loss": loss, **scores})
+        journal.batch, journal.loss = 0, 0.0
+
+
+def train_epoch(state: State, examples: Examples) -> float:
+    """Train the journal's epoch, or what is left of it; returns the mean loss over its rows.
 
     Raises:
         UserError: a loss that is not finite, with the step.
+        SystemExit: a signal, after a checkpoint.
     """
-    spec, started = state.spec, time.monotonic()
-    generator = np.random.default_rng(derive_seed(spec.seed, "order", epoch))
+    spec, journal = state.spec, state.journal
+    generator = np.random.default_rng(derive_seed(spec.seed, "order", journal.epoch))
     batches = global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
+    left = batches[journal.batch :]
     quiet = not state.accelerator.is_main_process
-    total = 0.0
     state.model.train()
-    for batch in progress(batches, len(batches), f"train epoch {epoch}/{spec.epochs}", quiet):
+    for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
+        started = time.monotonic()
         loss = optimizer_step(state, examples, batch)
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss is {loss} at step {state.step} (epoch {epoch}); no result was written. "
-                f"Try a learning_rate below {spec.learning_rate:g}"
+                f"the loss is {loss} at step {journal.step} (epoch {journal.epoch}); no result was "
+                f"written. Try a learning_rate below {spec.learning_rate:g}"
             )
-        total += loss
-    state.seconds["train"] += time.monotonic() - started
-    return total / len(examples)
+        journal.loss += loss
+        journal.batch += 1
+        journal.seconds["train"] += time.monotonic() - started
+        keep(state)
+    return journal.loss / len(examples)
+
+
+def keep(state: State) -> None:
+    """Save a checkpoint if it is time for one, on any process; stop if a signal came."""
+    if state.checkpoints is None:
+        return
+    asked = torch.tensor([state.checkpoints.signal is not None, state.checkpoints.due()])
+    asked = state.accelerator.reduce(asked.float().to(state.accelerator.device), "sum")
+    if asked[0]:
+        stop(state)
+    if asked[1]:
+        save_checkpoint(state)
 
 
 def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float:
@@ -293,6 +400,9 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float
     by the global batch's rows make the gradient that of the mean loss, however it was cut; DDP
     averages over processes, so the sum is multiplied by P first. A process with no row (a short
     last batch) runs one row at weight 0, because all must take part in the reduction.
+
+    Raises:
+        UserError: too little memory.
     """
     accelerator, spec = state.accelerator, state.spec
     share = batch[accelerator.process_index :: accelerator.num_processes]
@@ -302,16 +412,23 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float
     total = torch.zeros((), device=accelerator.device)
     for number, index in enumerate(cuts, 1):
         last = number == len(cuts)
-        with nullcontext() if last else accelerator.no_sync(state.model):
+        with (
+            nullcontext() if last else accelerator.no_sync(state.model),
+            out_of_memory("training", len(index), examples.lengths[index].max(), spec.micro_batch),
+        ):
             loss = summed_loss(state, examples, index)
-            accelerator.backward(loss * weight)
+            penalty = state.controller.penalty() if last and state.controller else None
+            accelerator.backward(loss * weight if penalty is None else loss * weight + penalty)
         total += loss.detach() * (weight > 0)
     if spec.max_grad_norm is not None:
         accelerator.clip_grad_norm_(state.model.parameters(), spec.max_grad_norm)
     state.optimizer.step()
     state.scheduler.step()
+    state.journal.step += 1
+    if state.controller:
+        state.controller.after_step(state.journal.step)
+        note_ranks(state)
     state.optimizer.zero_grad()
-    state.step += 1
     return accelerator.reduce(total, "sum").item()
 
 
@@ -328,8 +445,8 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
     """Return the logits (len(index), classes), counting tokens on the way."""
     batch = collate(examples, index, state.spec, state.pad)
     if state.model.training:
-        state.tokens["real"] += int(examples.lengths[index].sum())
-        state.tokens["padded"] += batch["input_ids"].numel()
+        state.journal.tokens["real"] += int(examples.lengths[index].sum())
+        state.journal.tokens["padded"] += batch["input_ids"].numel()
     device = state.accelerator.device
     if device.type == "cuda":  # pinned memory is copied while the GPU computes
         batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
@@ -341,8 +458,12 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the logits (n, classes) of all rows, in order; batches are dealt to the processes.
 
+    A signal is heeded between batches; several processes, which would wait for each other, heed it
+    after the next step.
+
     Raises:
-        UserError: logits that are not finite.
+        UserError: logits that are not finite, or too little memory.
+        SystemExit: a signal, after a checkpoint.
     """
     started, accelerator = time.monotonic(), state.accelerator
     state.model.eval()
@@ -350,13 +471,19 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     found = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):
-        found.append((index, forward(state, examples, index).float().cpu().numpy()))
+        if accelerator.num_processes == 1 and state.checkpoints and state.checkpoints.signal:
+            stop(state)
+        longest = examples.lengths[index].max()
+        with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
+            found.append((index, forward(state, examples, index).float().cpu().numpy()))
     out = np.full((len(examples), max(1, len(state.spec.task.classes))), np.nan, dtype=np.float32)
     for index, logits in gather_object(found):
         out[index] = logits
     if not np.isfinite(out).all():
-        raise UserError(f"the model's outputs are not finite after step {state.step}; no result")
-    state.seconds["evaluate"] += time.monotonic() - started
+        raise UserError(
+            f"the model's outputs are not finite after step {state.journal.step}; no result"
+        )
+    state.journal.seconds["evaluate"] += time.monotonic() - started
     return out
 
 

@@ -31,7 +31,7 @@ FIGURE_TABLES = study_figures(STUDY)
 DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
 SWITCHES = " ".join(  # how this study is asked for on the command line
     f"{key}={value}"
-    for key, value in Config(**config).model_dump(exclude={"launch", "threads"}).items()
+    for key, value in Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"}).items()
     if key == "study" or value != DEFAULTS[key]
 )
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"

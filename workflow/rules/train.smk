@@ -24,6 +24,7 @@ rule train:
     resources:
         launch=LAUNCH,
         threads_per_process=config["threads"],
+        checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
         code=lambda w: TRAIN_CODE[run_spec(w).method],
         spec=lambda w: run_spec(w).model_dump_json(),
@@ -37,4 +38,4 @@ rule train:
         "python scripts/launch.py --quiet --config_file {resources.launch:q}"
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         " scripts/train.py --spec {params.spec:q} --tokens {params.tokens:q} --model {params.model:q}"
-        " --out {params.out:q} --code {params.code} {params.start:q} > {log:q} 2>&1"
+        " --out {params.out:q} --code {params.code} {params.start:q} {resources.checkpoint} > {log:q} 2>&1"
