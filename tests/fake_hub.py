@@ -16,13 +16,13 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_HEAD(self):  # noqa: N802 (the name that http.server asks for)
+    def do_HEAD(self):
         self.answer(body=False)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.answer(body=True)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         """Say what is at some paths."""
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
         names = parse_qs(asked).get("paths") or json.loads(asked)["paths"]

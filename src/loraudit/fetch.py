@@ -192,7 +192,8 @@ def _load_split(
     except Exception as error:
         if isinstance(source, HubSource):
             raise not_got(source, "dataset", error) from None
-        raise
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
 
 
 def _data_folder(source: FolderSource) -> str:

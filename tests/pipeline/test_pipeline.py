@@ -54,8 +54,12 @@ ablation:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("project"))
+
+
+def make_project(root: Path) -> Path:
     """Copy the project and add a tiny model, a tiny task and a study of them."""
-    root = tmp_path_factory.mktemp("project")
+    root.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
