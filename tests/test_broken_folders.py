@@ -131,7 +131,7 @@ def test_a_folder_without_adapters_is_refused(folder):
         ("use_rslora", True),
         ("use_dora", True),
         ("bias", "all"),
-        ("alpha_pattern", {"query": 4}),
+        ("alpha_pattern", {"query": 0}),
         ("lora_alpha", 0),
         ("lora_alpha", "8"),
         ("lora_alpha", float("inf")),
@@ -144,10 +144,10 @@ def test_settings_under_which_the_outputs_would_differ_are_refused(folder, key, 
     assert key in refused(folder)
 
 
-def test_ranks_of_each_layers_own_are_read_as_peft_reads_them(folder, batch):
+def test_ranks_and_alphas_of_each_layers_own_are_read_as_peft_reads_them(folder, batch):
     torch.manual_seed(3)
     with_tensors(folder, **{A: torch.randn(5, 16), B: torch.randn(16, 5)})
-    with_config(folder, rank_pattern={LAYER: 5})
+    with_config(folder, rank_pattern={LAYER: 5}, alpha_pattern={LAYER: 3})
     theirs = peft.PeftModel.from_pretrained(tiny_model(), folder).eval()
     ours = inject.load(tiny_model(), folder).eval()
     assert torch.allclose(ours(**batch).logits, theirs(**batch).logits, atol=1e-6)

@@ -17,9 +17,17 @@ from loraudit import train as loop
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.record import read_record
+from loraudit.spec import AdaLoRA, ALoRA
 from loraudit.train import train
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, train_rows=61, targets=("q", "v"))
+SPECS = {method: SPEC.model_copy(update={"method": method}) for method in ("lora", "peft", "full")}
+SPECS["alora"] = SPEC.model_copy(
+    update={"method": "alora", "alora": ALoRA(rows=8, first=0.3, between=0.3, pruned=3)}
+)
+SPECS["adalora"] = SPEC.model_copy(
+    update={"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None}
+)
 STEPS = 3 * 8
 EVERY_STEP = 0.0
 
@@ -32,8 +40,11 @@ def bits(out) -> dict:
     """Everything that must not depend on interruptions."""
     result = read_record(out / "record.json").train
     scores = result.best, result.last, result.best_epoch, result.steps, result.tokens
-    files = {name: (out / name).read_bytes() for name in ("history.csv", "predictions.parquet")}
-    return {"scores": scores, "adapter": folder_fingerprint(out / "adapter"), **files}
+    counts = {name: n for name, n in result.counts.items() if not name.endswith("seconds")}
+    names = ("history.csv", "predictions.parquet", "ranks.csv")
+    files = {name: (out / name).read_bytes() for name in names if (out / name).exists()}
+    adapter = folder_fingerprint(out / "adapter")
+    return {"scores": scores, "counts": counts, "adapter": adapter, **files}
 
 
 def signalled(monkeypatch, number: int, step: int | None = None, evaluation: int | None = None):
@@ -59,18 +70,18 @@ def uninterrupted(tiny, tmp_path_factory):
 
     def make(method):
         out = tmp_path_factory.mktemp(method)
-        train(*arguments(tiny, out, SPEC.model_copy(update={"method": method})))
+        train(*arguments(tiny, out, SPECS[method]))
         return bits(out)
 
-    return {method: make(method) for method in ("lora", "peft", "full")}
+    return {method: make(method) for method in SPECS}
 
 
-@pytest.mark.parametrize("method", ["lora", "peft", "full"])
+@pytest.mark.parametrize("method", SPECS)
 @pytest.mark.parametrize("at", ["step", "evaluation"])
 def test_a_signal_at_any_point_changes_no_bit(
     method, at, uninterrupted, tiny, tmp_path, monkeypatch
 ):
-    spec, where = SPEC.model_copy(update={"method": method}), random.randint(1, STEPS - 1)
+    spec, where = SPECS[method], random.randint(1, STEPS - 1)
     chosen = {"step": where} if at == "step" else {"evaluation": 2}
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, **chosen)

@@ -179,7 +179,7 @@ def test_crosscheck_refuses_with_one_line(run, tmp_path):
 def test_crosscheck_needs_an_adapter(run, tmp_path):
     spec = json.loads((run / "spec.json").read_text())
     (tmp_path / "spec.json").write_text(json.dumps({**spec, "method": "full"}))
-    assert "'full' has no adapter" in error_of("crosscheck", tmp_path / "spec.json")
+    assert "'full' has no cross-check" in error_of("crosscheck", tmp_path / "spec.json")
 
 
 def test_the_version_is_the_packages():

@@ -38,7 +38,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-TRAINED = {"lora", "peft", "full", "bitfit", "head"}
+TRAINED = set(METHOD_MODULES)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,9 @@ TRAINED = {"lora", "peft", "full", "bitfit", "head"}
     [
         ("loraudit/lora.py", "class LoRALinear", "# a comment\nclass LoRALinear", set()),
         ("loraudit/lora.py", "A frozen `nn.Linear` plus", "Another docstring", set()),
-        ("loraudit/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "crosscheck"}),
+        ("loraudit/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "alora", "crosscheck"}),
+        ("loraudit/gates.py", "layer.rank > 0", "layer.rank > 1", {"alora"}),
+        ("loraudit/adalora.py", "if not weight", "if weight", {"adalora"}),
         ("loraudit/baselines.py", '== "full"', '!= "full"', {"full", "bitfit", "head"}),
         ("loraudit/train.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("loraudit/glue_metric.py", "f1_score", "fbeta_score", TRAINED),

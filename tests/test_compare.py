@@ -260,6 +260,16 @@ def test_methods_are_compared_on_the_same_seeds():
     assert method_pairs(tidy((0.9,))).empty
 
 
+def test_methods_that_move_ranks_stand_beside_lora_of_their_rank_and_no_published_lora():
+    one, other = tidy(method="alora"), tidy(method="adalora", label="few")
+    table = method_pairs(pd.concat([tidy(), tidy(rank=4), one, other], ignore_index=True))
+    assert {(row.left, row.right) for row in table.itertuples()} == {
+        ("lora r8 q+v", "alora r8 q+v"),
+        ("lora r8 q+v", "adalora r8 q+v few"),
+    }
+    assert len(verdicts(study(), one, [number()])) == 0
+
+
 def test_a_baseline_of_the_same_label_is_the_partner():
     def cell(method, label):
         adapter = {} if method == "lora" else {"rank": None, "targets": None}

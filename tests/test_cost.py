@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.cost import PRICES, TASKS, cost, pareto
+from loraudit.cost import PRICES, TASKS, cost, pareto, without_twins
 from loraudit.tables import cost_table, size
 
 
@@ -84,3 +84,12 @@ def test_a_twin_is_not_weighed_beside_ours_and_a_gpus_memory_counts():
     assert list(pareto(pd.concat([runs, twin])).method) == ["lora", "full"]
     assert list(pareto(twin).method) == ["peft"]
     assert list(pareto(runs).memory_mib) == [100.0, 1800.0]
+
+
+def test_what_peft_alone_has_is_no_twin():
+    rows = pd.concat(
+        [tidy().assign(method=["peft", "full"], label=["dora", ""]), tidy()], ignore_index=True
+    )
+    assert list(without_twins(rows).method) == ["peft", "full", "lora", "full"]
+    rows["label"] = ""
+    assert list(without_twins(rows).method) == ["full", "lora", "full"]

@@ -255,7 +255,7 @@ class Payload:
 
 def test_a_models_pickles_and_code_are_left_behind(tmp_path, monkeypatch):
     """Only config, tokenizer and safetensors are copied; code that is there is not run."""
-    entry = tiny_entry(folder="model")
+    entry, spec = tiny_entry(folder="model"), make_spec()
     monkeypatch.chdir(tmp_path)
     save_tiny_model(Path("model"))
     Path("model/pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
@@ -276,11 +276,11 @@ def test_a_models_pickles_and_code_are_left_behind(tmp_path, monkeypatch):
         settings |= {"auto_map": dict.fromkeys(names, "modeling.Evil")}
         Path("out", file).write_text(json.dumps(settings))
     tokenise(Path("task"), Path("out"), 64, Path("tokens"))
-    load_base(make_spec(), Path("out"))
+    load_base(spec, Path("out"))
     Path("out/model.safetensors").unlink()
     Path("out/pytorch_model.bin").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(OSError, match="no file named model.safetensors"):
-        load_base(make_spec(), Path("out"))
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        load_base(spec, Path("out"))
     assert not Path("pwned").exists()
 
 

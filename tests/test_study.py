@@ -13,8 +13,10 @@ from conftest import save_hub_folder, tiny_entry
 from loraudit import study as study_module
 from loraudit.errors import UserError
 from loraudit.fetch import fetch_task
+from loraudit.pairs import lora_runs
+from loraudit.products import study_figures
 from loraudit.reference import select
-from loraudit.spec import FolderSource, digest
+from loraudit.spec import AdaLoRA, ALoRA, FolderSource, digest
 from loraudit.study import load_configured, load_model, load_study, load_task, parse_targets
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
@@ -369,6 +371,46 @@ def test_axes_and_dicts_become_labels_fit_for_a_path(tmp_path):
     assert labels == {"", "warm_startNone", "warm_start-mnli-adapter"}
 
 
+QUANTISED = """
+grid:
+  - {task: sst2, model: roberta-base, method: [lora, peft], base_bits: [null, 4, 2], seed: 0}
+  - {task: sst2, model: roberta-base, method: lora, base_bits: [3, 2], init: [error, loftq],
+     ranks: [uniform, error], base_group: 32}
+  - {task: sst2, model: roberta-base, method: head, base_bits: [4]}
+  - {task: sst2, model: roberta-base, method: peft,
+     peft: [{use_dora: true}, {use_rslora: true}, {init_lora_weights: pissa}]}
+  - {task: sst2, model: roberta-base, method: lora, lora_plus: [4, 16]}
+"""
+
+
+def test_bits_starts_ranks_and_variants_are_runs_of_their_own(tmp_path):
+    study = load_study(study_file(tmp_path, QUANTISED))
+    variants = [run.id.split("/")[2] for run in study.runs]
+    assert len(set(variants)) == len(variants) == 6 + 8 + 1 + 3 + 2
+    assert {"base_bits2", "initloftq", "rankserror"} in [set(v.split("-")[3:]) for v in variants]
+    assert {"peft-r8-q+v-peft-use_doraTrue", "peft-r8-q+v-peft-pissa"} < set(variants)
+    assert len({digest(run.spec) for run in study.runs}) == len(variants)
+    assert len(study.cells()) == 3 + 8 + 2  # none for what PEFT alone has, none for the head
+    assert not any("peft-" in cell for cell in study.cells())
+
+
+def test_a_variant_of_pefts_never_passes_for_the_twin(tmp_path):
+    text = """
+defaults: {task: sst2, model: roberta-base}
+grid:
+  - {method: lora, seed: 0}
+  - {method: peft, seed: 0, peft: {use_dora: true}}
+"""
+    runs = load_study(study_file(tmp_path, text)).runs
+    assert [run.label for run in runs] == ["", "peft-use_doraTrue"]
+
+
+def test_a_base_as_loaded_has_no_groups(tmp_path):
+    block = "{task: sst2, model: roberta-base, base_bits: [null, 4], base_group: 32}"
+    runs = load_study(study_file(tmp_path, f"grid: [{block}]")).runs
+    assert [run.spec.base_group for run in runs] == [64, 32]
+
+
 def test_glue_is_all_there_with_its_published_sizes():
     names = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
     tasks = {name: load_task(name) for name in names}
@@ -441,3 +483,59 @@ def test_planning_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ADAPTIVE_BLOCK = """
+per_method:
+  alora: {alora: {rounds: 4}}
+grid:
+  - {method: [lora, peft, alora, adalora, full], rank: 4, seed: [0, 1], init: gaussian}
+"""
+
+
+def test_adaptive_methods_have_their_own_settings_and_blank_what_they_do_not_use(tmp_path):
+    study = load_study(study_file(tmp_path, ADAPTIVE_BLOCK))
+    specs = {run.id.split("/")[2]: run.spec for run in study.runs}
+    assert list(specs) == [*(f"{m}-r4-q+v" for m in ("lora", "peft", "alora", "adalora")), "full"]
+    assert specs["alora-r4-q+v"].alora == ALoRA(rounds=4)
+    assert specs["adalora-r4-q+v"].adalora == AdaLoRA()
+    assert specs["adalora-r4-q+v"].adalora.start(4) == 6
+    assert (specs["alora-r4-q+v"].init, specs["adalora-r4-q+v"].init) == ("gaussian", None)
+    for name, spec in specs.items():
+        for field in ("alora", "adalora"):
+            assert (getattr(spec, field) is None) == (name.split("-")[0] != field)
+    assert list(study.cells()) == ["snippets/minilm/r4-q+v"]  # LoRA's start; AdaLoRA has none
+    assert {run.spec.method for run in lora_runs(study)} == {"lora"}
+
+
+def test_adalora_alone_has_no_cross_check(tmp_path):
+    study = load_study(study_file(tmp_path, "grid: [{method: adalora}]"))
+    assert study.cells() == {}
+    assert "crosscheck" not in study_figures(study)
+
+
+def test_settings_of_an_adaptive_method_can_be_an_axis(tmp_path):
+    text = "grid: [{method: alora, alora: [{pruned: kinds}, {pruned: modules}]}]"
+    study = load_study(study_file(tmp_path, text))
+    assert [run.id for run in study.runs] == [
+        f"snippets/minilm/alora-r8-q+v-alora-{name}/s0" for name in ("kinds", "modules")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("{method: alora, alora: {round: 4}}", "alora: key: 'round' .* did you mean 'rounds'"),
+        ("{method: alora, alora: {alone: modul}}", "alora: alone: 'modul' .* mean 'module'"),
+        ("{method: alora, rank: 0}", "rank = 0: .*greater than or equal to 1"),
+        ("{method: adalora, rank: 8, adalora: {init_rank: 8}}", "init_rank 8 is not above"),
+        ("{method: adalora, adalora: {tinit: 1.5}}", "adalora: tinit"),
+        (
+            "{method: alora, warm_start: {task: mnli, tensors: adapter}}",
+            "warm_start: method 'alora' starts cold; set per_method: {alora: {warm_start: null}}",
+        ),
+    ],
+)
+def test_wrong_settings_of_adaptive_methods_are_named(tmp_path, block, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, f"grid: [{block}]"))

@@ -104,6 +104,65 @@ def test_every_way_to_compute_gives_the_same_predictions(tiny, tmp_path, monkeyp
     assert np.abs(found[0] - found[2]).max() < 1e-4
 
 
+QUANTISED = {"base_bits": 4, "base_group": 16}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"method": "peft"}, {"method": "head"}, {"init": "loftq", "ranks": "error"}]
+)
+def test_a_quantised_base_trains_is_smaller_and_is_loaded_again(change, reference, tiny, tmp_path):
+    from loraudit import inject
+    from loraudit.models import load_base
+    from loraudit.tasks import collate, load_examples, pad_id
+
+    spec = {**QUANTISED, **change}
+    if spec.get("method") == "head":
+        spec |= dict.fromkeys(ADAPTER_FIELDS)
+    record, predictions = run(tiny, tmp_path, **spec)
+    assert record.train.best["accuracy"] > 0.55
+    plain = reference[1].train
+    assert record.train.bytes["base_linear"] < plain.bytes["base_linear"] / 2
+    assert record.train.parameters["model"] == plain.parameters["model"]
+    assert "hqq" in record.environment["packages"]
+    if record.spec.method == "head":
+        return
+    base = inject.apply(load_base(record.spec, tiny / "model"), record.spec)
+    model = inject.switch(base, tmp_path / "adapter").eval()
+    examples = load_examples(record.spec, tiny / "tokens", "validation")
+    index = np.arange(8)
+    with torch.no_grad():
+        again = model(**collate(examples, index, record.spec, pad_id(tiny / "tokens"))).logits
+    best = predictions[(predictions.epoch == record.train.best_epoch)].iloc[:8]
+    assert np.abs(again.numpy() - logits(best)).max() < 1e-4
+
+
+def test_lora_plus_is_another_run_and_pefts_twin_is_the_same(tiny, tmp_path):
+    fields = {"lora_plus": 8.0, "learning_rate": 1e-3}
+    _, ours = run(tiny, tmp_path / "ours", **fields)
+    _, twin = run(tiny, tmp_path / "twin", method="peft", **fields)
+    assert np.abs(logits(ours) - logits(twin)).max() < 1e-4
+    _, equal = run(tiny, tmp_path / "equal", **fields | {"lora_plus": None})
+    assert np.abs(logits(ours[ours.epoch == 3]) - logits(equal[equal.epoch == 3])).max() > 1e-3
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_a_variant_of_pefts_trains_and_peft_loads_it(options, tiny, tmp_path):
+    from peft import PeftModel
+
+    from loraudit.models import load_base
+    from loraudit.tasks import collate, load_examples, pad_id
+
+    record, predictions = run(tiny, tmp_path, method="peft", peft=options)
+    base = load_base(record.spec, tiny / "model")
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    examples = load_examples(record.spec, tiny / "tokens", "validation")
+    with torch.no_grad():
+        batch = collate(examples, np.arange(8), record.spec, pad_id(tiny / "tokens"))
+        again = model(**batch).logits
+    best = predictions[(predictions.epoch == record.train.best_epoch)].iloc[:8]
+    assert np.abs(again.numpy() - logits(best)).max() < 1e-4
+
+
 def without_dropout(tiny):
     """Give the tiny model's folder with dropout set to 0 in its config."""
     folder = tiny / "model-without-dropout"

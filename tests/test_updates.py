@@ -227,7 +227,7 @@ def _first(name: str, new: torch.Tensor | None = None, **setting):
         (_first("", r=3), "query: rank 2, the config says 3"),
         (_first("lora_B", torch.full((16, 2), math.nan)), "has NaN or infinite values"),
         (_first("", use_dora=True), "use_dora is True: not plain LoRA"),
-        (_first("", alpha_pattern={"query": 7}), "alpha_pattern is .* not plain LoRA"),
+        (_first("", alpha_pattern={"query": -7}), "alpha_pattern 'query' is -7 .legal: above 0"),
     ],
 )
 def test_a_broken_adapter_is_refused_with_the_reason(change, message, tmp_path):

@@ -18,11 +18,14 @@ ROOT = Path(__file__).parents[2]
 CLASSES = {
     **{name: getattr(study, name) for name in ("Config", "StudyFile", "AblationFile")},
     **{name: getattr(study, name) for name in ("ProtocolFile", "PublishedFile")},
-    **{name: getattr(spec, name) for name in ("RunSpec", "TaskEntry", "RatingRule", "ModelEntry")},
+    **{name: getattr(spec, name) for name in ("RunSpec", "ALoRA", "AdaLoRA")},
+    **{name: getattr(spec, name) for name in ("TaskEntry", "RatingRule", "ModelEntry")},
     **{name: getattr(spec, name) for name in ("WheelSource", "FolderSource", "HubSource")},
 }
 ANCHORS = {
     "AblationFile": "ablation",
+    "ALoRA": "alora",
+    "AdaLoRA": "adalora",
     "RatingRule": "rating",
     "TaskEntry": "a-task",
     "ModelEntry": "a-model",
@@ -41,6 +44,8 @@ WORDS = {
     "WheelSource": "a wheel",
     "FolderSource": "a folder",
     "HubSource": "the hub",
+    "ALoRA": "settings of ALoRA",
+    "AdaLoRA": "settings of AdaLoRA",
     "WarmStart": "`task` and `tensors`",
 }
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

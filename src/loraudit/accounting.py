@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from loraudit.errors import UserError
-from loraudit.models import in_head
+from loraudit.models import in_head, is_linear, is_packed
 
 
 def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
@@ -23,6 +23,43 @@ def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
             kind = "adapter" if "lora_" in name else "head" if in_head(name, head) else "base"
             counts[kind] += parameter.numel()
     return {**counts, "trainable": sum(counts.values())}
+
+
+def model_parameters(model: nn.Module) -> int:
+    """Count a model's parameters; a packed weight's as many as it stands for."""
+    packed = [layer for layer in model.modules() if is_packed(layer)]
+    held = sum(parameter.numel() for parameter in model.parameters())
+    for layer in packed:
+        bias = 0 if layer.bias is None else layer.bias.numel()
+        held += layer.in_features * layer.out_features + bias - layer.W_q.numel()
+    return held
+
+
+def base_bytes(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
+    """Return the memory that the base's tensors hold, measured tensor by tensor.
+
+    `base` is all but adapter and head; `base_linear` those of its linear layers: packed weights
+    with their scales and zeros, or plain ones, and biases. Unpacked copies that a forward pass
+    makes and drops are not in it.
+    """
+    found = {"base": 0, "base_linear": 0}
+    for name, module in model.named_modules():
+        for key, tensor in _tensors(module):
+            if "lora_" in f"{name}.{key}" or in_head(f"{name}.{key}", head):
+                continue
+            found["base"] += tensor.numel() * tensor.element_size()
+            if is_linear(module):
+                found["base_linear"] += tensor.numel() * tensor.element_size()
+    return found
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors that a module itself holds, those outside hqq's parameters too."""
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+    if is_packed(module):
+        other = {"bias": module.bias, "original": module.original, **module.meta}
+        yield from ((k, v) for k, v in other.items() if isinstance(v, torch.Tensor))
 
 
 def folder_bytes(folder: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from loraudit.compare import cell_name
-from loraudit.cost import PRICES, TASKS
+from loraudit.cost import PRICES, TASKS, without_twins
 from loraudit.figures import CELL
 from loraudit.tables import METHOD_NAMES, interval, points
 
@@ -41,9 +41,7 @@ def _subjects(rows: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:
 
 def _series(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     """Split a score figure's rows into its lines; PEFT's twins of ours are left out."""
-    if (rows.method == "lora").any():
-        rows = rows[rows.method != "peft"]
-    for (method, targets, label), part in rows.groupby(
+    for (method, targets, label), part in without_twins(rows).groupby(
         ["method", "targets", "label"], dropna=False, sort=False
     ):
         if method == "published":

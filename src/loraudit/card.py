@@ -17,7 +17,7 @@ from loraudit import peft_bridge
 from loraudit.errors import UserError
 from loraudit.files import folder_atomic, read_json, write_text
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import ADAPTER_METHODS, HubSource, RunSpec, Source
+from loraudit.spec import ADAPTER_METHODS, HubSource, RunSpec, Source, with_defaults
 
 LICENCES = {"adapter": "unknown", "base": "unknown", "data": "unknown"}
 """Whose licences the card names, and what it says when it is told nothing."""
@@ -84,7 +84,7 @@ def read_finished(run: Path) -> RunRecord:
         asked = read_json(run / "spec.json")
     except ValueError as error:
         raise UserError(f"{run}/spec.json: not valid JSON: {error}") from None
-    if asked != record.spec.model_dump(mode="json"):
+    if with_defaults(asked) != record.spec.model_dump(mode="json"):
         raise UserError(f"{run}: spec.json is not the spec of record.json")
     if not record.spec.adapter:
         legal = ", ".join(ADAPTER_METHODS)
@@ -112,7 +112,7 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     scores = [
         record["train"]["best"][spec.task.headline]
         for record in found
-        if _without_seed(record["spec"]) == wanted
+        if _without_seed(with_defaults(record["spec"])) == wanted
     ]
     if not scores:
         raise UserError(f"{study}: no run of this spec in its tidy table")
@@ -151,12 +151,24 @@ def _usage(spec: RunSpec) -> str:
     labels = max(1, len(spec.task.classes))
     return (
         "The adapter of the best epoch, its head included. Load it on the base model with "
-        f"`num_labels={labels}`:\n\n"
+        f"`num_labels={labels}`{_bits(spec)}:\n\n"
         "```python\n"
         "base = AutoModelForSequenceClassification.from_pretrained(BASE, "
         f"num_labels={labels})\n"
         "model = PeftModel.from_pretrained(base, FOLDER)\n"
         "```"
+    )
+
+
+def _bits(spec: RunSpec) -> str:
+    """Say that the base is quantised, where it is: on another base the adapter is wrong."""
+    if spec.base_bits is None:
+        return ""
+    again = ", which starting the adapter has changed" if spec.init == "loftq" else ""
+    return (
+        f", its linear layers outside the head packed in {spec.base_bits} bits by hqq (groups of "
+        f"{spec.base_group}{again}; `loraudit.models.load_base` and `loraudit.inject.apply` on the "
+        "record's spec make that base)"
     )
 
 
@@ -188,12 +200,13 @@ def _scores(record: RunRecord, seeds: list[float] | None) -> str:
 
 def _protocol(spec: RunSpec, rows: dict[str, int]) -> dict[str, Any]:
     fields = spec.model_dump(mode="json", exclude={"task", "model"})
+    said = {key: value for key, value in fields.items() if value not in (None, {})}
     return {
         "task": spec.task.name,
         "data": describe(spec.task.source),
         "rows": ", ".join(f"{split} {count}" for split, count in rows.items()),
         "base model": f"{spec.model.name}: {describe(spec.model.source)}",
-        **{key.replace("_", " "): value for key, value in fields.items() if value is not None},
+        **{key.replace("_", " "): value for key, value in said.items()},
     }
 
 

@@ -373,8 +373,9 @@ def crosscheck(
     `loraudit crosscheck results/quickstart/runs/snippets/minilm/lora-r8-q+v/s0/spec.json`
     """
     run = _asked_spec(spec, study, cell)
-    if not run.adapter:
-        raise UserError(f"method {run.method!r} has no adapter (legal: lora, peft)")
+    if not run.crosschecked:
+        legal = "lora, peft without fields of its own, alora"
+        raise UserError(f"method {run.method!r} has no cross-check (legal: {legal})")
     tokens = _fetched(tokens or locate.tokens_folder(run), "tokens")
     model = _fetched(model or Path("resources/models", run.model.name), "model")
 

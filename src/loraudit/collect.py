@@ -11,7 +11,7 @@ from loraudit.errors import UserError
 from loraudit.files import read_json, write_atomic
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import FolderSource, validated
+from loraudit.spec import LORA_METHODS, FolderSource, validated
 from loraudit.statistics import agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.tables import write_tidy
@@ -142,14 +142,14 @@ def twins(study: Study, folder: Path) -> list[dict]:
     """
     pairs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
-        if run.spec.adapter:
+        if run.spec.twins:
             pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
     rows = []
     for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
-                for method in ("lora", "peft")
+                for method in LORA_METHODS
             )
             ours, peft = same_rows(ours, peft)
             row = {"cell": cell, "seed": seed, **agreement(ours, peft)}
@@ -226,4 +226,5 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "peak_memory_mib": train.peak_memory_mib,
         "peak_device_memory_mib": train.peak_device_memory_mib,
         "copied_tensors": len(train.copied),
+        **{f"counts_{name}": value for name, value in train.counts.items()},
     }

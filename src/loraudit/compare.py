@@ -11,7 +11,7 @@ import pandas as pd
 
 from loraudit.errors import UserError
 from loraudit.reference import Published
-from loraudit.spec import ADAPTER_METHODS
+from loraudit.spec import ADAPTER_METHODS, ADAPTIVE, LORA_METHODS
 from loraudit.statistics import (
     CELL,
     READINGS,
@@ -126,7 +126,7 @@ def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> 
 
 
 def _matching(cell: dict, runs: pd.DataFrame, numbers: list[Published]) -> list[Published]:
-    method = "lora" if cell["method"] in ADAPTER_METHODS else cell["method"]
+    method = "lora" if cell["method"] in LORA_METHODS else cell["method"]
     first = runs.iloc[0]
     fitting = [
         number
@@ -268,6 +268,9 @@ def text(value: object) -> str:
 def _is_pair(left: dict, right: dict, labels: set[tuple[str, str]]) -> bool:
     if left["method"] == "lora" and right["method"] == "peft":
         return all(left[key] == right[key] for key in ("rank", "targets", "label"))
+    if left["method"] == "lora" and right["method"] in ADAPTIVE:
+        alike = all(left[key] == right[key] for key in ("rank", "targets"))
+        return alike and left["label"] in ("", right["label"])
     if left["method"] not in ADAPTER_METHODS or right["method"] in ADAPTER_METHODS:
         return False
     own = (right["method"], left["label"]) in labels

@@ -34,7 +34,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
                 **dict(zip(CELL, key, strict=True)),
                 "n": len(runs),
                 **{
-                    f"parameters_{part}": int(first[f"parameters_{part}"])
+                    f"parameters_{part}": round(runs[f"parameters_{part}"].mean())
                     for part in ("adapter", "head", "trainable", "model")
                 },
                 "bytes_task": task,
@@ -51,6 +51,13 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def without_twins(rows: pd.DataFrame) -> pd.DataFrame:
+    """Drop the rows of PEFT's runs that have ours beside them; what PEFT alone has stays."""
+    keys = ["task", "model", "rank", "targets", "label"]
+    cells = rows[keys].fillna("").astype(str).agg("|".join, axis=1)
+    return rows[(rows.method != "peft") | ~cells.isin(cells[rows.method == "lora"])]
+
+
 def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     """Return a row per cell: last-epoch score, its prices, and whether it is on each front.
 
@@ -59,8 +66,7 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     their spread. Memory is the GPU's where the runs had one, else the process's. PEFT's twins are
     left out beside ours: they are the same method.
     """
-    if (tidy.method == "lora").any():
-        tidy = tidy[tidy.method != "peft"]
+    tidy = without_twins(tidy)
     scores = aggregate(tidy)[[*CELL, "n", "last_mean", "last_sd"]]
     prices = cost(tidy)
     table = scores.assign(

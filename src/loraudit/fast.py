@@ -9,8 +9,8 @@ with the long side last, which BLAS does in half the time:
     dB^T  = (alpha/r) low^T dh           dA = (alpha/r) d^T x
 
 Kept for the way back: x, and low (rank numbers a token). It needs LoRA dropout to be off, and one
-dtype for all: with dropout and under autocast the plain layer runs. The spec's `compute` chooses;
-tests/test_fast.py compares values, gradients and trajectories in float64.
+dtype for all: with dropout, under autocast and on a quantised base the plain layer runs. The spec's
+`compute` chooses; tests/test_fast.py compares values, gradients and trajectories in float64.
 """
 
 import torch
@@ -63,7 +63,9 @@ class FastLoRALinear(LoRALinear):
         """Tell whether one node computes what `LoRALinear` does, up to rounding."""
         return not (
             self.merged
+            or self.rank == 0
             or (self.training and self.dropout.p > 0)
             or torch.is_autocast_enabled(x.device.type)
+            or self.packed
             or not x.dtype == self.base.weight.dtype == self.lora_A.dtype
         )

@@ -21,11 +21,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from loraudit.compare import cell_name
 from loraudit.cost import PRICES, TASKS
 from loraudit.files import write_atomic
+from loraudit.spec import LORA_METHODS
 from loraudit.tables import METHOD_NAMES, interval, points
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = {"lora": "-", "peft": "--"}
+LINES = {"lora": "-", "peft": "--", "alora": (0, (6, 1)), "adalora": (0, (1, 1))}
 BASELINES = {"head": ":", "bitfit": (0, (5, 1, 1, 1, 1, 1)), "full": "-."}
 PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
 VERDICTS = {
@@ -159,7 +160,7 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     found = verdicts[verdicts.verdict != "not comparable"] if len(verdicts) else verdicts
     rows = []
     for row in found.to_dict("records"):
-        method = "lora" if row["method"] in LINES else row["method"]
+        method = "lora" if row["method"] in LORA_METHODS else row["method"]
         name = " ".join(filter(None, [METHOD_NAMES[method].split(" (")[0], _text(row["targets"])]))
         row["label"] = _text(row["label"])
         same = pd.Series(True, first.index)

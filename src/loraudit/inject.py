@@ -8,9 +8,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit import peft_bridge
+from loraudit.error_ranks import starts
 from loraudit.errors import UserError
 from loraudit.fast import FastLoRALinear
-from loraudit.lora import LoRALinear
+from loraudit.lora import Init, LoRALinear
 from loraudit.lora_variants import LoRAConv1D
 from loraudit.models import freeze, in_head, target_modules
 from loraudit.peft_bridge import start_from as start_from  # the same for either twin
@@ -27,13 +28,16 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         UserError: a target that this model lacks.
     """
     freeze(model, spec.model.head, spec.head == "trained")
-    for name in target_modules(model, spec.model, spec.targets):
+    names = target_modules(model, spec.model, spec.targets)
+    for name, start in starts(model, spec, names).items():
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
-        start = spec.init, spec.init_std
-        layer = lora_class(base, spec.compute)(
-            base, spec.rank, spec.alpha, spec.lora_dropout, *start
-        )
+        init: Init = "gaussian" if spec.init == "gaussian" else "kaiming"
+        alpha = spec.alpha * start.rank / spec.rank  # one scaling for all layers
+        drawn = spec.lora_dropout, init, spec.init_std
+        layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
+        if start.a is not None:
+            layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
         model.set_submodule(name, layer)
     return model
 
@@ -92,25 +96,32 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Return lora_A, lora_B and head tensors by our own names."""
+    """Return lora_A, lora_B and head tensors by our own names, without layers of rank 0."""
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
-        if name.endswith((".lora_A", ".lora_B")) or in_head(name, head)
+        if (name.endswith((".lora_A", ".lora_B")) and tensor.numel()) or in_head(name, head)
     }
 
 
 def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     """Save the adapter and head as a PEFT folder.
 
+    A layer whose rank is no longer the spec's goes into rank_pattern, and into alpha_pattern with
+    the alpha that keeps its scaling; one of rank 0 is left out.
+
     Raises:
         ValueError: the adapters are merged; their file would add the update twice.
     """
-    layers = lora_layers(model)
+    layers = {name: layer for name, layer in lora_layers(model).items() if layer.rank}
     if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before export")
     state = peft_bridge.to_peft(adapter_state(model, spec.model.head))
-    peft_bridge.write_folder(state, peft_bridge.lora_config(spec, list(layers)), folder)
+    config = peft_bridge.lora_config(spec, list(layers))
+    moved = {name: layer for name, layer in layers.items() if layer.rank != spec.rank}
+    config.rank_pattern = {name: layer.rank for name, layer in moved.items()}
+    config.alpha_pattern = {name: layer.alpha for name, layer in moved.items()}
+    peft_bridge.write_folder(state, config, folder)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:
@@ -131,7 +142,8 @@ def _put_on(model: nn.Module, config: LoraConfig, state: dict, folder: Path) -> 
     for name in names:
         rank = state[f"{name}.lora_A"].shape[0]
         base = model.get_submodule(name)
-        layer = lora_class(base)(base, rank, config.lora_alpha, config.lora_dropout)
+        alpha = peft_bridge.alpha_of(config, name)
+        layer = lora_class(base)(base, rank, alpha, config.lora_dropout)
         model.set_submodule(name, layer.train(model.training))
     model.load_state_dict(state, strict=False)
     return model

@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from loraudit.errors import UserError
+
 Init = Literal["kaiming", "gaussian"]
 
 
@@ -35,7 +37,8 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` plus a trainable update of rank `rank`.
 
     Args:
-        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen.
+        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen. It may
+            be packed in few bits (quantise.py): everything but merging is then the same.
         rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
@@ -71,9 +74,15 @@ class LoRALinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.merged = False
         d_in, d_out = self.sizes(base)
-        self.lora_A = nn.Parameter(base.weight.new_empty(rank, d_in))  # (8, 768)
-        self.lora_B = nn.Parameter(base.weight.new_empty(d_out, rank))  # (768, 8)
+        like = base.meta["scale"] if self.packed else base.weight
+        self.lora_A = nn.Parameter(like.new_empty(rank, d_in))  # (8, 768)
+        self.lora_B = nn.Parameter(like.new_empty(d_out, rank))  # (768, 8)
         self.reset_parameters()
+
+    @property
+    def packed(self) -> bool:
+        """Whether W0 is held in few bits: it can be used, and not added to."""
+        return not hasattr(self.base, "weight")
 
     @staticmethod
     def sizes(base: nn.Linear) -> tuple[int, int]:
@@ -82,18 +91,24 @@ class LoRALinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw A from torch's global generator and set B to zero."""
+        self.draw(self.lora_A)
+        nn.init.zeros_(self.lora_B)
+
+    def draw(
+        self, rows: Float[Tensor, "rows d_in"], generator: torch.Generator | None = None
+    ) -> None:
+        """Fill rows of A, in place, as `init` says; how many there are does not matter."""
         if self.init == "kaiming":
-            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
         elif self.init == "gaussian":
-            nn.init.normal_(self.lora_A, std=self.init_std)
+            nn.init.normal_(rows, std=self.init_std, generator=generator)
         else:
             raise ValueError(f"init must be 'kaiming' or 'gaussian', got {self.init!r}")
-        nn.init.zeros_(self.lora_B)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Compute h = W0 x + b0 + (alpha/r) B A x; with the update merged, W0 holds it already."""
         h = self.base(x)  # (16, 128, 768)
-        if self.merged:
+        if self.merged or self.rank == 0:  # all ranks pruned (gates.py): the frozen layer
             return h
         x = self.dropout(x).to(self.lora_A.dtype)
         low = nn.functional.linear(x, self.lora_A)  # (16, 128, 8)
@@ -105,7 +120,13 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update to W0, so that inference costs what the base layer costs. Idempotent."""
+        """Add the update to W0, so that inference costs what the base layer costs. Idempotent.
+
+        Raises:
+            UserError: W0 is packed: the sum would have to be quantised again, which is not the sum.
+        """
+        if self.packed:
+            raise UserError("merge: the base is quantised (base_bits): nothing can be added to it")
         if not self.merged:
             self.base.weight += self.delta_weight().to(self.base.weight.dtype)
             self.merged = True

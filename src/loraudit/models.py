@@ -14,11 +14,12 @@ from loraudit.spec import Matrix, ModelEntry, RunSpec, derive_seed
 def load_base(spec: RunSpec, folder: Path) -> nn.Module:
     """Load the sequence classifier of a run; its head is drawn from the run's seed.
 
-    A head in the checkpoint, of whatever size, is not used.
+    A head in the checkpoint, of whatever size, is not used. With `base_bits`, the linear layers
+    outside the head are quantised.
 
     Raises:
         UserError: the checkpoint lacks weights other than the head's or has them in other shapes,
-            or max_length is above its number of positions.
+            max_length is above its number of positions, or `base_group` does not fit its layers.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -44,6 +45,10 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
             f"(legal: 4 to {positions})"
         )
     reset_head(model, spec)
+    if spec.base_bits:
+        from loraudit.quantise import quantise
+
+        quantise(model, spec)
     return model
 
 
@@ -77,8 +82,7 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, .
     Raises:
         UserError: a target that matches no linear layer of this model.
     """
-    kinds = (nn.Linear, Conv1D)
-    linear = [name for name, layer in model.named_modules() if isinstance(layer, kinds)]
+    linear = [name for name, layer in model.named_modules() if is_linear(layer)]
     matched: set[str] = set()
     for target in targets:
         hits = [name for name in names_like(model, entry.modules[target]) if name in linear]
@@ -89,6 +93,21 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, .
             )
         matched.update(hits)
     return [name for name in linear if name in matched]
+
+
+def is_packed(layer: nn.Module) -> bool:
+    """Tell whether a layer holds its weight in few bits (quantise.py), by hqq's name for it."""
+    return hasattr(layer, "W_q")
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Tell whether a layer is one of the linear kinds: nn.Linear, Conv1D, or packed."""
+    return isinstance(layer, nn.Linear | Conv1D) or is_packed(layer)
+
+
+def compute_dtype(layer: nn.Module) -> torch.dtype:
+    """Return the dtype in which a linear layer computes."""
+    return layer.compute_dtype if is_packed(layer) else layer.weight.dtype
 
 
 def names_like(model: nn.Module, pattern: str) -> list[str]:
@@ -109,7 +128,7 @@ def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:
     GPT-2's Conv1D stores its weight as (d_in, d_out), nn.Linear as (d_out, d_in).
     """
     layer = dict(model.named_modules()).get(name)
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or (layer is not None and is_packed(layer)):
         return layer.in_features, layer.out_features
     if isinstance(layer, Conv1D):
         d_in, d_out = layer.weight.shape

@@ -8,7 +8,7 @@ from loraudit.study import Run, Study, targets_name
 
 
 def lora_runs(study: Study) -> list[Run]:
-    """Return the in-house LoRA runs."""
+    """Return the in-house LoRA runs; not ALoRA's, whose layers differ in rank."""
     return [run for run in study.runs if run.spec.method == "lora"]
 
 

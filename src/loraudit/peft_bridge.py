@@ -12,11 +12,14 @@ Key table, for a layer called <name> and a head module called <head>:
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from pydantic import AfterValidator, BaseModel, Field
@@ -24,9 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from loraudit.error_ranks import Start, starts
 from loraudit.errors import UserError
 from loraudit.files import read_json, write_json
-from loraudit.models import freeze, in_head, linear_sizes, target_modules
+from loraudit.models import compute_dtype, freeze, in_head, linear_sizes, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed, validated
 
 PREFIX = "base_model.model."
@@ -37,7 +41,6 @@ PLAIN = {
     "use_dora": False,
     "lora_bias": False,
     "bias": "none",
-    "alpha_pattern": {},
     "layer_replication": None,
     "alora_invocation_tokens": None,
     "use_qalora": False,
@@ -69,6 +72,7 @@ class Layers(BaseModel):
     exclude_modules: Pattern | list[Pattern] | None = None
     modules_to_save: list[Pattern] | None = None
     rank_pattern: dict[Pattern, Annotated[int, Field(gt=0, strict=True)]] = {}
+    alpha_pattern: dict[Pattern, Any] | None = None
     layers_to_transform: int | list[int] | None = None
     layers_pattern: Pattern | list[Pattern] | None = None
 
@@ -77,48 +81,102 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
-    """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others."""
+    """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others.
+
+    Raises:
+        UserError: a value of `spec.peft` that PEFT refuses.
+    """
+    fields = {
+        "task_type": peft.TaskType.SEQ_CLS,
+        "base_model_name_or_path": base_name(spec),
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": spec.lora_dropout,
+        "init_lora_weights": "gaussian" if spec.init == "gaussian" else True,
+        "target_modules": list(names),
+        "modules_to_save": list(spec.model.head),
+        "bias": "none",
+        "inference_mode": True,
+        **spec.peft,
+    }
+    with _peft_errors(spec):
+        return peft.LoraConfig(**fields)
+
+
+def base_name(spec: RunSpec) -> str:
+    """Return what an adapter's config calls its base model."""
     source = spec.model.source
-    return peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS,
-        base_model_name_or_path=source.hub if isinstance(source, HubSource) else spec.model.name,
-        r=spec.rank,
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.lora_dropout,
-        init_lora_weights={"kaiming": True, "gaussian": "gaussian"}[spec.init],
-        target_modules=list(names),
-        modules_to_save=list(spec.model.head),
-        bias="none",
-        inference_mode=True,
-    )
+    return source.hub if isinstance(source, HubSource) else spec.model.name
+
+
+@contextmanager
+def _peft_errors(spec: RunSpec) -> Iterator[None]:
+    """Turn PEFT's refusal of a variant into one sentence; of plain LoRA it is no user's error."""
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not spec.peft:
+            raise
+        raise UserError(f"peft = {spec.peft}: PEFT says: {' '.join(str(error).split())}") from None
 
 
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     """Wrap the model with PEFT, starting where the in-house twin starts.
 
     PEFT's own initialisation is run again per layer under that layer's derived seed, so equal
-    starts mean equal initialisation code, not copied tensors.
+    starts mean equal initialisation code, not copied tensors. (Starts that are computed from a
+    quantisation error, which PEFT has for bitsandbytes only, are copied.) PEFT's other ways to
+    start, from `spec.peft`, are run once, under the run's seed.
 
     Raises:
-        UserError: a target that this model lacks.
+        UserError: a target that this model lacks, or a variant that PEFT refuses.
     """
     freeze(model, spec.model.head, train_head=False)
-    names = target_modules(model, spec.model, spec.targets)
-    config = lora_config(spec, names)
+    found = starts(model, spec, target_modules(model, spec.model, spec.targets))
+    config = with_ranks(lora_config(spec, list(found)), spec, {n: s.rank for n, s in found.items()})
     config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
-    twin = peft.get_peft_model(model, config)
-    for name in names:
-        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+    torch.manual_seed(derive_seed(spec.seed, "lora_A"))
+    with _peft_errors(spec):
+        twin = peft.get_peft_model(model, config)
+    for name, start in found.items():
         layer = twin.get_submodule(PREFIX + name)
-        layer.reset_lora_parameters("default", config.init_lora_weights)
-        if spec.init_std:  # PEFT's gaussian has 1/r only
-            torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
-            torch.nn.init.normal_(layer.lora_A["default"].weight, std=spec.init_std)
+        if isinstance(layer, LoraLayer):
+            layer.to(compute_dtype(layer.get_base_layer()))  # PEFT leaves it float32 on packed ones
+            _initialise(layer, start, config.init_lora_weights, spec, name)
+    refreeze_head(twin, spec)
+    return twin
+
+
+def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
+    """Freeze the head again where the run has it frozen: PEFT trains what it saves."""
     if spec.head == "frozen":
-        for name, parameter in twin.named_parameters():
+        for name, parameter in wrapped.named_parameters():
             if in_head(name, spec.model.head):
                 parameter.requires_grad_(False)
-    return twin
+
+
+@torch.no_grad()
+def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec, name: str) -> None:
+    """Start one layer of PEFT's where the in-house twin's starts."""
+    matrices = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    if start.a is not None:
+        for own, value in zip(matrices, (start.a, start.b), strict=True):
+            own.copy_(value)
+    elif init in (True, "gaussian"):
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+        layer.reset_lora_parameters("default", init)
+        if spec.init_std:  # PEFT's gaussian has 1/r only
+            torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+            torch.nn.init.normal_(matrices[0], std=spec.init_std)
+
+
+def with_ranks(config: peft.LoraConfig, spec: RunSpec, ranks: dict[str, int]) -> peft.LoraConfig:
+    """Name layers of another rank in rank_pattern, and in alpha_pattern so that alpha / r stays."""
+    moved = {name: rank for name, rank in ranks.items() if rank != spec.rank}
+    if moved:
+        config.rank_pattern = moved
+        config.alpha_pattern = {name: spec.alpha * r / spec.rank for name, r in moved.items()}
+    return config
 
 
 def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
@@ -127,8 +185,12 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
         name: tensor.detach().cpu().contiguous()
         for name, tensor in peft.get_peft_model_state_dict(model).items()
     }
-    names = [key.removesuffix(".lora_A") for key in from_peft(state) if key.endswith(".lora_A")]
-    write_folder(state, lora_config(spec, names), folder)
+    ranks = {
+        key.removesuffix(".lora_A"): tensor.shape[0]
+        for key, tensor in from_peft(state).items()
+        if key.endswith(".lora_A")
+    }
+    write_folder(state, with_ranks(lora_config(spec, list(ranks)), spec, ranks), folder)
 
 
 @torch.no_grad()
@@ -234,22 +296,7 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
 
 def _read_config(path: Path) -> peft.LoraConfig:
     """Read adapter_config.json; UserError for anything but plain LoRA with a legal alpha."""
-    if not path.is_file():
-        raise UserError(f"{path.parent}: no {path.name}")
-    try:
-        content = json.loads(path.read_text())
-        kind = content.get("peft_type")
-        if kind != "LORA":
-            raise UserError(f"{path}: peft_type is {kind!r} (legal: 'LORA')")
-        used = {key: content[key] for key in Layers.model_fields if key in content}
-        validated(Layers, used, str(path))
-        config = peft.LoraConfig.from_pretrained(path.parent)
-    except UserError:
-        raise
-    except Exception as error:  # PEFT names no common class for a config that is wrong
-        raise UserError(
-            f"{path}: not an adapter's config: {' '.join(str(error).split())}"
-        ) from None
+    config = _parsed_config(path)
     for key, value in PLAIN.items():
         found = getattr(config, key)
         if (found or None) != (value or None):
@@ -259,11 +306,33 @@ def _read_config(path: Path) -> peft.LoraConfig:
             f"{path}: init_lora_weights is {config.init_lora_weights!r}: it changes the base model "
             "(legal: true, false, 'gaussian', 'orthogonal')"
         )
-    if not _number(config.lora_alpha) or config.lora_alpha <= 0:
-        raise UserError(f"{path}: lora_alpha is {config.lora_alpha!r} (legal: above 0)")
+    alphas = {f"alpha_pattern {k!r}": v for k, v in (config.alpha_pattern or {}).items()}
+    for name, alpha in {"lora_alpha": config.lora_alpha, **alphas}.items():
+        if not _number(alpha) or alpha <= 0:
+            raise UserError(f"{path}: {name} is {alpha!r} (legal: above 0)")
     if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
         raise UserError(f"{path}: lora_dropout is {config.lora_dropout!r} (legal: in [0, 1))")
     return config
+
+
+def _parsed_config(path: Path) -> peft.LoraConfig:
+    """Read adapter_config.json; UserError for anything but a LoRA's with layers that PEFT knows."""
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no {path.name}")
+    try:
+        content = json.loads(path.read_text())
+        kind = content.get("peft_type")
+        if kind != "LORA":
+            raise UserError(f"{path}: peft_type is {kind!r} (legal: 'LORA')")
+        used = {key: content[key] for key in Layers.model_fields if key in content}
+        validated(Layers, used, str(path))
+        return peft.LoraConfig.from_pretrained(path.parent)
+    except UserError:
+        raise
+    except Exception as error:  # PEFT names no common class for a config that is wrong
+        raise UserError(
+            f"{path}: not an adapter's config: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _number(value: object) -> bool:
@@ -329,6 +398,12 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
 def rank_of(config: peft.LoraConfig, layer: str) -> int:
     """Return a layer's rank: r, or what rank_pattern says of it."""
     return config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), layer), config.r)
+
+
+def alpha_of(config: peft.LoraConfig, layer: str) -> float:
+    """Return a layer's alpha: lora_alpha, or what alpha_pattern says of it."""
+    pattern = config.alpha_pattern or {}
+    return pattern.get(get_pattern_key(pattern.keys(), layer), config.lora_alpha)
 
 
 def check_config(

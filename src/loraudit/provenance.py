@@ -1,12 +1,15 @@
 """Where a number came from: code, versions, machine."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "numpy", "hqq")
+"""Packages whose versions a record names, where they are installed."""
 
 
 def git_state(folder: Path | str = Path(__file__).parent) -> dict:
@@ -36,13 +39,19 @@ def environment() -> dict:
     return {
         "git": git_state(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": dict(_versions()),
         "platform": platform.platform(),
         "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": gpus,
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def processor() -> str:

@@ -178,10 +178,17 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         out["crosscheck"] = (
             f"{int(checks.ok.sum())} of {len(checks)} checks in {checks.cell.nunique()} cells are "
             f"within tolerance. Largest absolute difference: {text}."
-        )
+        ) + _untwinned(study)
     if "amplification" in tables:
         out["updates"] = _update_fact(tables["amplification"])
     return out
+
+
+def _untwinned(study: Study) -> str:
+    """Name the runs that PEFT alone has: they have nothing to be checked against."""
+    names = dict.fromkeys(run.label for run in study.runs if run.spec.peft)
+    text = f" Not checked, for PEFT alone has them: {', '.join(names)}."
+    return text if names else ""
 
 
 def _run_fact(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:

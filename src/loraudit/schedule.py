@@ -1,4 +1,4 @@
-"""The learning-rate schedule of a run."""
+"""The learning rates of a run: the highest of each parameter, and the schedule."""
 
 import math
 
@@ -6,6 +6,15 @@ import torch
 from transformers import get_scheduler
 
 from loraudit.spec import RunSpec
+
+
+def learning_rate(spec: RunSpec, parameter: str) -> float:
+    """Return a parameter's highest rate: with LoRA+, B's is `lora_plus` times that of all others.
+
+    Hayou, Ghosh and Yu 2024 (LoRA+). Their code and PEFT's give the higher rate to every other
+    one-dimensional parameter too (the head's biases); here it is B's alone.
+    """
+    return spec.learning_rate * (spec.lora_plus or 1 if "lora_B" in parameter else 1)
 
 
 def make_schedule(

@@ -79,6 +79,7 @@ def costs(record: RunRecord) -> dict[str, object]:
         **{f"seconds: {name}": value for name, value in train.seconds.items()},
         **{f"rows: {name}": value for name, value in train.rows.items()},
         **{f"bytes: {name}": value for name, value in train.bytes.items()},
+        **{name.replace("_", " "): value for name, value in train.counts.items()},
         "padded / real tokens": train.tokens["padded"] / train.tokens["real"],
         "peak memory, MiB": train.peak_memory_mib,
         "on the GPU, MiB": train.peak_device_memory_mib,

@@ -81,7 +81,7 @@ def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
     for cell, runs in tidy.groupby(CELL, dropna=False, sort=False):
         row = dict(zip(CELL, cell, strict=True))
         counts = [name for name in runs if name.startswith("parameters_")]
-        row.update({name: int(runs[name].iloc[0]) for name in counts})
+        row.update({name: round(runs[name].mean()) for name in counts})
         row["n"] = len(runs)
         for epoch in ("best", "last"):
             summary = summarise(runs[epoch].tolist())

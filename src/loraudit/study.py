@@ -21,6 +21,8 @@ from loraudit.reference import Reading, select
 from loraudit.spec import (
     ADAPTER_FIELDS,
     ADAPTER_METHODS,
+    ADAPTER_OPTIONS,
+    ADAPTIVE,
     MATRICES,
     METHOD_MODULES,
     FolderSource,
@@ -78,7 +80,7 @@ class Study(Frozen):
         """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
         out: dict[str, RunSpec] = {}
         for run in self.runs:
-            if run.spec.adapter:
+            if run.spec.crosschecked:
                 out.setdefault(cell_id(run), run.spec)
         return out
 
@@ -405,9 +407,23 @@ MOST_RUNS = 100_000
 
 
 def _tag(key: str, value: Any) -> str:
-    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter."""
-    text = "-".join(map(str, value.values())) if isinstance(value, dict) else str(value)
-    return key + re.sub(r"[^\w.+-]+", "-", f"-{text}" if isinstance(value, dict) else text)
+    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter, peft-pissa."""
+    if not isinstance(value, dict):
+        return key + re.sub(r"[^\w.+-]+", "-", str(value))
+    parts = [part if isinstance(part, str) else f"{name}{part}" for name, part in value.items()]
+    return re.sub(r"[^\w.+-]+", "-", "-".join([key, *(parts or ["none"])]))
+
+
+def _axes(fields: dict, where: str) -> dict[str, list]:
+    """Return the list-valued fields of a block, whose product makes no more than `MOST_RUNS`."""
+    axes = {key: value for key, value in fields.items() if isinstance(value, list)}
+    for key, value in axes.items():
+        if not value:
+            raise UserError(f"{where}: {key}: an empty list makes no run")
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_RUNS:
+        raise UserError(f"{where}: {count:,} runs (legal: up to {MOST_RUNS:,})")
+    return axes
 
 
 class _Reader:
@@ -425,13 +441,7 @@ class _Reader:
         label = str(fields.pop("label", ""))
         if not re.fullmatch(r"[\w.+-]*", label):
             raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
-        axes = {key: value for key, value in fields.items() if isinstance(value, list)}
-        for key, value in axes.items():
-            if not value:
-                raise UserError(f"{where}: {key}: an empty list makes no run")
-        count = math.prod(map(len, axes.values()))
-        if count > MOST_RUNS:
-            raise UserError(f"{where}: {count:,} runs (legal: up to {MOST_RUNS:,})")
+        axes = _axes(fields, where)
         found = []
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
@@ -445,6 +455,8 @@ class _Reader:
                 for layer in self.layers:
                     special = getattr(layer, part).get(key, {})
                     chosen |= {k: v for k, v in special.items() if k not in block}
+            if chosen.get("peft") and "peft" not in point:  # another method than PEFT's LoRA
+                extra.append(_tag("peft", chosen["peft"]))
             found.append({**chosen, "label": "-".join(filter(None, [*extra, label]))})
         return found
 
@@ -474,20 +486,43 @@ class _Reader:
                 fields["targets"] = parse_targets(fields["targets"], model)
                 if fields["alpha"] == "rank":
                     fields["alpha"] = fields["rank"]
+                fields |= _adaptive(fields)
                 fields["warm_start"] = warm_start
             else:
                 fields.update(dict.fromkeys(ADAPTER_FIELDS))
+                fields = {k: v for k, v in fields.items() if k not in ADAPTER_OPTIONS}
+            if fields.get("base_bits") is None:
+                fields.pop("base_group", None)
         except KeyError as error:
             raise UserError(f"{where}: key {error} is missing") from None
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         spec = validated(RunSpec, {**fields, "task": task, "model": model}, where)
-        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, spec.init):
+        init = spec.init if spec.method != "adalora" else "its own"
+        if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, init):
             needed = "rank, alpha, lora_dropout and init"
             raise UserError(f"{where}: method {spec.method!r} needs {needed}")
         if len(point["label"].encode()) > LONGEST:
             raise UserError(f"{where}: label {point['label']!r} is longer than {LONGEST} bytes")
         return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
+
+
+def _adaptive(fields: dict) -> dict:
+    """Return the settings of methods that move ranks, and what such a method does not use.
+
+    Raises:
+        UserError: settings that are wrong, or a warm start of such a method.
+    """
+    method = fields["method"]
+    found: dict[str, Any] = dict.fromkeys(ADAPTIVE)
+    if method in ADAPTIVE:
+        found[method] = validated(ADAPTIVE[method], fields.get(method) or {}, method)
+        if fields.get("warm_start"):
+            raise UserError(
+                f"warm_start: method {method!r} starts cold; set "
+                f"per_method: {{{method}: {{warm_start: null}}}}"
+            )
+    return found | (dict.fromkeys(("init", "init_std")) if method == "adalora" else {})
 
 
 def _with_starts(reader: _Reader, points: list[dict]) -> list[Run]:

@@ -14,6 +14,8 @@ from loraudit.study import BASE, Study
 METHOD_NAMES = {
     "lora": "LoRA (ours)",
     "peft": "LoRA (PEFT)",
+    "alora": "ALoRA",
+    "adalora": "AdaLoRA (PEFT)",
     "full": "full fine-tuning",
     "bitfit": "BitFit",
     "head": "head only",

@@ -23,8 +23,10 @@ from accelerate.utils import gather_object
 
 from loraudit import metrics
 from loraudit.accounting import (
+    base_bytes,
     count_parameters,
     folder_bytes,
+    model_parameters,
     out_of_memory,
     peak_device_memory_mib,
     peak_memory_mib,
@@ -38,7 +40,7 @@ from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment, processor
 from loraudit.record import RunRecord, Train, read_record, write_record
-from loraudit.schedule import make_schedule
+from loraudit.schedule import learning_rate, make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
     Examples,
@@ -134,12 +136,12 @@ def train(
     base = load_base(spec, model_folder)
     splits = ("train", *scored_splits(spec, tokens))
     examples = {split: load_examples(spec, tokens, split) for split in splits}
-    whole = sum(parameter.numel() for parameter in base.parameters())
+    whole = model_parameters(base)
     method = importlib.import_module(METHOD_MODULES[spec.method])
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
-    parameters = {**count_parameters(model, spec.model.head), "model": whole}
+    held = base_bytes(model, spec.model.head)
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
     state.started = started
     if hasattr(method, "controller"):
@@ -165,10 +167,11 @@ def train(
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
                 state,
-                parameters=parameters,
+                parameters={**count_parameters(state.bare, spec.model.head), "model": whole},
                 bytes={
                     "adapter": folder_bytes(out / "adapter"),
                     "checkpoint": (model_folder / "model.safetensors").stat().st_size,
+                    **held,
                 },
                 rows={split: len(split_examples) for split, split_examples in examples.items()},
                 copied=copied,
@@ -257,14 +260,14 @@ def prepare(
 
     Weight decay spares biases and LayerNorm, as HF Trainer does.
     """
-    trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    plain = [p for n, p in trainable if n.endswith("bias") or "LayerNorm" in n or "layer_norm" in n]
-    decayed = [p for n, p in trainable if not any(p is other for other in plain)]
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name
+            decay = 0.0 if spared else spec.weight_decay
+            groups.setdefault((learning_rate(spec, name), decay), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": spec.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
+        [{"params": group, "lr": lr, "weight_decay": d} for (lr, d), group in groups.items()],
         lr=spec.learning_rate,
         betas=(spec.adam_beta1, spec.adam_beta2),
         eps=spec.adam_epsilon,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from loraudit.errors import UserError
 from loraudit.files import read_json
-from loraudit.peft_bridge import WEIGHTS, rank_of, read_folder
+from loraudit.peft_bridge import WEIGHTS, alpha_of, rank_of, read_folder
 from loraudit.spec import MATRICES
 from loraudit.subspace import SVD, svd, update_svd
 
@@ -55,7 +55,7 @@ def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Updat
         if a.shape[0] != rank:
             problem = f"rank {a.shape[0]}, the config says {rank}"
             raise UserError(f"{folder / WEIGHTS}: {name}: {problem}")
-        delta = update_svd(a, b, config.lora_alpha / rank)
+        delta = update_svd(a, b, alpha_of(config, name) / rank)
         found[places[name]] = Update(name, a, b, delta)
     return dict(sorted(found.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
 

@@ -29,7 +29,7 @@ from loraudit.pairs import lora_runs
 from loraudit.products import study_figures
 from loraudit.progress import progress
 from loraudit.record import RunRecord, run_files, seal
-from loraudit.spec import METHOD_MODULES, FolderSource, HubSource, digest
+from loraudit.spec import METHOD_MODULES, FolderSource, HubSource, digest, with_defaults
 from loraudit.study import Run, Study, load_configured, load_model, load_task
 from loraudit.tables import read_table
 
@@ -195,7 +195,7 @@ def _check_spec(case: Case, run: Run, expected: dict[str, Run] | None) -> Findin
         written = read_json(case.folder / "spec.json")
     except (OSError, ValueError):
         written = None
-    if written != record.spec.model_dump(mode="json"):
+    if with_defaults(written) != record.spec.model_dump(mode="json"):
         yield case.problem("spec.json", "not the spec of record.json")
     asked = run if expected is None else expected.get(run.id)
     if asked is None:

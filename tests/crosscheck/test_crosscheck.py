@@ -16,6 +16,7 @@ from loraudit.crosscheck import (
 )
 from loraudit.errors import UserError
 from loraudit.lora import LoRALinear
+from loraudit.quantise import quantise
 
 SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
 
@@ -51,6 +52,35 @@ def test_twins_agree(family, targets):
 )
 def test_twins_agree_under_every_switch(change):
     assert not failed(SPEC.model_copy(update=change))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+def test_twins_agree_on_a_quantised_base(family, bits):
+    spec = quantised(bits, model=tiny_entry(family), lora_dropout=0.1)
+    rows = compare(quantise(tiny_model(family), spec), spec, batches(), "float64")
+    assert {"merging refused", "optimizer steps"} < {row["check"] for row in rows}
+    assert not [row for row in rows if not row["ok"]]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("change", [{"init": "error"}, {"init": "loftq"}, {"lora_plus": 4.0}])
+def test_twins_agree_when_they_start_from_the_error(change, dtype):
+    spec = quantised(2, ranks="error", least_rank=0, rank=3, **change)
+    rows = compare(quantise(tiny_model(), spec), spec, batches(), dtype)
+    assert not [row for row in rows if not row["ok"]]
+
+
+def quantised(bits: int, **changes):
+    fields = {"base_bits": bits, "base_group": 16, "targets": ("o", "up"), "learning_rate": 1e-2}
+    return make_spec(**fields, **changes)
+
+
+def test_a_merge_into_packed_weights_fails(monkeypatch):
+    monkeypatch.setattr(LoRALinear, "merge", lambda self: None)
+    spec = quantised(4)
+    rows = compare(quantise(tiny_model(), spec), spec, batches(), "float64")
+    assert {row["check"] for row in rows if not row["ok"]} == {"merging refused"}
 
 
 def test_all_checks_on_real_rows(tiny):

@@ -20,6 +20,7 @@ from loraudit.fetch import fetch_task
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
 from loraudit.record import read_record
+from loraudit.spec import AdaLoRA, ALoRA
 from loraudit.subspace import phi
 from loraudit.tokenise import tokenise
 
@@ -481,10 +482,19 @@ def test_every_shipped_study_plans_without_a_network(project, name):
     assert checks == int(re.search(r"^crosscheck +(\d+)$", output, re.M).group(1))
 
 
-def test_two_gloo_processes_equal_one(project, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "lora"},
+        {"method": "alora", "alora": ALoRA(rows=16, first=0.5, between=0.5)},
+        {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
+    ],
+    ids=lambda changes: changes["method"],
+)
+def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     """Without dropout (each process has masks of its own) and with a short last batch."""
     fetched = {"source": {"folder": str(project / "hub"), "config": "sst2"}}
-    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31)
+    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31, **changes)
     fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
     tokenise(tmp_path / "t", tmp_path / "m", spec.max_length, tmp_path / "tokens")
@@ -517,6 +527,11 @@ def test_two_gloo_processes_equal_one(project, tmp_path):
     one, two = (table[table.epoch == 2].reset_index() for table in tables)
     assert list(one["row"]) == list(two["row"])
     assert len(two) == 31
+    moved = [tmp_path / launch / "ranks.csv" for launch in ("cpu", "cpu2")]
+    assert [path.exists() for path in moved] == 2 * [changes["method"] != "lora"]
+    if moved[0].exists():
+        assert moved[0].read_text() == moved[1].read_text()
+        assert record.train.counts["rank_changes"] > 0
     gap = (one.filter(like="logit_") - two.filter(like="logit_")).abs().max().max()
     assert gap < 1e-4
 
