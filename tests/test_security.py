@@ -16,10 +16,12 @@ import yaml
 
 from conftest import make_spec, make_task, save_hub_folder, save_tiny_model, tiny_entry
 from loraudit import sources
+from loraudit.bundle import bundle
 from loraudit.errors import UserError
 from loraudit.fetch import fetch_model, fetch_task
 from loraudit.files import sha256
 from loraudit.models import load_base
+from loraudit.provenance import environment
 from loraudit.report import Page, render
 from loraudit.spec import WheelSource
 from loraudit.study import Study, load_study
@@ -306,3 +308,13 @@ def test_the_page_and_markdown_tables_escape_what_comes_from_data():
     assert "<script" not in text
     assert len(text.splitlines()) == 3
     assert jinja2.Environment(autoescape=True).from_string("{{ x }}").render(x=EVIL) != EVIL
+
+
+def test_a_bundle_and_a_record_hold_no_variable_of_the_environment(project, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret4242")
+    assert "hf_secret4242" not in json.dumps(environment())
+    bundle("small", Path("small.zip"), weights=True)
+    with zipfile.ZipFile("small.zip") as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    assert len(contents) > 30
+    assert not any(b"hf_secret4242" in content for content in contents)
