@@ -1,16 +1,20 @@
 # make results: tables, figures and report of the default study (environment made once).
-# make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase.
+# make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase,
+# test-slurm (the SLURM profile on a SLURM started for it; root on Debian, about 8 minutes).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test lint docs bench lock showcase
+.PHONY: results test test-slurm lint docs bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
 
 test: $(VENV)/.ready
 	pytest
+
+test-slurm: $(VENV)/.ready
+	pytest -m slurm
 
 lint: $(VENV)/.ready
 	ruff check .

@@ -66,7 +66,7 @@ def test_alora_keeps_its_budget_in_every_round_and_counts_what_scoring_costs(run
     assert {sum(layers.values()) for layers in ranks.values()} == {budget}
     assert set(ranks) <= {0, *range(8, STEPS, 4)}
     assert counts["rounds"] == 8
-    assert counts["scoring_forwards"] == 8 * (2 * budget + 1)
+    assert counts["scoring_forwards"] == 8 * (2 * budget + 2)
     assert counts["scoring_rows"] == counts["scoring_forwards"] * 32
     assert 0 < counts["scoring_seconds"] < record.train.seconds["train"]
     assert len(set(ranks[max(ranks)].values())) > 1
@@ -200,3 +200,32 @@ def test_a_spec_that_contradicts_itself_is_refused(method, changes, message):
     fields = {**SPECS[method].model_dump(mode="json"), **changes}
     with pytest.raises(UserError, match=message):
         validated(RunSpec, fields, "spec")
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_the_score_is_minus_the_mean_loss_on_its_rows(tiny, tmp_path, monkeypatch, regression):
+    """Compared with one padded batch of the same rows."""
+    changes = {"classes": (), "metrics": ("pearson",), "headline": "pearson"} if regression else {}
+    task = SPECS["alora"].task.model_copy(update=changes)
+    spec = SPECS["alora"].model_copy(update={"task": task, "epochs": 1})
+    found = []
+
+    def probe(self, step):
+        model = self.state.bare.eval()
+        examples = load_examples(spec, tiny / "tokens", "validation")
+        rows = alora.scoring_rows(spec.alora, 128, spec.seed)
+        with torch.no_grad():
+            out = model(**collate(examples, rows, spec, pad_id(tiny / "tokens"))).logits
+        labels = torch.as_tensor(examples.labels[rows])
+        if regression:
+            loss = torch.nn.functional.mse_loss(out[:, 0], labels.float())
+        else:
+            loss = torch.nn.functional.cross_entropy(out, labels)
+        found.append((self.score(), -loss.item()))
+        model.train()
+
+    monkeypatch.setattr(alora.Controller, "allocate", probe)
+    train(spec, tiny / "tokens", tiny / "model", tmp_path)
+    ours, expected = np.array(found).T
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    assert len(set(ours)) > 3

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import peft
@@ -15,6 +16,7 @@ from loraudit import alora, inject
 from loraudit.errors import UserError
 from loraudit.gates import grow, prune
 from loraudit.lora import LoRALinear
+from loraudit.prefix import Prefix, blocks_of
 from loraudit.spec import ALoRA
 
 SPEC = make_spec(method="alora", alora=ALoRA(), rank=3, alpha=6)
@@ -98,6 +100,35 @@ def test_a_planted_useful_rank_scores_highest_and_a_zero_rank_lowest(alone):
         assert [place[1:] for place in ordered] == [("0", 1), ("1", 0), ("0", 0), ("1", 1)]
     else:  # here a rank pays for what is lost with the strong one of its own layer
         assert [place[1:] for place in ordered] == [("1", 0), ("0", 1), ("0", 0), ("1", 1)]
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize("alone", ["model", "module"])
+def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
+    model_type, alone, batch
+):
+    targets = ("up", "down") if model_type == "gpt2" else ("q", "up")
+    spec = SPEC.model_copy(update={"model": tiny_entry(model_type), "targets": targets})
+    model = moved(alora.apply(tiny_model(model_type), spec)).eval()
+    layers, blocks, run = inject.lora_layers(model), blocks_of(model, spec.model), []
+    halves = [{k: v[rows] for k, v in batch.items()} for rows in (slice(2), slice(2, 4))]
+
+    @torch.no_grad()
+    def score() -> float:
+        return sum(model(**half).logits[:, 0].sum().item() for half in halves)
+
+    for name in blocks:  # a layer inside each block tells whether the block is run
+        inner = next(n for n in layers if n.startswith(f"{name}."))
+        layers[inner].register_forward_hook(lambda *_, name=name: run.append(name))
+    whole = alora.importance(layers, score, alone)
+    every = Counter(run)
+    run.clear()
+    found = alora.importance(layers, score, alone, prefix=Prefix(blocks))
+    assert all(torch.equal(found[name], whole[name]) for name in layers)
+    first, last = blocks
+    assert every[first] == every[last] == Counter(run)[last]
+    assert Counter(run)[first] < every[first]  # not run again for ranks above it
+    assert not any("forward" in vars(block) for block in blocks.values())
 
 
 def test_processes_that_share_the_work_get_the_same_scores():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import make_spec
+from loraudit import alora
 from loraudit import train as loop
 from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json
@@ -95,6 +96,32 @@ def test_a_signal_at_any_point_changes_no_bit(
     assert not (tmp_path / "checkpoint").exists()
     (resumed,) = read_record(tmp_path / "record.json").environment["resumed"]
     assert resumed["step"] == (where if at == "step" else 16)
+
+
+def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
+    tiny, tmp_path, monkeypatch
+):
+    spec = SPEC.model_copy(
+        update={"method": "alora", "alora": ALoRA(first=0.5, between=0.5, rows=8, pruned=2)}
+    )
+    train(*arguments(tiny, tmp_path / "whole", spec))
+    inner, calls = alora.Controller.score, []
+
+    def score(self):
+        calls.append(1)
+        if len(calls) == 70:  # in the second of the rounds, of 2 + 2 x 16 passes each
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alora.Controller, "score", score)
+        with pytest.raises(SystemExit):
+            train(*arguments(tiny, tmp_path / "stopped", spec))
+    assert len(calls) <= 72
+    train(*arguments(tiny, tmp_path / "stopped", spec))
+    assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
+    ranks = [(tmp_path / name / "ranks.csv").read_text() for name in ("stopped", "whole")]
+    assert ranks[0] == ranks[1]
 
 
 def test_signals_are_given_back(tiny, tmp_path):

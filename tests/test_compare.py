@@ -260,6 +260,22 @@ def test_methods_are_compared_on_the_same_seeds():
     assert method_pairs(tidy((0.9,))).empty
 
 
+def test_contrasts_are_the_only_pairs_and_the_only_ones_adjusted_for():
+    cells = pd.concat(
+        [
+            tidy(method=method, label=label, run=f"t/m/{method}-r8-q+v{tag}/s0")
+            for method, label, tag in (("lora", "", ""), ("peft", "", ""), ("lora", "b", "-b"))
+        ],
+        ignore_index=True,
+    )
+    cells["best"] += [0, 0.01, 0.02, 0.01, 0] * 3
+    table = method_pairs(cells, [("lora-r8-q+v-b", "lora-r8-q+v"), ("full", "lora-r8-q+v")])
+    assert {(row.left, row.right) for row in table.itertuples()} == {
+        ("lora r8 q+v b", "lora r8 q+v")
+    }
+    assert (table.p_holm.fillna(1) == table.p.fillna(1)).all()
+
+
 def test_methods_that_move_ranks_stand_beside_lora_of_their_rank_and_no_published_lora():
     one, other = tidy(method="alora"), tidy(method="adalora", label="few")
     table = method_pairs(pd.concat([tidy(), tidy(rank=4), one, other], ignore_index=True))

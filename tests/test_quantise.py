@@ -144,6 +144,15 @@ def test_an_export_goes_back_on_its_base_here_and_in_peft(change, batch, tmp_pat
     assert torch.allclose(loaded(**batch).logits, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}], ids=str)
+def test_a_variant_of_pefts_goes_back_on_a_packed_base(options, batch, tmp_path):
+    spec = spec_for(4, method="peft", peft=options)
+    model = trained(peft_bridge.apply(packed(spec), spec))
+    peft_bridge.export(model, spec, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(packed(spec), tmp_path).eval()
+    assert torch.allclose(loaded(**batch).logits, model(**batch).logits, atol=1e-5)
+
+
 def test_an_adapter_started_from_the_error_is_wrong_on_the_full_base(batch, tmp_path):
     spec = spec_for(2, init="error")
     model = inject.apply(packed(spec), spec).eval()

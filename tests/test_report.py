@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import test_figures
+import test_rank_figures
 from conftest import make_spec, make_task
 from loraudit import figures, report, section7_figures
 from loraudit.alt_text import DESCRIBE, describe, listed
@@ -76,7 +77,9 @@ SHOWN = {
     "score_vs_rank": test_figures.tidy,
     "score_vs_parameters": test_figures.tidy,
     "score_vs_rows": lambda: test_figures.tidy().assign(rows_train=[100, 1000] * 9),
+    "score_vs_bits": test_rank_figures.scored_rows,
     "learning_curves": test_figures.epochs,
+    "ranks": test_rank_figures.moved_rows,
     "cost": test_figures.costs,
     "pareto": test_figures.priced,
     "crosscheck": test_figures.checks,

@@ -270,3 +270,19 @@ def test_regression_runs_end_to_end(tiny, tmp_path):
 def test_inputs_longer_than_the_model_reads_are_refused(tiny, tmp_path):
     with pytest.raises(UserError, match=r"max_length 67 is more than model 'tiny' .*4 to 66"):
         run(tiny, tmp_path, max_length=67)
+
+
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_ranks_that_differ_by_layer_are_written_down_and_sealed(tiny, tmp_path, method):
+    uneven = {"method": method, "base_bits": 4, "base_group": 8, "ranks": "error", "train_rows": 61}
+    record, _ = run(tiny, tmp_path, **uneven, rank=2, init="error", epochs=1)
+    ranks = pd.read_csv(tmp_path / "ranks.csv")
+    shapes = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert set(ranks.step) == {0}
+    assert ranks.set_index("layer")["rank"].to_dict() == {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): len(tensor)
+        for name, tensor in shapes.items()
+        if ".lora_A" in name
+    }
+    assert "ranks.csv" in record.files
+    assert not (run(tiny, tmp_path / "even", epochs=1) and (tmp_path / "even/ranks.csv").exists())

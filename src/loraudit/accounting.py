@@ -62,6 +62,16 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield from ((k, v) for k, v in other.items() if isinstance(v, torch.Tensor))
 
 
+def adapter_ranks(model: nn.Module) -> dict[str, int]:
+    """Return {layer's full name: rank} of the LoRA layers of a model, ours or PEFT's."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        layer, part, _ = name.partition(".lora_A")
+        if part:
+            found[layer.removeprefix("base_model.model.")] = parameter.shape[0]
+    return found
+
+
 def folder_bytes(folder: Path) -> int:
     """Return the size on disk of all files below a folder (0 if there is none)."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

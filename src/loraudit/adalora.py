@@ -96,6 +96,8 @@ def controller(state: "State", examples: dict[str, Examples]) -> "Controller":
 class Controller(Adaptive):
     """Calls PEFT's allocator; `Adaptive` says when."""
 
+    with_gradients = True
+
     def __init__(self, state: "State", examples: dict[str, Examples]):
         super().__init__(state, len(examples["train"]))
         settings = state.spec.adalora

@@ -23,8 +23,11 @@ class Adaptive:
 
     Attributes:
         per_epoch, steps: optimizer steps of an epoch and of the whole run.
+        with_gradients: whether `allocate` needs the step's gradients.
         counts: for the record; `rank_changes` counts the steps after which a layer's rank differed.
     """
+
+    with_gradients = False
 
     def __init__(self, state: "State", rows: int):
         self.state = state
@@ -45,10 +48,7 @@ class Adaptive:
         return None
 
     def after_step(self, step: int) -> None:
-        """Allocate after optimizer step `step` (from 1); after the last, say if no rank ever moved.
-
-        Gradients are those of the step.
-        """
+        """Allocate after step `step` (from 1); after the last, say if no rank ever moved."""
         before = self.ranks()
         self.allocate(step)
         self.counts["rank_changes"] += self.ranks() != before

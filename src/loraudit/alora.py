@@ -16,7 +16,8 @@ what M_r switches off (fields of the spec's `alora`); what happens when every la
 scoring is done without dropout (here: yes). Every rank keeps the scaling alpha / r of the start, so
 moving ranks rescales none that stay. Optimizer state: gates.py.
 
-Scoring costs two forward passes for each rank, and one for S(M).
+Scoring costs two forward passes for each rank, from the rank's block upwards (prefix.py), and whole
+ones for S(M) and for the model without ranks.
 """
 
 import math
@@ -37,12 +38,16 @@ from loraudit.inject import apply as apply
 from loraudit.inject import export as export
 from loraudit.inject import lora_layers
 from loraudit.lora import LoRALinear
+from loraudit.prefix import Prefix, blocks_of
 from loraudit.progress import progress
 from loraudit.spec import ALoRA, derive_seed
-from loraudit.tasks import Examples, collate
+from loraudit.tasks import Examples, collate, sorted_batches
 
 if TYPE_CHECKING:
     from loraudit.train import State
+
+CUTS = 4
+"""The scoring batch is run in so many parts of like length, which need less padding."""
 
 Layers = Mapping[str, LoRALinear]
 Scores = dict[str, Tensor]
@@ -69,11 +74,11 @@ class Controller(Adaptive):
         self.at = round_steps(self.settings, self.per_epoch, self.steps)
         self.pruned = self._pruned()
         split = examples[self.settings.split]
-        index = scoring_rows(self.settings, len(split), state.spec.seed)
-        device = state.accelerator.device
-        batch = collate(split, index, state.spec, state.pad)
-        self.batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        self.labels = torch.as_tensor(split.labels[index], device=device)
+        rows = scoring_rows(self.settings, len(split), state.spec.seed)
+        cuts = sorted_batches(split.lengths[rows], -(-len(rows) // CUTS))
+        self.batches = [self._batch(split, rows[cut]) for cut in cuts]
+        compiled = state.spec.compute == "compiled"  # its graph is of whole passes
+        self.prefix = Prefix({} if compiled else blocks_of(state.bare, state.spec.model))
         names = ("rounds", "moved_ranks", "scoring_forwards", "scoring_rows", "scoring_tokens")
         self.counts |= dict.fromkeys(names, 0) | {"scoring_seconds": 0.0}
 
@@ -112,23 +117,38 @@ class Controller(Adaptive):
         accelerator, model = self.state.accelerator, self.state.bare
         training = model.training
         model.eval()
-        share = accelerator.process_index, accelerator.num_processes
-        found = importance(self.layers, self.score, self.settings.alone, share, gather_object)
+        share, alone = (accelerator.process_index, accelerator.num_processes), self.settings.alone
+        found = importance(
+            self.layers, self.score, alone, share, gather_object, self.prefix, self.state.heed
+        )
         model.train(training)
-        forwards = 2 * sum(self.ranks().values()) + accelerator.num_processes
+        whole = 2 if alone == "model" else 1
+        forwards = 2 * sum(self.ranks().values()) + whole * accelerator.num_processes
+        tokens = sum(batch["input_ids"].numel() for batch, _ in self.batches)
         self.counts["scoring_forwards"] += forwards
-        self.counts["scoring_rows"] += forwards * len(self.labels)
-        self.counts["scoring_tokens"] += forwards * self.batch["input_ids"].numel()
+        self.counts["scoring_rows"] += forwards * self.settings.rows
+        self.counts["scoring_tokens"] += forwards * tokens
         return found
 
     @torch.no_grad()
     def score(self) -> float:
         """Return S, minus the mean loss on the fixed batch."""
-        logits = self.state.bare(**self.batch).logits.float()
-        if self.state.spec.task.regression:
-            labels = self.labels.to(logits.dtype)
-            return -torch.nn.functional.mse_loss(logits[:, 0], labels).item()
-        return -torch.nn.functional.cross_entropy(logits, self.labels).item()
+        loss = 0.0
+        for batch, labels in self.batches:
+            logits = self.state.bare(**batch).logits.float()
+            if self.state.spec.task.regression:
+                errors = (logits[:, 0] - labels.to(logits.dtype)) ** 2
+            else:
+                errors = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            loss += errors.double().sum().item()
+        return -loss / self.settings.rows
+
+    def _batch(self, split: Examples, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """Return inputs and labels of some rows, on the device."""
+        device = self.state.accelerator.device
+        batch = collate(split, rows, self.state.spec, self.state.pad)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        return inputs, torch.as_tensor(split.labels[rows], device=device)
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Bring ranks and counts to what was saved."""
@@ -212,6 +232,8 @@ def importance(
     alone: str = "model",
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list], list] = list,
+    prefix: Prefix | None = None,
+    heed: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score every rank: IS(r) = S(M) - S(M\\r) + S(M_r).
 
@@ -221,17 +243,26 @@ def importance(
         alone: what M_r switches off: all other ranks of the "model", or of the rank's own "module".
         share: this process's number and how many there are; each scores every n-th rank.
         gather: joins the processes' lists.
+        prefix: the model's blocks, where passes may start at a rank's own.
+        heed: called before each rank, when the model is as it was; it may raise.
     """
     ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
     mine = ranks[share[0] :: share[1]]
     none = {name: torch.zeros(layer.rank) for name, layer in layers.items()}
-    whole, found = score(), []
+    prefix, found = prefix or Prefix(), []
+    with prefix.kept_as("whole"):
+        whole = score()
+    if alone == "model":
+        with gated(layers, none), prefix.kept_as("none"):
+            score()
+    others, below = (none, "none") if alone == "model" else ({}, "whole")
     for name, rank in progress(mine, len(mine), "score ranks", quiet=share[0] > 0):
+        heed()
         one = torch.zeros(layers[name].rank)
         one[rank] = 1
-        with gated(layers, {name: 1 - one}):
+        with gated(layers, {name: 1 - one}), prefix.below(name, "whole"):
             without = score()
-        with gated(layers, {**(none if alone == "model" else {}), name: one}):
+        with gated(layers, {**others, name: one}), prefix.below(name, below):
             only = score()
         found.append((name, rank, whole - without + only))
     scores = {name: torch.empty(layer.rank).double() for name, layer in layers.items()}

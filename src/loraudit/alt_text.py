@@ -193,6 +193,33 @@ def _subspaces(rows: pd.DataFrame) -> str:
     )
 
 
+def _bits(rows: pd.DataFrame) -> str:
+    def say(part: pd.DataFrame) -> str:
+        shown = []
+        for name, line in part.groupby("line", sort=False):
+            means = line.groupby("base_bits", dropna=False)["last"].mean()
+            at = ["full precision" if bits != bits else f"{bits:g} bits" for bits in means.index]
+            shown.append(
+                f"{name} "
+                + ", ".join(f"{100 * m:.1f} at {a}" for m, a in zip(means, at, strict=True))
+            )
+        return listed(shown, 6)
+
+    return f"Mean scores of the last epoch in percent. {_subjects(rows, say)}"
+
+
+def _ranks(rows: pd.DataFrame) -> str:
+    def say(part: pd.DataFrame) -> str:
+        shown = []
+        for _, cell in part.groupby(CELL[2:], dropna=False, sort=False):
+            means = cell[cell.step == cell.step.max()].groupby("matrix").in_use.mean()
+            ends = ", ".join(f"{matrix} {mean:.1f}" for matrix, mean in means.items())
+            shown.append(f"{cell_name(cell.iloc[0].to_dict())} {ends}")
+        return listed(shown, 6)
+
+    return f"Mean rank per matrix after the last step. {_subjects(rows, say)}"
+
+
 DESCRIBE: dict[str, Callable[[pd.DataFrame], str]] = {
     "verdicts": _verdicts,
     "switches": _switches,
@@ -201,7 +228,9 @@ DESCRIBE: dict[str, Callable[[pd.DataFrame], str]] = {
         rows, "parameters_trainable", " with {} parameters"
     ),
     "score_vs_rows": lambda rows: _scores(rows, "rows_train", " on {} rows"),
+    "score_vs_bits": _bits,
     "learning_curves": _learning_curves,
+    "ranks": _ranks,
     "cost": _cost,
     "pareto": _pareto,
     "crosscheck": _crosscheck,

@@ -1,4 +1,4 @@
-"""A study's tidy tables: one row per run, one row per pair of twins."""
+"""A study's tidy tables: one row per run, per pair of twins, per epoch, per layer's rank."""
 
 import csv
 import json
@@ -11,14 +11,14 @@ from loraudit.errors import UserError
 from loraudit.files import read_json, write_atomic
 from loraudit.progress import progress
 from loraudit.record import RunRecord, read_record
-from loraudit.spec import LORA_METHODS, FolderSource, validated
-from loraudit.statistics import agreement, mcnemar, same_rows
+from loraudit.spec import LORA_METHODS, FolderSource, place_of, validated
+from loraudit.statistics import CELL, agreement, mcnemar, same_rows
 from loraudit.study import Run, Study, cell_id, targets_name
 from loraudit.tables import write_tidy
 
 
 def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
-    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history.
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history, ranks.
 
     Args:
         study: the runs to collect.
@@ -38,6 +38,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         "crosscheck": pd.DataFrame(checks),
         "twins": pd.DataFrame(twins(study, folder / "runs")),
         "history": history(study, folder / "runs"),
+        "ranks": ranks(study, folder / "runs"),
     }
 
 
@@ -134,6 +135,32 @@ def history(study: Study, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
+RANKS = ["run", *CELL[:-1], "seed", "step", "layer", "matrix", "in_use"]  # CELL ends in the metric
+
+
+def ranks(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack the ranks in use (ranks.csv) of the runs that move them or share them out.
+
+    Returns a row per run, layer (a number), matrix, and step at which the run's ranks moved; the
+    run's last step repeats what held then.
+    """
+    tables = [pd.DataFrame(columns=RANKS)]
+    for run in study.runs:
+        file = Path(folder) / run.id / "ranks.csv"
+        if not run.spec.uneven_ranks or not file.is_file():
+            continue
+        found = pd.read_csv(file)
+        last = pd.read_csv(file.with_name("history.csv")).step.max()
+        if found.step.max() < last:
+            found = pd.concat([found, found[found.step == found.step.max()].assign(step=last)])
+        places = [place_of(name, run.spec.model.modules) for name in found.layer]
+        cell = {"run": run.id, **_cell(run), "seed": run.spec.seed}
+        layers, matrices = zip(*places, strict=True)
+        found = found.rename(columns={"rank": "in_use"})
+        tables.append(found.assign(**cell, layer=layers, matrix=matrices)[RANKS])
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
 def twins(study: Study, folder: Path) -> list[dict]:
     """Compare each pair of runs that differ in lora or peft only, on their last epochs' rows.
 
@@ -226,5 +253,6 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "peak_memory_mib": train.peak_memory_mib,
         "peak_device_memory_mib": train.peak_device_memory_mib,
         "copied_tensors": len(train.copied),
-        **{f"counts_{name}": value for name, value in train.counts.items()},
+        "base_bits": spec.base_bits,
+        **{f"counts_{name}": count for name, count in train.counts.items()},
     }

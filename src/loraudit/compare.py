@@ -23,10 +23,14 @@ from loraudit.statistics import (
     tost,
     welch,
 )
-from loraudit.study import Study
+from loraudit.study import Study, variant_of
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
 
+
+Contrasts = Sequence[tuple[str, str]]
+Cell = tuple[dict, pd.DataFrame]
+"""What names a cell, and its runs."""
 
 Pair = tuple[Sequence[float], Published]
 """Scores over seeds, as fractions, and the published number that they are set beside."""
@@ -231,11 +235,12 @@ def published_verdicts(
     return pd.DataFrame([{**row, **word} for row, word in zip(rows, judgements, strict=True)])
 
 
-def method_pairs(tidy: pd.DataFrame) -> pd.DataFrame:
+def method_pairs(tidy: pd.DataFrame, contrasts: Contrasts = ()) -> pd.DataFrame:
     """Compare methods on the same seeds: each adapter cell with each baseline and with its twin.
 
-    A baseline of the adapter's own label is its partner, or else the unlabelled one. Returns a row
-    per pair and epoch choice: mean difference, 95 % t interval, paired t test's p, and that p
+    A baseline of the adapter's own label is its partner, or else the unlabelled one. With
+    `contrasts`, pairs of variants (`study.variant_of`), those and no others are compared. Returns a
+    row per pair and epoch choice: mean difference, 95 % t interval, paired t test's p, and that p
     adjusted over the epoch choice's rows (Holm). Pairs without two common seeds are left out.
     """
     rows = []
@@ -244,12 +249,21 @@ def method_pairs(tidy: pd.DataFrame) -> pd.DataFrame:
             ({**dict(zip(CELL, key, strict=True)), "label": text(key[CELL.index("label")])}, part)
             for key, part in runs.groupby(CELL, dropna=False, sort=False)
         ]
-        labels = {(cell["method"], cell["label"]) for cell, _ in cells}
-        for left, part in cells:
-            for right, other in cells:
-                if _is_pair(left, right, labels):
-                    rows += _pair_rows(task, model, (left, part), (right, other))
+        for left, right in _contrasted(cells, contrasts) if contrasts else _partners(cells):
+            rows += _pair_rows(task, model, left, right)
     return _with_holm(rows)
+
+
+def _partners(cells: list[Cell]) -> list[tuple[Cell, Cell]]:
+    """Pair each adapter cell with its baselines and its twin."""
+    labels = {(cell["method"], cell["label"]) for cell, _ in cells}
+    return [(one, two) for one in cells for two in cells if _is_pair(one[0], two[0], labels)]
+
+
+def _contrasted(cells: list[Cell], contrasts: Contrasts) -> list[tuple[Cell, Cell]]:
+    """Pick the cells of the contrasts; a task or model without one of them has no row for it."""
+    named = {variant_of(part.run.iloc[0]): (cell, part) for cell, part in cells}
+    return [(named[one], named[two]) for one, two in contrasts if one in named and two in named]
 
 
 def _with_holm(rows: list[dict]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ MOST_SUBJECTS = 12
 MOST = {
     "score_vs_rank": ("series", ["targets", "label"], 12),
     "score_vs_parameters": ("series", ["targets", "label"], 12),
+    "score_vs_bits": ("cells", ["method", "rank", "targets", "label"], 24),
     "score_vs_rows": ("series", ["rank", "targets"], 12),
     "learning_curves": ("cells", ["rank", "targets", "label"], 12),
     "cost": ("cells", ["method", "rank", "targets", "label"], 40),

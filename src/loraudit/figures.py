@@ -103,7 +103,8 @@ def _spread(tidy: pd.DataFrame) -> str:
     return f"bars: SD over {seeds(tidy[tidy.method != 'published'], CELL)}"
 
 
-def _percent(axes: plt.Axes, name: str) -> None:
+def percent_axis(axes: plt.Axes, name: str) -> None:
+    """Write fractions on the y axis as percent."""
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_ylabel(f"{name}, %")
 
@@ -113,7 +114,8 @@ def _numbered(names: Iterable[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
-def _subjects(table: pd.DataFrame) -> list[tuple]:
+def subjects(table: pd.DataFrame) -> list[tuple]:
+    """Split a table by task and model."""
     return list(table.groupby(["task", "model"], sort=False))
 
 
@@ -124,7 +126,7 @@ def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
     "last").
     """
     places = _numbered(tidy.label[tidy.method == "published"])
-    groups = _subjects(tidy)
+    groups = subjects(tidy)
     figure, grid = plt.subplots(
         len(groups), 2, figsize=(WIDTH, 0.5 + 1.9 * len(groups)), sharey="row", squeeze=False
     )
@@ -137,7 +139,7 @@ def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
             axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
             axes.set_xlabel(name)
             panels.append((axes, ours, numbers, epoch))
-        _percent(row[0], f"validation {rows.metric.iloc[0]}")
+        percent_axis(row[0], f"validation {rows.metric.iloc[0]}")
     return figure, panels
 
 
@@ -336,7 +338,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
     agrees lies on ours.
     """
-    groups = _subjects(history)
+    groups = subjects(history)
     every = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
     looks = _numbered(every.str.replace("peft", "lora"))  # a colour for both of a pair
     with plt.rc_context(STYLE):
@@ -355,7 +357,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
                     )
             row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
             row[0].set_ylabel("training loss")
-            _percent(row[1], "validation score")
+            percent_axis(row[1], "validation score")
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -468,7 +470,7 @@ def switches(table: pd.DataFrame) -> Figure:
     """
     if table.empty:
         return nothing("no switch and base share two seeds")
-    groups = _subjects(table)
+    groups = subjects(table)
     with plt.rc_context(STYLE):
         names = [part.switch.where(~part.switch.duplicated(), "").tolist() for _, part in groups]
         heights = [0.3 + _forest_height(rows) for rows in names]
@@ -503,7 +505,7 @@ def cost(table: pd.DataFrame) -> Figure:
         ("peak_mib", 1, "peak memory, MiB"),
         ("seconds_step", 1e-3, "time per step, ms"),
     ]
-    groups = _subjects(table)
+    groups = subjects(table)
     with plt.rc_context(STYLE):
         heights = [0.5 + 0.16 * len(part) for _, part in groups]
         figure, grid = plt.subplots(
@@ -536,7 +538,7 @@ def pareto(table: pd.DataFrame) -> Figure:
 
     Takes `cost.pareto`'s rows. Bars are the standard deviation over seeds (n - 1).
     """
-    groups = _subjects(table)
+    groups = subjects(table)
     looks = _numbered(cell_name(cell) for cell in table.to_dict("records"))
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.8 + 1.8 * len(groups))
@@ -553,7 +555,7 @@ def pareto(table: pd.DataFrame) -> Figure:
                     axes.xaxis.set_major_locator(MaxNLocator(3))
                     axes.set_xlim(0, 1.1 * part[price].max())
             row[0].set_title(f"{task}, {model}", loc="left")
-            _percent(row[0], f"last-epoch {part.metric.iloc[0]}")
+            percent_axis(row[0], f"last-epoch {part.metric.iloc[0]}")
         title = "bars: SD over seeds; filled and joined: no cell is better and as cheap"
         legend(figure, title)
     return figure

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit import figures, section7_figures
+from loraudit import figures, rank_figures, section7_figures
 from loraudit.cost import pareto
 from loraudit.crowd import few, say
 from loraudit.tables import read_table
@@ -26,7 +26,9 @@ DRAWN: dict[str, tuple[Rows, Draw]] = {
     "score_vs_rank": (figures.score_rows, figures.score_vs_rank),
     "score_vs_parameters": (figures.score_rows, figures.score_vs_parameters),
     "score_vs_rows": (figures.score_rows, figures.score_vs_rows),
+    "score_vs_bits": (rank_figures.bits_rows, rank_figures.score_vs_bits),
     "learning_curves": (_all, figures.learning_curves),
+    "ranks": (rank_figures.rank_rows, rank_figures.ranks),
     "cost": (_all, figures.cost),
     "pareto": (pareto, figures.pareto),
     "crosscheck": (figures.crosscheck_rows, figures.crosscheck),

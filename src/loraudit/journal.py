@@ -47,6 +47,8 @@ class Journal:
     loss: float = 0.0
     """summed over their rows"""
     step: int = 0
+    pending: bool = False
+    """the method has not yet acted on this step"""
     tokens: dict[str, int] = field(default_factory=lambda: {"real": 0, "padded": 0})
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
     history: list[dict] = field(default_factory=list)

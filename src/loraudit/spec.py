@@ -8,6 +8,8 @@ Snakefile reads both to build the DAG.
 import hashlib
 import json
 import math
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -177,6 +179,20 @@ class ModelEntry(Frozen):
     def output_layer(self) -> str:
         """The module whose shape depends on the number of classes."""
         return self.output or self.head[-1]
+
+
+def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:
+    """Return the number and the matrix (q k v o up down) of a layer, None if it has no name here.
+
+    Args:
+        layer: its full name in the model.
+        modules: names of the matrices as in models.yaml, `*` for the number.
+    """
+    for matrix, module in modules.items():
+        pattern = re.escape(module).replace(r"\*", r"(\d+)")
+        if hit := re.search(rf"(?:^|\.){pattern}$", layer):
+            return int(hit[1]), matrix
+    return None
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -351,7 +367,7 @@ class RunSpec(Frozen):
         elif self.method in ("full", "bitfit"):
             raise ValueError(
                 f"method {self.method!r} trains weights that base_bits {self.base_bits} freezes "
-                "(legal: lora, peft, head)"
+                "(legal: lora, peft, alora, head)"
             )
         elif self.precision == "bf16" or self.compute == "compiled":
             raise ValueError("base_bits goes with precision fp32 or tf32 and compute fast or plain")
@@ -385,6 +401,11 @@ class RunSpec(Frozen):
     def adapter(self) -> bool:
         """Whether the method trains LoRA matrices."""
         return self.method in ADAPTER_METHODS
+
+    @property
+    def uneven_ranks(self) -> bool:
+        """Whether the layers' ranks may differ: those in use are then written down."""
+        return self.ranks != "uniform" or self.method in ADAPTIVE
 
     @property
     def twins(self) -> bool:

@@ -64,7 +64,9 @@ class Study(Frozen):
 
     `protocol` says where the settings are from. `compare` names published tables
     (config/reference), `margin` is the largest difference, as a fraction, that still counts as
-    equal (TOST), `reading` is what a published ± of unstated meaning is taken to be.
+    equal (TOST), `reading` is what a published ± of unstated meaning is taken to be. `contrasts`
+    are the pairs of variants to compare on the same seeds; none: each adapter with each baseline
+    and with its twin.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Study(Frozen):
     margin: Margin = 0.01
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
+    contrasts: tuple[tuple[str, str], ...] = ()
 
     def cells(self) -> dict[str, RunSpec]:
         """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
@@ -133,6 +136,9 @@ class StudyFile(Layer):
     """largest difference, as a fraction, that still counts as equal (0.01: one point)"""
     reading: Reading = "sd"
     """what a published ± of unstated meaning is taken to be"""
+    contrasts: tuple[tuple[str, str], ...] = ()
+    """pairs of variants, `[alora-r4-all, lora-r4-all]`, that the table of pairs compares; left out:
+    each adapter with each baseline and with its twin"""
     grid: Any = []
     """blocks of fields; every list in a block is an axis, and a block is the product of its axes"""
     ablation: AblationFile | None = None
@@ -164,7 +170,7 @@ class Config(Frozen):
     model: str | None
     glue: str
     models: str
-    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16"] = "cpu"
+    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16", "two_nodes"] = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10
 
@@ -294,6 +300,10 @@ def load_study(
         runs = _restricted(runs, only)
         overrides["task"] = only
     _distinct(runs, path)
+    variants = {variant_of(run.id) for run in runs}
+    for name in itertools.chain(*file.contrasts):
+        if name not in variants and not only:
+            raise unknown(f"{path}: contrasts", name, variants)
     try:
         select(file.compare, folder / "reference")
     except UserError as error:
@@ -305,7 +315,7 @@ def load_study(
         runs=tuple(runs),
         protocol=next((layer.source for layer in layers if isinstance(layer, ProtocolFile)), ""),
         switches=_switches(file),
-        **{key: getattr(file, key) for key in ("compare", "margin", "reading")},
+        **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
     )
 
 
@@ -593,6 +603,11 @@ def run_id(spec: RunSpec, tag: str = "") -> str:
     parts = [spec.method, *_cell_parts(spec), tag]
     variant = "-".join(filter(None, parts))
     return f"{spec.task.name}/{spec.model.name}/{variant}/s{spec.seed}"
+
+
+def variant_of(run: str) -> str:
+    """Return the variant in a run's name: method, rank, targets and label."""
+    return run.split("/")[2]
 
 
 def cell_id(run: Run) -> str:

@@ -20,7 +20,7 @@ def summaries(study: Study, tidy: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "summary": aggregate(tidy),
         "verdicts": verdicts(study, tidy, select(study.compare)),
         "switches": switch_effects(study, tidy, BASE),
-        "pairs": method_pairs(tidy),
+        "pairs": method_pairs(tidy, study.contrasts),
         "cost": cost(tidy),
     }
 

@@ -23,6 +23,7 @@ from accelerate.utils import gather_object
 
 from loraudit import metrics
 from loraudit.accounting import (
+    adapter_ranks,
     base_bytes,
     count_parameters,
     folder_bytes,
@@ -65,12 +66,15 @@ class Controller(Protocol):
 
     counts: dict[str, float]
     """what it cost, for the record"""
+    with_gradients: bool
+    """whether it needs the step's gradients; if not, it acts once they and the step are dealt with,
+    and may be stopped half-way and begun anew"""
 
     def penalty(self) -> torch.Tensor | None:
         """Return a regulariser to add, once a step, to the mean loss."""
 
     def after_step(self, step: int) -> None:
-        """Act after step `step` (from 1) of optimizer and schedule, before zero_grad."""
+        """Act after step `step` (from 1) of optimizer and schedule."""
 
     def ranks(self) -> dict[str, int]:
         """Return the rank in use of each adapted layer, by full name."""
@@ -100,6 +104,15 @@ class State:
     journal: Journal = field(default_factory=Journal)
     controller: Controller | None = None
     checkpoints: Checkpoints | None = None
+
+    def heed(self) -> None:
+        """Stop here if a signal came; several processes, which wait for each other, go on.
+
+        Raises:
+            SystemExit: after a checkpoint.
+        """
+        if self.accelerator.num_processes == 1 and self.checkpoints and self.checkpoints.signal:
+            stop(self)
 
 
 def train(
@@ -325,10 +338,11 @@ def stop(state: State) -> NoReturn:
 
 
 def note_ranks(state: State) -> None:
-    """Write down the ranks in use, if the method moves them and they have moved."""
-    if state.controller is None:
+    """Write down the ranks in use, where they may differ by layer and have moved."""
+    if not state.spec.uneven_ranks:
         return
-    ranks, rows = state.controller.ranks(), state.journal.ranks
+    ranks = state.controller.ranks() if state.controller else adapter_ranks(state.bare)
+    rows = state.journal.ranks
     if ranks != {row["layer"]: row["rank"] for row in rows[len(rows) - len(ranks) :]}:
         rows += [{"step": state.journal.step, "layer": n, "rank": r} for n, r in ranks.items()]
 
@@ -369,6 +383,8 @@ def train_epoch(state: State, examples: Examples) -> float:
     left = batches[journal.batch :]
     quiet = not state.accelerator.is_main_process
     state.model.train()
+    if journal.pending and state.controller:
+        act(state, state.controller)
     for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
         started = time.monotonic()
         loss = optimizer_step(state, examples, batch)
@@ -379,9 +395,19 @@ def train_epoch(state: State, examples: Examples) -> float:
             )
         journal.loss += loss
         journal.batch += 1
+        if state.controller and not state.controller.with_gradients:
+            act(state, state.controller)
         journal.seconds["train"] += time.monotonic() - started
         keep(state)
     return journal.loss / len(examples)
+
+
+def act(state: State, controller: Controller) -> None:
+    """Let the controller act on the step just done; if it is stopped, the next start repeats it."""
+    state.journal.pending = True
+    controller.after_step(state.journal.step)
+    state.journal.pending = False
+    note_ranks(state)
 
 
 def keep(state: State) -> None:
@@ -428,9 +454,8 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float
     state.optimizer.step()
     state.scheduler.step()
     state.journal.step += 1
-    if state.controller:
-        state.controller.after_step(state.journal.step)
-        note_ranks(state)
+    if state.controller and state.controller.with_gradients:
+        act(state, state.controller)
     state.optimizer.zero_grad()
     return accelerator.reduce(total, "sum").item()
 
@@ -461,9 +486,6 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the logits (n, classes) of all rows, in order; batches are dealt to the processes.
 
-    A signal is heeded between batches; several processes, which would wait for each other, heed it
-    after the next step.
-
     Raises:
         UserError: logits that are not finite, or too little memory.
         SystemExit: a signal, after a checkpoint.
@@ -474,8 +496,7 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     found = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):
-        if accelerator.num_processes == 1 and state.checkpoints and state.checkpoints.signal:
-            stop(state)
+        state.heed()
         longest = examples.lengths[index].max()
         with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
             found.append((index, forward(state, examples, index).float().cpu().numpy()))

@@ -1,6 +1,5 @@
 """Updates as saved: a LoRA adapter by layer and matrix, and the weights that it is added to."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from torch import Tensor
 from loraudit.errors import UserError
 from loraudit.files import read_json
 from loraudit.peft_bridge import WEIGHTS, alpha_of, rank_of, read_folder
-from loraudit.spec import MATRICES
+from loraudit.spec import MATRICES, place_of
 from loraudit.subspace import SVD, svd, update_svd
 
 CHECKPOINT = "model.safetensors"
@@ -63,21 +62,12 @@ def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Updat
 def _places(names: list[str], families: Iterable[Mapping[str, str]]) -> dict[str, Place]:
     """Return each layer's place by the first family of module names that has them all."""
     for modules in families:
-        places = {name: place for name in names if (place := _place(name, modules))}
+        places = {name: place for name in names if (place := place_of(name, modules))}
         if len(places) == len(names):
             return places
     unknown = next(name for name in names if name not in places)
     legal = ", ".join(modules.values())
     raise UserError(f"adapter: layer {unknown!r} is none of the model's (legal: {legal})")
-
-
-def _place(name: str, modules: Mapping[str, str]) -> Place | None:
-    """Return layer number and matrix of a module."""
-    for matrix, module in modules.items():
-        pattern = re.escape(module).replace(r"\*", r"(\d+)")
-        if hit := re.search(rf"(?:^|\.){pattern}$", name):
-            return int(hit[1]), matrix
-    return None
 
 
 class BaseWeights:

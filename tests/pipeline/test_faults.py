@@ -15,16 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from test_pipeline import (
+
+from loraudit.files import folder_fingerprint
+from loraudit.record import read_record
+from tiny_project import (
     command,
     edited,
     environment,
     make_project,
     snakemake,
 )
-
-from loraudit.files import folder_fingerprint
-from loraudit.record import read_record
 
 pytestmark = pytest.mark.pipeline
 
@@ -107,13 +107,12 @@ def trainer(process: subprocess.Popen, run: Run) -> psutil.Process:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("faults"))
+    return make_project(tmp_path_factory.mktemp("faults"), {"faulty": STUDY})
 
 
 @pytest.fixture(scope="module")
 def runs(project):
     """Give the runs of the study, its tokens being made."""
-    (project / "config/studies/faulty.yaml").write_text(STUDY)
     snakemake(project, "resources/tokens/words/tiny-64/manifest.json", config=CONFIG)
     return [Run(project, seed) for seed in range(7)]
 
@@ -293,7 +292,7 @@ EVIL = "$(touch pwned) `touch pwned` 'q' \"d\"; touch pwned & {wildcards.x} {x} 
 
 def test_hostile_words_in_paths_and_texts_run_nothing(tmp_path):
     """In the project's folder, the data's, the question and the class names; no secret is kept."""
-    root = make_project(tmp_path / "prøjekt 'q' $(touch pwned) ☃")
+    root = make_project(tmp_path / "prøjekt 'q' $(touch pwned) ☃", {})
     folder = f"data ü {EVIL.replace('/', '')} -n"
     (root / "hub").rename(root / folder)
     tasks = yaml.safe_load((root / "config/tasks.yaml").read_text())
@@ -320,6 +319,8 @@ def test_hostile_words_in_paths_and_texts_run_nothing(tmp_path):
 
 
 def test_a_folder_with_braces_in_its_name_is_refused(tmp_path):
-    output = snakemake(make_project(tmp_path / "a{b}"), "-n", ok=False)
+    output = snakemake(
+        make_project(tmp_path / "a{b}", {}), "-n", config="study=quickstart", ok=False
+    )
     assert "Snakemake can't work in a folder with { or } in its name" in output
     assert "Traceback" not in output

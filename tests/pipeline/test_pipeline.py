@@ -1,21 +1,17 @@
 """The DAG end to end on a tiny study, in a copy of the project that tests may edit."""
 
+import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from conftest import make_spec, save_hub_folder, save_tiny_model
+from conftest import make_spec
 from loraudit.fetch import fetch_task
 from loraudit.files import folder_fingerprint, read_json
 from loraudit.peft_bridge import read_folder
@@ -23,20 +19,10 @@ from loraudit.record import read_record
 from loraudit.spec import AdaLoRA, ALoRA
 from loraudit.subspace import phi
 from loraudit.tokenise import tokenise
+from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
 
 pytestmark = pytest.mark.pipeline
 
-ROOT = Path(__file__).parents[2]
-COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
-STUDY = """
-question: Does the pipeline run?
-defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
-           rank: 2, max_length: 64}
-per_method: {head: {learning_rate: 1.0e-2}, full: {learning_rate: 1.0e-2}}
-grid:
-  - {method: [lora, peft], targets: q+v}
-  - {method: [head, full]}
-"""
 RUNS = ["lora-r2-q+v", "peft-r2-q+v", "head", "full"]
 ABLATION = """
 question: What does the frozen head cost, and what is a start from another task worth?
@@ -55,76 +41,7 @@ ablation:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("project"))
-
-
-def make_project(root: Path) -> Path:
-    """Copy the project and add a tiny model, a tiny task and a study of them."""
-    root.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(source, root / name, ignore=ignore)
-        else:
-            shutil.copy(source, root / name)
-    save_tiny_model(root / "tiny-model")
-    save_hub_folder(root / "hub")
-    words = {
-        "source": {"folder": "hub", "config": "sst2"},
-        "text": ["sentence"],
-        "label": "label",
-        "classes": ["negative", "positive"],
-        "metrics": ["accuracy", "f1"],
-        "headline": "accuracy",
-    }
-    add_entries(root / "config/tasks.yaml", {"words": words, "letters": words})
-    models = root / "config/models.yaml"
-    table = yaml.safe_load(models.read_text())
-    table["models"]["tiny"] = {"family": "bert", "source": {"folder": "tiny-model"}}
-    models.write_text(yaml.safe_dump(table))
-    (root / "config/studies/small.yaml").write_text(STUDY)
-    (root / "config/studies/switches.yaml").write_text(ABLATION)
-    return root
-
-
-def add_entries(path: Path, entries: dict) -> None:
-    """Append entries to a YAML table, as a user would."""
-    path.write_text(path.read_text() + yaml.safe_dump(entries))
-
-
-def environment(project) -> dict[str, str]:
-    """Put the copy's code and this interpreter's programs first; the hub is a closed port."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
-        "PATH": path,
-        "PYTHONPATH": str(project / "src"),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-        "HF_HOME": str(project / "hf"),
-    }
-
-
-def command(project, *arguments: str, ok: bool | None = True) -> str:
-    """Run a program in the copy; returns all it printed, and checks whether it succeeded."""
-    done = subprocess.run(
-        arguments,
-        cwd=project,
-        env=environment(project),
-        timeout=900,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    assert ok is None or (done.returncode == 0) == ok, done.stdout
-    return done.stdout
-
-
-def snakemake(project, *arguments: str, config: str = "study=small", ok: bool | None = True) -> str:
-    return command(
-        project, "snakemake", "--cores", "2", *arguments, "--config", *config.split(), ok=ok
-    )
+    return make_project(tmp_path_factory.mktemp("project"), {"small": STUDY, "switches": ABLATION})
 
 
 def planned(project, config: str = "study=small") -> list[str]:
@@ -136,18 +53,6 @@ def planned(project, config: str = "study=small") -> list[str]:
 def done(project):
     snakemake(project)
     return project / "results/small"
-
-
-@contextmanager
-def edited(path: Path, old: str, new: str):
-    """Replace text in a file for the length of a block."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    try:
-        yield
-    finally:
-        path.write_text(text)
 
 
 SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
@@ -270,6 +175,36 @@ def test_a_study_without_adapters_has_no_section_7(project):
         "draw pareto",
         "draw score_vs_parameters",
     ]
+
+
+BITS = """
+question: What do bits, starts, ranks and PEFT's other methods cost?
+defaults: {task: words, model: tiny, epochs: 1, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64, base_group: 16, targets: q+up}
+per_method: {head: {learning_rate: 1.0e-2}}
+grid:
+  - {method: [lora, peft], base_bits: [2]}
+  - {method: lora, base_bits: [2], init: [loftq], ranks: [error], least_rank: 0, seed: [0, 1]}
+  - {method: head, base_bits: [4]}
+  - {method: peft, peft: {init_lora_weights: pissa}}
+"""
+
+
+def test_bits_starts_ranks_and_variants_go_through_the_whole_pipeline(project):
+    (project / "config/studies/bits.yaml").write_text(BITS)
+    snakemake(project, config="study=bits")
+    runs = pd.read_parquet(project / "results/bits/tidy/runs.parquet")
+    assert len(runs) == 2 + 2 + 1 + 1
+    held = runs.groupby(runs.label.str.split("-").str[0]).bytes_base_linear.unique()
+    assert all(len(values) == 1 for values in held)
+    assert held["base_bits2"][0] < held["base_bits4"][0] < held["peft"][0]
+    checks = pd.read_parquet(project / "results/bits/tidy/crosscheck.parquet")
+    assert checks.ok.all() and checks.cell.nunique() == 2
+    assert (checks.check == "merging refused").sum() == 2 * 2
+    twins = pd.read_parquet(project / "results/bits/tidy/twins.parquet")
+    assert len(twins) == 1 and twins.largest_logit_difference.max() < 1e-3
+    page = (project / "results/bits/report.html").read_text()
+    assert "PEFT alone has them: peft-pissa" in page
 
 
 def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
@@ -482,6 +417,22 @@ def test_every_shipped_study_plans_without_a_network(project, name):
     assert checks == int(re.search(r"^crosscheck +(\d+)$", output, re.M).group(1))
 
 
+COUNTED = """
+import os, pathlib, runpy, sys
+from loraudit import train
+folder, forward = sys.argv[-1], train.forward
+def counted(state, examples, index):
+    if not state.model.training:
+        with open(pathlib.Path(folder, os.environ.get("RANK", "0") + ".rows"), "a") as file:
+            file.writelines(f"{row}\\n" for row in index)
+    return forward(state, examples, index)
+train.forward = counted
+sys.argv[-1] += "/run"
+runpy.run_path("scripts/train.py", run_name="__main__")
+"""
+"""scripts/train.py, which writes down the rows that each process evaluates."""
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -492,48 +443,60 @@ def test_every_shipped_study_plans_without_a_network(project, name):
     ids=lambda changes: changes["method"],
 )
 def test_two_gloo_processes_equal_one(project, tmp_path, changes):
-    """Without dropout (each process has masks of its own) and with a short last batch."""
-    fetched = {"source": {"folder": str(project / "hub"), "config": "sst2"}}
-    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=31, **changes)
-    fetch_task(spec.task.model_copy(update={"source": _folder(fetched["source"])}), tmp_path / "t")
+    """Without dropout (each process has masks of its own); one step has a row for one process only.
+
+    Logits agree to 1e-4 and losses to 1e-5 (sums in another order), predictions and metrics are
+    equal. 37 rows in evaluation batches of 16 are two batches for one process and one for the
+    other: every row is evaluated once.
+    """
+    spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37, **changes)
+    source = _folder({"folder": str(project / "hub"), "config": "sst2"})
+    fetch_task(spec.task.model_copy(update={"source": source}), tmp_path / "t")
     shutil.copytree(project / "tiny-model", tmp_path / "m")
     tokenise(tmp_path / "t", tmp_path / "m", spec.max_length, tmp_path / "tokens")
     config = read_json(tmp_path / "m/config.json")
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (tmp_path / "m/config.json").write_text(json.dumps(config))
-    tables = []
-    for launch in ("cpu", "cpu2"):
-        command(
-            project,
-            "python",
-            "scripts/launch.py",
-            "--config_file",
-            f"profiles/accelerate/{launch}.yaml",
-            "--num_cpu_threads_per_process",
-            "1",
-            "scripts/train.py",
-            "--spec",
-            spec.model_dump_json(),
-            "--tokens",
-            str(tmp_path / "tokens"),
-            "--model",
-            str(tmp_path / "m"),
-            "--out",
-            str(tmp_path / launch),
-        )
-        tables.append(pd.read_parquet(tmp_path / launch / "predictions.parquet"))
-    record = read_record(tmp_path / "cpu2/record.json")
-    assert record.environment["processes"] == 2
-    one, two = (table[table.epoch == 2].reset_index() for table in tables)
-    assert list(one["row"]) == list(two["row"])
-    assert len(two) == 31
-    moved = [tmp_path / launch / "ranks.csv" for launch in ("cpu", "cpu2")]
+    (tmp_path / "counted.py").write_text(COUNTED)
+    launched = [_launched(project, tmp_path, launch, spec) for launch in ("cpu", "cpu2")]
+    for processes, (record, table, _, rows) in enumerate(launched, 1):
+        assert record.environment["processes"] == processes
+        assert len(rows) == processes
+        if changes["method"] == "lora":  # the others also score while they train
+            assert sorted(itertools.chain(*rows)) == sorted(2 * list(range(37)))
+        for epoch in (1, 2):
+            shown = table[table.epoch == epoch]["row"]
+            assert shown.empty or list(shown) == list(range(37))
+    (one, table, losses, _), (two, table2, losses2, rows) = launched
+    if changes["method"] == "lora":
+        assert {len(found) for found in rows} == {2 * 16, 2 * (16 + 5)}
+    moved = [tmp_path / launch / "run/ranks.csv" for launch in ("cpu", "cpu2")]
     assert [path.exists() for path in moved] == 2 * [changes["method"] != "lora"]
     if moved[0].exists():
         assert moved[0].read_text() == moved[1].read_text()
-        assert record.train.counts["rank_changes"] > 0
-    gap = (one.filter(like="logit_") - two.filter(like="logit_")).abs().max().max()
+        assert two.train.counts["rank_changes"] > 0
+    columns = [name for name in table if not name.startswith("logit_")]
+    pd.testing.assert_frame_equal(table[columns], table2[columns])
+    gap = (table.filter(like="logit_") - table2.filter(like="logit_")).abs().max().max()
     assert gap < 1e-4
+    assert losses == pytest.approx(losses2, rel=1e-5)
+    assert (one.train.best, one.train.last) == (two.train.best, two.train.last)
+    assert one.train.steps == two.train.steps == 2 * 8
+
+
+def _launched(project, folder: Path, launch: str, spec):
+    """Train by a launch file; returns record, predictions, losses, rows evaluated per process."""
+    out = folder / launch
+    out.mkdir()
+    options = {"--spec": spec.model_dump_json(), "--tokens": folder / "tokens"}
+    options |= {"--model": folder / "m", "--out": out}
+    command(project, "python", "scripts/launch.py", "--num_cpu_threads_per_process", "1",
+            "--config_file", f"profiles/accelerate/{launch}.yaml", str(folder / "counted.py"),
+            *(str(part) for pair in options.items() for part in pair))  # fmt: skip
+    rows = [[int(row) for row in path.read_text().split()] for path in out.glob("*.rows")]
+    losses = list(pd.read_csv(out / "run/history.csv").train_loss)
+    predictions = pd.read_parquet(out / "run/predictions.parquet")
+    return read_record(out / "run/record.json"), predictions, losses, rows
 
 
 def _folder(source: dict):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_pipeline import command, project  # noqa: F401
+from test_pipeline import project  # noqa: F401
+
+from tiny_project import command
 
 pytestmark = pytest.mark.pipeline
 

@@ -36,6 +36,7 @@ rule collect:
         multiext(f"{RESULTS}/tidy/crosscheck", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/twins", ".csv", ".parquet"),
         multiext(f"{RESULTS}/tidy/history", ".csv", ".parquet"),
+        multiext(f"{RESULTS}/tidy/ranks", ".csv", ".parquet"),
         f"{RESULTS}/tidy/records.jsonl",
     log:
         f"logs/{STUDY.name}/collect.log",

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 import yaml
+from loraudit.cluster import read_cluster
 from loraudit.code_digest import code_digest
 from loraudit.errors import UserError
 from loraudit.locate import tokens_folder
@@ -21,6 +22,7 @@ if {"{", "}"} & set(str(Path.cwd())):
 
 try:
     STUDY = load_configured(config)
+    CLUSTER = read_cluster()
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -43,7 +45,11 @@ SWITCHES = " ".join(  # how this study is asked for on the command line
     if key == "study" or value != DEFAULTS[key]
 )
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
-PROCESSES = yaml.safe_load(Path(LAUNCH).read_text())["num_processes"]
+LAUNCHER = yaml.safe_load(Path(LAUNCH).read_text())
+PROCESSES = LAUNCHER["num_processes"]
+GPUS = 0 if LAUNCHER["use_cpu"] else PROCESSES
+NODES = LAUNCHER["num_machines"]
+SEVERAL_NODES = {"mpi": "srun", "nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0}
 ENVIRONMENT = "../../environment.yml"
 
 
@@ -75,6 +81,23 @@ def start_record(wildcards):
 def cell_spec(wildcards):
     """Return the spec behind results/<study>/crosscheck/<task>/<model>/<variant>.json."""
     return CELLS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}"]
+
+
+def minutes(job):
+    """Return the function of a job's wildcards and attempt that gives its time limit (minutes)."""
+    return lambda wildcards, attempt: _needs(job, wildcards, attempt).minutes
+
+
+def memory(job):
+    """Return the function of a job's wildcards and attempt that gives its memory (MB)."""
+    return lambda wildcards, attempt: _needs(job, wildcards, attempt).mem_mb
+
+
+def _needs(job, wildcards, attempt):
+    """Look a job up in config/cluster.yaml; without a wildcard it is about all of the study."""
+    models = [wildcards.model] if "model" in wildcards.keys() else list(MODELS)
+    tasks = [wildcards.task] if "task" in wildcards.keys() else list(TASKS)
+    return CLUSTER.needs(job, models, tasks, attempt)
 
 
 def parent(wildcards, output):

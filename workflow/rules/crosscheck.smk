@@ -13,6 +13,9 @@ rule crosscheck:
     conda:
         ENVIRONMENT
     threads: config["threads"]
+    resources:
+        runtime=minutes("crosscheck"),
+        mem_mb=memory("crosscheck"),
     params:
         code=code_digest("scripts/crosscheck.py"),
         spec=lambda w: cell_spec(w).model_dump_json(),

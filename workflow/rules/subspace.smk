@@ -17,6 +17,9 @@ rule subspace:
     conda:
         ENVIRONMENT
     threads: config["threads"]
+    resources:
+        runtime=minutes("subspace"),
+        mem_mb=memory("subspace"),
     params:
         code=code_digest("scripts/subspace.py"),
         results=lambda w, input: str(Path(input.study).parent),

@@ -12,6 +12,9 @@ rule tokenise:
     conda:
         ENVIRONMENT
     threads: config["threads"]
+    resources:
+        runtime=minutes("tokenise"),
+        mem_mb=memory("tokenise"),
     params:
         code=code_digest("scripts/tokenise.py"),
         data=lambda w, input: str(Path(input.data).parent),

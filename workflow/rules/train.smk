@@ -20,10 +20,16 @@ rule train:
         f"logs/{STUDY.name}/train/{{task}}/{{model}}/{{variant}}-s{{seed}}.log",
     conda:
         ENVIRONMENT
-    threads: config["threads"] * PROCESSES
+    threads: config["threads"] * PROCESSES // NODES
     resources:
+        **(SEVERAL_NODES if NODES > 1 else {}),
         launch=LAUNCH,
         threads_per_process=config["threads"],
+        gpu=GPUS,
+        runtime=minutes("train"),
+        mem_mb=memory("train"),
+        # 90 to 150 s before its time limit a run is told to stop: time for a checkpoint
+        slurm_extra="--signal=TERM@90",
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
         code=lambda w: TRAIN_CODE[run_spec(w).method],

@@ -1,0 +1,79 @@
+"""One GPU per job on a machine with several: a lock per device, which the system frees.
+
+Snakemake counts GPUs (`--resources gpu=2`) but does not say which one a job gets. A job holds the
+lock of its device for as long as its process lives, so that of a killed one is free at once. The
+locks are per user; other users' programs are not seen.
+"""
+
+import fcntl
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+WAIT_SECONDS = 0.5
+
+
+def visible(count: int) -> list[str]:
+    """Return the names of the devices to share out: those visible, else 0 ... `count` - 1."""
+    named = os.environ.get(VISIBLE)
+    if named is None:
+        return [str(number) for number in range(count)]
+    return [name.strip() for name in named.split(",") if name.strip()]
+
+
+@contextmanager
+def hold(wanted: int, devices: list[str]) -> Iterator[None]:
+    """Hold `wanted` of the devices, and show only these to what is started in the block.
+
+    Waits until as many are free. Inside of a SLURM job the scheduler has chosen: where no more are
+    visible than wanted, they are left alone, and the locks are the job's own.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if wanted == 0 or (wanted > len(devices)) or (job and wanted == len(devices)):
+        yield
+        return
+    name = f"loraudit-gpus-{os.getuid()}" + (f"-job-{job}" if job else "")
+    folder = Path(tempfile.gettempdir(), name)
+    folder.mkdir(exist_ok=True)
+    held = _wait(wanted, devices, folder)
+    os.environ[VISIBLE] = ",".join(held)
+    try:
+        yield
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
+
+
+def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, int]:
+    """Return {device: its lock}: all or none at a time, so that no two jobs wait for each other."""
+    said = False
+    while True:
+        held: dict[str, int] = {}
+        for device in devices:
+            lock = _lock(folder / device.replace("/", "_")) if len(held) < wanted else None
+            if lock is not None:
+                held[device] = lock
+        if len(held) == wanted:
+            return held
+        for descriptor in held.values():
+            os.close(descriptor)
+        if not said:
+            print(f"waiting for {wanted} free of GPUs {', '.join(devices)}", file=sys.stderr)
+            said = True
+        time.sleep(WAIT_SECONDS)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file and return its descriptor, or None where another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -1,0 +1,105 @@
+"""A copy of the project with a tiny model, a tiny task and small studies, and Snakemake in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from conftest import save_hub_folder, save_tiny_model
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
+STUDY = """
+question: Does the pipeline run?
+defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
+           rank: 2, max_length: 64}
+per_method: {head: {learning_rate: 1.0e-2}, full: {learning_rate: 1.0e-2}}
+grid:
+  - {method: [lora, peft], targets: q+v}
+  - {method: [head, full]}
+"""
+
+
+def make_project(root: Path, studies: dict[str, str]) -> Path:
+    """Copy the project to `root` and add a tiny model, two tiny tasks and studies of them."""
+    root.mkdir(exist_ok=True)
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, root / name, ignore=ignore)
+        else:
+            shutil.copy(source, root / name)
+    save_tiny_model(root / "tiny-model")
+    save_hub_folder(root / "hub")
+    words = {
+        "source": {"folder": "hub", "config": "sst2"},
+        "text": ["sentence"],
+        "label": "label",
+        "classes": ["negative", "positive"],
+        "metrics": ["accuracy", "f1"],
+        "headline": "accuracy",
+    }
+    add_entries(root / "config/tasks.yaml", {"words": words, "letters": words})
+    models = root / "config/models.yaml"
+    table = yaml.safe_load(models.read_text())
+    table["models"]["tiny"] = {"family": "bert", "source": {"folder": "tiny-model"}}
+    models.write_text(yaml.safe_dump(table))
+    for name, text in studies.items():
+        (root / f"config/studies/{name}.yaml").write_text(text)
+    return root
+
+
+def add_entries(path: Path, entries: dict) -> None:
+    """Append entries to a YAML table, as a user would."""
+    path.write_text(path.read_text() + yaml.safe_dump(entries))
+
+
+def environment(project) -> dict[str, str]:
+    """Put the copy's code and this interpreter's programs first; the hub is a closed port."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        "PATH": path,
+        "PYTHONPATH": str(project / "src"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HOME": str(project / "hf"),
+    }
+
+
+def command(project, *arguments: str, ok: bool | None = True) -> str:
+    """Run a program in the copy; returns all it printed, and checks whether it succeeded."""
+    done = subprocess.run(
+        arguments,
+        cwd=project,
+        env=environment(project),
+        timeout=900,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert ok is None or (done.returncode == 0) == ok, done.stdout
+    return done.stdout
+
+
+def snakemake(project, *arguments: str, config: str = "study=small", ok: bool | None = True) -> str:
+    return command(
+        project, "snakemake", "--cores", "2", *arguments, "--config", *config.split(), ok=ok
+    )
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str):
+    """Replace text in a file for the length of a block."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    try:
+        yield
+    finally:
+        path.write_text(text)
