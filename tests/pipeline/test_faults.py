@@ -192,7 +192,7 @@ def test_kill_9_of_snakemake_alone_leaves_a_job_whose_result_can_be_kept(project
 
 def test_an_edit_of_the_library_in_the_middle_of_a_study_mixes_nothing(project, runs):
     first, second = runs[4:6]
-    first.record.unlink()
+    first.record.unlink(missing_ok=True)
     with started(project, first, second, cores=1) as process:
         until(lambda: first.step() or second.step())
         now, later = (first, second) if first.step() else (second, first)
@@ -235,6 +235,7 @@ def test_times_retrain_nothing_and_a_refetch_of_the_same_data_neither(project, r
 
 def test_damaged_tokens_are_named_and_made_again_without_retraining(project, runs):
     kept, lost = runs[:2]
+    again(project, kept, lost)
     before, tokens = folder_fingerprint(kept.folder), project / "resources/tokens/words/tiny-64"
     content = bytearray((tokens / "train.arrow").read_bytes())
     content[len(content) // 2] ^= 1
@@ -268,9 +269,8 @@ def mounted(folder: Path, options: str):
 
 
 def test_a_full_disk_and_a_read_only_one_are_one_sentence(project, runs):
-    run = runs[0]
-    shutil.rmtree(run.folder)
-    results = project / "results"
+    run, results = runs[0], project / "results"
+    shutil.rmtree(run.folder, ignore_errors=True)
     kept = folder_fingerprint(results)
     with mounted(results, "size=48k"):
         output = again(project, run, ok=False)
