@@ -1,6 +1,6 @@
 # make results: tables, figures and report of the default study (environment made once).
 # make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase,
-# test-slurm (the SLURM profile on a SLURM started for it; root on Debian, about 8 minutes).
+# test-slurm (the SLURM profile on a SLURM started for it; root on Debian, about 12 minutes beside other work).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

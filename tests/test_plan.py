@@ -96,6 +96,11 @@ def test_without_data_tokens_are_random_and_without_weights_the_model_is(tiny, t
     assert not measured(make_spec(), tmp_path, tmp_path)["real_rows"]
 
 
+def test_a_launch_on_several_machines_is_not_timed_here():
+    with pytest.raises(UserError, match="one on several machines"):
+        plan.measure_launch("profiles/accelerate/two_nodes.yaml", 1)
+
+
 def test_a_gpus_launch_file_needs_a_gpu(tiny):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -285,7 +285,13 @@ def _launch_task(machine: Machine) -> Task:
 
 
 def measure_launch(profile: str, threads: int) -> float:
-    """Return the seconds from the launch of a run to the loop's imports being done."""
+    """Return the seconds from the launch of a run to the loop's imports being done.
+
+    Raises:
+        UserError: the launch failed, or it is one on several machines.
+    """
+    if read_yaml(profile)["num_machines"] > 1:
+        raise UserError("the launch is one on several machines and can't be timed on this one")
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write("import loraudit.train\n")
         file.flush()

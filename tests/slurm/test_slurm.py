@@ -37,8 +37,10 @@ PAUSED = STEP.replace("    share", "    time.sleep(2)\n    share")
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
+def slurm(request, tmp_path_factory):
     """Start SLURM for this module's tests, or skip them with the reason."""
+    if "slurm" not in request.config.getoption("markexpr"):
+        pytest.skip("not asked for by `-m slurm`")
     if reason := missing():
         pytest.skip(reason)
     with cluster(tmp_path_factory.mktemp("slurm")):
