@@ -3,8 +3,8 @@
 Studies of 10 to 10,000 runs in a copy of the workflow: ranks x targets x alphas, 5 seeds, ours and
 PEFT's, on quickstart's task and model. Measured: the dry run of a study that has not begun; then,
 over made-up results of all its runs, study.json, collect, tables, subspace (section 7, one round),
-figures, report; and the call that finds nothing to do. The made-up runs have the size of
-quickstart's (500 validation rows, MiniLM's shape; cells that differ in alpha share an adapter).
+figures, report; `loraudit status`; the call that finds nothing to do. The made-up runs have the
+size of quickstart's (500 validation rows, MiniLM's shape; cells that differ in alpha share one).
 Seconds are medians over rounds; memory is the largest process's peak. Other work on the machine
 shows in the wall time; the CPU time (user + system) moves less. Snakemake's own records are slow to
 write on a disk (10,000 runs: half an hour); with TMPDIR on a memory disk (3 GB) they are not.
@@ -234,6 +234,7 @@ def measure(root: Path, runs: int, rounds: int, dry_runs: bool = False) -> list[
     programs = stages(root)
     for what in STAGES:
         repeat(what, lambda what=what: total([run(root, p) for p in programs[what]]))
+    repeat("status", lambda: run(root, f"loraudit status {NAME}"))
     run(root, programs["published"][0])
     snakemake(root, f"--cores {runs} --touch")  # records every job as done, as a real call does
     repeat("nothing to do", lambda: snakemake(root, "--cores 1"))

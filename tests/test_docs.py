@@ -218,3 +218,10 @@ def test_the_citation_is_of_this_version():
     page = Path("docs/cite.md").read_text()
     assert f"{{{project['version']}}}" in page and cited["title"] in page
     assert f"## [{project['version']}]" in Path("CHANGELOG.md").read_text()
+
+
+def test_every_test_that_the_page_of_faults_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", Path("docs/faults.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", Path("tests", file).read_text(), re.M), (file, name)

@@ -165,7 +165,8 @@ def _base(spec: RunSpec, folder: Path):
         return load_base(spec, folder)
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(folder, num_labels=max(1, len(spec.task.classes)))
+    classes = max(1, len(spec.task.classes))
+    config = AutoConfig.from_pretrained(folder, num_labels=classes, trust_remote_code=False)
     return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -220,7 +221,7 @@ def _random_examples(spec: RunSpec, model: Path) -> "Examples":
 
     from loraudit.tasks import Examples
 
-    vocabulary = AutoConfig.from_pretrained(model).vocab_size
+    vocabulary = AutoConfig.from_pretrained(model, trust_remote_code=False).vocab_size
     rows = spec.global_batch * (STEPS + FIRST)
     return Examples(
         rows=np.arange(rows),

@@ -88,7 +88,8 @@ class Checkpoints:
             if self.accelerator.num_processes > 1:  # the others wait
                 raise
             shutil.rmtree(new, ignore_errors=True)
-            self.say(f"no checkpoint at step {step}: {' '.join(str(error).split())[:200]}")
+            reason, free = " ".join(str(error).split())[:200], shutil.disk_usage(self.folder).free
+            self.say(f"no checkpoint at step {step}: {reason} ({free / 1e6:.1f} MB free there)")
             return False
         if self.accelerator.is_main_process:
             files = folder_fingerprint(new)

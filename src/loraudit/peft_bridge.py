@@ -11,15 +11,18 @@ Key table, for a layer called <name> and a head module called <head>:
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
+from pydantic import AfterValidator, BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -28,7 +31,7 @@ from loraudit.error_ranks import Start, starts
 from loraudit.errors import UserError
 from loraudit.files import read_json, write_json
 from loraudit.models import compute_dtype, freeze, in_head, linear_sizes, target_modules
-from loraudit.spec import HubSource, RunSpec, derive_seed
+from loraudit.spec import HubSource, RunSpec, derive_seed, validated
 
 PREFIX = "base_model.model."
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -45,6 +48,34 @@ PLAIN = {
     "trainable_token_indices": None,
 }
 """Settings that change what an adapter computes, and the values under which it is alpha/r B A."""
+
+
+def _bounded(pattern: str) -> str:
+    """Refuse what is no regular expression, and one that could match for ever."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a pattern: {error}") from None
+    if len(pattern) > 200 or re.search(r"\)[*+{]|([*+{].*){4}", pattern):
+        raise ValueError("a pattern that may take for ever (legal: 3 repeats, of no group)")
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_bounded)]
+
+
+class Layers(BaseModel):
+    """The keys of an adapter_config.json that say which layers it is for, as PEFT matches them."""
+
+    r: int = Field(gt=0, strict=True)
+    target_modules: Pattern | list[Pattern] = Field(min_length=1)
+    exclude_modules: Pattern | list[Pattern] | None = None
+    modules_to_save: list[Pattern] | None = None
+    rank_pattern: dict[Pattern, Annotated[int, Field(gt=0, strict=True)]] = {}
+    alpha_pattern: dict[Pattern, Any] | None = None
+    layers_to_transform: int | list[int] | None = None
+    layers_pattern: Pattern | list[Pattern] | None = None
+
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -265,17 +296,7 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
 
 def _read_config(path: Path) -> peft.LoraConfig:
     """Read adapter_config.json; UserError for anything but plain LoRA with a legal alpha."""
-    if not path.is_file():
-        raise UserError(f"{path.parent}: no {path.name}")
-    try:
-        kind = json.loads(path.read_text()).get("peft_type")
-        if kind != "LORA":
-            raise UserError(f"{path}: peft_type is {kind!r} (legal: 'LORA')")
-        config = peft.LoraConfig.from_pretrained(path.parent)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not an adapter's config: {' '.join(str(error).split())}"
-        ) from None
+    config = _parsed_config(path)
     for key, value in PLAIN.items():
         found = getattr(config, key)
         if (found or None) != (value or None):
@@ -292,6 +313,26 @@ def _read_config(path: Path) -> peft.LoraConfig:
     if not _number(config.lora_dropout) or not 0 <= config.lora_dropout < 1:
         raise UserError(f"{path}: lora_dropout is {config.lora_dropout!r} (legal: in [0, 1))")
     return config
+
+
+def _parsed_config(path: Path) -> peft.LoraConfig:
+    """Read adapter_config.json; UserError for anything but a LoRA's with layers that PEFT knows."""
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no {path.name}")
+    try:
+        content = json.loads(path.read_text())
+        kind = content.get("peft_type")
+        if kind != "LORA":
+            raise UserError(f"{path}: peft_type is {kind!r} (legal: 'LORA')")
+        used = {key: content[key] for key in Layers.model_fields if key in content}
+        validated(Layers, used, str(path))
+        return peft.LoraConfig.from_pretrained(path.parent)
+    except UserError:
+        raise
+    except Exception as error:  # PEFT names no common class for a config that is wrong
+        raise UserError(
+            f"{path}: not an adapter's config: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _number(value: object) -> bool:

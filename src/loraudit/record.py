@@ -89,12 +89,13 @@ def read_record(path: Path | str) -> RunRecord:
     """Read a record.json.
 
     Raises:
-        UserError: not a complete record, or one whose spec or seal does not match its own digest.
+        UserError: no file, not a complete record, or one whose spec or seal does not match its own
+            digest.
     """
     try:
         text = Path(path).read_text()
         record = RunRecord(**json.loads(text))
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete run record: {reason}") from None
     if digest(record.spec) != record.spec_sha256:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from loraudit.errors import UserError
@@ -29,7 +30,8 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
     """Download a wheel, check its hash, and copy the files at `source.path` into `out`.
 
     Raises:
-        UserError: the download failed, the hash differs, or the path is not in the wheel.
+        UserError: the download failed, the hash differs, the path is not in the wheel, or a member
+            would be written outside `out`.
     """
     with tempfile.TemporaryDirectory() as folder:
         say(f"fetching {describe(source)}")
@@ -41,25 +43,33 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
                 f"wheel {source.wheel}: sha256 is {found}, expected {source.sha256}; "
                 "the file is not the one this project was written for, nothing was kept"
             )
-        with zipfile.ZipFile(wheel) as archive:
-            members = [name for name in archive.namelist() if not name.endswith("/")]
-            inside = source.path.rstrip("/") + "/"
-            wanted = {
-                name: name.removeprefix(inside) for name in members if name.startswith(inside)
-            }
-            if source.path in members:
-                wanted = {source.path: Path(source.path).name}
-            if not wanted:
-                raise UserError(f"wheel {source.wheel}: nothing at {source.path!r}")
-            for name, relative in wanted.items():
-                (out / relative).parent.mkdir(parents=True, exist_ok=True)
-                (out / relative).write_bytes(archive.read(name))
+        try:
+            _unpack(wheel, source, out)
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+            raise UserError(f"wheel {source.wheel}: not a whole zip file: {error}") from None
+
+
+def _unpack(wheel: Path, source: WheelSource, out: Path) -> None:
+    """Copy the members at `source.path`; a link's text becomes a file, nothing leaves `out`."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/")]
+        inside = source.path.rstrip("/") + "/"
+        wanted = {name: name.removeprefix(inside) for name in members if name.startswith(inside)}
+        if source.path in members:
+            wanted = {source.path: Path(source.path).name}
+        if not wanted:
+            raise UserError(f"wheel {source.wheel}: nothing at {source.path!r}")
+        for name, relative in wanted.items():
+            if Path(relative).is_absolute() or {"..", ""} & set(relative.split("/")):
+                raise UserError(f"wheel {source.wheel}: member {name!r} leaves its folder; refused")
+            (out / relative).parent.mkdir(parents=True, exist_ok=True)
+            (out / relative).write_bytes(archive.read(name))
 
 
 def _download_wheel(source: WheelSource, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += [] if sys.stderr.isatty() else ["--quiet"]
-    command += ["--dest", str(folder), source.wheel]
+    command += ["--retries", "2", "--dest", str(folder), "--", source.wheel]
     bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -101,10 +111,6 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
     """
     from huggingface_hub import HfApi
 
-    remedy = {
-        "model": "models=<folder with one sub-folder per model>",
-        "dataset": "glue=<folder in the hub's layout>",
-    }[kind]
     try:
         found = HfApi().repo_info(
             source.hub,
@@ -114,10 +120,7 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
             files_metadata=True,
         )
     except Exception as error:
-        raise UserError(
-            f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
-            f"this machine, or give a local copy with --config {remedy}"
-        ) from None
+        raise not_got(source, kind, error) from None
     bars_on_terminals_only()
     size = sum(
         int(file.size or 0)
@@ -125,3 +128,15 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
         if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
     )
     say(f"fetching {describe(source)}: {megabytes(size)} at most")
+
+
+def not_got(source: HubSource, kind: str, error: Exception) -> UserError:
+    """Make the error for a hub that does not answer, or not to the end."""
+    remedy = {
+        "model": "models=<folder with one sub-folder per model>",
+        "dataset": "glue=<folder in the hub's layout>",
+    }[kind]
+    return UserError(
+        f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
+        f"this machine, or give a local copy with --config {remedy}"
+    )

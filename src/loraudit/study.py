@@ -7,6 +7,7 @@ the grid block; then switches on the command line.
 
 import functools
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -175,25 +176,44 @@ class Config(Frozen):
 
 
 def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
-    """Read one task's entry. Raises UserError if unknown or ill-formed."""
-    tasks = read_yaml(path)
-    if name not in tasks:
-        raise unknown("task", name, tasks)
-    return validated(TaskEntry, {"name": name, **tasks[name]}, f"{path}: {name}")
+    """Read one task's entry. Raises UserError if unknown, ill-formed or unfit for a path."""
+    entry = _entry("task", name, read_yaml(path), path)
+    _fit_for_a_path(f"{path}: task", name)
+    return validated(TaskEntry, {"name": name, **entry}, f"{path}: {name}")
 
 
 def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
     """Read one model's entry, with its family's module names. Raises UserError if ill-formed."""
     table = read_yaml(path)
-    families, models = table.get("families", {}), table.get("models", {})
-    if name not in models:
-        raise unknown("model", name, models)
-    entry = dict(models[name])
+    families = table.get("families", {})
+    entry = dict(_entry("model", name, table.get("models", {}), path))
+    _fit_for_a_path(f"{path}: model", name)
     family = entry.pop("family", None)
-    if family is not None and family not in families:
-        raise unknown(f"{path}: {name}: family", family, families)
-    data = {"name": name, **families.get(family, {}), **entry}
-    return validated(ModelEntry, data, f"{path}: {name}")
+    shared = {} if family is None else _entry(f"{path}: {name}: family", family, families, path)
+    return validated(ModelEntry, {"name": name, **shared, **entry}, f"{path}: {name}")
+
+
+def _entry(what: str, name: Any, table: Any, path: Path | str) -> dict:
+    """Return one entry of a table of mappings, by a name that is fit for a path."""
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: expected names and entries, got {table!r}")
+    if not isinstance(name, str) or name not in table:
+        raise unknown(what, name, map(str, table))
+    if not isinstance(table[name], dict):
+        raise UserError(f"{path}: {name}: expected keys and values, got {table[name]!r}")
+    return table[name]
+
+
+NAME, LONGEST = r"\w[\w.+-]*", 100
+"""Of names of studies, tasks and models, which become folders: what is legal, and the bytes."""
+
+
+def _fit_for_a_path(what: str, name: str) -> None:
+    if not re.fullmatch(NAME, name) or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"{what}: {name!r}: legal are letters, digits and . + - _, first a letter or digit, "
+            f"{LONGEST} bytes at most"
+        )
 
 
 def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, ...]:
@@ -260,6 +280,7 @@ def load_study(
     path, folder = Path(path), Path(folder)
     if path.stem in RESERVED:
         raise UserError(f"{path}: a study can't be called {path.stem!r}: that folder is taken")
+    _fit_for_a_path("study", path.stem)
     file: StudyFile = validated(StudyFile, read_yaml(path), str(path))
     overrides = dict(overrides or {})
     layers = _layers(file, path, folder)
@@ -391,12 +412,28 @@ NAMED = ("task", "model", "method", "rank", "targets", "seed")
 """Fields that show in a run's name by themselves; other axes are added to its label."""
 
 
+MOST_RUNS = 100_000
+"""Runs of one grid block: ten times what planning was measured with."""
+
+
 def _tag(key: str, value: Any) -> str:
     """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter, peft-pissa."""
     if not isinstance(value, dict):
         return key + re.sub(r"[^\w.+-]+", "-", str(value))
     parts = [part if isinstance(part, str) else f"{name}{part}" for name, part in value.items()]
     return re.sub(r"[^\w.+-]+", "-", "-".join([key, *(parts or ["none"])]))
+
+
+def _axes(fields: dict, where: str) -> dict[str, list]:
+    """Return the list-valued fields of a block, whose product makes no more than `MOST_RUNS`."""
+    axes = {key: value for key, value in fields.items() if isinstance(value, list)}
+    for key, value in axes.items():
+        if not value:
+            raise UserError(f"{where}: {key}: an empty list makes no run")
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_RUNS:
+        raise UserError(f"{where}: {count:,} runs (legal: up to {MOST_RUNS:,})")
+    return axes
 
 
 class _Reader:
@@ -414,17 +451,17 @@ class _Reader:
         label = str(fields.pop("label", ""))
         if not re.fullmatch(r"[\w.+-]*", label):
             raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
-        axes = {key: value for key, value in fields.items() if isinstance(value, list)}
-        for key, value in axes.items():
-            if not value:
-                raise UserError(f"{where}: {key}: an empty list makes no run")
+        axes = _axes(fields, where)
         found = []
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             extra = [_tag(key, value) for key, value in point.items() if key not in NAMED]
             chosen = {**fields, **point}
+            for key in ("task", "model", "method"):
+                if not isinstance(chosen.get(key), str):
+                    raise UserError(f"{where}: {key} = {chosen.get(key)!r}: expected a name")
             for part in ("per_task", "per_method"):
-                key = chosen["task"] if part == "per_task" else chosen.get("method")
+                key = chosen["task" if part == "per_task" else "method"]
                 for layer in self.layers:
                     special = getattr(layer, part).get(key, {})
                     chosen |= {k: v for k, v in special.items() if k not in block}
@@ -475,6 +512,8 @@ class _Reader:
         if spec.adapter and None in (spec.rank, spec.alpha, spec.lora_dropout, init):
             needed = "rank, alpha, lora_dropout and init"
             raise UserError(f"{where}: method {spec.method!r} needs {needed}")
+        if len(point["label"].encode()) > LONGEST:
+            raise UserError(f"{where}: label {point['label']!r} is longer than {LONGEST} bytes")
         return Run(id=run_id(spec, point["label"]), label=point["label"], spec=spec)
 
 

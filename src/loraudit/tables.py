@@ -1,8 +1,9 @@
 """Tables for readers: numbers rounded, methods by their names."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pandas as pd
 
@@ -186,8 +187,16 @@ def markdown(table: pd.DataFrame) -> str:
     """Write a table as Markdown, numbers to the right."""
     if table.empty:
         return "No rows.\n"
+    table = table.rename(columns=_cell).map(_cell)
     align = ["right" if str(value)[:1] in "0123456789+-[" else "left" for value in table.iloc[0]]
     return table.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
+
+
+def _cell(value: Any) -> Any:
+    """Keep text from breaking a Markdown table or being taken for HTML."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(value.split())).replace("|", r"\|")
 
 
 def summary_table(summary: pd.DataFrame) -> pd.DataFrame:

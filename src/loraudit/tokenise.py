@@ -27,11 +27,17 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
         out: the folder to write.
 
     Raises:
-        UserError: the tokenizer has no padding token.
+        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{model}: no tokenizer that can be read without running its code: {reason}"
+        ) from None
     if tokenizer.pad_token_id is None:
         raise UserError(f"{model}: the tokenizer has no padding token")
     manifest = read_json(Path(data) / "manifest.json")

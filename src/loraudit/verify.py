@@ -152,10 +152,10 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
     if not path.is_file():
         yield Finding("problem", str(path), "missing: the run is not finished")
         return
-    text = path.read_text()
     try:
+        text = path.read_text()
         record = RunRecord(**json.loads(text))
-    except (ValidationError, ValueError, TypeError) as error:
+    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         yield Finding("problem", str(path), f"not a complete run record: {reason}")
         return
@@ -485,7 +485,7 @@ def _same_csv(path: Path, wanted: str) -> Findings:
     if not path.is_file():
         yield Finding("problem", str(path), "missing")
     else:
-        yield from _same_text(path, path.read_text(), wanted)
+        yield from _same_text(path, path.read_text(errors="replace"), wanted)
 
 
 def _same_text(path: Path, found: str, wanted: str) -> Findings:
@@ -516,7 +516,7 @@ def _same_lines(path: Path, wanted: str, what: str) -> Findings:
     if not path.is_file():
         yield Finding("problem", str(path), "missing")
         return
-    found = path.read_text()
+    found = path.read_text(errors="replace")
     if found != wanted:
         pairs = zip(found.splitlines(), wanted.splitlines(), strict=False)
         line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), None)

@@ -180,7 +180,7 @@ def _tokens(table, model: Path) -> str:
 
     from loraudit.tokenise import texts
 
-    tokens = AutoTokenizer.from_pretrained(model)(*texts(table))
+    tokens = AutoTokenizer.from_pretrained(model, trust_remote_code=False)(*texts(table))
     lengths = sorted(len(ids) for ids in tokens["input_ids"])
     middle = lengths[len(lengths) // 2]
     return f"tokens with {model.name}: median {middle}, most {lengths[-1]}"
@@ -231,7 +231,7 @@ def _fetch(name: str, origin: dict, out: Path) -> None:
 def _family(folder: Path, families: dict) -> str:
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(folder).model_type
+    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
     if kind not in families:
         raise UserError(
             f"family: none is for models of type {kind!r} (known: {', '.join(sorted(families))}); "
@@ -247,7 +247,9 @@ def _linear_layers(folder: Path) -> list[str]:
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.pytorch_utils import Conv1D
 
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder))
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    )
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
@@ -289,7 +291,7 @@ def _check_output(model, entry: ModelEntry) -> None:
 
 def _tokenizer(auto, folder: Path):
     try:
-        tokenizer = auto.from_pretrained(folder)
+        tokenizer = auto.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer: {str(error).splitlines()[0]}") from None
     if tokenizer.pad_token_id is None:

@@ -4,17 +4,21 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from loraudit import status
 from loraudit.errors import UserError
+from loraudit.files import write_json
 from loraudit.study import load_study
 
 pytestmark = pytest.mark.pipeline
 
 ROOT = Path(__file__).parents[2]
+STUDY = "config/studies/synthetic.yaml"
 PLAN = """
 import sys
 import loraudit.code_digest as module
@@ -88,3 +92,38 @@ def test_made_up_runs_are_collected_as_real_ones(plan, tmp_path):
     assert (runs["last"] == best[runs.index]).all()
     records = (tidy / "records.jsonl").read_text().splitlines()
     assert len(records) == 10
+
+
+def test_no_command_names_every_run(plan, tmp_path):
+    """A command line has a limit; programs find the runs through study.json instead."""
+    lengths = []
+    for runs in (10, 100):
+        root = tmp_path / str(runs)
+        plan.make_project(root, runs)
+        plan.make_results(root, load_study(root / STUDY, folder=root / "config"))
+        commands = plan.stages(root)
+        lengths.append({name: max(map(len, commands[name])) for name in ("collect", "subspace")})
+        assert max(len(c) for found in commands.values() for c in found) < 5000
+    assert lengths[0] == lengths[1]
+
+
+def test_status_of_many_runs_holds_no_record_in_memory(plan, tmp_path, monkeypatch):
+    """Ten times the runs may not take more than their names."""
+    peaks = []
+    for runs in (100, 1000):
+        root = tmp_path / str(runs)
+        plan.make_project(root, runs)
+        study = load_study(root / STUDY, folder=root / "config")
+        for run in study.runs:
+            record = root / plan.RESULTS / "runs" / run.id / "record.json"
+            record.parent.mkdir(parents=True)
+            record.touch()
+        monkeypatch.chdir(root)
+        write_json(root / plan.RESULTS / "study.json", study.model_dump(mode="json"))
+        places = status.places(plan.NAME)
+        tracemalloc.start()
+        found = status.summary(plan.NAME, places)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found["done"] == runs
+    assert peaks[1] < peaks[0] + 1000 * 100

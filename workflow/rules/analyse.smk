@@ -17,7 +17,7 @@ rule study:
     params:
         code=code_digest("scripts/study.py"),
         study=digest(STUDY),
-        config=Config(**config).model_dump_json(exclude={"launch", "threads"}),
+        config=lambda w: Config(**config).model_dump_json(exclude={"launch", "threads"}),
     message:
         "expand the study"
     shell:

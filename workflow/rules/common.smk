@@ -1,5 +1,6 @@
 # The study, and the helpers that the rules share. Everything wrong in a study is found here, before
 # any job starts.
+import shlex
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,11 @@ from loraudit.spec import METHOD_MODULES, digest
 from loraudit.study import Config, load_configured
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+
+if {"{", "}"} & set(str(Path.cwd())):
+    raise WorkflowError(
+        f"{Path.cwd()}: Snakemake can't work in a folder with {{ or }} in its name; rename it"
+    )
 
 try:
     STUDY = load_configured(config)
@@ -32,7 +38,7 @@ FIGURES = f"figures/{STUDY.name}"
 FIGURE_TABLES = study_figures(STUDY)
 DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
 SWITCHES = " ".join(  # how this study is asked for on the command line
-    f"{key}={value}"
+    shlex.quote(f"{key}={value}")
     for key, value in Config(**config)
     .model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
     .items()

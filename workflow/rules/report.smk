@@ -26,7 +26,7 @@ rule report:
     params:
         code=code_digest("scripts/report.py"),
         results=lambda w, input: str(Path(input.study).parent),
-        switches=SWITCHES,
+        switches=lambda w: SWITCHES,  # a function: braces in it are text
     message:
         "write the report"
     shell:
@@ -47,7 +47,7 @@ rule partial:
         code=code_digest("scripts/partial.py"),
         results=lambda w, input: str(Path(input.study).parent),
         logs=f"logs/{STUDY.name}",
-        switches=SWITCHES,
+        switches=lambda w: SWITCHES,  # a function: braces in it are text
     message:
         "report on the runs that are there: {params.results}/partial/report.html"
     shell:
