@@ -218,22 +218,37 @@ def test_another_seed_does_not_take_it_up(stopped, tiny, capfd):
     assert "step-11 is not used: spec was" in capfd.readouterr().err
 
 
-def test_two_processes_cannot_train_one_run(stopped, tiny, monkeypatch):
-    """The second one is told; the first one is not disturbed."""
-    inner = loop.optimizer_step
-    refused = []
+def waiting(process: subprocess.Popen) -> None:
+    """Read a process's stderr until it says that it waits."""
+    for line in process.stderr:
+        if "another process is training this run; waiting" in line:
+            return
+    raise AssertionError("it did not wait")
 
-    def second(*args):
-        if not refused:
-            with pytest.raises(UserError, match="another process is training this run") as error:
-                train(*arguments(tiny, stopped))
-            refused.append(error)
-        return inner(*args)
 
-    monkeypatch.setattr(loop, "optimizer_step", second)
-    train(*arguments(tiny, stopped))
-    assert refused
-    assert (stopped / "record.json").exists()
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_waits_and_keeps_the_result_or_goes_on(killed, tiny, tmp_path):
+    """The first is killed or completes the run; in neither case is anything trained twice."""
+    whole, out = tmp_path / "whole/run", tmp_path / "shared/run"
+    for folder in (whole, out):
+        folder.parent.mkdir()
+    assert start_process(tiny, whole).wait() == 0
+    first = start_process(tiny, out)
+    while not list(out.glob("checkpoint/step-*")):
+        assert first.poll() is None
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)  # until the second one waits
+    second = start_process(tiny, out)
+    waiting(second)
+    first.send_signal(signal.SIGKILL if killed else signal.SIGCONT)
+    said = second.communicate()[1]
+    assert second.returncode == 0, said
+    assert ("going on after step" if killed else "its result is kept") in said
+    first.communicate()
+    resumed = read_record(out / "record.json").environment["resumed"]
+    assert len(resumed) == killed
+    assert bits(out) == bits(whole)
+    assert not (out / "checkpoint").exists()
 
 
 def test_without_room_for_a_checkpoint_the_run_goes_on(

@@ -24,7 +24,6 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
-from loraudit.errors import UserError
 from loraudit.files import folder_fingerprint, read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -39,8 +38,7 @@ class Checkpoints:
         belongs: what a checkpoint must agree in to be used again.
         minutes: time between two of them; 0 is after every step.
 
-    Raises:
-        UserError: another process trains this run.
+    Where another process trains this run, it is waited for; `waited` then says so.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, belongs: dict, minutes: float):
@@ -49,8 +47,33 @@ class Checkpoints:
         self.seconds = 60 * minutes
         self.last = time.monotonic()
         self.signal: int | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        self.lock = _lock(folder) if accelerator.is_main_process else None
+        self.waited = False
+        self.lock = self._lock() if accelerator.is_main_process else None
+
+    def _lock(self) -> int | None:
+        """Lock the folder for this process; the system frees it when the process ends.
+
+        Returns the lock's descriptor, None on a file system without locks. After a wait the folder
+        may be gone, and is made anew.
+        """
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                if not self.waited:
+                    self.say("another process is training this run; waiting for it to end")
+                self.waited = True
+                time.sleep(1)
+                continue
+            except OSError:
+                os.close(descriptor)
+                return None
+            if self.folder.is_dir() and os.path.samestat(os.fstat(descriptor), self.folder.stat()):
+                return descriptor
+            os.close(descriptor)
 
     def __enter__(self) -> "Checkpoints":
         """From here on take note of SIGTERM and SIGINT, in `signal`, instead of dying of them."""
@@ -168,23 +191,3 @@ def _save(content: dict, path: Path) -> None:
     torch.save(content, path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _lock(folder: Path) -> int | None:
-    """Lock a folder for this process; the system frees it when the process ends, however it does.
-
-    Raises:
-        UserError: another process has it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(
-            f"{folder.parent}: another process is training this run; wait for it or stop it"
-        ) from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor

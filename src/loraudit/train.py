@@ -6,12 +6,13 @@ global batch is what the spec says, whatever the number of processes.
 """
 
 import importlib
+import json
 import math
 import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -40,7 +41,7 @@ from loraudit.journal import Best, Journal, put_weights, trained_weights, write_
 from loraudit.models import load_base
 from loraudit.progress import progress
 from loraudit.provenance import environment, processor
-from loraudit.record import RunRecord, Train, read_record, write_record
+from loraudit.record import RunRecord, Train, read_record, run_files, write_record
 from loraudit.schedule import learning_rate, make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
 from loraudit.tasks import (
@@ -139,7 +140,7 @@ def train(
 
     Raises:
         UserError: settings that do not fit the data, model, launcher or start; a non-finite loss;
-            too little memory; another process that trains this run.
+            too little memory.
         SystemExit: SIGTERM or SIGINT, after a checkpoint.
     """
     started = time.monotonic()
@@ -172,6 +173,8 @@ def train(
     belongs |= {"spec": digest(spec), "code": code}
     with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
         state.checkpoints = checkpoints
+        if finished_meanwhile(out, state, belongs):
+            return
         take_up(state)
         run_epochs(state, examples)
         if accelerator.is_main_process:
@@ -193,6 +196,25 @@ def train(
             digests = {"spec_sha256": digest(spec), "code_sha256": code}
             write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
             checkpoints.remove()
+
+
+def finished_meanwhile(out: Path, state: State, belongs: dict) -> bool:
+    """Tell whether another process, which was waited for, has completed this very run.
+
+    That is so when a Snakemake was killed and its job lived on while the next Snakemake came to it.
+    """
+    found = 0.0
+    if state.checkpoints and state.checkpoints.waited and (out / "record.json").is_file():
+        with suppress(UserError):  # a damaged record
+            record = read_record(out / "record.json")
+            own = {**record.environment, "spec": record.spec_sha256, "code": record.code_sha256}
+            same = json.dumps({key: own.get(key) for key in belongs}) == json.dumps(belongs)
+            found = float(same and record.files == run_files(out))
+    accelerator = state.accelerator
+    if not accelerator.reduce(torch.tensor(found, device=accelerator.device), "sum").item():
+        return False
+    state.checkpoints.say("the other process has completed the run; its result is kept")
+    return True
 
 
 def export_best(state: State, folder: Path) -> None:
