@@ -13,6 +13,7 @@ from loraudit import calibrate, locate, plan
 from loraudit.errors import UserError
 from loraudit.files import read_json, write_json
 from loraudit.record import read_record, write_record
+from loraudit.spec import ALoRA
 from loraudit.yaml_file import read_yaml
 
 DRY = """
@@ -85,6 +86,9 @@ def measured(spec, task: Path, model: Path, launch: str = CPU) -> dict:
 def test_a_kind_of_run_is_measured_on_its_own_rows(tiny, method):
     found = measured(make_spec(method=method), tiny / "task", tiny / "model")
     assert found["real_rows"] and found["steps"] == calibrate.STEPS
+    spec, layers = make_spec(), 2
+    adapted = spec.rank * len(spec.targets) * layers
+    assert found["ranks"] == (adapted if method in ("lora", "peft") else 0)
     for name in ("step_seconds", "evaluate_row_seconds", "ready_seconds", "memory_mib"):
         assert found[name] > 0
     assert (found["saved_values"] > 0) == (method != "full")
@@ -109,10 +113,13 @@ def test_a_gpus_launch_file_needs_a_gpu(tiny):
 
 
 def test_a_runs_seconds_add_up():
-    cost = {"ready_seconds": 10, "step_seconds": 2, "evaluate_row_seconds": 0.1}
+    cost = {"ready_seconds": 10, "step_seconds": 2, "evaluate_row_seconds": 0.1, "ranks": 32}
     spec = make_spec(epochs=3, global_batch=8)
     rows = {"train": 17, "validation": 10, "mismatched": 10}
     assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
+    moving = spec.model_copy(update={"alora": ALoRA(first=1, between=0.75, rounds=9, rows=8)})
+    scored = calibrate.run_seconds(moving, rows, cost) - calibrate.run_seconds(spec, rows, cost)
+    assert scored == pytest.approx(3 * 32 * 8 * 0.1)  # after epochs 1, 1.75 and 2.5 of 3
 
 
 @pytest.fixture

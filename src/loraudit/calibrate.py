@@ -83,7 +83,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
 
     Returns:
         Seconds per step, to evaluate a row, and to get ready (the first steps' extra included);
-        peak MiB; values that are saved; whether the batches were real rows.
+        peak MiB; values that are saved; ranks of all layers; whether the batches were real rows.
 
     Raises:
         UserError: settings that fit neither model nor machine.
@@ -95,7 +95,12 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     import torch
 
     from loraudit import train as loop
-    from loraudit.accounting import count_parameters, peak_device_memory_mib, peak_memory_mib
+    from loraudit.accounting import (
+        adapter_ranks,
+        count_parameters,
+        peak_device_memory_mib,
+        peak_memory_mib,
+    )
 
     if not launch.get("use_cpu") and not torch.cuda.is_available():
         raise UserError("its launch file asks for a GPU, and this machine has none")
@@ -122,6 +127,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
         "device_mib": peak_device_memory_mib(),
         "saved_values": 0 if spec.method == "full" else parameters["trainable"],
         "held_values": sum(value.numel() for value in held.weights.values()),
+        "ranks": sum(adapter_ranks(module).values()),
         "real_rows": real,
     }
 
@@ -285,4 +291,18 @@ def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
         cost["ready_seconds"]
         + steps * cost["step_seconds"]
         + spec.epochs * scored * cost["evaluate_row_seconds"]
+        + scoring_rows(spec, cost["ranks"]) * cost["evaluate_row_seconds"]
     )
+
+
+def scoring_rows(spec: RunSpec, ranks: int) -> int:
+    """Return the rows that a model would have to pass for what ALoRA's scores cost.
+
+    A round passes its rows twice for each of `ranks`, from the rank's block on: half of the model,
+    on average.
+    """
+    if spec.alora is None:
+        return 0
+    settings = spec.alora
+    rounds = (settings.first + n * settings.between for n in range(settings.rounds))
+    return sum(epoch < spec.epochs for epoch in rounds) * ranks * settings.rows
