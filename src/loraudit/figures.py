@@ -45,6 +45,8 @@ STYLE = {
 """Matplotlib's defaults and our style: a matplotlibrc of the user's changes no figure."""
 WIDTH = STYLE["figure.figsize"][0]
 SMALL = STYLE["xtick.labelsize"]
+LEGEND_ROWS, LEGEND_ROW = 3, 0.15
+"""Rows of a legend that a figure has room for, and the height in inches of a further one."""
 TITLE = 36
 """Characters that fit above a panel of half the width."""
 
@@ -68,12 +70,18 @@ def look(number: int) -> dict:
 
 
 def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
-    """Put all panels' legend below a figure, in as many columns as its labels leave room."""
+    """Put all panels' legend below a figure, in as many columns as its labels leave room.
+
+    Figures have room for `LEGEND_ROWS`; for more they grow.
+    """
     found: dict = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     columns = max(1, min(most, int(90 / (max(map(len, found), default=1) + 8))))
+    more = max(0, math.ceil(len(found) / columns) - LEGEND_ROWS)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_ROW * more)
     figure.legend(
         found.values(), found.keys(), loc="outside lower center", ncols=columns, title=title
     )
@@ -144,10 +152,20 @@ def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
 
 
 def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split adapter runs by target set and label, in order of appearance."""
+    """Split adapter runs by what has a look of its own, in order of appearance.
+
+    That is a target set and label; our LoRA and PEFT's share one, methods that move ranks do not.
+    """
     adapters = runs[runs["rank"].notna() & (runs.method != "published")]
     keys = adapters.targets + adapters.label.map(lambda label: f" {label}" if label else "")
+    keys += adapters.method.map(lambda name: "" if name in LORA_METHODS else f" {name}")
     return [(key, adapters[keys == key]) for key in keys.drop_duplicates()]
+
+
+def _line_name(part: pd.DataFrame) -> str:
+    """Name a line by method, targets and label."""
+    first = part.iloc[0]
+    return f"{METHOD_NAMES[first.method]}, {first.targets} {first.label}".strip()
 
 
 def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -209,8 +227,8 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
         looks = _numbered(key for key, _ in _series(tidy))
         for axes, runs, numbers, epoch in panels:
             for key, series in _series(runs):
-                for method, part in series.groupby("method", sort=False):
-                    _rank_line(axes, part, epoch, looks[key], f"{METHOD_NAMES[method]}, {key}")
+                for _, part in series.groupby("method", sort=False):
+                    _rank_line(axes, part, epoch, looks[key])
             _baselines(axes, runs, epoch)
             _published(axes, numbers, "rank", epoch)
             ranks = sorted(runs["rank"].dropna().unique())
@@ -222,7 +240,7 @@ def score_vs_rank(tidy: pd.DataFrame) -> Figure:
     return figure
 
 
-def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, label: str) -> None:
+def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> None:
     method = part.method.iloc[0]
     shift = 1.03 if method == "peft" else 0.97  # side by side where the twins agree
     found = part.groupby("rank")[epoch].agg(["mean", "std"])
@@ -234,7 +252,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int, labe
         yerr=found["std"].fillna(0),
         linestyle=LINES[method],
         markerfacecolor="white" if method == "peft" else series["color"],
-        label=label,
+        label=_line_name(part),
         **series,
     )
 
@@ -298,7 +316,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
         looks = _numbered(names)
         for axes, runs, numbers, epoch in panels:
             cells = [
-                (f"{METHOD_NAMES[method]}, {key}", part, looks[key], method)
+                (_line_name(part), part, looks[key], method)
                 for key, rows in _series(runs)
                 for method, part in rows.groupby("method", sort=False)
             ]

@@ -5,7 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -50,7 +50,7 @@ def rank_rows(ranks: pd.DataFrame) -> pd.DataFrame:
 def ranks(table: pd.DataFrame) -> Figure:
     """Draw the rank in use over steps as a map: a panel per cell, a line per matrix and layer."""
     cells = list(table.groupby(CELL, dropna=False, sort=False))
-    norm = Normalize(0, table.in_use.max())
+    norm = PowerNorm(0.5, 0, table.in_use.max())  # small ranks differ in colour, too
     rows = -(-len(cells) // 2)
     with plt.rc_context(STYLE):
         lines = table.groupby(["matrix", "layer"]).ngroups
