@@ -83,7 +83,8 @@ def test_a_table_edited_by_one_digit_is_caught(project):
         path = STUDY / name
         start = path.read_text().index("\n")
         places = [place for place in digits(path, 20) if place > start]
-        change_digit(path, places[len(places) // 2])
+        leading = path.read_text().rindex(".") - 1  # section 7 is compared to nine digits
+        change_digit(path, leading if "spectra" in name else places[len(places) // 2])
     for name in ("summary", "cost"):
         path = STUDY / f"tables/{name}.md"
         change_digit(path, digits(path, 1)[0])
@@ -277,3 +278,11 @@ def test_records_may_not_be_swapped(project):
 
 def test_findings_are_plain_values(project):
     assert json.loads(json.dumps([finding._asdict() for finding in found()])) == []
+
+
+def test_rounding_is_forgiven_in_section_7s_tables_only():
+    found, wanted = "layer,phi\n1,0.12345678901234561\n", "layer,phi\n1,0.12345678901234567\n"
+    assert not list(verify._same_text(Path("tidy/subspaces.csv"), found, wanted))
+    assert len(list(verify._same_text(Path("tables/summary.csv"), found, wanted))) == 1
+    changed = found.replace("0.1234", "0.1235")
+    assert len(list(verify._same_text(Path("tidy/subspaces.csv"), changed, wanted))) == 1
