@@ -14,7 +14,7 @@ from loraudit import figures, report, section7_figures
 from loraudit.alt_text import DESCRIBE, describe, listed
 from loraudit.gallery import DRAWN
 from loraudit.products import FIGURES, TABLES, UPDATES, study_figures
-from loraudit.study import Run, Study, Switch
+from loraudit.study import Run, Study, Switch, load_study
 from loraudit.tables import data_table, protocol_table, provenance_table, switched_table
 
 HOSTILE = "</script><script>document.title='broken'</script>\"'&<img src=x onerror=alert(1)>"
@@ -145,6 +145,14 @@ def study(**changes) -> Study:
         for seed in (0, 1)
     ]
     return Study(**{"name": "small", "question": "Why?", "runs": tuple(runs), **changes})
+
+
+def test_the_protocol_tells_none_from_no_use():
+    table = report.protocol_table(load_study("config/studies/adaptive.yaml")).set_index("field")
+    assert table.value["base_bits"] == "none, 4, 2"
+    assert "none for unlabelled" in table["where it differs"]["base_bits"]
+    assert table.value["init"] == "kaiming, loftq, error"
+    assert table["where it differs"]["alora"] == ""
 
 
 def test_the_protocol_says_what_decides_a_field():

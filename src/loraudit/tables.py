@@ -9,6 +9,7 @@ import pandas as pd
 
 from loraudit.cost import TASKS
 from loraudit.files import write_atomic
+from loraudit.spec import ADAPTER_FIELDS, ADAPTIVE, RunSpec
 from loraudit.study import BASE, Study
 
 METHOD_NAMES = {
@@ -263,7 +264,7 @@ def protocol_table(study: Study) -> pd.DataFrame:
     """List every run field, the values it takes, and what decides where they differ."""
     rows = []
     for field in type(study.runs[0].spec).model_fields:
-        values = [_shown(getattr(run.spec, field)) for run in study.runs]
+        values = [_value(run.spec, field) for run in study.runs]
         distinct = dict.fromkeys(value for value in values if value is not None)
         row = {"field": field, "value": ", ".join(distinct) or "none", "where it differs": ""}
         if len(distinct) > 1 and field not in ("task", "model", "method"):
@@ -272,9 +273,17 @@ def protocol_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _shown(value: object) -> str | None:
+def _value(spec: RunSpec, field: str) -> str | None:
+    """Return a field's value, None where the run's method has no use for the field."""
+    value = getattr(spec, field)
+    no_use = not spec.adapter or field == "init"  # AdaLoRA has its own
+    idle = field in ADAPTIVE or (field in ADAPTER_FIELDS and no_use)
+    return None if value is None and idle else _shown(value)
+
+
+def _shown(value: object) -> str:
     if value is None:
-        return None
+        return "none"
     return "+".join(value) if isinstance(value, tuple) else str(getattr(value, "name", value))
 
 
@@ -313,7 +322,7 @@ def switched_table(study: Study) -> pd.DataFrame:
             {
                 "switch": switch.name,
                 "field": field,
-                "base": _shown(getattr(base, field)) or "none",
+                "base": _shown(getattr(base, field)),
                 "switched": "none" if value is None else str(value),
             }
             for switch in study.switches
