@@ -186,7 +186,9 @@ def test_an_unfinished_run_is_refused(copy, tmp_path, name):
 
 def test_a_method_without_adapter_is_refused(copy, tmp_path):
     rewrite_spec(copy, method="full")
-    assert "method 'full' has no adapter (legal: lora, peft, alora" in refused(copy, tmp_path / "out")
+    assert "method 'full' has no adapter (legal: lora, peft, alora" in refused(
+        copy, tmp_path / "out"
+    )
 
 
 def test_a_spec_of_another_run_is_refused(copy, tmp_path):
