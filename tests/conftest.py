@@ -120,17 +120,19 @@ def save_hub_folder(folder, config: str = "sst2", rows: int = 256, columns=None)
     (folder / "README.md").write_text("\n".join([*head, "---"]))
 
 
+TASK = {
+    "source": {"folder": "unused", "config": "sst2"},
+    "text": ["sentence"],
+    "label": "label",
+    "classes": ["negative", "positive"],
+    "metrics": ["accuracy", "f1"],
+    "headline": "accuracy",
+}
+"""A task's entry on `save_hub_folder`'s tables."""
+
+
 def make_task(**changes) -> TaskEntry:
-    fields = {
-        "name": "tinytask",
-        "source": {"folder": "unused", "config": "sst2"},
-        "text": ["sentence"],
-        "label": "label",
-        "classes": ["negative", "positive"],
-        "metrics": ["accuracy", "f1"],
-        "headline": "accuracy",
-    }
-    return TaskEntry(**{**fields, **changes})
+    return TaskEntry(**{"name": "tinytask", **TASK, **changes})
 
 
 def make_spec(**changes) -> RunSpec:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from conftest import save_hub_folder, save_tiny_model
+from conftest import TASK, save_hub_folder, save_tiny_model
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
@@ -36,14 +36,7 @@ def make_project(root: Path, studies: dict[str, str]) -> Path:
             shutil.copy(source, root / name)
     save_tiny_model(root / "tiny-model")
     save_hub_folder(root / "hub")
-    words = {
-        "source": {"folder": "hub", "config": "sst2"},
-        "text": ["sentence"],
-        "label": "label",
-        "classes": ["negative", "positive"],
-        "metrics": ["accuracy", "f1"],
-        "headline": "accuracy",
-    }
+    words = {**TASK, "source": {"folder": "hub", "config": "sst2"}}
     add_entries(root / "config/tasks.yaml", {"words": words, "letters": words})
     models = root / "config/models.yaml"
     table = yaml.safe_load(models.read_text())

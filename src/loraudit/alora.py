@@ -198,14 +198,11 @@ def round_steps(settings: ALoRA, per_epoch: int, steps: int) -> list[int]:
     Raises:
         UserError: the run ends before the first.
     """
-    first, between = (
-        max(1, round(epochs * per_epoch)) for epochs in (settings.first, settings.between)
-    )
-    at = [first + number * between for number in range(settings.rounds)]
+    at = settings.steps(per_epoch)
     found = [step for step in at if step < steps]
     if not found:
         raise UserError(
-            f"alora.first: the first round would be after step {first}, the run has {steps} "
+            f"alora.first: the first round would be after step {at[0]}, the run has {steps} "
             f"(legal: below {steps / per_epoch:g} epochs)"
         )
     return found

@@ -286,16 +286,17 @@ def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
     """Return a run's seconds, launching aside, from what `measure` found."""
     scored = sum(count for split, count in rows.items() if split != "train")
-    steps = spec.epochs * math.ceil(rows["train"] / spec.global_batch)
+    per_epoch = math.ceil(rows["train"] / spec.global_batch)
+    steps = spec.epochs * per_epoch
     return (
         cost["ready_seconds"]
         + steps * cost["step_seconds"]
         + spec.epochs * scored * cost["evaluate_row_seconds"]
-        + scoring_rows(spec, cost["ranks"]) * cost["evaluate_row_seconds"]
+        + scoring_rows(spec, per_epoch, cost["ranks"]) * cost["evaluate_row_seconds"]
     )
 
 
-def scoring_rows(spec: RunSpec, ranks: int) -> int:
+def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:
     """Return the rows that a model would have to pass for what ALoRA's scores cost.
 
     A round passes its rows twice for each of `ranks`, from the rank's block on: half of the model,
@@ -303,6 +304,5 @@ def scoring_rows(spec: RunSpec, ranks: int) -> int:
     """
     if spec.alora is None:
         return 0
-    settings = spec.alora
-    rounds = (settings.first + n * settings.between for n in range(settings.rounds))
-    return sum(epoch < spec.epochs for epoch in rounds) * ranks * settings.rows
+    rounds = sum(step < spec.epochs * per_epoch for step in spec.alora.steps(per_epoch))
+    return rounds * ranks * spec.alora.rows

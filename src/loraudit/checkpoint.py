@@ -164,12 +164,18 @@ class Checkpoints:
             files, belongs = dict(manifest["files"]), dict(manifest["belongs"])
         except (OSError, ValueError, TypeError, KeyError):
             return "its manifest is missing or damaged"
-        for key, value in self.belongs.items():
-            if belongs.get(key) != value:
-                return f"{key} was {belongs.get(key)!r} and is {value!r}"
+        if difference := self.differs(belongs):
+            return difference
         found = folder_fingerprint(folder)
         del found[MANIFEST]
         return None if found == files else "its files were changed or cut"
+
+    def differs(self, belongs: dict) -> str | None:
+        """Say in what a thing read from JSON does not belong to this run; None: it does."""
+        for key, value in self.belongs.items():
+            if belongs.get(key) != value:
+                return f"{key} was {belongs.get(key)!r} and is {value!r}"
+        return None
 
     def _found(self) -> list[Path]:
         """Return the checkpoints on disk, the newest first."""

@@ -117,10 +117,8 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     if any(layer.merged for layer in layers.values()):
         raise ValueError("unmerge before export")
     state = peft_bridge.to_peft(adapter_state(model, spec.model.head))
-    config = peft_bridge.lora_config(spec, list(layers))
-    moved = {name: layer for name, layer in layers.items() if layer.rank != spec.rank}
-    config.rank_pattern = {name: layer.rank for name, layer in moved.items()}
-    config.alpha_pattern = {name: layer.alpha for name, layer in moved.items()}
+    ranks = {name: layer.rank for name, layer in layers.items()}
+    config = peft_bridge.with_ranks(peft_bridge.lora_config(spec, list(layers)), spec, ranks)
     peft_bridge.write_folder(state, config, folder)
 
 

@@ -29,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loraudit.errors import UserError
+from loraudit.models import is_packed
 
 Init = Literal["kaiming", "gaussian"]
 
@@ -66,6 +67,7 @@ class LoRALinear(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.base = base.requires_grad_(False)
+        self.packed = is_packed(base)  # then it can be used, and not added to
         self.rank = rank
         self.alpha = alpha
         self.scaling = alpha / rank
@@ -78,11 +80,6 @@ class LoRALinear(nn.Module):
         self.lora_A = nn.Parameter(like.new_empty(rank, d_in))  # (8, 768)
         self.lora_B = nn.Parameter(like.new_empty(d_out, rank))  # (768, 8)
         self.reset_parameters()
-
-    @property
-    def packed(self) -> bool:
-        """Whether W0 is held in few bits: it can be used, and not added to."""
-        return not hasattr(self.base, "weight")
 
     @staticmethod
     def sizes(base: nn.Linear) -> tuple[int, int]:

@@ -29,7 +29,6 @@ from torch import nn
 
 from loraudit.error_ranks import Start, starts
 from loraudit.errors import UserError
-from loraudit.files import read_json, write_json
 from loraudit.models import compute_dtype, freeze, in_head, linear_sizes, target_modules
 from loraudit.spec import HubSource, RunSpec, derive_seed, validated
 
@@ -262,14 +261,16 @@ def own_name(parameter: str) -> str:
 
 
 def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json."""
+    """Write adapter_model.safetensors and adapter_config.json.
+
+    Sets of the config are put in order: PEFT writes them in one that varies by process.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    for key, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, key, sorted(value))
     config.save_pretrained(folder)
-    content = read_json(folder / CONFIG)
-    for key in ("target_modules", "modules_to_save"):  # sets, in an order that varies by process
-        content[key] = sorted(content[key]) if isinstance(content[key], list) else content[key]
-    write_json(folder / CONFIG, content)
 
 
 def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]:

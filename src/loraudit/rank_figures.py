@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loraudit.compare import cell_name, text
-from loraudit.figures import CELL, STYLE, WIDTH, look, percent_axis, seeds, subjects
-from loraudit.figures import legend as legend_below
+from loraudit.figures import CELL, STYLE, WIDTH, legend, look, percent_axis, seeds, subjects
 from loraudit.spec import MATRICES
 
 MOST_CELLS = 6
@@ -127,7 +126,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
             axes.set_xlabel("bits of a frozen weight")
             axes.set_title(f"{task}, {model}", loc="left")
             percent_axis(axes, f"last-epoch {part.metric.iloc[0]}")
-        legend_below(figure, f"bars: SD over {seeds(table, CELL)}", most=2)
+        legend(figure, f"bars: SD over {seeds(table, CELL)}", most=2)
     return figure
 
 

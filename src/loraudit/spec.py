@@ -236,6 +236,11 @@ class ALoRA(Frozen):
     """what is switched off to score a rank alone (M_r): all other ranks of the model, or of its
     own layer; the paper says all other ranks"""
 
+    def steps(self, per_epoch: int) -> list[int]:
+        """Return the optimizer steps after which the rounds are, `per_epoch` being an epoch's."""
+        first, between = (max(1, round(part * per_epoch)) for part in (self.first, self.between))
+        return [first + number * between for number in range(self.rounds)]
+
 
 StepsOrShare = Annotated[int, Field(ge=0)] | Fraction
 

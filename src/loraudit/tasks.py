@@ -1,5 +1,6 @@
 """Tasks in training: token files mapped into memory, and batches made from them."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Tokens per example."""
         return np.diff(self.starts)

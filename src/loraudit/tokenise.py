@@ -29,17 +29,7 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
     Raises:
         UserError: no tokenizer, one that needs code of its own, or one without a padding token.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"{model}: no tokenizer that can be read without running its code: {reason}"
-        ) from None
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"{model}: the tokenizer has no padding token")
+    tokenizer = load_tokenizer(model)
     manifest = read_json(Path(data) / "manifest.json")
     with folder_atomic(out) as folder:
         for split in manifest["splits"]:
@@ -63,6 +53,26 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
                 "files": {file.name: sha256(file) for file in sorted(folder.glob("*.arrow"))},
             },
         )
+
+
+def load_tokenizer(model: Path):
+    """Load a model's tokenizer, without running any code that comes with it.
+
+    Raises:
+        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{model}: no tokenizer that can be read without running its code: {reason}"
+        ) from None
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{model}: the tokenizer has no padding token")
+    return tokenizer
 
 
 def texts(table: pd.DataFrame) -> list[list[str]]:

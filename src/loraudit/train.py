@@ -6,7 +6,6 @@ global batch is what the spec says, whatever the number of processes.
 """
 
 import importlib
-import json
 import math
 import os
 import signal
@@ -173,7 +172,7 @@ def train(
     belongs |= {"spec": digest(spec), "code": code}
     with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
         state.checkpoints = checkpoints
-        if finished_meanwhile(out, state, belongs):
+        if finished_meanwhile(out, accelerator, checkpoints):
             return
         take_up(state)
         run_epochs(state, examples)
@@ -198,22 +197,20 @@ def train(
             checkpoints.remove()
 
 
-def finished_meanwhile(out: Path, state: State, belongs: dict) -> bool:
+def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpoints) -> bool:
     """Tell whether another process, which was waited for, has completed this very run.
 
     That is so when a Snakemake was killed and its job lived on while the next Snakemake came to it.
     """
     found = 0.0
-    if state.checkpoints and state.checkpoints.waited and (out / "record.json").is_file():
+    if checkpoints.waited and (out / "record.json").is_file():
         with suppress(UserError):  # a damaged record
             record = read_record(out / "record.json")
             own = {**record.environment, "spec": record.spec_sha256, "code": record.code_sha256}
-            same = json.dumps({key: own.get(key) for key in belongs}) == json.dumps(belongs)
-            found = float(same and record.files == run_files(out))
-    accelerator = state.accelerator
+            found = float(checkpoints.differs(own) is None and record.files == run_files(out))
     if not accelerator.reduce(torch.tensor(found, device=accelerator.device), "sum").item():
         return False
-    state.checkpoints.say("the other process has completed the run; its result is kept")
+    checkpoints.say("the other process has completed the run; its result is kept")
     return True
 
 

@@ -176,11 +176,9 @@ def _check_metrics(entry: TaskEntry, table) -> None:
 
 
 def _tokens(table, model: Path) -> str:
-    from transformers import AutoTokenizer
+    from loraudit.tokenise import load_tokenizer, texts
 
-    from loraudit.tokenise import texts
-
-    tokens = AutoTokenizer.from_pretrained(model, trust_remote_code=False)(*texts(table))
+    tokens = load_tokenizer(model)(*texts(table))
     lengths = sorted(len(ids) for ids in tokens["input_ids"])
     middle = lengths[len(lengths) // 2]
     return f"tokens with {model.name}: median {middle}, most {lengths[-1]}"
@@ -257,10 +255,10 @@ def _linear_layers(folder: Path) -> list[str]:
 def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
     """Load a fetched model, match its matrices, and run two sentences through it with LoRA."""
     import torch
-    from transformers import AutoTokenizer
 
     from loraudit import inject
     from loraudit.models import linear_sizes, load_base, target_modules
+    from loraudit.tokenise import load_tokenizer
 
     spec = _trial_spec(entry)
     model = load_base(spec, folder)
@@ -271,7 +269,7 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
         shapes = {f"{d_out} x {d_in}" for d_in, d_out in sizes}
         seen.append([matrix, f"{len(names)} layers, {', '.join(sorted(shapes))}: {names[0]}"])
     _check_output(model, entry)
-    tokenizer = _tokenizer(AutoTokenizer, folder)
+    tokenizer = load_tokenizer(folder)
     batch = tokenizer(["A first trial.", "Another, longer one."], padding=True, return_tensors="pt")
     adapted = inject.apply(model, spec).eval()
     with torch.no_grad():
@@ -287,16 +285,6 @@ def _check_output(model, entry: ModelEntry) -> None:
         model.get_submodule(entry.output_layer)
     except AttributeError:
         raise UserError(f"output: the model has no module {entry.output_layer!r}") from None
-
-
-def _tokenizer(auto, folder: Path):
-    try:
-        tokenizer = auto.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer: {str(error).splitlines()[0]}") from None
-    if tokenizer.pad_token_id is None:
-        raise UserError("the tokenizer has no padding token, which batches need")
-    return tokenizer
 
 
 def _trial_spec(entry: ModelEntry):

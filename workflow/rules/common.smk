@@ -1,5 +1,6 @@
 # The study, and the helpers that the rules share. Everything wrong in a study is found here, before
 # any job starts.
+import json
 import shlex
 from pathlib import Path
 
@@ -37,11 +38,10 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURE_TABLES = study_figures(STUDY)
 DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
+CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
 SWITCHES = " ".join(  # how this study is asked for on the command line
     shlex.quote(f"{key}={value}")
-    for key, value in Config(**config)
-    .model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
-    .items()
+    for key, value in CHOICES.items()
     if key == "study" or value != DEFAULTS[key]
 )
 LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
