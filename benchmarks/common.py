@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 import transformers
 
-from loraudit.spec import RunSpec
-from loraudit.study import load_model, load_study
+from loraudit.studies.entry_files import load_model
+from loraudit.studies.expand import load_study
+from loraudit.studies.spec import RunSpec
 
 RANK = 8
 

@@ -17,12 +17,12 @@ import torch
 import transformers
 
 from common import interleaved, random_model, spec_of, spread
-from loraudit import inject, peft_bridge
-from loraudit.accounting import folder_bytes
-from loraudit.files import write_atomic, write_text
-from loraudit.models import reset_head
-from loraudit.spec import RunSpec
-from loraudit.tables import markdown, size
+from loraudit.adapters import inject, peft_twin
+from loraudit.adapters.base_model import reset_head
+from loraudit.base.files import write_atomic, write_text
+from loraudit.report.tables import markdown, size
+from loraudit.studies.spec import RunSpec
+from loraudit.training.accounting import folder_bytes
 
 ROWS, TOKENS, TASKS = 8, 64, 2
 
@@ -39,13 +39,13 @@ def trained(model: torch.nn.Module, spec: RunSpec) -> torch.nn.Module:
 def variants(base: torch.nn.Module, spec: RunSpec) -> dict[str, torch.nn.Module]:
     """Make the models whose forward pass is timed."""
     merged = trained(copy.deepcopy(base), spec)
-    twin_merged = peft_bridge.apply(copy.deepcopy(base), spec)
+    twin_merged = peft_twin.apply(copy.deepcopy(base), spec)
     inject.merge(merged)
     twin_merged.merge_adapter()
     return {
         "base": base,
         "LoRA (ours), unmerged": trained(copy.deepcopy(base), spec),
-        "LoRA (PEFT), unmerged": peft_bridge.apply(copy.deepcopy(base), spec).eval(),
+        "LoRA (PEFT), unmerged": peft_twin.apply(copy.deepcopy(base), spec).eval(),
         "LoRA (ours), merged": merged,
         "LoRA (PEFT), merged": twin_merged.eval(),
     }

@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from loraudit import train
-from loraudit.files import read_json
-from loraudit.spec import RunSpec
+from loraudit.base.files import read_json
+from loraudit.studies.spec import RunSpec
+from loraudit.training import loop, run
 
 times = []
-step = train.optimizer_step
+step = loop.optimizer_step
 
 
 def timed_step(*arguments) -> float:
@@ -21,9 +21,9 @@ def timed_step(*arguments) -> float:
     return loss
 
 
-train.optimizer_step = timed_step
+loop.optimizer_step = timed_step
 file, tokens, model, out = map(Path, sys.argv[1:])
-train.train(RunSpec(**read_json(file)), tokens, model, out)
+run.train(RunSpec(**read_json(file)), tokens, model, out)
 evaluated = read_json(out / "record.json")["train"]["seconds"]["evaluate"]
 start = times[0] - float(os.environ["BENCH_STARTED"])
 print(json.dumps({"start": start, "train": times[-1] - times[0], "evaluate": evaluated}))

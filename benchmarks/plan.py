@@ -31,14 +31,15 @@ import transformers
 import yaml
 from matplotlib.figure import Figure
 
-from loraudit import inject
-from loraudit.errors import UserError, run_program
-from loraudit.figures import COLOURS, MARKERS, STYLE, save
-from loraudit.files import write_json, write_text
-from loraudit.record import RunRecord, Train
-from loraudit.spec import RunSpec, digest
-from loraudit.study import Run, Study, load_study
-from loraudit.tables import markdown
+from loraudit.adapters import inject
+from loraudit.base.errors import UserError, run_program
+from loraudit.base.files import write_json, write_text
+from loraudit.report.figures import COLOURS, MARKERS, STYLE, save
+from loraudit.report.tables import markdown
+from loraudit.studies.expand import load_study
+from loraudit.studies.record import RunRecord, Train
+from loraudit.studies.spec import RunSpec, digest
+from loraudit.studies.study import Run, Study
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")

@@ -31,12 +31,14 @@ import pandas as pd
 import torch
 
 from common import interleaved, spec_of, spread
-from loraudit import inject, train
-from loraudit.files import write_atomic, write_json
-from loraudit.first_token import shorten
-from loraudit.models import load_base
-from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
-from loraudit.tasks import collate, global_batches, load_examples, pad_id, sorted_batches
+from loraudit.adapters import inject
+from loraudit.adapters.base_model import load_base
+from loraudit.adapters.first_token import shorten
+from loraudit.base.files import write_atomic, write_json
+from loraudit.data.batches import collate, global_batches, load_examples, pad_id, sorted_batches
+from loraudit.studies.entries import MATRICES
+from loraudit.studies.spec import ADAPTER_FIELDS, RunSpec
+from loraudit.training import loop, run
 
 TOKENS, MODEL = Path("resources/tokens/snippets/minilm-128"), Path("resources/models/minilm")
 LAUNCH = ("--quiet", "--config_file", "profiles/accelerate/cpu.yaml")
@@ -64,7 +66,7 @@ def padding() -> pd.DataFrame:
             how: global_batches(lengths, spec.global_batch, how, np.random.default_rng(0))
             for how in ("shuffle", "length_grouped")
         }
-        ways["sorted (evaluation)"] = sorted_batches(lengths, train.EVALUATED * spec.micro_batch)
+        ways["sorted (evaluation)"] = sorted_batches(lengths, loop.EVALUATED * spec.micro_batch)
         for way, batches in ways.items():
             padded = sum(len(b) * lengths[b].max() for b in batches)
             rows.append({"what": way, "setting": split, "median": padded / lengths.sum()})
@@ -126,9 +128,9 @@ def evaluation(rounds: int) -> pd.DataFrame:
     examples = load_examples(spec, TOKENS, "validation")
     model = inject.apply(shorten(load_base(spec, MODEL), spec), spec)
     pad = pad_id(TOKENS)
-    state = train.prepare(spec, train.make_accelerator(spec), model, 8, pad)
+    state = run.prepare(spec, run.make_accelerator(spec), model, 8, pad)
     bare = load_base(spec, MODEL).eval()
-    cuts = sorted_batches(examples.lengths, train.EVALUATED * spec.micro_batch)
+    cuts = sorted_batches(examples.lengths, loop.EVALUATED * spec.micro_batch)
     batches = [collate(examples, cut, spec, pad) for cut in cuts]
 
     def forward() -> None:
@@ -136,7 +138,7 @@ def evaluation(rounds: int) -> pd.DataFrame:
             for batch in batches:
                 bare(**batch)
 
-    calls = {"bare forward": forward, "ours": lambda: train.evaluate(state, examples, "evaluate")}
+    calls = {"bare forward": forward, "ours": lambda: loop.evaluate(state, examples, "evaluate")}
     seconds = interleaved(calls, max(5, rounds), warm_up=1)
     ratio = spread(seconds.div(seconds["bare forward"], axis=0))
     setting = "1,000 validation rows, over a bare forward pass"

@@ -30,14 +30,16 @@ import torch
 from torch import nn
 
 from common import RANK, interleaved, random_model, spec_of, spread
-from loraudit import baselines, inject, peft_bridge
-from loraudit.fast import FastLoRALinear
-from loraudit.files import write_atomic, write_text
-from loraudit.first_token import shorten
-from loraudit.lora import LoRALinear
-from loraudit.models import freeze, target_modules
-from loraudit.spec import ADAPTER_FIELDS, MATRICES, RunSpec
-from loraudit.tables import markdown
+from loraudit.adapters import inject, peft_twin
+from loraudit.adapters.fast import FastLoRALinear
+from loraudit.adapters.first_token import shorten
+from loraudit.adapters.layers import freeze, target_modules
+from loraudit.adapters.lora import LoRALinear
+from loraudit.base.files import write_atomic, write_text
+from loraudit.report.tables import markdown
+from loraudit.studies.entries import MATRICES
+from loraudit.studies.spec import ADAPTER_FIELDS, RunSpec
+from loraudit.training import baselines
 
 LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
 TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
@@ -75,7 +77,7 @@ METHODS: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
     "ours, plain": lambda base, spec: inject.apply(base, plain(spec)),
     "ours, all tokens": inject.apply,
     "ours": lambda base, spec: inject.apply(shorten(base, spec), spec),
-    "PEFT": peft_bridge.apply,
+    "PEFT": peft_twin.apply,
     "loralib": with_loralib,
     "full fine-tuning": lambda base, spec: baselines.apply(
         base, spec.model_copy(update={"method": "full", **dict.fromkeys(ADAPTER_FIELDS)})

@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.figures import COLOURS, MARKERS, STYLE, save
-from loraudit.files import write_atomic, write_text
-from loraudit.tables import markdown
+from loraudit.base.files import write_atomic, write_text
+from loraudit.report.figures import COLOURS, MARKERS, STYLE, save
+from loraudit.report.tables import markdown
 
 SHARE = "LoRA's share of one linear layer, forward and backward, r=8"
 STEP = "training step, r=8"

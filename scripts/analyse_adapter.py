@@ -6,12 +6,12 @@ python scripts/analyse_adapter.py --adapter FOLDER --model FOLDER --out FOLDER
 import argparse
 from pathlib import Path
 
-from loraudit.errors import run_program
-from loraudit.gallery import make
-from loraudit.products import FIGURES
-from loraudit.section7 import MOST, adapter_tables
-from loraudit.tables import write_tidy
-from loraudit.yaml_file import read_yaml
+from loraudit.analysis.section7 import MOST, adapter_tables
+from loraudit.analysis.tidy_files import write_tidy
+from loraudit.base.errors import run_program
+from loraudit.base.yaml_file import read_yaml
+from loraudit.report.figure_registry import make
+from loraudit.report.products import FIGURES
 
 
 def main() -> None:

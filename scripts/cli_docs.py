@@ -6,8 +6,8 @@ from pathlib import Path
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-from loraudit.cli import app
-from loraudit.files import write_text
+from loraudit.base.files import write_text
+from loraudit.tools.cli import app
 
 
 def page() -> str:

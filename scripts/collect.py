@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from loraudit.collect import read_study, write_collected
-from loraudit.errors import run_program
+from loraudit.analysis.collect import read_study, write_collected
+from loraudit.base.errors import run_program
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
-from loraudit.errors import run_program
-from loraudit.files import write_json
-from loraudit.spec import RunSpec, validated
+from loraudit.base.errors import run_program
+from loraudit.base.files import write_json
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.values import validated
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
 
     import pandas as pd
 
-    from loraudit.crosscheck import crosscheck, require_agreement
+    from loraudit.crosscheck.whole_model import crosscheck, require_agreement
 
     rows = crosscheck(spec, arguments.tokens, arguments.model)
     print(pd.DataFrame(rows).to_string(index=False), file=sys.stderr)

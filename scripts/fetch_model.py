@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from loraudit.errors import run_program
-from loraudit.fetch import fetch_model
-from loraudit.sources import describe, megabytes
-from loraudit.spec import ModelEntry, validated
+from loraudit.base.errors import run_program
+from loraudit.data.fetch import fetch_model
+from loraudit.data.sources import describe, megabytes
+from loraudit.studies.entries import ModelEntry
+from loraudit.studies.values import validated
 
 
 def main() -> None:

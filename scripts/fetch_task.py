@@ -4,10 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from loraudit.errors import run_program
-from loraudit.fetch import fetch_task
-from loraudit.sources import describe
-from loraudit.spec import TaskEntry, validated
+from loraudit.base.errors import run_program
+from loraudit.data.fetch import fetch_task
+from loraudit.data.sources import describe
+from loraudit.studies.entries import TaskEntry
+from loraudit.studies.values import validated
 
 
 def main() -> None:

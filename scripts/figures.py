@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from loraudit.errors import run_program
-from loraudit.gallery import DRAWN, make_from
+from loraudit.base.errors import run_program
+from loraudit.report.figure_registry import DRAWN, make_from
 
 
 def main() -> None:

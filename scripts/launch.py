@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from accelerate.commands import launch
 
-from loraudit.gpu_slots import hold, visible
+from loraudit.base.gpu_slots import hold, visible
 
 FIRST_PORT, PORTS = 20_000, 20_000
 

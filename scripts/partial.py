@@ -7,13 +7,13 @@ study's own are not touched.
 import argparse
 from pathlib import Path
 
-from loraudit.collect import complete, missing, read_study, write_collected
-from loraudit.errors import UserError, run_program
-from loraudit.files import folder_atomic, read_json, write_text
-from loraudit.gallery import make_from
-from loraudit.products import UPDATES, study_figures
-from loraudit.report import read_page, render
-from loraudit.study_tables import write_tables
+from loraudit.analysis.collect import complete, missing, read_study, write_collected
+from loraudit.base.errors import UserError, run_program
+from loraudit.base.files import folder_atomic, read_json, write_text
+from loraudit.report.figure_registry import make_from
+from loraudit.report.page import read_page, render
+from loraudit.report.products import UPDATES, study_figures
+from loraudit.report.study_tables import write_tables
 
 
 def main() -> None:

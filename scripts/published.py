@@ -3,15 +3,15 @@
 import argparse
 from pathlib import Path
 
-from loraudit import figures
-from loraudit.compare import published_verdicts
-from loraudit.errors import run_program
-from loraudit.files import write_atomic, write_text
-from loraudit.reference import select
-from loraudit.spec import validated
-from loraudit.study import PublishedFile
-from loraudit.tables import markdown, published_table
-from loraudit.yaml_file import read_yaml
+from loraudit.analysis.comparisons import published_verdicts
+from loraudit.base.errors import run_program
+from loraudit.base.files import write_atomic, write_text
+from loraudit.base.yaml_file import read_yaml
+from loraudit.report import figures
+from loraudit.report.tables import markdown, published_table
+from loraudit.studies.reference import select
+from loraudit.studies.study_file import PublishedFile
+from loraudit.studies.values import validated
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from loraudit.collect import read_study
-from loraudit.errors import run_program
-from loraudit.files import read_json, write_text
-from loraudit.report import read_page, render
+from loraudit.analysis.collect import read_study
+from loraudit.base.errors import run_program
+from loraudit.base.files import read_json, write_text
+from loraudit.report.page import read_page, render
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from loraudit.errors import UserError, run_program
-from loraudit.files import folder_atomic, write_text
-from loraudit.report import fill_blocks
+from loraudit.base.errors import UserError, run_program
+from loraudit.base.files import folder_atomic, write_text
+from loraudit.report.page import fill_blocks
 
 COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
 BENCH = "bench"

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from loraudit.errors import run_program
-from loraudit.files import write_json
-from loraudit.study import load_configured
+from loraudit.base.errors import run_program
+from loraudit.base.files import write_json
+from loraudit.studies.expand import load_configured
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
-from loraudit.errors import run_program
-from loraudit.tokenise import tokenise
+from loraudit.base.errors import run_program
+from loraudit.data.tokenise import tokenise
 
 
 def main() -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
-from loraudit.code_digest import code_digest
-from loraudit.errors import UserError, run_program
-from loraudit.files import read_json
-from loraudit.spec import METHOD_MODULES, RunSpec, validated
+from loraudit.base.code_digest import code_digest
+from loraudit.base.errors import UserError, run_program
+from loraudit.base.files import read_json
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.values import validated
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def main() -> None:
     fields = json.loads(text) if text.startswith("{") else read_json(text)
     spec = validated(RunSpec, fields, "spec")
 
-    from loraudit.train import train
+    from loraudit.training.run import train
 
     code = code_digest(__file__, METHOD_MODULES[spec.method])
     if arguments.code not in (None, code):

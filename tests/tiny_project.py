@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from conftest import TASK, save_hub_folder, save_tiny_model
+from tiny import TASK, save_hub_folder, save_tiny_model
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")

@@ -11,16 +11,16 @@ import re
 import textwrap
 from pathlib import Path
 
-from loraudit import spec, study
-from loraudit.yaml_file import read_yaml
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies import entries, spec, study_file
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {
-    **{name: getattr(study, name) for name in ("Config", "StudyFile", "AblationFile")},
-    **{name: getattr(study, name) for name in ("ProtocolFile", "PublishedFile")},
+    **{name: getattr(study_file, name) for name in ("Config", "StudyFile", "AblationFile")},
+    **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     **{name: getattr(spec, name) for name in ("RunSpec", "ALoRA", "AdaLoRA")},
-    **{name: getattr(spec, name) for name in ("TaskEntry", "RatingRule", "ModelEntry")},
-    **{name: getattr(spec, name) for name in ("WheelSource", "FolderSource", "HubSource")},
+    **{name: getattr(entries, name) for name in ("TaskEntry", "RatingRule", "ModelEntry")},
+    **{name: getattr(entries, name) for name in ("WheelSource", "FolderSource", "HubSource")},
 }
 ANCHORS = {
     "AblationFile": "ablation",

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import make_spec
-from loraudit.fetch import fetch_task
-from loraudit.files import folder_fingerprint, read_json
-from loraudit.peft_bridge import read_folder
-from loraudit.record import read_record
-from loraudit.spec import AdaLoRA, ALoRA
-from loraudit.subspace import phi
-from loraudit.tokenise import tokenise
+from loraudit.adapters.peft_folder import read_folder
+from loraudit.analysis.subspace import phi
+from loraudit.base.files import folder_fingerprint, read_json
+from loraudit.data.fetch import fetch_task
+from loraudit.data.tokenise import tokenise
+from loraudit.studies.record import read_record
+from loraudit.studies.spec import AdaLoRA, ALoRA
+from tiny import make_spec
 from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
 
 pytestmark = pytest.mark.pipeline
@@ -255,7 +255,7 @@ def test_plan_says_what_snakemake_would_do_and_how_long_it_takes(done, project):
 
 def test_verify_knows_a_sound_study_a_stale_one_and_an_edited_one(done, project):
     assert "small: no problem found, 0 notes" in command(project, "loraudit", "verify", "small")
-    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+    with edited(project / "src/loraudit/adapters/lora.py", "alpha / rank", "2 * alpha / rank"):
         output = command(project, "loraudit", "verify", "small", "--quick", ok=False)
     stale = re.findall(r"^problem: (\S+): stale: made by other code", output, re.M)
     assert stale == ["results/small/runs/words/tiny/lora-r2-q+v/s0/record.json"]
@@ -312,13 +312,13 @@ def test_again_there_is_nothing_to_do(done, project):
 
 
 def test_a_comment_reruns_nothing(done, project):
-    lora = project / "src/loraudit/lora.py"
+    lora = project / "src/loraudit/adapters/lora.py"
     with edited(lora, "self.rank = rank", "# the paper's r\n        self.rank = rank"):
         assert planned(project) == []
 
 
 def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done, project):
-    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+    with edited(project / "src/loraudit/adapters/lora.py", "alpha / rank", "2 * alpha / rank"):
         jobs = planned(project)
     assert jobs == sorted(
         [*ANALYSIS, "cross-check words tiny r2-q+v", "train words tiny lora-r2-q+v seed 0"]
@@ -326,7 +326,7 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
-    with edited(project / "src/loraudit/figures.py", "alpha=0.12", "alpha=0.13"):
+    with edited(project / "src/loraudit/report/figures.py", "alpha=0.12", "alpha=0.13"):
         jobs = planned(project)
     assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 
@@ -353,7 +353,7 @@ def test_a_deleted_run_is_redone_with_what_depends_on_it(done, project):
 def test_a_wrong_scaling_fails_the_cross_check_job_and_leaves_no_table(done, project):
     target = "results/small/crosscheck/words/tiny/r2-q+v.json"
     kept = (project / target).read_text()
-    with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+    with edited(project / "src/loraudit/adapters/lora.py", "alpha / rank", "2 * alpha / rank"):
         output = snakemake(project, target, ok=False)
     assert re.search(
         r"error: cross-check of r2-q\+v failed: optimizer steps \(float64, PEFT\)", output
@@ -500,6 +500,6 @@ def _launched(project, folder: Path, launch: str, spec):
 
 
 def _folder(source: dict):
-    from loraudit.spec import FolderSource
+    from loraudit.studies.entries import FolderSource
 
     return FolderSource(**source)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from loraudit import status
-from loraudit.errors import UserError
-from loraudit.files import write_json
-from loraudit.study import load_study
+from loraudit.base.errors import UserError
+from loraudit.base.files import write_json
+from loraudit.studies.expand import load_study
+from loraudit.tools import status
 
 pytestmark = pytest.mark.pipeline
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 STUDY = "config/studies/synthetic.yaml"
 PLAN = """
 import sys
-import loraudit.code_digest as module
+import loraudit.base.code_digest as module
 from snakemake.cli import main
 
 calls, digest = [], module.code_digest

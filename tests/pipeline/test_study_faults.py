@@ -16,8 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from loraudit.files import folder_fingerprint
-from loraudit.record import read_record
+from loraudit.base.files import folder_fingerprint
+from loraudit.studies.record import read_record
 from tiny_project import (
     command,
     edited,
@@ -199,7 +199,7 @@ def test_an_edit_of_the_library_in_the_middle_of_a_study_mixes_nothing(project, 
     with started(project, first, second, cores=1) as process:
         until(lambda: first.step() or second.step())
         now, later = (first, second) if first.step() else (second, first)
-        with edited(project / "src/loraudit/lora.py", "alpha / rank", "2 * alpha / rank"):
+        with edited(project / "src/loraudit/adapters/lora.py", "alpha / rank", "2 * alpha / rank"):
             assert process.wait() == 1
             said = (project / "started.txt").read_text()
             assert "error: the code was edited since this run was planned; start snakemake" in said

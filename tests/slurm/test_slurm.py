@@ -3,18 +3,15 @@
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-
-from loraudit.files import folder_fingerprint, read_json
-from tiny_project import command, edited, environment, make_project, snakemake
-
-sys.path.insert(0, str(Path(__file__).parent))
 from cluster import cluster, missing
+
+from loraudit.base.files import folder_fingerprint, read_json
+from tiny_project import command, edited, environment, make_project, snakemake
 
 pytestmark = [pytest.mark.slurm, pytest.mark.pipeline]
 
@@ -120,7 +117,7 @@ def test_a_run_at_its_time_limit_and_a_cancelled_one_go_on_from_their_checkpoint
         shutil.rmtree(folder)
     before = len(jobs())
     with (
-        edited(project / "src/loraudit/train.py", STEP, PAUSED),
+        edited(project / "src/loraudit/training/run.py", STEP, PAUSED),
         edited(project / "config/cluster.yaml", "train: {minutes: 120", "train: {minutes: 3"),
     ):
         records = [str(folder / "record.json") for folder in folders.values()]

@@ -5,14 +5,16 @@ import shlex
 from pathlib import Path
 
 import yaml
-from loraudit.cluster import read_cluster
-from loraudit.code_digest import code_digest
-from loraudit.errors import UserError
-from loraudit.locate import tokens_folder
-from loraudit.pairs import lora_runs
-from loraudit.products import TABLES, study_figures
-from loraudit.spec import METHOD_MODULES, digest
-from loraudit.study import Config, load_configured
+from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.base.code_digest import code_digest
+from loraudit.base.errors import UserError
+from loraudit.report.products import TABLES, study_figures
+from loraudit.studies.cluster import read_cluster
+from loraudit.studies.expand import load_configured
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.paths import tokens_folder
+from loraudit.studies.spec import digest
+from loraudit.studies.study_file import Config
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 

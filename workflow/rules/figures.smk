@@ -8,7 +8,7 @@ localrules:
 rule figure:
     input:
         tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURE_TABLES[w.figure]],
-        style="src/loraudit/loraudit.mplstyle",
+        style="src/loraudit/report/loraudit.mplstyle",
     output:
         svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",

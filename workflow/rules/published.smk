@@ -9,7 +9,7 @@ rule published:
     input:
         pairs="config/published.yaml",
         references=sorted(Path("config/reference").glob("*.yaml")),
-        style="src/loraudit/loraudit.mplstyle",
+        style="src/loraudit/report/loraudit.mplstyle",
     output:
         csv="results/published/verdicts.csv",
         markdown=report(

@@ -15,7 +15,7 @@ rule report:
         figures=[f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],
         csv=[f"{FIGURES}/{name}.csv" for name in FIGURE_TABLES],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
-        template="src/loraudit/report.html.jinja",
+        template="src/loraudit/report/report.html.jinja",
         captions=sorted(Path("workflow/report").glob("*.rst")),
     output:
         report(f"{RESULTS}/report.html", "../report/report.rst", category="Report"),

@@ -1,0 +1,152 @@
+"""Adapters that make up for the quantisation error: how many ranks where, and how they start.
+
+    E = W - Q(W)  (d_out, d_in),  singular values s_1 >= s_2 >= ...
+    best update of rank r:  (alpha/rank) B A = the first r singular directions of E
+    it takes s_1^2 + ... + s_r^2 off ||E||_F^2
+
+`allocate` shares ranks among matrices so that the sum of what they take off is the largest at equal
+trainable parameters ("ranks by quantisation error", a method of this project). `start` gives A and
+B: one step is the equation above; T steps are LoftQ's alternating ones (Li et al. 2024, LoftQ,
+algorithm 1), with hqq's quantiser for their q.
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loraudit.adapters.layers import is_packed
+from loraudit.studies.spec import RunSpec
+
+
+class Start(NamedTuple):
+    """A layer's adapter: its rank, and A (r, d_in) and B (d_out, r) where they are not drawn."""
+
+    rank: int
+    a: Tensor | None = None
+    b: Tensor | None = None
+
+
+def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start]:
+    """Return the start of each layer's adapter; layers that get no rank are left out.
+
+    The layers' `original` weights are used up. LoftQ quantises the layers anew.
+    """
+    layers = {name: model.get_submodule(name) for name in names}
+    ranks = dict.fromkeys(names, spec.rank)
+    if spec.ranks == "error":
+        ranks = error_ranks(layers, spec)
+    out = {name: Start(rank) for name, rank in ranks.items() if rank}
+    steps = {"error": 1, "loftq": spec.loftq_steps}.get(spec.init, 0)
+    for name in out if steps else ():
+        out[name] = start(layers[name], ranks[name], spec.alpha / spec.rank, steps)
+    for layer in layers.values():
+        if is_packed(layer):
+            layer.original = None
+    return out
+
+
+@torch.no_grad()
+def error_ranks(layers: Mapping[str, nn.Module], spec: RunSpec) -> dict[str, int]:
+    """Share as many trainable parameters as `spec.rank` for each layer would cost."""
+    energy = {name: torch.linalg.svdvals(error(layer)) ** 2 for name, layer in layers.items()}
+    cost = {name: layer.in_features + layer.out_features for name, layer in layers.items()}
+    budget = spec.rank * sum(cost.values())
+    found = {name: values.cpu().numpy() for name, values in energy.items()}
+    return allocate(found, cost, budget, min(spec.least_rank, spec.rank))
+
+
+def error(layer: nn.Module) -> Float[Tensor, "d_out d_in"]:
+    """Return W - Q(W) in float64, of a layer that has its `original` still."""
+    return layer.original.double() - layer.dequantize().double()
+
+
+@torch.no_grad()
+def start(layer: nn.Module, rank: int, scaling: float, steps: int) -> Start:
+    """Return A and B with Q + scaling B A near W; `layer` holds Q of the last step.
+
+        Q_t = q(W - scaling B_(t-1) A_(t-1)),   scaling B_t A_t = best rank r of W - Q_t
+
+    Q_1 = q(W) is what the layer holds already.
+    """
+    original = layer.original
+    a, b = _low_rank(error(layer) / scaling, rank)
+    for _ in range(steps - 1):
+        layer.requantise((original.double() - scaling * b @ a).to(original.dtype))
+        a, b = _low_rank(error(layer) / scaling, rank)
+    return Start(rank, a.to(original.dtype), b.to(original.dtype))
+
+
+def _low_rank(
+    matrix: Float[Tensor, "d_out d_in"], rank: int
+) -> tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]:
+    """Return A and B whose product B A is the best of that rank, singular values shared evenly.
+
+    Where there are fewer directions than `rank`, the rest is zero.
+    """
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    count = min(rank, len(values))
+    a = matrix.new_zeros(rank, matrix.shape[1])
+    b = matrix.new_zeros(matrix.shape[0], rank)
+    root = values[:count].sqrt()
+    a[:count], b[:, :count] = root[:, None] * right[:count], left[:, :count] * root
+    return a, b
+
+
+def allocate(
+    energy: Mapping[str, np.ndarray], cost: Mapping[str, int], budget: int, least: int = 0
+) -> dict[str, int]:
+    """Choose ranks that take off the most energy for at most `budget` parameters; exact.
+
+    Args:
+        energy: squared singular values of each matrix's error, falling.
+        cost: parameters of one rank of each matrix, d_in + d_out.
+        budget: parameters in all; less than one rank's are left over, while there are directions.
+        least: ranks that each matrix gets whatever its energy.
+
+    Raises:
+        ValueError: `least` alone costs more than the budget.
+    """
+    ranks = {name: min(least, len(values)) for name, values in energy.items()}
+    left = budget - sum(cost[name] * rank for name, rank in ranks.items())
+    if left < 0:
+        raise ValueError(f"budget {budget} does not pay for {least} ranks a matrix")
+    offers = sorted(
+        (cost[name], -value, name)
+        for name, values in energy.items()
+        for value in values[ranks[name] :]
+    )
+    pools = {price: list(pool) for price, pool in groupby(offers, key=lambda offer: offer[0])}
+    gains = {price: [-value for _, value, _ in pool] for price, pool in pools.items()}
+    for price, number in _counts(gains, left).items():
+        for _, _, name in pools[price][:number]:
+            ranks[name] += 1
+    return ranks
+
+
+def _counts(gains: Mapping[int, list[float]], budget: int) -> dict[int, int]:
+    """Say how many to take of each price, from its largest gain down: a knapsack, by tables.
+
+    best[b] is the largest gain of the prices so far within b units (the prices' common divisor).
+    """
+    unit = math.gcd(*gains) or 1
+    units = budget // unit
+    best, taken = np.zeros(units + 1), {}
+    for price, offered in gains.items():
+        step, count = price // unit, np.zeros(units + 1, int)
+        new = best.copy()
+        for n, gain in enumerate(np.cumsum(offered)[: units // step], 1):
+            better = np.flatnonzero(best[: units + 1 - n * step] + gain >= new[n * step :])
+            new[better + n * step] = best[better] + gain
+            count[better + n * step] = n
+        best, taken[price] = new, count
+    out = {}
+    for price in reversed(list(gains)):
+        out[price] = int(taken[price][units])
+        units -= out[price] * (price // unit)
+    return out

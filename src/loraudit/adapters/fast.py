@@ -1,0 +1,72 @@
+"""The fast path of LoRALinear: one node instead of many, equal to it up to rounding.
+
+LoRALinear makes five tensors on the way forward and autograd as many on the way back, four of them
+as large as h. Here both ways are one function that adds in place, and the thin products are written
+with the long side last, which BLAS does in half the time:
+
+    low^T = A x^T       h  = W0 x + b0,  then  h  += (alpha/r) B low     in place
+    d^T   = B^T dh^T    dx = W0^T dh,    then  dx += (alpha/r) A^T d     in place
+    dB^T  = (alpha/r) low^T dh           dA = (alpha/r) d^T x
+
+Kept for the way back: x, and low (rank numbers a token). It needs LoRA dropout to be off, and one
+dtype for all: with dropout, under autocast and on a quantised base the plain layer runs. The spec's
+`compute` chooses; tests/adapters/test_fast.py compares values, gradients and
+trajectories in float64.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from loraudit.adapters.lora import LoRALinear
+
+
+class LowRankLinear(torch.autograd.Function):
+    """h = W0 x + b0 + s B A x as one node, with the gradients of x, A and B; W0, b0 are frozen."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_A, lora_B, scaling):
+        """Return h (*batch, d_out) for x (*batch, d_in)."""
+        low = lora_A @ x.reshape(-1, x.shape[-1]).T  # (r, tokens)
+        h = nn.functional.linear(x, weight, bias)
+        h.view(-1, h.shape[-1]).addmm_(low.T, lora_B.T.contiguous(), alpha=scaling)
+        ctx.save_for_backward(x, low, weight, lora_A, lora_B)
+        ctx.scaling = scaling
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dh):
+        """Return the gradients of x (None if it needs none), lora_A and lora_B."""
+        x, low, weight, lora_A, lora_B = ctx.saved_tensors
+        dh = dh.reshape(-1, dh.shape[-1])  # (tokens, d_out)
+        d = (lora_B.T.contiguous() @ dh.T).mul_(ctx.scaling)  # (r, tokens)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (dh @ weight).addmm_(d.T, lora_A).view_as(x)
+        return dx, None, None, d @ x.reshape(-1, x.shape[-1]), (low @ dh).mul_(ctx.scaling).T, None
+
+
+class FastLoRALinear(LoRALinear):
+    """`LoRALinear` in one node, wherever that computes the same; else its own forward."""
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Compute h = W0 x + b0 + (alpha/r) B A x."""
+        if not self.exact(x):
+            return super().forward(x)
+        base = self.base
+        return LowRankLinear.apply(
+            x, base.weight, base.bias, self.lora_A, self.lora_B, self.scaling
+        )
+
+    def exact(self, x: Tensor) -> bool:
+        """Tell whether one node computes what `LoRALinear` does, up to rounding."""
+        return not (
+            self.merged
+            or self.rank == 0
+            or (self.training and self.dropout.p > 0)
+            or torch.is_autocast_enabled(x.device.type)
+            or self.packed
+            or not x.dtype == self.base.weight.dtype == self.lora_A.dtype
+        )

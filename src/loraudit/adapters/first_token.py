@@ -1,0 +1,77 @@
+"""The last layer for the first token only: exact where the head reads no other token.
+
+The head of BERT and RoBERTa reads the first token, so of the last layer's queries, attention output
+and MLP the other tokens' are never read. Keys and values are still those of all tokens. Dropout
+draws fewer random numbers, so a run with dropout is another draw of the same distribution, not the
+same bits. Any method trains on it (the PEFT twin too); tests/adapters/test_fast.py
+compares it with the
+whole layer in float64.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from loraudit.adapters.layers import names_like
+from loraudit.base.errors import UserError
+from loraudit.studies.spec import RunSpec
+
+
+class FirstTokenAttention(nn.Module):
+    """BERT's and RoBERTa's self-attention, its output computed for the first token only.
+
+    Takes over the projections of the layer it replaces, under the same names.
+
+    Args:
+        attention: a transformers BertSelfAttention or RobertaSelfAttention.
+    """
+
+    def __init__(self, attention: nn.Module):
+        super().__init__()
+        self.query, self.key, self.value = attention.query, attention.key, attention.value
+        self.dropout = attention.dropout
+        self.heads, self.scaling = attention.num_attention_heads, attention.scaling
+
+    def forward(self, hidden_states: Float[Tensor, "rows tokens d"], attention_mask=None, **_):
+        """Return the first token's output (rows, 1, d), and None for the attention weights."""
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, :, :1]  # (rows, 1, 1, tokens)
+        out = nn.functional.scaled_dot_product_attention(
+            self._split(self.query(hidden_states[:, :1])),
+            self._split(self.key(hidden_states)),
+            self._split(self.value(hidden_states)),
+            attn_mask=attention_mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+            scale=self.scaling,
+        )
+        return out.transpose(1, 2).flatten(2), None
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Cut (rows, tokens, d) into heads: (rows, heads, tokens, d / heads)."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def shorten(model: nn.Module, spec: RunSpec) -> nn.Module:
+    """Let the last layer compute its first token only, in place, where the head reads no other.
+
+    The model entry's `first_token` names the attention blocks of such a model. Nothing is done
+    without it, or when the spec's `compute` is "plain".
+
+    Raises:
+        UserError: the model has no module of that name.
+    """
+    pattern = spec.model.first_token
+    if pattern is None or spec.compute == "plain":
+        return model
+    blocks = names_like(model, pattern)
+    if not blocks:
+        raise UserError(f"model {spec.model.name!r} has no module {pattern!r} (first_token)")
+    block = model.get_submodule(blocks[-1])
+    block.self = FirstTokenAttention(block.self)
+    block.output.register_forward_pre_hook(_first_token_of_both)
+    return model
+
+
+def _first_token_of_both(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Cut the residual (rows, tokens, d) to the first token, as the attention's output is."""
+    attended, residual = inputs
+    return attended, residual[:, :1]

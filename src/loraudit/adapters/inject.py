@@ -1,0 +1,147 @@
+"""In-house LoRA on a model: put adapters on, list, remove, merge; method "lora"."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loraudit.adapters import peft_folder, peft_twin
+from loraudit.adapters.error_ranks import starts
+from loraudit.adapters.fast import FastLoRALinear
+from loraudit.adapters.layers import freeze, in_head, target_modules
+from loraudit.adapters.lora import Init, LoRALinear
+from loraudit.adapters.lora_variants import LoRAConv1D
+from loraudit.adapters.warm_start import start_from as start_from
+from loraudit.base.errors import UserError
+from loraudit.studies.spec import RunSpec, derive_seed
+
+
+def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
+    """Freeze the model and wrap its target layers in `LoRALinear`, in place.
+
+    Each layer's A is drawn with a seed of its own, derived from the run's seed and the layer's
+    name, so the PEFT twin starts at the same A through PEFT's own initialisation.
+
+    Raises:
+        UserError: a target that this model lacks.
+    """
+    freeze(model, spec.model.head, spec.head == "trained")
+    names = target_modules(model, spec.model, spec.targets)
+    for name, start in starts(model, spec, names).items():
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+        base = model.get_submodule(name)
+        init: Init = "gaussian" if spec.init == "gaussian" else "kaiming"
+        alpha = spec.alpha * start.rank / spec.rank  # one scaling for all layers
+        drawn = spec.lora_dropout, init, spec.init_std
+        layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
+        if start.a is not None:
+            layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
+        model.set_submodule(name, layer)
+    return model
+
+
+def lora_class(base: nn.Module, compute: str = "plain") -> type[LoRALinear]:
+    """Return the class that adapts a linear layer: by how it stores its weight, and the compute."""
+    if isinstance(base, Conv1D):
+        return LoRAConv1D
+    return LoRALinear if compute == "plain" else FastLoRALinear
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return {full name: layer} of the adapters on a model."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def merge(model: nn.Module) -> None:
+    """Merge every adapter into its base layer."""
+    for layer in lora_layers(model).values():
+        layer.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Take every adapter out of its base layer again."""
+    for layer in lora_layers(model).values():
+        layer.unmerge()
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Put the base layers back in place: merged ones stay merged, others are as pretrained."""
+    for name, layer in lora_layers(model).items():
+        model.set_submodule(name, layer.base)
+    return model
+
+
+def switch(model: nn.Module, folder: Path) -> nn.Module:
+    """Replace a model's adapters and head by those of another PEFT folder; the base stays as it is.
+
+    Raises:
+        ValueError: the adapters are merged: their update would stay in the base.
+        UserError: a folder that `load` refuses, or one without a head, which would leave the
+            other task's in place; the model is then as it was.
+    """
+    config, state = peft_folder.read_folder(folder)
+    if not config.modules_to_save:
+        raise UserError(f"{folder}: no head (modules_to_save); the one in place is another task's")
+    layers = lora_layers(model)
+    if any(layer.merged for layer in layers.values()):
+        raise ValueError("unmerge before switching the adapter")
+    try:
+        return _put_on(remove(model), config, state, folder)
+    except UserError:
+        for name, layer in layers.items():
+            model.set_submodule(name, layer)
+        raise
+
+
+def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """Return lora_A, lora_B and head tensors by our own names, without layers of rank 0."""
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if (name.endswith((".lora_A", ".lora_B")) and tensor.numel()) or in_head(name, head)
+    }
+
+
+def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
+    """Save the adapter and head as a PEFT folder.
+
+    A layer whose rank is no longer the spec's goes into rank_pattern, and into alpha_pattern with
+    the alpha that keeps its scaling; one of rank 0 is left out.
+
+    Raises:
+        ValueError: the adapters are merged; their file would add the update twice.
+    """
+    layers = {name: layer for name, layer in lora_layers(model).items() if layer.rank}
+    if any(layer.merged for layer in layers.values()):
+        raise ValueError("unmerge before export")
+    state = peft_folder.to_peft(adapter_state(model, spec.model.head))
+    ranks = {name: layer.rank for name, layer in layers.items()}
+    config = peft_twin.with_ranks(peft_twin.lora_config(spec, list(layers)), spec, ranks)
+    peft_folder.write_folder(state, config, folder)
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    """Put a PEFT folder's adapter and head on a fresh base model, in place.
+
+    Raises:
+        UserError: a folder that `peft_folder.read_folder` refuses, or tensors whose names or shapes
+            do not fit this model; the model is then as it was.
+    """
+    return _put_on(model, *peft_folder.read_folder(folder), folder)
+
+
+def _put_on(model: nn.Module, config: LoraConfig, state: dict, folder: Path) -> nn.Module:
+    """Check that an adapter fits a model without one, and put it on in place."""
+    peft_folder.check_fits(model, state, folder)
+    peft_folder.check_config(model, config, state, folder)
+    names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
+    for name in names:
+        rank = state[f"{name}.lora_A"].shape[0]
+        base = model.get_submodule(name)
+        alpha = peft_folder.alpha_of(config, name)
+        layer = lora_class(base)(base, rank, alpha, config.lora_dropout)
+        model.set_submodule(name, layer.train(model.training))
+    model.load_state_dict(state, strict=False)
+    return model

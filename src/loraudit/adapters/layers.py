@@ -1,0 +1,75 @@
+"""A model's layers: find those behind q k v o up down, tell their kind and sizes, freeze them."""
+
+import re
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loraudit.base.errors import UserError
+from loraudit.studies.entries import Matrix, ModelEntry
+
+
+def in_head(parameter: str, head: tuple[str, ...]) -> bool:
+    """Tell whether a parameter's dotted name lies in one of the head modules."""
+    return any(f".{name}." in f".{parameter}" for name in head)
+
+
+def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, ...]) -> list[str]:
+    """Return the full names of the linear layers behind q, k, v, o, up, down, in model order.
+
+    Raises:
+        UserError: a target that matches no linear layer of this model.
+    """
+    linear = [name for name, layer in model.named_modules() if is_linear(layer)]
+    matched: set[str] = set()
+    for target in targets:
+        hits = [name for name in names_like(model, entry.modules[target]) if name in linear]
+        if not hits:
+            raise UserError(
+                f"targets: model {entry.name!r} has no linear layer "
+                f"{entry.modules[target]!r} for {target!r} (models.yaml)"
+            )
+        matched.update(hits)
+    return [name for name in linear if name in matched]
+
+
+def is_packed(layer: nn.Module) -> bool:
+    """Tell whether a layer holds its weight in few bits (quantise.py), by hqq's name for it."""
+    return hasattr(layer, "W_q")
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Tell whether a layer is one of the linear kinds: nn.Linear, Conv1D, or packed."""
+    return isinstance(layer, nn.Linear | Conv1D) or is_packed(layer)
+
+
+def compute_dtype(layer: nn.Module) -> torch.dtype:
+    """Return the dtype in which a linear layer computes."""
+    return layer.compute_dtype if is_packed(layer) else layer.weight.dtype
+
+
+def names_like(model: nn.Module, pattern: str) -> list[str]:
+    """Return the modules whose full name ends in a dotted pattern; `*` is a layer number."""
+    regex = re.compile(rf"(^|\.){re.escape(pattern).replace(re.escape('*'), r'[0-9]+')}$")
+    return [name for name, _ in model.named_modules() if regex.search(name)]
+
+
+def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
+    """Freeze every parameter, except the head's when `train_head`."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(train_head and in_head(name, head))
+
+
+def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:
+    """Return (d_in, d_out) of a linear layer; None where the model has none of that name.
+
+    GPT-2's Conv1D stores its weight as (d_in, d_out), nn.Linear as (d_out, d_in).
+    """
+    layer = dict(model.named_modules()).get(name)
+    if isinstance(layer, nn.Linear) or (layer is not None and is_packed(layer)):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, Conv1D):
+        d_in, d_out = layer.weight.shape
+        return d_in, d_out
+    return None

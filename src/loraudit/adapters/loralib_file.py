@@ -1,0 +1,323 @@
+"""Adapters saved by loralib (microsoft/LoRA): read a `.bin` safely, write a PEFT folder.
+
+A loralib file is a state dict saved by torch.save, a zip with a pickle inside:
+
+    roberta.encoder.layer.0.attention.self.query.lora_A   (r, d_in)     loralib.Linear, r > 0
+    roberta.encoder.layer.0.attention.self.query.lora_B   (d_out, r)
+    classifier.dense.weight, classifier.dense.bias, ...                 the head, if it was saved
+
+The shapes are ours and PEFT's. The file does not hold alpha (an argument of the layers), nor the
+number of layers and their widths: those come from the base model's config.json.
+"""
+
+import math
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import torch
+from torch import nn
+
+from loraudit.adapters import peft_folder
+from loraudit.adapters.layers import in_head, target_modules
+from loraudit.base.errors import UserError
+from loraudit.base.files import folder_atomic
+from loraudit.studies.entries import HubSource, ModelEntry
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a loralib file turned out to hold; `state` has the base model's names."""
+
+    state: Tensors
+    targets: tuple[str, ...]
+    ranks: dict[str, int]
+    bytes: int
+
+    @property
+    def rank(self) -> int:
+        """The rank of most layers."""
+        ranks = list(self.ranks.values())
+        return max(sorted(set(ranks)), key=ranks.count)
+
+    @property
+    def head(self) -> list[str]:
+        """Names of the head's tensors."""
+        return [name for name in self.state if not name.endswith((".lora_A", ".lora_B"))]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Say it as a table of two columns."""
+        count = {name: tensor.numel() for name, tensor in self.state.items()}
+        head = sum(count[name] for name in self.head)
+        return [
+            ("layers", str(len(self.ranks) // len(self.targets))),
+            ("adapted matrices", str(len(self.ranks))),
+            ("targets", "+".join(self.targets)),
+            ("rank", ", ".join(str(rank) for rank in sorted(set(self.ranks.values())))),
+            ("adapter parameters", f"{sum(count.values()) - head:,}"),
+            ("head parameters", f"{head:,}" if head else "0 (no head in this file)"),
+            ("file bytes", f"{self.bytes:,}"),
+        ]
+
+
+def import_file(file: Path, alpha: float | None, entry: ModelEntry, base: Path, out: Path) -> Found:
+    """Turn a loralib file into a PEFT folder; nothing is written unless all of it is good.
+
+    Args:
+        file: the `.bin`.
+        alpha: numerator of the scaling alpha / r that it was trained with.
+        entry: the base model's entry, for the names of its matrices and head.
+        base: folder with the base model's config.json; nothing else of it is read.
+        out: the PEFT folder to write, which must not exist.
+
+    Raises:
+        UserError: no alpha, a file that can't be read safely, or one that does not fit the model.
+    """
+    if alpha is None:
+        raise UserError(
+            "alpha: the file does not store it; give --alpha, the number that it was trained "
+            "with (on the published MNLI adapter 8 gives 66.55 %, 16 gives 87.5 %)"
+        )
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise UserError(f"alpha: {alpha!r} (legal: a number above 0)")
+    if out.exists():
+        raise UserError(f"out: {out} exists already; name a new folder")
+    state = unwrapped(read_bin(file))
+    output = state.get(f"{entry.output_layer}.weight")
+    classes = len(output) if output is not None and output.ndim and len(output) else 2
+    model = skeleton(base, classes)
+    found = recognise(state, entry, model, file)
+    with folder_atomic(out) as folder:
+        peft_folder.write_folder(
+            peft_folder.to_peft(found.state), _config(found, alpha, entry), folder
+        )
+    return found
+
+
+def read_bin(file: Path) -> Tensors:
+    """Read a state dict of plain tensors; no code in the file is run.
+
+    torch.load(weights_only=True) builds tensors and plain containers only and refuses all else.
+
+    Raises:
+        UserError: no such file, or one that is not a whole state dict of finite float tensors, or
+            whose tensors claim more bytes than the file has.
+    """
+    if not file.is_file():
+        raise UserError(f"no file {file}")
+    size = file.stat().st_size
+    if not size:
+        raise UserError(f"{file}: the file is empty")
+    _check_zip(file, size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail anywhere in the reader
+        raise _refusal(file, error) from None
+    if not isinstance(state, dict) or not state:
+        raise UserError(f"{file}: holds a {type(state).__name__}, not a state dict of tensors")
+    return _plain_tensors(state, file, size)
+
+
+def _plain_tensors(state: dict, file: Path, size: int) -> Tensors:
+    """Return copies of a file's tensors; UserError for anything else, or more than it can hold."""
+    claimed = 0
+    for name, tensor in state.items():
+        shown = " ".join(repr(name).split())[:80]
+        if not isinstance(name, str) or type(tensor) not in (torch.Tensor, nn.Parameter):
+            kind = type(tensor).__name__
+            raise UserError(f"{file}: {shown} is a {kind} (legal: names with tensors)")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UserError(f"{file}: {shown} is not a plain tensor ({tensor.layout})")
+        claimed += tensor.numel() * tensor.element_size()
+    if claimed > size:
+        raise UserError(f"{file}: claims {claimed:,} bytes of tensors in a file of {size:,}")
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _check_zip(file: Path, size: int) -> None:
+    """Refuse a zip that would unpack to more than it is, or whose checksums differ.
+
+    torch.save compresses nothing, and torch.load checks no checksum. Files of torch before 1.6 are
+    no zips and have none: a flipped bit in their numbers can't be seen.
+    """
+    with file.open("rb") as start:
+        if start.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            damaged = None if unpacked > size else archive.testzip()
+    except Exception as error:  # as above
+        raise UserError(f"{file}: truncated or damaged: {_one_line(error)}") from None
+    if unpacked > size:
+        raise UserError(f"{file}: claims {unpacked:,} bytes of contents in a file of {size:,}")
+    if damaged:
+        raise UserError(
+            f"{file}: damaged: the checksum of {_one_line(ValueError(damaged))} differs"
+        )
+
+
+def _refusal(file: Path, error: Exception) -> UserError:
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        return UserError(f"{file}: refused, nothing was run: it asks for code ({code.group(1)!r})")
+    return UserError(f"{file}: not a whole file of torch.save: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    reason = str(error).rpartition("WeightsUnpickler error:")[2]  # after a page of advice
+    text = " ".join(reason.split()) or type(error).__name__
+    return text[:120].encode("unicode_escape").decode()
+
+
+def unwrapped(state: Tensors) -> Tensors:
+    """Take off the `module.` that DataParallel puts before every name."""
+    while state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def skeleton(base: Path, classes: int) -> nn.Module:
+    """Make the base model's sequence classifier without weights, from its config.json.
+
+    Raises:
+        UserError: no config.json there, or none of a sequence classifier.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    if not (base / "config.json").is_file():
+        raise UserError(
+            f"base: no config.json in {base}; give the base model's folder (nothing else of it is "
+            "read), it says how many layers there are and how wide"
+        )
+    try:
+        config = AutoConfig.from_pretrained(base, num_labels=classes, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:  # transformers names no common class for a config that is wrong
+        raise UserError(f"base: {base}/config.json: {_one_line(error)}") from None
+
+
+def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -> Found:
+    """Find the model's layers behind a file's names, and check that the file is all there.
+
+    Names may have any prefix before the layer, the same for all: `roberta.` or none, say.
+
+    Args:
+        state: {name in the file: tensor}.
+        entry: the model's entry.
+        model: the base model, without adapters (the meta device will do).
+        file: to name in an error.
+
+    Raises:
+        UserError: names that are no adapter's or head's, layers or head tensors that are missing,
+            wrong shapes, or tensors that `peft_folder.check_tensors` refuses.
+    """
+    _refuse_fused(state, file)
+    places = _places(entry, model)
+    named = _named(state, entry, places, file)
+    peft_folder.check_tensors(named, file)
+    peft_folder.check_fits(model, named, file)
+    ranks = {
+        name.removesuffix(".lora_A"): len(tensor)
+        for name, tensor in named.items()
+        if name.endswith(".lora_A")
+    }
+    targets = tuple(
+        target
+        for target in entry.modules
+        if set(ranks) & set(target_modules(model, entry, (target,)))
+    )
+    wanted = [f"{name}.lora_A" for name in target_modules(model, entry, targets)]
+    if any(in_head(name, entry.head) for name in named):
+        wanted += [name for name in model.state_dict() if in_head(name, entry.head)]
+    missing = [name.removesuffix(".lora_A") for name in wanted if name not in named]
+    if missing:
+        raise UserError(f"{file}: nothing for {_some(missing)}, which this model has")
+    return Found(named, targets, ranks, file.stat().st_size)
+
+
+def _refuse_fused(state: Tensors, file: Path) -> None:
+    """Say clearly what a MergedLinear's pair is: A (r * n, d) and B (n * d_out / 3, r)."""
+    for name, a in state.items():
+        b = state.get(name.removesuffix("_A") + "_B") if name.endswith(".lora_A") else None
+        if b is None or a.ndim != 2 or b.ndim != 2 or 0 in (*a.shape, *b.shape):
+            continue
+        fused, rest = divmod(a.shape[0], b.shape[1])
+        if fused > 1 and not rest and b.shape[0] % fused == 0:
+            raise UserError(
+                f"{file}: {name!r} {tuple(a.shape)} with lora_B {tuple(b.shape)} looks like "
+                f"loralib's MergedLinear ({fused} fused matrices), which is not supported "
+                "(legal: loralib.Linear, lora_A (r, d_in) and lora_B (d_out, r))"
+            )
+
+
+def _places(entry: ModelEntry, model: nn.Module) -> dict[str, str]:
+    """Return {name from the pattern on: full name} of every matrix that could have an adapter."""
+    names = target_modules(model, entry, tuple(entry.modules))
+    return {relative: name for name in names if (relative := _relative(name, entry))}
+
+
+def _relative(name: str, entry: ModelEntry) -> str | None:
+    """Return the part of a layer's name that a pattern of the entry matches, None without one."""
+    for pattern in entry.modules.values():
+        regex = pattern.replace(".", r"\.").replace("*", r"\d+")
+        hit = re.search(rf"(?:^|\.)({regex})$", name)
+        if hit:
+            return hit.group(1)
+    return None
+
+
+def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path) -> Tensors:
+    """Give every tensor the base model's name."""
+    named, unknown, prefixes = {}, [], set()
+    for name, tensor in state.items():
+        layer, _, part = name.rpartition(".")
+        adapter = part in ("lora_A", "lora_B")
+        relative = _relative(layer, entry) if adapter else None
+        if relative in places:
+            prefixes.add(layer.removesuffix(relative))
+            named[f"{places[relative]}.{part}"] = tensor
+        elif not adapter and any(name.startswith(f"{head}.") for head in entry.head):
+            named[name] = tensor
+        else:
+            unknown.append(name)
+    if unknown:
+        raise UserError(
+            f"{file}: {_some(unknown)}: not known (legal: lora_A and lora_B of "
+            f"{', '.join(entry.modules.values())}; the head {', '.join(entry.head)})"
+        )
+    if len(prefixes) > 1:
+        raise UserError(f"{file}: layers of several models: {_some(sorted(prefixes))}")
+    return named
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(repr(name[:80]) for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def _config(found: Found, alpha: float, entry: ModelEntry) -> peft.LoraConfig:
+    """Say the adapter in PEFT's words, rank by rank where they differ.
+
+    Without a head there is no task type either: with SEQ_CLS, PEFT looks for a classifier.
+    """
+    source = entry.source
+    return peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS if found.head else None,
+        base_model_name_or_path=source.hub if isinstance(source, HubSource) else entry.name,
+        r=found.rank,
+        rank_pattern={name: rank for name, rank in found.ranks.items() if rank != found.rank},
+        lora_alpha=alpha,
+        target_modules=list(found.ranks),
+        modules_to_save=list(entry.head) if found.head else None,
+        bias="none",
+        inference_mode=True,
+    )

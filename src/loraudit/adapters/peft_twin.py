@@ -1,0 +1,139 @@
+"""PEFT as the cross-check: the twin model (method "peft"), and adapter folders both ways.
+
+Key table, for a layer called <name> and a head module called <head>:
+
+| in-house            | PEFT file (adapter_model.safetensors)       |
+|---------------------|---------------------------------------------|
+| <name>.lora_A       | base_model.model.<name>.lora_A.weight       |
+| <name>.lora_B       | base_model.model.<name>.lora_B.weight       |
+| <head>.weight, ...  | base_model.model.<head>.weight, ...         |
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from loraudit.adapters.error_ranks import Start, starts
+from loraudit.adapters.layers import compute_dtype, freeze, in_head, target_modules
+from loraudit.adapters.peft_folder import PREFIX, from_peft, write_folder
+from loraudit.base.errors import UserError
+from loraudit.studies.entries import HubSource
+from loraudit.studies.spec import RunSpec, derive_seed
+
+
+def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
+    """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others.
+
+    Raises:
+        UserError: a value of `spec.peft` that PEFT refuses.
+    """
+    fields = {
+        "task_type": peft.TaskType.SEQ_CLS,
+        "base_model_name_or_path": base_name(spec),
+        "r": spec.rank,
+        "lora_alpha": spec.alpha,
+        "lora_dropout": spec.lora_dropout,
+        "init_lora_weights": "gaussian" if spec.init == "gaussian" else True,
+        "target_modules": list(names),
+        "modules_to_save": list(spec.model.head),
+        "bias": "none",
+        "inference_mode": True,
+        **spec.peft,
+    }
+    with _peft_errors(spec):
+        return peft.LoraConfig(**fields)
+
+
+def base_name(spec: RunSpec) -> str:
+    """Return what an adapter's config calls its base model."""
+    source = spec.model.source
+    return source.hub if isinstance(source, HubSource) else spec.model.name
+
+
+@contextmanager
+def _peft_errors(spec: RunSpec) -> Iterator[None]:
+    """Turn PEFT's refusal of a variant into one sentence; of plain LoRA it is no user's error."""
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not spec.peft:
+            raise
+        raise UserError(f"peft = {spec.peft}: PEFT says: {' '.join(str(error).split())}") from None
+
+
+def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
+    """Wrap the model with PEFT, starting where the in-house twin starts.
+
+    PEFT's own initialisation is run again per layer under that layer's derived seed, so equal
+    starts mean equal initialisation code, not copied tensors. (Starts that are computed from a
+    quantisation error, which PEFT has for bitsandbytes only, are copied.) PEFT's other ways to
+    start, from `spec.peft`, are run once, under the run's seed.
+
+    Raises:
+        UserError: a target that this model lacks, or a variant that PEFT refuses.
+    """
+    freeze(model, spec.model.head, train_head=False)
+    found = starts(model, spec, target_modules(model, spec.model, spec.targets))
+    config = with_ranks(lora_config(spec, list(found)), spec, {n: s.rank for n, s in found.items()})
+    config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
+    torch.manual_seed(derive_seed(spec.seed, "lora_A"))
+    with _peft_errors(spec):
+        twin = peft.get_peft_model(model, config)
+    for name, start in found.items():
+        layer = twin.get_submodule(PREFIX + name)
+        if isinstance(layer, LoraLayer):
+            layer.to(compute_dtype(layer.get_base_layer()))  # PEFT leaves it float32 on packed ones
+            _initialise(layer, start, config.init_lora_weights, spec, name)
+    refreeze_head(twin, spec)
+    return twin
+
+
+def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
+    """Freeze the head again where the run has it frozen: PEFT trains what it saves."""
+    if spec.head == "frozen":
+        for name, parameter in wrapped.named_parameters():
+            if in_head(name, spec.model.head):
+                parameter.requires_grad_(False)
+
+
+@torch.no_grad()
+def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec, name: str) -> None:
+    """Start one layer of PEFT's where the in-house twin's starts."""
+    matrices = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    if start.a is not None:
+        for own, value in zip(matrices, (start.a, start.b), strict=True):
+            own.copy_(value)
+    elif init in (True, "gaussian"):
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+        layer.reset_lora_parameters("default", init)
+        if spec.init_std:  # PEFT's gaussian has 1/r only
+            torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+            torch.nn.init.normal_(matrices[0], std=spec.init_std)
+
+
+def with_ranks(config: peft.LoraConfig, spec: RunSpec, ranks: dict[str, int]) -> peft.LoraConfig:
+    """Name layers of another rank in rank_pattern, and in alpha_pattern so that alpha / r stays."""
+    moved = {name: rank for name, rank in ranks.items() if rank != spec.rank}
+    if moved:
+        config.rank_pattern = moved
+        config.alpha_pattern = {name: spec.alpha * r / spec.rank for name, r in moved.items()}
+    return config
+
+
+def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
+    """Save the PEFT twin's adapter and head."""
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in peft.get_peft_model_state_dict(model).items()
+    }
+    ranks = {
+        key.removesuffix(".lora_A"): tensor.shape[0]
+        for key, tensor in from_peft(state).items()
+        if key.endswith(".lora_A")
+    }
+    write_folder(state, with_ranks(lora_config(spec, list(ranks)), spec, ranks), folder)

@@ -1,0 +1,98 @@
+"""The base in few bits: every linear layer outside the head, packed by HQQ; adapters stay float.
+
+    W ~ Q(W) = (W_q - z) s      W_q: integers of 2, 3, 4 or 8 bits; z, s: one pair for each
+                                `base_group` inputs of a row, fitted by HQQ without data
+
+The library is hqq (Badri and Shaji, Half-Quadratic Quantization, 2023): plain torch, so it runs on
+CPUs, it packs 2, 3, 4 and 8 bits, and PEFT has a LoRA layer for its linear layer. A layer unpacks
+its weight at every forward and backward pass and does not keep it. The frozen bias stays float.
+What cannot be done to packed weights: train them, and merge an update into them.
+"""
+
+from torch import Tensor, nn
+
+from loraudit.adapters.layers import in_head, is_linear, target_modules
+from loraudit.base.errors import UserError
+from loraudit.studies.spec import RunSpec
+
+try:
+    from hqq.core import quantize as hqq
+except ImportError:
+    raise UserError("base_bits needs the package hqq: pip install hqq") from None
+
+
+class HQQLinear(hqq.HQQLinear):
+    """hqq's linear layer, whose scales, zeros and bias follow `.to(...)` as parameters do.
+
+    It keeps hqq's name: PEFT knows the layer by class and by name.
+
+    Args:
+        weight: W (d_out, d_in), any float; quantised from its float32 values.
+        bias: (d_out,) or None.
+        bits: of an integer of W_q.
+        group: inputs of a row that share a scale and a zero; a divisor of d_in.
+
+    `original` is W where a start of the adapter is still to be computed from it
+    (error_ranks.py), else None.
+    """
+
+    original: Tensor | None = None
+    meta: dict
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, bits: int, group: int):
+        layer = nn.Linear(1, 1, bias=bias is not None).requires_grad_(False)
+        layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
+        layer.weight.data = weight
+        if bias is not None:
+            layer.bias.data = bias
+        config = hqq.BaseQuantizeConfig(nbits=bits, group_size=group, axis=1)
+        super().__init__(layer, config, compute_dtype=weight.dtype, device=str(weight.device))
+
+    def requantise(self, weight: Tensor) -> None:
+        """Hold another weight (d_out, d_in) in the same bits and groups."""
+        del self.W_q  # a parameter, for which hqq would set a plain tensor
+        self.quantize(weight, **self.quant_config)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self.meta = {k: fn(v) if isinstance(v, Tensor) else v for k, v in self.meta.items()}
+        self.bias = None if self.bias is None else fn(self.bias)
+        self.original = None if self.original is None else fn(self.original)
+        self.device = str(self.meta["scale"].device)
+        self.compute_dtype = self.meta["compute_dtype"] = self.meta["scale"].dtype
+        return self
+
+
+def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
+    """Pack every linear layer outside the head in `spec.base_bits` bits, in place.
+
+    The layers that an adapter will start from the quantisation error of keep their `original`.
+
+    Raises:
+        UserError: a layer whose inputs `base_group` does not divide.
+    """
+    adapted = target_modules(model, spec.model, spec.targets) if from_error(spec) else []
+    for name, layer in list(model.named_modules()):
+        if not is_linear(layer) or in_head(f"{name}.", spec.model.head):
+            continue
+        weight = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.T).detach()
+        _check_group(name, weight.shape[1], spec.base_group)
+        bias = None if layer.bias is None else layer.bias.detach()
+        packed = HQQLinear(weight, bias, spec.base_bits, spec.base_group)
+        packed.original = weight.clone() if name in adapted else None
+        model.set_submodule(name, packed)
+    return model
+
+
+def from_error(spec: RunSpec) -> bool:
+    """Tell whether ranks or starts of a run's adapters come from the quantisation error."""
+    return spec.ranks == "error" or spec.init in ("error", "loftq")
+
+
+def _check_group(name: str, d_in: int, group: int) -> None:
+    """Refuse a group that leaves a rest in a row, or that hqq does not pack."""
+    if d_in % group or group % 8:
+        legal = [count for count in range(8, d_in + 1, 8) if d_in % count == 0]
+        shown = ", ".join(map(str, legal)) or "none"
+        raise UserError(f"base_group = {group}: {name} has {d_in} inputs (legal: {shown})")

@@ -1,0 +1,48 @@
+"""Start a run from another run's adapter (paper, appendix D.1)."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from loraudit.adapters.layers import in_head
+from loraudit.adapters.peft_folder import own_name, read_folder
+from loraudit.base.errors import UserError
+from loraudit.studies.spec import RunSpec
+
+
+@torch.no_grad()
+def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
+    """Copy another run's adapter into a model of either twin; returns what was copied.
+
+    lora_A and lora_B are copied, and with `warm_start.tensors` "adapter+head" the head's tensors
+    too, except those of its output layer, whose rows are the other task's classes.
+
+    Args:
+        model: a model that `apply` has prepared.
+        spec: its run, with a `warm_start`.
+        folder: the other run's adapter folder.
+
+    Raises:
+        UserError: a tensor that this model lacks, or has in another shape, or an adapter layer of
+            this model that the file lacks.
+    """
+    _, state = read_folder(folder)
+    own = {own_name(name): parameter for name, parameter in model.named_parameters()}
+    copied = []
+    for name, tensor in state.items():
+        if in_head(name, spec.model.head) and (
+            spec.warm_start.tensors == "adapter" or in_head(name, (spec.model.output_layer,))
+        ):
+            continue
+        if name not in own or own[name].shape != tensor.shape:
+            found = tuple(own[name].shape) if name in own else "nothing"
+            raise UserError(
+                f"warm_start: {folder} has {name} {tuple(tensor.shape)}, this model {found}"
+            )
+        own[name].copy_(tensor)
+        copied.append(name)
+    missing = [name for name in own if name.endswith((".lora_A", ".lora_B")) and name not in copied]
+    if missing:
+        raise UserError(f"warm_start: {folder} has no {', '.join(missing)}")
+    return copied

@@ -1,0 +1,54 @@
+"""Which saved adapters section 7 looks at. No torch: the Snakefile asks too.
+
+A group is the in-house LoRA runs that differ in rank and seed only. To keep tables and time
+bounded, each group gives at most one pair of ranks, one pair of seeds, and one run to set beside W.
+"""
+
+from loraudit.studies.names import targets_name
+from loraudit.studies.study import Run, Study
+
+
+def lora_runs(study: Study) -> list[Run]:
+    """Return the in-house LoRA runs; not ALoRA's, whose layers differ in rank."""
+    return [run for run in study.runs if run.spec.method == "lora"]
+
+
+def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
+    """Return per group its smallest and largest rank, of different seeds where it has them.
+
+    A draw of r rows starts with the draw of fewer, so equal seeds start in a shared direction: the
+    similarity would be the start's.
+    """
+    pairs = []
+    for group in _groups(study):
+        low, high = group[0].spec.rank, group[-1].spec.rank
+        if low < high:
+            small, large = ([r for r in group if r.spec.rank == rank] for rank in (low, high))
+            both = [(one, two) for two in large for one in small]
+            apart = [pair for pair in both if pair[0].spec.seed != pair[1].spec.seed]
+            pairs.append((apart or both)[0])
+    return pairs
+
+
+def seed_pairs(study: Study) -> list[tuple[Run, Run]]:
+    """Return per group the first two seeds of its largest rank."""
+    largest = [[run for run in g if run.spec.rank == g[-1].spec.rank] for g in _groups(study)]
+    return [(group[0], group[1]) for group in largest if len(group) > 1]
+
+
+def weight_runs(study: Study) -> list[Run]:
+    """Return per group the first seed of its largest rank."""
+    return [
+        next(run for run in group if run.spec.rank == group[-1].spec.rank)
+        for group in _groups(study)
+    ]
+
+
+def _groups(study: Study) -> list[list[Run]]:
+    """Return the groups, each ordered by rank and seed."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in lora_runs(study):
+        spec = run.spec
+        key = (spec.task.name, spec.model.name, targets_name(spec), run.label)
+        groups.setdefault(key, []).append(run)
+    return [sorted(g, key=lambda run: (run.spec.rank, run.spec.seed)) for g in groups.values()]

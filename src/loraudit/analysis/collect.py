@@ -1,0 +1,261 @@
+"""A study's tidy tables: one row per run, per pair of twins, per epoch, per layer's rank."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from loraudit.analysis.statistics import CELL, agreement, mcnemar, same_rows
+from loraudit.analysis.tidy_files import write_tidy
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_atomic
+from loraudit.base.progress import progress
+from loraudit.studies.entries import FolderSource, place_of
+from loraudit.studies.methods import LORA_METHODS
+from loraudit.studies.names import targets_name
+from loraudit.studies.record import RunRecord, read_record
+from loraudit.studies.study import Run, Study, cell_id
+from loraudit.studies.values import validated
+
+
+def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history, ranks.
+
+    Args:
+        study: the runs to collect.
+        cells: the cross-checks to collect.
+        folder: the study's folder, with runs/ and crosscheck/.
+
+    Raises:
+        UserError: a record that is incomplete, was changed, or was made from another spec.
+    """
+    checks = [
+        {"cell": cell, **row}
+        for cell in cells
+        for row in read_json(folder / "crosscheck" / f"{cell}.json")
+    ]
+    return {
+        "runs": tidy(study, folder / "runs"),
+        "crosscheck": pd.DataFrame(checks),
+        "twins": pd.DataFrame(twins(study, folder / "runs")),
+        "history": history(study, folder / "runs"),
+        "ranks": ranks(study, folder / "runs"),
+    }
+
+
+def tidy(study: Study, folder: Path) -> pd.DataFrame:
+    """Read all records of a study into one row per run.
+
+    Raises:
+        UserError: a record that is incomplete or was made from another spec.
+    """
+    runs = progress(study.runs, len(study.runs), "read records")
+    return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study.json."""
+    return validated(Study, read_json(path), str(path))
+
+
+def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:
+    """Write the tidy tables (`collected`, from `source`) and all records to out/tidy."""
+    for name, table in collected(study, cells, source).items():
+        write_tidy(table, out / "tidy" / name)
+    records = (read_json(source / "runs" / run.id / "record.json") for run in study.runs)
+    write_atomic(out / "tidy" / "records.jsonl", lambda path: _write_lines(path, records))
+
+
+def _write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write one line of JSON per record, one record at a time."""
+    with open(path, "w") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
+
+
+def complete(study: Study, folder: Path) -> tuple[Study, list[str]]:
+    """Return the study with the runs that have a result of its spec, and the cells checked."""
+    runs = tuple(run for run in study.runs if not _lacks(run, folder / "runs" / run.id))
+    checked = [c for c in study.cells() if (folder / "crosscheck" / f"{c}.json").is_file()]
+    return study.model_copy(update={"runs": runs}), checked
+
+
+def _lacks(run: Run, folder: Path) -> str:
+    """Say why a run has no result that counts; "" if it has one."""
+    files = ("record.json", "history.csv", "predictions.parquet")
+    if not all((folder / name).is_file() for name in files):
+        return "no result"
+    try:
+        _tidy_row(run, folder)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def missing(
+    planned: Study, study: Study, cells: list[str], folder: Path, logs: Path
+) -> pd.DataFrame:
+    """List what is planned and not there: what it is, its name, and what is known of it.
+
+    What is known comes from its log (`logs/train`, `logs/crosscheck`): a job that was started and
+    has left nothing is running, was stopped, or failed; the end of the log says more.
+    """
+    there = {run.id for run in study.runs}
+    rows = []
+    for run in planned.runs:
+        if run.id not in there:
+            cell, _, seed = run.id.rpartition("/")
+            known = _lacks(run, folder / "runs" / run.id)
+            log = logs / "train" / f"{cell}-{seed}.log"
+            rows.append(("run", run.id, known if known != "no result" else _last_words(log)))
+    for cell in planned.cells():
+        if cell not in cells:
+            rows.append(("cross-check", cell, _last_words(logs / "crosscheck" / f"{cell}.log")))
+    return pd.DataFrame(rows, columns=["what", "name", "known"])
+
+
+def _last_words(log: Path) -> str:
+    """Return a log's last line that reports an error, else its last line."""
+    if not log.is_file():
+        return "not started"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return ": ".join(["started, no result", *(errors or lines)[-1:]])
+
+
+def history(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
+    rows = []
+    for run in study.runs:
+        headline = run.spec.task.headline
+        with open(Path(folder) / run.id / "history.csv", newline="") as file:
+            for line in csv.DictReader(file):
+                counts = int(line["epoch"]), int(line["step"])
+                rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
+    epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
+    cells = [{"run": run.id, **_cell(run), "seed": run.spec.seed} for run in study.runs]
+    return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
+
+
+RANKS = ["run", *CELL[:-1], "seed", "step", "layer", "matrix", "in_use"]  # CELL ends in the metric
+
+
+def ranks(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack the ranks in use (ranks.csv) of the runs that move them or share them out.
+
+    Returns a row per run, layer (a number), matrix, and step at which the run's ranks moved; the
+    run's last step repeats what held then.
+    """
+    tables = [pd.DataFrame(columns=RANKS)]
+    for run in study.runs:
+        file = Path(folder) / run.id / "ranks.csv"
+        if not run.spec.uneven_ranks or not file.is_file():
+            continue
+        found = pd.read_csv(file)
+        last = pd.read_csv(file.with_name("history.csv")).step.max()
+        if found.step.max() < last:
+            found = pd.concat([found, found[found.step == found.step.max()].assign(step=last)])
+        places = [place_of(name, run.spec.model.modules) for name in found.layer]
+        cell = {"run": run.id, **_cell(run), "seed": run.spec.seed}
+        layers, matrices = zip(*places, strict=True)
+        found = found.rename(columns={"rank": "in_use"})
+        tables.append(found.assign(**cell, layer=layers, matrix=matrices)[RANKS])
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def twins(study: Study, folder: Path) -> list[dict]:
+    """Compare each pair of runs that differ in lora or peft only, on their last epochs' rows.
+
+    Returns a row per pair: share of equal predictions, largest difference of a logit, rows that
+    one alone got right and the exact McNemar p (classification only).
+    """
+    pairs: dict[tuple, dict[str, str]] = {}
+    for run in study.runs:
+        if run.spec.twins:
+            pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
+    rows = []
+    for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
+        if len(ids) == 2:
+            ours, peft = (
+                pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
+                for method in LORA_METHODS
+            )
+            ours, peft = same_rows(ours, peft)
+            row = {"cell": cell, "seed": seed, **agreement(ours, peft)}
+            if "logit_1" in ours:
+                row |= _mcnemar(ours, peft)
+            rows.append(row)
+    return rows
+
+
+def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
+    found = mcnemar(left.prediction == left.label, right.prediction == right.label)
+    names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
+    return {names[key]: value for key, value in found.items()}
+
+
+def _cell(run: Run) -> dict:
+    """Return the columns that name a run's cell."""
+    spec = run.spec
+    return {
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method,
+        "rank": spec.rank,
+        "targets": targets_name(spec) if spec.adapter else None,
+        "label": run.label,
+    }
+
+
+def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
+    """Read a run's record and its predictions.
+
+    Raises:
+        UserError: no complete run in that folder.
+    """
+    for name in ("record.json", "predictions.parquet"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no run here ({name} is missing)")
+    return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
+
+
+def _tidy_row(run: Run, folder: Path) -> dict:
+    record = read_record(folder / "record.json")
+    if record.spec != run.spec:
+        raise UserError(f"{folder}: made from another spec than the study asks for; delete it")
+    spec, train = record.spec, record.train
+    headline = spec.task.headline
+    return {
+        "run": run.id,
+        **_cell(run),
+        "seed": spec.seed,
+        "metric": headline,
+        "best": train.best[headline],
+        "last": train.last[headline],
+        "best_epoch": train.best_epoch,
+        "last_epoch": train.last_epoch,
+        **{f"best_{name}": value for name, value in train.best.items()},
+        **{f"last_{name}": value for name, value in train.last.items()},
+        **{f"parameters_{name}": count for name, count in train.parameters.items()},
+        **{f"bytes_{name}": count for name, count in train.bytes.items()},
+        **{f"rows_{name}": count for name, count in train.rows.items()},
+        **{f"published_rows_{name}": count for name, count in (spec.task.rows or {}).items()},
+        "matrices": "+".join(spec.targets or ()),
+        "local_copies": ", ".join(
+            entry.name
+            for entry in (spec.task, spec.model)
+            if isinstance(entry.source, FolderSource)
+        ),
+        "steps": train.steps,
+        "seconds": train.seconds["total"],
+        "seconds_train": train.seconds["train"],
+        "seconds_evaluate": train.seconds["evaluate"],
+        "tokens_real": train.tokens["real"],
+        "tokens_padded": train.tokens["padded"],
+        "peak_memory_mib": train.peak_memory_mib,
+        "peak_device_memory_mib": train.peak_device_memory_mib,
+        "copied_tensors": len(train.copied),
+        "base_bits": spec.base_bits,
+        **{f"counts_{name}": count for name, count in train.counts.items()},
+    }

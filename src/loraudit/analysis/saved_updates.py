@@ -1,0 +1,130 @@
+"""Updates as saved: a LoRA adapter by layer and matrix, and the weights that it is added to."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from loraudit.adapters.peft_folder import WEIGHTS, alpha_of, rank_of, read_folder
+from loraudit.analysis.subspace import SVD, svd, update_svd
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json
+from loraudit.studies.entries import MATRICES, place_of
+
+CHECKPOINT = "model.safetensors"
+WEIGHT_SHARE = 0.1
+"""Figure 8 goes up to the first tenth of W's singular directions."""
+
+
+class Update(NamedTuple):
+    """One layer's adapter: its module name in the model, A (r, d_in), B (d_out, r), and Delta W."""
+
+    name: str
+    a: Tensor
+    b: Tensor
+    delta: SVD
+
+
+Place = tuple[int, str]
+"""Layer number, and matrix name: q k v o up down."""
+
+
+def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Update]:
+    """Read an adapter in PEFT's format.
+
+    Args:
+        folder: adapter_config.json and adapter_model.safetensors.
+        modules: the model's matrix names as in models.yaml; of several, the first that fit.
+
+    Returns:
+        The layers' updates, ordered by layer and matrix.
+
+    Raises:
+        UserError: no adapter, one that is not plain LoRA, or layers that `modules` does not name.
+    """
+    config, state = read_folder(folder)
+    names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
+    places = _places(names, modules)
+    found = {}
+    for name in names:
+        a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
+        rank = rank_of(config, name)
+        if a.shape[0] != rank:
+            problem = f"rank {a.shape[0]}, the config says {rank}"
+            raise UserError(f"{folder / WEIGHTS}: {name}: {problem}")
+        delta = update_svd(a, b, alpha_of(config, name) / rank)
+        found[places[name]] = Update(name, a, b, delta)
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
+
+
+def _places(names: list[str], families: Iterable[Mapping[str, str]]) -> dict[str, Place]:
+    """Return each layer's place by the first family of module names that has them all."""
+    for modules in families:
+        places = {name: place for name in names if (place := place_of(name, modules))}
+        if len(places) == len(names):
+            return places
+    unknown = next(name for name in names if name not in places)
+    legal = ", ".join(modules.values())
+    raise UserError(f"adapter: layer {unknown!r} is none of the model's (legal: {legal})")
+
+
+class BaseWeights:
+    """A checkpoint's weight matrices; each is decomposed once, its leading directions are kept."""
+
+    def __init__(self, folder: Path, count: int):
+        """Open <folder>/model.safetensors; `count` directions, or a tenth of all, are kept."""
+        self.path = Path(folder) / CHECKPOINT
+        if not self.path.is_file():
+            raise UserError(f"{folder}: no model here ({CHECKPOINT} is missing)")
+        try:
+            self.file = safe_open(self.path, "pt")
+        except SafetensorError as error:
+            raise UserError(f"{self.path}: not a checkpoint: {error}") from None
+        self.keys = list(self.file.keys())
+        self.transposed = _stores_transposed(Path(folder))
+        self.count = count
+        self.kept: dict[str, SVD] = {}
+
+    def weight(self, update: Update) -> Tensor:
+        """Return the W that an update is added to.
+
+        Encoder and classifier checkpoints name a layer differently: with the model's own prefix
+        ("bert.encoder...") or without ("encoder..."). Either is found, whichever the adapter has.
+
+        Raises:
+            UserError: no such weight, more than one, or one of another shape than B A.
+        """
+        name = f"{update.name}.weight"
+        hits = [key for key in self.keys if f".{name}".endswith(f".{key}")]
+        hits += [key for key in self.keys if key.endswith(f".{name}")]
+        if len(hits) != 1:
+            found = " and ".join(hits) or "none"
+            raise UserError(f"{self.path}: expected one weight for {name!r}, found {found}")
+        weight = self.file.get_tensor(hits[0])
+        if self.transposed:
+            weight = weight.T
+        wanted = (update.b.shape[0], update.a.shape[1])
+        if tuple(weight.shape) != wanted:
+            shape = tuple(weight.shape)
+            raise UserError(f"{self.path}: {hits[0]} has shape {shape}, the adapter {wanted}")
+        return weight
+
+    def directions(self, update: Update) -> SVD:
+        """Return the leading singular directions of the W that an update is added to."""
+        if update.name not in self.kept:
+            count = max(self.count, tenth(update))
+            self.kept[update.name] = svd(self.weight(update)).leading(count)
+        return self.kept[update.name]
+
+
+def _stores_transposed(folder: Path) -> bool:
+    """Tell whether a model stores W as (d_in, d_out): GPT-2's Conv1D does."""
+    config = folder / "config.json"
+    return config.is_file() and read_json(config).get("model_type") == "gpt2"
+
+
+def tenth(update: Update) -> int:
+    """Return a tenth of the number of singular directions of W, which has Delta W's shape."""
+    return round(WEIGHT_SHARE * min(update.b.shape[0], update.a.shape[1]))

@@ -1,0 +1,227 @@
+"""Section 7's tables, from saved adapters and the weights they were trained beside.
+
+- spectra: a row per singular value of Delta W of every adapter, layer and matrix.
+- amplification: a row per adapter, layer and matrix: norms, stable rank, and Table 7's numbers.
+- subspaces: phi (eq. 4) of pairs: "ranks" (figure 3), "seeds" (figure 4), "weights" (figure 8:
+  Delta W beside W). Rows with `control` are random directions in the same numbers.
+
+The first two grow with the runs: per layer and matrix, r rows and one. `subspaces` has at most one
+pair of each kind per target set and label (`pairs.py`), i and j up to `most`, and one control per
+matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from loraudit.analysis.adapter_pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.analysis.saved_updates import BaseWeights, Place, Update, read_updates, tenth
+from loraudit.analysis.subspace import (
+    Side,
+    amplification,
+    random_directions,
+    similarity,
+    stable_rank,
+    svd,
+)
+from loraudit.base.errors import UserError
+from loraudit.base.progress import progress
+from loraudit.studies.entries import MATRICES
+from loraudit.studies.names import targets_name
+from loraudit.studies.spec import derive_seed
+from loraudit.studies.study import Run, Study
+
+TABLES = ("spectra", "amplification", "subspaces")
+MOST = 8
+"""Default of the largest i and j of phi's tables."""
+CONTROL_SEED = 0
+PROJECTED = ("projected_update", "projected_weight", "projected_random")
+UNDEFINED = dict.fromkeys(("stable_rank", "weight_norm", *PROJECTED, "amplification"), float("nan"))
+UNMOVED = {**UNDEFINED, "update_norm": 0.0}
+"""A row of `amplification` where the update is zero and so has no directions."""
+
+
+def study_tables(
+    study: Study, results: Path, models: Path, side: Side = "right", most: int = MOST
+) -> dict[str, pd.DataFrame]:
+    """Make the three tables of a study.
+
+    Args:
+        results: the study's folder.
+        models: the folder with one fetched model per name.
+        side, most: which singular vectors `subspaces` compares, and its largest i and j.
+
+    Raises:
+        UserError: `most` below 1, or an adapter or a model that is missing or ill-formed.
+    """
+    _check_most(most)
+    runs = lora_runs(study)
+    largest = max(most, *(run.spec.rank for run in runs))
+    bases = {
+        name: BaseWeights(models / name, largest)
+        for name in dict.fromkeys(run.spec.model.name for run in runs)
+    }
+
+    def updates(run: Run) -> dict[Place, Update]:
+        return read_updates(results / "runs" / run.id / "adapter", run.spec.model.modules)
+
+    columns: dict[str, dict[str, list]] = {name: {} for name in TABLES}
+
+    def add(name: str, rows: Iterable[dict]) -> None:
+        """Keep rows column by column: a dict for every row of a large study is several times it."""
+        for row in rows:
+            for key, value in row.items():
+                columns[name].setdefault(key, []).append(value)
+
+    for run in progress(runs, len(runs), "measure updates"):
+        found = updates(run)
+        add("spectra", spectra_rows(_identity(run), found))
+        base = bases[run.spec.model.name]
+        add("amplification", amplification_rows(_identity(run), found, base))
+    for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
+        for one, two in pairs:
+            pair = _pair(name, one, f"r{two.spec.rank} s{two.spec.seed}")
+            add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
+    for run in weight_runs(study):
+        base = bases[run.spec.model.name]
+        pair = _pair("weights", run, "W")
+        add("subspaces", weight_rows(pair, updates(run), base, side, most))
+    made = {name: pd.DataFrame(found) for name, found in columns.items()}
+    return {**made, "subspaces": made["subspaces"].assign(side=side)}
+
+
+def adapter_tables(
+    folder: Path,
+    model: Path,
+    families: Iterable[Mapping[str, str]],
+    side: Side = "right",
+    most: int = MOST,
+) -> dict[str, pd.DataFrame]:
+    """Make the three tables of an adapter alone, whose only pair is Delta W and W.
+
+    Args:
+        folder: the adapter in PEFT's format.
+        model: the folder with the base model's model.safetensors.
+        families: matrix names to try, as in models.yaml.
+        side, most: as in `study_tables`.
+    """
+    _check_most(most)
+    updates = read_updates(folder, *families)
+    rank = max(update.a.shape[0] for update in updates.values())
+    base = BaseWeights(model, max(most, rank))
+    matrices = {matrix for _, matrix in updates}
+    subject = {"task": folder.resolve().name, "model": model.resolve().name}
+    targets = {"targets": "+".join(name for name in MATRICES if name in matrices), "label": ""}
+    identity = {"run": str(folder), **subject, "rank": rank, **targets, "seed": None}
+    pair = {**subject, **targets, "pair": "weights", "first": f"r{rank}", "second": "W"}
+    return {
+        "spectra": pd.DataFrame(spectra_rows(identity, updates)),
+        "amplification": pd.DataFrame(amplification_rows(identity, updates, base)),
+        "subspaces": pd.DataFrame(weight_rows(pair, updates, base, side, most)).assign(side=side),
+    }
+
+
+def _check_most(most: int) -> None:
+    if most < 1:
+        raise UserError(f"most: {most} (legal: 1 or more)")
+
+
+def _identity(run: Run) -> dict:
+    spec = run.spec
+    subject = {"run": run.id, "task": spec.task.name, "model": spec.model.name, "rank": spec.rank}
+    return {**subject, "targets": targets_name(spec), "label": run.label, "seed": spec.seed}
+
+
+def _pair(name: str, run: Run, second: str) -> dict:
+    """Name a pair by the fields that both sides share, and its sides by rank and seed."""
+    spec = run.spec
+    subject = {"task": spec.task.name, "model": spec.model.name, "targets": targets_name(spec)}
+    first = f"r{spec.rank} s{spec.seed}"
+    return {**subject, "label": run.label, "pair": name, "first": first, "second": second}
+
+
+def spectra_rows(identity: dict, updates: dict[Place, Update]) -> Iterator[dict]:
+    """List the singular values of Delta W, the largest with index 1."""
+    for (layer, matrix), update in updates.items():
+        for index, value in enumerate(update.delta.values.tolist(), 1):
+            place = {"layer": layer, "matrix": matrix}
+            yield {**identity, **place, "index": index, "singular_value": value}
+
+
+def amplification_rows(
+    identity: dict, updates: dict[Place, Update], base: BaseWeights
+) -> Iterator[dict]:
+    """List Table 7's numbers and the stable rank; NaN where an update is zero."""
+    for (layer, matrix), update in updates.items():
+        values, numbers = update.delta.values, UNMOVED
+        if values.max() > 0:
+            weight, directions = base.weight(update), base.directions(update)
+            source = _generator("amplification", layer, matrix)
+            numbers = amplification(weight, update.delta, directions, source)
+            numbers["stable_rank"] = stable_rank(values)
+        yield {**identity, "layer": layer, "matrix": matrix, **numbers}
+
+
+def pair_rows(
+    identity: dict, one: dict[Place, Update], two: dict[Place, Update], side: Side, most: int
+) -> Iterator[dict]:
+    """List phi of two adapters' factors: right directions of A, or left ones of B.
+
+    An update of zero has learned no directions and has no rows.
+    """
+    one, two = _moved(one), _moved(two)
+    for place in (place for place in one if place in two):
+        pair = [
+            svd(update.a if side == "right" else update.b).side(side)
+            for update in (one[place], two[place])
+        ]
+        counts = [range(1, min(most, directions.shape[1]) + 1) for directions in pair]
+        yield from _with_control(identity, place, pair, counts, one)
+
+
+def weight_rows(
+    identity: dict, updates: dict[Place, Update], base: BaseWeights, side: Side, most: int
+) -> Iterator[dict]:
+    """List phi of Delta W (i up to `most`) and W (j up to a tenth of its directions, thinned).
+
+    An update of zero has no directions and no rows.
+    """
+    updates = _moved(updates)
+    for place, update in updates.items():
+        pair = [update.delta.side(side), base.directions(update).side(side)]
+        last = min(pair[1].shape[1], max(most, tenth(update)))
+        steps = torch.linspace(last / most, last, most).round().int().clamp(min=1)
+        counts = [range(1, min(most, pair[0].shape[1]) + 1), steps.unique().tolist()]
+        yield from _with_control(identity, place, pair, counts, updates)
+
+
+def _moved(updates: dict[Place, Update]) -> dict[Place, Update]:
+    return {place: update for place, update in updates.items() if update.delta.values.max() > 0}
+
+
+def _with_control(
+    identity: dict,
+    place: Place,
+    pair: list[Tensor],
+    counts: Sequence[Iterable[int]],
+    all_places: Iterable[Place],
+) -> Iterator[dict]:
+    """List phi of a place's pair, and in the matrix's first layer of random directions too."""
+    layer, matrix = place
+    shown = {False: similarity(*pair)}
+    if layer == min(number for number, name in all_places if name == matrix):
+        source = _generator("subspaces", identity["pair"], matrix)
+        drawn = [random_directions(d, k, source) for d, k in (side.shape for side in pair)]
+        shown[True] = similarity(*drawn)
+    for control, grid in shown.items():
+        for i in counts[0]:
+            for j in counts[1]:
+                where = {"layer": layer, "matrix": matrix, "control": control, "i": i, "j": j}
+                yield {**identity, **where, "phi": grid[i - 1, j - 1].item()}
+
+
+def _generator(*purpose: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(CONTROL_SEED, *purpose))

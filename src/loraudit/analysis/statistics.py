@@ -1,0 +1,313 @@
+"""Statistics of seeds: pure functions of numbers and tables.
+
+A run's score is a fraction. Scores of one cell are a sequence over seeds, taken as independent
+draws; scores of two methods "on the same seeds" are two sequences in the same order of seeds.
+Everything that is reported about a cell names its n. p-values are two-sided unless said.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+from scipy.integrate import quad
+from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from loraudit.base.progress import progress
+
+Verdict = Literal["reproduced", "not reproduced", "undecided", "not comparable"]
+
+READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
+"""What a published ± can mean; few papers say."""
+
+SIGNIFICANCE = 0.05
+
+CELL = ["task", "model", "method", "rank", "targets", "label", "metric"]
+"""Columns that make a cell of a study: all its runs differ in the seed only."""
+
+
+def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
+    """Return n, mean, sd (n - 1), median, and two intervals of the mean.
+
+    `low` and `high` are the t interval's; `boot_low` and `boot_high` the percentile bootstrap's
+    (9,999 resamples, always the same ones), which with few seeds is too narrow and never reaches
+    beyond the smallest and largest score. With n = 1 sd and intervals are NaN: one seed says
+    nothing about spread.
+
+    Raises:
+        ValueError: no values.
+    """
+    data = np.sort(np.asarray(values, dtype=float))
+    n = len(data)
+    if n == 0:
+        raise ValueError("no values to summarise")
+    mean, sd = data.mean(), data.std(ddof=1) if n > 1 else math.nan
+    half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
+    return {
+        "n": n,
+        "mean": float(mean),
+        "sd": float(sd),
+        "median": float(np.median(data)),
+        "low": float(mean - half),
+        "high": float(mean + half),
+        **_bootstrap_mean(data, confidence),
+    }
+
+
+def _bootstrap_mean(data: np.ndarray, confidence: float) -> dict[str, float]:
+    if len(data) < 2 or data[0] == data[-1]:
+        edge = float(data[0]) if len(data) > 1 else math.nan
+        return {"boot_low": edge, "boot_high": edge}
+    found = scipy.stats.bootstrap(
+        (data,), np.mean, confidence_level=confidence, method="percentile", rng=_fixed()
+    ).confidence_interval
+    return {"boot_low": float(found.low), "boot_high": float(found.high)}
+
+
+def _fixed() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Summarise a study's tidy table per cell, for the best and for the last epoch.
+
+    Returns one row per cell: CELL, the parameter counts, n, then best_mean, best_sd, ...,
+    last_mean and so on. Rows come in the order in which the cells first appear.
+    """
+    rows = []
+    for cell, runs in tidy.groupby(CELL, dropna=False, sort=False):
+        row = dict(zip(CELL, cell, strict=True))
+        counts = [name for name in runs if name.startswith("parameters_")]
+        row.update({name: round(runs[name].mean()) for name in counts})
+        row["n"] = len(runs)
+        for epoch in ("best", "last"):
+            summary = summarise(runs[epoch].tolist())
+            row.update({f"{epoch}_{k}": value for k, value in summary.items() if k != "n"})
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def spread_to_sd(pm: float, n: int, reading: str) -> float:
+    """Turn a published ± into a standard deviation (n - 1) under one reading of it.
+
+    "half range" divides by the expected range of n normal draws (d2 of quality control: 2.326 for
+    n = 5): an estimate, unlike the others.
+
+    Raises:
+        ValueError: n below 2, or an unknown reading.
+    """
+    if n < 2:
+        raise ValueError(f"a spread needs n >= 2, got {n}")
+    if reading == "sd":
+        return pm
+    if reading == "population sd":
+        return pm * math.sqrt(n / (n - 1))
+    if reading == "standard error":
+        return pm * math.sqrt(n)
+    if reading == "95% interval":
+        return pm * math.sqrt(n) / float(scipy.stats.t.ppf(0.975, n - 1))
+    if reading == "half range":
+        return 2 * pm / expected_range(n)
+    raise ValueError(f"unknown reading {reading!r} (legal: {', '.join(READINGS)})")
+
+
+def expected_range(n: int) -> float:
+    """Return the expected range (largest minus smallest) of n standard normal draws."""
+    cdf = scipy.stats.norm.cdf
+    return quad(lambda x: 1 - cdf(x) ** n - (1 - cdf(x)) ** n, -np.inf, np.inf)[0]
+
+
+NO_SPREAD = 1e-9
+"""A standard error below this is rounding: scores that tie. Nothing can be tested on it."""
+
+
+def _standard_error(sd_1: float, n_1: int, sd_2: float, n_2: int | None) -> tuple[float, float]:
+    """Return Welch's standard error and degrees of freedom; n_2 None: the second mean is exact."""
+    part_1, part_2 = sd_1**2 / n_1, sd_2**2 / n_2 if n_2 else 0.0
+    error = math.sqrt(part_1 + part_2)
+    if error < NO_SPREAD:
+        return 0.0, math.inf
+    if n_2 == 1:  # a spread that was not estimated on its own: the first one's freedom
+        return error, n_1 - 1
+    rest = part_2**2 / (n_2 - 1) if n_2 else 0.0
+    return error, (part_1 + part_2) ** 2 / (part_1**2 / (n_1 - 1) + rest)
+
+
+def welch(
+    mean_1: float,
+    sd_1: float,
+    n_1: int,
+    mean_2: float,
+    sd_2: float = 0.0,
+    n_2: int | None = None,
+    confidence: float = 0.95,
+) -> dict[str, float]:
+    """Compare two means from their summaries, without equal variances (Welch 1947).
+
+    With n_2 None the second number is taken as exact: the one-sample t test. With n_2 = 1 it is
+    one draw, whose sd is known from elsewhere.
+
+    Returns:
+        difference (first minus second), its interval low and high, and p. With n_1 = 1, or scores
+        that all tie (no spread), these three are NaN; but equal means without spread have p = 1.
+    """
+    difference = mean_1 - mean_2
+    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    if not error:
+        p = 1.0 if n_1 > 1 and abs(difference) < NO_SPREAD else math.nan
+        return {"difference": difference, "low": math.nan, "high": math.nan, "p": p}
+    half = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
+    return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
+
+
+def tost(
+    mean_1: float,
+    sd_1: float,
+    n_1: int,
+    mean_2: float,
+    sd_2: float = 0.0,
+    n_2: int | None = None,
+    margin: float = 0.01,
+) -> float:
+    """Return the p of "the means differ by `margin` or more": small means equivalent.
+
+    Two one-sided Welch tests (Schuirmann 1987), the larger p. NaN with n_1 = 1 or without spread.
+
+    Raises:
+        ValueError: a margin that is not positive.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    difference = mean_1 - mean_2
+    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    if not error:
+        return math.nan
+    above = scipy.stats.t.sf((difference + margin) / error, freedom)
+    below = scipy.stats.t.cdf((difference - margin) / error, freedom)
+    return float(max(above, below))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values of one table for their number (Holm 1979); NaN stays NaN and counts not."""
+    values = np.asarray(p_values, dtype=float)
+    known = ~np.isnan(values)
+    if known.any():
+        values[known] = multipletests(values[known], method="holm")[1]
+    return values.tolist()
+
+
+def decide(p_different: float, p_equivalent: float, significance: float = SIGNIFICANCE) -> Verdict:
+    """Turn two tests into a word.
+
+    "reproduced": equivalent within the margin (even where a small difference is significant).
+    "not reproduced": different, and not shown to be equivalent. "undecided": neither, because the
+    seeds are too few or too spread, or there is but one (NaN).
+    """
+    if p_equivalent < significance:
+        return "reproduced"
+    return "not reproduced" if p_different < significance else "undecided"
+
+
+def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.95) -> dict:
+    """Compare two methods on the same seeds: mean difference, t interval, p of the paired t test.
+
+    Raises:
+        ValueError: sequences of different lengths, or empty.
+    """
+    if len(left) != len(right):
+        raise ValueError(f"{len(left)} and {len(right)} scores are no pairs")
+    found = summarise(np.subtract(left, right).tolist(), confidence)
+    test = welch(found["mean"], found["sd"], len(left), 0.0, confidence=confidence)
+    return {"n": found["n"], **test}
+
+
+def mcnemar(correct_left: Sequence[bool], correct_right: Sequence[bool]) -> dict[str, float]:
+    """Compare two classifiers on the same rows: exact McNemar test on where one alone is right.
+
+    Raises:
+        ValueError: sequences of different lengths.
+    """
+    left, right = np.asarray(correct_left, dtype=bool), np.asarray(correct_right, dtype=bool)
+    if left.shape != right.shape:
+        raise ValueError(f"{left.size} and {right.size} rows are no pairs")
+    only_left, only_right = int((left & ~right).sum()), int((~left & right).sum())
+    table = [[int((left & right).sum()), only_left], [only_right, int((~left & ~right).sum())]]
+    p = float(exact_mcnemar(table, exact=True).pvalue) if only_left + only_right else 1.0
+    return {"only_left": only_left, "only_right": only_right, "p": p}
+
+
+def paired_bootstrap(
+    labels: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    score: Callable[[np.ndarray, np.ndarray], float],
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> dict[str, float]:
+    """Compare two runs' predictions on the same rows: score(left) - score(right), percentile CI.
+
+    Args:
+        labels, left, right: one value per row, in the same order of rows.
+        score: score(labels, predictions) of a set of rows.
+        resamples: how often rows are drawn with replacement (always the same draws).
+    """
+
+    def statistic(index: np.ndarray) -> float:
+        return score(labels[index], left[index]) - score(labels[index], right[index])
+
+    def shown(index: np.ndarray) -> float:
+        next(draws, None)
+        return statistic(index)
+
+    rows = np.arange(len(labels))
+    draws = iter(progress(range(resamples), resamples, "bootstrap"))
+    found = scipy.stats.bootstrap(
+        (rows,),
+        shown,
+        n_resamples=resamples,
+        vectorized=False,
+        confidence_level=confidence,
+        method="percentile",
+        rng=_fixed(),
+    ).confidence_interval
+    next(draws, None)  # past the last: a bar is closed
+    return {"difference": statistic(rows), "low": float(found.low), "high": float(found.high)}
+
+
+def last_validation(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return a run's last-epoch predictions on the validation split, indexed by row."""
+    chosen = predictions[predictions.split == "validation"]
+    return chosen[chosen.epoch == chosen.epoch.max()].set_index("row")
+
+
+def same_rows(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two runs' last-epoch predictions on the validation split, in one order of rows.
+
+    Args:
+        left, right: prediction tables with the columns split, epoch, row, prediction, logit_*.
+
+    Raises:
+        ValueError: the runs were evaluated on different rows.
+    """
+    left, right = (last_validation(table) for table in (left, right))
+    if set(left.index) != set(right.index) or len(left) != len(right):
+        raise ValueError("the runs were evaluated on different rows")
+    return left, right.loc[left.index]
+
+
+def agreement(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
+    """Compare two runs' predictions on the same rows, as `same_rows` gives them.
+
+    Returns:
+        rows, the share of equal predictions, and the largest difference of a logit.
+    """
+    columns = [name for name in left if name.startswith("logit_")]
+    return {
+        "rows": len(left),
+        "equal_share": float((left.prediction == right.prediction).mean()),
+        "largest_logit_difference": float((left[columns] - right[columns]).abs().max().max()),
+    }

@@ -1,0 +1,316 @@
+"""The cross-check: our LoRA and PEFT's side by side on the same start and the same batches.
+
+Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows, dropout on, under
+the run's own learning rate, AdamW settings (weight decay on all) and schedule; after each step
+every trainable tensor is compared. At the trained point (where B is no longer zero) the outputs,
+the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
+over one base are compared; and ours with the plain layers on the whole model, where the run's
+`compute` takes shortcuts. All of it twice, in float64 and float32. Then each shape of the
+adapted layers is compared alone, with loralib too (layercheck.py). On a quantised base (hqq; in
+float64 the same integers are unpacked in float64) nothing can be merged, and that is what is
+checked; the layers compared alone are then unquantised ones of the same shapes.
+"""
+
+import copy
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import peft
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from loraudit.adapters import inject, peft_folder, peft_twin
+from loraudit.adapters.base_model import load_base
+from loraudit.adapters.first_token import shorten
+from loraudit.adapters.layers import target_modules
+from loraudit.base.errors import UserError
+from loraudit.crosscheck import single_layer
+from loraudit.data.batches import collate, global_batches, load_examples, pad_id
+from loraudit.studies.spec import RunSpec, derive_seed
+from loraudit.training.schedule import learning_rate, make_schedule
+
+STEPS, ACCUMULATED, ROWS = 20, 2, 2
+LAYER_DROPOUT = 0.1
+"""Least LoRA dropout of the layer checks: without any, dropout would go unchecked."""
+
+TOLERANCE = {
+    "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8, "read": 1e-6},
+    "float32": {"exact": 0.0, "close": 1e-4, "trajectory": 1e-3, "read": 1e-4},
+}
+"""Largest absolute difference allowed. "close" is some 1,000 rounding errors of outputs of order 1
+summed over a few hundred terms (float64 2e-16, float32 1e-7); "trajectory" allows a hundred (ten)
+times as much, since AdamW divides by the root of a squared gradient and so magnifies the rounding
+of small ones. "exact" is for what no arithmetic touches: names and initial values. "read" is for
+adapters that PEFT loads on a quantised base: it holds them in float32, whatever the base's dtype
+(a rounding of 6e-8)."""
+
+Tensors = dict[str, torch.Tensor]
+
+
+def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
+    """Compare the twins; returns rows of check, against, dtype, difference, tolerance, ok.
+
+    Raises:
+        UserError: settings that do not fit the data or model.
+    """
+    examples = load_examples(spec, tokens, "train")
+    generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
+    indices = global_batches(examples.lengths, ROWS, "shuffle", generator)
+    indices = [indices[step % len(indices)] for step in range(STEPS * ACCUMULATED + 1)]
+    pad = pad_id(tokens)
+    batches = [collate(examples, index, spec, pad) for index in indices]
+    for batch, index in zip(batches, indices, strict=True):
+        batch["labels"] = torch.as_tensor(examples.labels[index])
+    base = load_base(spec, model_folder)
+    rows = [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
+    return rows + [
+        row
+        for case in layer_cases(base, spec)
+        for dtype in single_layer.TOLERANCE
+        for row in single_layer.compare_layer(case, dtype)
+    ]
+
+
+def layer_cases(model: nn.Module, spec: RunSpec) -> list[single_layer.Case]:
+    """Return one case per kind and shape among the layers that the run adapts."""
+    found: dict[tuple, single_layer.Case] = {}
+    for name in target_modules(model, spec.model, spec.targets):
+        layer = model.get_submodule(name)
+        case = single_layer.Case(
+            "conv1d" if isinstance(layer, Conv1D) else "linear",
+            *inject.lora_class(layer).sizes(layer),
+            rank=spec.rank,
+            alpha=spec.alpha,
+            dropout=max(spec.lora_dropout, LAYER_DROPOUT),
+            bias=layer.bias is not None,
+        )
+        found.setdefault((case.kind, case.d_in, case.d_out), case)
+    return list(found.values())
+
+
+def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) -> list[dict]:
+    """Run all checks in one dtype ("float64" or "float32"); `base` is left as it is.
+
+    The last batch is kept for the comparison after training; the others are trained on.
+    """
+    whole = copy.deepcopy(base).to(getattr(torch, dtype))
+    base = shorten(copy.deepcopy(whole), spec)
+    ours = inject.apply(copy.deepcopy(base), spec)
+    twin = peft_twin.apply(copy.deepcopy(base), spec)
+    *training, probe = batches
+    rows: list[dict] = []
+
+    def check(name: str, difference: float, kind: str) -> None:
+        tolerance = TOLERANCE[dtype][kind]
+        row = {"check": name, "against": "PEFT", "dtype": dtype, "difference": difference}
+        rows.append({**row, "tolerance": tolerance, "ok": bool(difference <= tolerance)})
+
+    check("same layers", _names_that_differ(ours, twin), "exact")
+    if rows[-1]["ok"]:
+        check("initial values", _largest(trainable(ours), trainable(twin)), "exact")
+        check("optimizer steps", trajectory(ours, twin, spec, training), "trajectory")
+        check("outputs", _logit_gap(ours, twin, probe), "close")
+        check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
+        check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
+        if spec.init == "loftq":  # it has quantised the base anew
+            base = inject.remove(copy.deepcopy(ours))
+        read = "read" if spec.base_bits else "close"
+        check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), read)
+        check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
+        check("several adapters", _several(ours, base, spec, probe), read)
+        if spec.base_bits:
+            check("merging refused", _merged_anyway(ours), "exact")
+        else:
+            for name, difference in _merging(ours, twin, probe).items():
+                check(name, difference, "close")
+    return rows
+
+
+def _merging(ours: nn.Module, twin: nn.Module, probe: Tensors) -> dict[str, float]:
+    """Merge both twins and unmerge ours; returns the differences by check."""
+    unmerged, weights = logits(ours, probe), base_weights(ours)
+    inject.merge(ours)
+    twin.merge_adapter()
+    found = {
+        "merged equals unmerged": (logits(ours, probe) - unmerged).abs().max().item(),
+        "merged outputs": _logit_gap(ours, twin, probe),
+        "merged weights": _largest(base_weights(ours), base_weights(twin)),
+    }
+    inject.unmerge(ours)
+    return found | {
+        "unmerged weights": _largest(base_weights(ours), weights),
+        "unmerged again": (logits(ours, probe) - unmerged).abs().max().item(),
+    }
+
+
+def _merged_anyway(ours: nn.Module) -> float:
+    """Count the adapters that let themselves be merged into packed weights."""
+    refused = 0
+    for layer in inject.lora_layers(ours).values():
+        try:
+            layer.merge()
+        except UserError:
+            refused += 1
+    return float(len(inject.lora_layers(ours)) - refused)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters under in-house names, for either twin."""
+    return {
+        peft_folder.own_name(name): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def base_weights(model: nn.Module) -> Tensors:
+    """Return copies of the adapted layers' frozen weights under in-house names, for either twin."""
+    ends = (".base.weight", ".base_layer.weight")
+    return {
+        peft_folder.own_name(name).removesuffix(end): parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        for end in ends
+        if name.endswith(end)
+    }
+
+
+def trajectory(ours: nn.Module, twin: nn.Module, spec: RunSpec, batches: list[Tensors]) -> float:
+    """Train both in step, ACCUMULATED batches at a time, with the run's schedule and its warm-up.
+
+    Returns the largest difference of any tensor after any step.
+    """
+    steps = [batches[i : i + ACCUMULATED] for i in range(0, len(batches), ACCUMULATED)]
+    pair = [(model, *_optimizer(model, spec, len(steps))) for model in (ours, twin)]
+    worst = 0.0
+    for step, group in enumerate(steps):
+        for model, optimizer, scheduler in pair:
+            for number, batch in enumerate(group):
+                loss_backward(model, batch, derive_seed(spec.seed, "dropout", step, number))
+            if spec.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        worst = max(worst, _largest(trainable(ours), trainable(twin)))
+    return worst
+
+
+def _optimizer(model: nn.Module, spec: RunSpec, steps: int) -> tuple:
+    """Make the run's AdamW, and its schedule over `steps` steps."""
+    optimizer = torch.optim.AdamW(
+        [{"params": [p], "lr": learning_rate(spec, n)} for n, p in trainable(model).items()],
+        betas=(spec.adam_beta1, spec.adam_beta2),
+        eps=spec.adam_epsilon,
+        weight_decay=spec.weight_decay,
+    )
+    return optimizer, make_schedule(spec, optimizer, steps)
+
+
+def loss_backward(model: nn.Module, batch: Tensors, seed: int, dropout: bool = True) -> None:
+    """Accumulate gradients of the mean loss of one batch, dropout masks drawn from `seed`."""
+    model.train(dropout)
+    torch.manual_seed(seed)
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    out = model(**inputs).logits
+    if out.shape[1] == 1:
+        loss = nn.functional.mse_loss(out[:, 0], batch["labels"].to(out.dtype))
+    else:
+        loss = nn.functional.cross_entropy(out, batch["labels"])
+    loss.backward()
+
+
+def gradients(model: nn.Module, batch: Tensors, dropout: bool = True) -> Tensors:
+    """Return the gradients of one batch by in-house names, and clear them."""
+    loss_backward(model, batch, seed=0, dropout=dropout)
+    found = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    model.zero_grad()
+    return found
+
+
+@torch.no_grad()
+def logits(model: nn.Module, batch: Tensors) -> torch.Tensor:
+    """Return the outputs in evaluation mode."""
+    model.eval()
+    return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+
+
+def _largest(left: Tensors, right: Tensors) -> float:
+    """Return the largest absolute difference; infinity if the names differ or a value is NaN."""
+    if set(left) != set(right):
+        return float("inf")
+    gaps = [(left[name] - right[name]).abs().max().item() for name in left]
+    return max((gap if gap == gap else float("inf") for gap in gaps), default=float("inf"))
+
+
+def _logit_gap(ours: nn.Module, twin: nn.Module, batch: Tensors) -> float:
+    return (logits(ours, batch) - logits(twin, batch)).abs().max().item()
+
+
+def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
+    return float(len(set(trainable(ours)) ^ set(trainable(twin))))
+
+
+def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Compare with the plain layers on the whole model: what the run's fast path must equal."""
+    plain = inject.apply(copy.deepcopy(whole), spec.model_copy(update={"compute": "plain"}))
+    values = {name: parameter.detach() for name, parameter in trainable(ours).items()}
+    plain.load_state_dict(values, strict=False)
+    return _largest(  # without dropout, of which the fast path draws less
+        *({"": logits(m, probe), **gradients(m, probe, dropout=False)} for m in (ours, plain))
+    )
+
+
+def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Save ours, load it with PEFT on a fresh base, compare outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        inject.export(ours, spec, Path(folder))
+        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder)
+    return _logit_gap(ours, loaded, probe)
+
+
+def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Save PEFT's, load it with our code on a fresh base, compare outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        peft_twin.export(twin, spec, Path(folder))
+        loaded = inject.load(copy.deepcopy(base), Path(folder))
+    return _logit_gap(loaded, twin, probe)
+
+
+def _several(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+    """Switch between two adapters over one base, here and in PEFT; the largest difference.
+
+    The second adapter is the first with other values.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        other = copy.deepcopy(ours)
+        with torch.no_grad():
+            for parameter in trainable(other).values():
+                parameter.mul_(-1.5)
+        folders = {name: Path(root, name) for name in ("first", "second")}
+        for model, folder in zip((ours, other), folders.values(), strict=True):
+            inject.export(model, spec, folder)
+        mine = inject.load(copy.deepcopy(base), folders["first"])
+        twin = peft.PeftModel.from_pretrained(
+            copy.deepcopy(base), folders["first"], adapter_name="first"
+        )
+        twin.load_adapter(folders["second"], adapter_name="second")
+        gaps = []
+        for name in ("second", "first"):
+            inject.switch(mine, folders[name])
+            twin.set_adapter(name)
+            gaps.append(_logit_gap(mine, twin, probe))
+    return max(gaps)
+
+
+def require_agreement(rows: list[dict], what: str) -> None:
+    """Raise a UserError that names every check out of tolerance, if there is one."""
+    failed = [row for row in rows if not row["ok"]]
+    if failed:
+        text = "; ".join(
+            f"{row['check']} ({row['dtype']}, {row['against']}) differs by "
+            f"{row['difference']:.3g}, tolerance {row['tolerance']:.3g}"
+            for row in failed
+        )
+        raise UserError(f"cross-check of {what} failed: {text}")

@@ -1,0 +1,1 @@
+"""Tasks and models from their sources, tokens, and batches."""

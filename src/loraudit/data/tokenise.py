@@ -1,0 +1,94 @@
+"""Tokenise a fetched task for a fetched model, once for all runs: token files that runs map.
+
+A folder holds <split>.arrow per split (row, label, ids, and types where the tokenizer gives segment
+ids; one row per example, in the split's order) and manifest.json, written last.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import folder_atomic, read_json, sha256, write_json
+from loraudit.base.progress import progress
+
+PART = 5000
+"""Rows that are tokenised at a time."""
+
+
+def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
+    """Write the tokens of every split of a fetched task.
+
+    Args:
+        data: folder of the fetched task.
+        model: folder of the fetched model.
+        max_length: tokens; longer inputs are cut, of a pair the longer text first.
+        out: the folder to write.
+
+    Raises:
+        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
+    """
+    tokenizer = load_tokenizer(model)
+    manifest = read_json(Path(data) / "manifest.json")
+    with folder_atomic(out) as folder:
+        for split in manifest["splits"]:
+            table = pd.read_parquet(Path(data) / f"{split}.parquet")
+            columns = texts(table)
+            tokens: dict[str, list] = {}
+            starts = range(0, len(table), PART)
+            for start in progress(starts, len(starts), f"tokenise {split}"):
+                part = [column[start : start + PART] for column in columns]
+                made = tokenizer(*part, truncation=True, max_length=max_length)
+                for name, values in made.items():
+                    tokens.setdefault(name, []).extend(values)
+            _write(folder / f"{split}.arrow", table, tokens)
+        write_json(
+            folder / "manifest.json",
+            {
+                "max_length": max_length,
+                "pad_id": tokenizer.pad_token_id,
+                "splits": {split: facts["sha256"] for split, facts in manifest["splits"].items()},
+                "absent": manifest["absent"],
+                "files": {file.name: sha256(file) for file in sorted(folder.glob("*.arrow"))},
+            },
+        )
+
+
+def load_tokenizer(model: Path):
+    """Load a model's tokenizer, without running any code that comes with it.
+
+    Raises:
+        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{model}: no tokenizer that can be read without running its code: {reason}"
+        ) from None
+    if tokenizer.pad_token_id is None:
+        raise UserError(f"{model}: the tokenizer has no padding token")
+    return tokenizer
+
+
+def texts(table: pd.DataFrame) -> list[list[str]]:
+    """Return the one or two text columns of a fetched split, as a tokenizer takes them."""
+    return [table[name].tolist() for name in ("text_1", "text_2") if name in table]
+
+
+def _write(file: Path, table: pd.DataFrame, tokens: dict) -> None:
+    """Write one split as an Arrow file of one batch, which is what a memory map needs."""
+    columns = {
+        "row": pa.array(table.row),
+        "label": pa.array(table.label),
+        "ids": pa.array(tokens["input_ids"], pa.list_(pa.int32())),
+    }
+    if "token_type_ids" in tokens:
+        columns["types"] = pa.array(tokens["token_type_ids"], pa.list_(pa.int8()))
+    batch = pa.record_batch(columns)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)

@@ -1,0 +1,1 @@
+"""Tables for readers, figures, and the page that holds them."""

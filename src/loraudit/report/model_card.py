@@ -1,0 +1,255 @@
+"""A run's adapter as a folder to hand on: PEFT's files and a model card that says how it was made.
+
+Everything in the card is read from the run's record. Names in a record can be anyone's, so they
+are quoted in the YAML head by yaml.safe_dump and shown as escaped text in the tables.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import yaml
+
+from loraudit.adapters import peft_folder
+from loraudit.base.errors import UserError
+from loraudit.base.files import folder_atomic, read_json, write_text
+from loraudit.studies.entries import HubSource, Source
+from loraudit.studies.methods import ADAPTER_METHODS
+from loraudit.studies.record import RunRecord, read_record
+from loraudit.studies.spec import RunSpec, with_defaults
+
+LICENCES = {"adapter": "unknown", "base": "unknown", "data": "unknown"}
+"""Whose licences the card names, and what it says when it is told nothing."""
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    licences: dict[str, str] | None = None,
+    study: Path | None = None,
+    base_model: str | None = None,
+) -> RunRecord:
+    """Write a run's adapter and head as a PEFT folder with a model card.
+
+    Args:
+        run: a run's folder: record.json, spec.json and adapter/.
+        out: the folder to write, which must not exist.
+        licences: licence names for keys of `LICENCES`.
+        study: folder of the run's study (results/<study>), for the other seeds' scores.
+        base_model: the base model's name on the hub; None is what the run calls it.
+
+    Raises:
+        UserError: no complete run, a method without an adapter, a broken adapter, `out` exists, or
+            the study has no such run.
+    """
+    if out.exists():
+        raise UserError(f"out: {out} exists already; name a new folder")
+    record = read_finished(run)
+    config, state = peft_folder.read_folder(run / "adapter")
+    _check_is_the_runs(record, config, state, run)
+    config.base_model_name_or_path = base_model or config.base_model_name_or_path
+    named = config.base_model_name_or_path or record.spec.model.name
+    seeds = seed_scores(record.spec, study) if study else None
+    card = model_card(record, named, {**LICENCES, **(licences or {})}, seeds)
+    with folder_atomic(out) as folder:
+        shutil.copyfile(run / "adapter" / peft_folder.WEIGHTS, folder / peft_folder.WEIGHTS)
+        config.save_pretrained(folder)
+        write_text(folder / "README.md", card)
+    return record
+
+
+def _check_is_the_runs(record: RunRecord, config: Any, state: dict[str, Any], run: Path) -> None:
+    """Refuse an adapter whose rank, alpha or size is not what the run's record says."""
+    count = sum(t.numel() for name, t in state.items() if name.endswith((".lora_A", ".lora_B")))
+    found = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
+    spec = record.spec
+    said = spec.rank, spec.alpha, record.train.parameters["adapter"]
+    for (name, value), legal in zip(found.items(), said, strict=True):
+        if value != legal:
+            raise UserError(f"{run}/adapter: {name} is {value:g}, the record says {legal:g}")
+
+
+def read_finished(run: Path) -> RunRecord:
+    """Read the record of a run that has an adapter.
+
+    Raises:
+        UserError: a file is missing, spec.json is not the record's, or the method has no adapter.
+    """
+    for name in ("record.json", "spec.json"):
+        if not (run / name).is_file():
+            raise UserError(f"{run}: no finished run here ({name} is missing)")
+    record = read_record(run / "record.json")
+    try:
+        asked = read_json(run / "spec.json")
+    except ValueError as error:
+        raise UserError(f"{run}/spec.json: not valid JSON: {error}") from None
+    if with_defaults(asked) != record.spec.model_dump(mode="json"):
+        raise UserError(f"{run}: spec.json is not the spec of record.json")
+    if not record.spec.adapter:
+        legal = ", ".join(ADAPTER_METHODS)
+        raise UserError(f"{run}: method {record.spec.method!r} has no adapter (legal: {legal})")
+    return record
+
+
+def _without_seed(spec: dict) -> dict:
+    """Blank what differs between the seeds of one cell: the seed, and the run it starts from."""
+    start = spec["warm_start"] and {"tensors": spec["warm_start"]["tensors"]}
+    return {**spec, "seed": None, "warm_start": start}
+
+
+def seed_scores(spec: RunSpec, study: Path) -> list[float]:
+    """Return the best-epoch scores of the runs that differ from `spec` in the seed at most.
+
+    Raises:
+        UserError: the study's folder has no tidy table, or no such run.
+    """
+    records = study / "tidy" / "records.jsonl"
+    if not records.is_file():
+        raise UserError(f"{study}: no study here ({records.relative_to(study)} is missing)")
+    found = [json.loads(line) for line in records.read_text().splitlines()]
+    wanted = _without_seed(spec.model_dump(mode="json"))
+    scores = [
+        record["train"]["best"][spec.task.headline]
+        for record in found
+        if _without_seed(with_defaults(record["spec"])) == wanted
+    ]
+    if not scores:
+        raise UserError(f"{study}: no run of this spec in its tidy table")
+    return scores
+
+
+def model_card(
+    record: RunRecord, base_model: str, licences: dict[str, str], seeds: list[float] | None
+) -> str:
+    """Return the README.md: a YAML head, then tables of scores, protocol and provenance."""
+    spec, train = record.spec, record.train
+    head = {
+        "base_model": plain(base_model),
+        "library_name": "peft",
+        "license": plain(licences["adapter"]),
+        "pipeline_tag": "text-classification",
+        "tags": ["lora", "loraudit", plain(spec.task.name)],
+    }
+    if isinstance(spec.task.source, HubSource):
+        head["datasets"] = [plain(spec.task.source.hub)]
+    front = yaml.safe_dump(head, sort_keys=False, width=10_000)
+    sections = [
+        f"---\n{front}---",
+        f"# LoRA on {text(spec.model.name)} for {text(spec.task.name)}",
+        _usage(spec),
+        "## Scores\n\n" + _scores(record, seeds),
+        "## Data and protocol\n\n" + table(_protocol(spec, train.rows)),
+        "## Size\n\n" + table(_size(record)),
+        "## Licences\n\n" + table(licences),
+        "## Made with\n\n" + table(_provenance(record.environment)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _usage(spec: RunSpec) -> str:
+    labels = max(1, len(spec.task.classes))
+    return (
+        "The adapter of the best epoch, its head included. Load it on the base model with "
+        f"`num_labels={labels}`{_bits(spec)}:\n\n"
+        "```python\n"
+        "base = AutoModelForSequenceClassification.from_pretrained(BASE, "
+        f"num_labels={labels})\n"
+        "model = PeftModel.from_pretrained(base, FOLDER)\n"
+        "```"
+    )
+
+
+def _bits(spec: RunSpec) -> str:
+    """Say that the base is quantised, where it is: on another base the adapter is wrong."""
+    if spec.base_bits is None:
+        return ""
+    again = ", which starting the adapter has changed" if spec.init == "loftq" else ""
+    return (
+        f", its linear layers outside the head packed in {spec.base_bits} bits by hqq (groups of "
+        f"{spec.base_group}{again}; `loraudit.adapters.base_model.load_base` and "
+        "`loraudit.adapters.inject.apply` on the record's spec make that base)"
+    )
+
+
+def _scores(record: RunRecord, seeds: list[float] | None) -> str:
+    """Show best and last epoch with the number of rows; other seeds' scores where known."""
+    train, headline = record.train, record.spec.task.headline
+    lines = ["| epoch | metric | value |", "|---|---|---|"]
+    for name, epoch, scores in (
+        ("best", train.best_epoch, train.best),
+        ("last", train.last_epoch, train.last),
+    ):
+        lines += [f"| {name} ({epoch}) | {text(m)} | {value:.4f} |" for m, value in scores.items()]
+    scored = {split: count for split, count in train.rows.items() if split != "train"}
+    counts = ", ".join(f"{text(split)} n = {count} rows" for split, count in scored.items())
+    notes = [
+        f"Scored on {counts}. The best epoch was picked by {text(headline)} on the validation "
+        "rows themselves, which is optimistic; the last epoch is not picked."
+    ]
+    if seeds:
+        spread = f", standard deviation {stdev(seeds):.4f}" if len(seeds) > 1 else ""
+        notes.append(
+            f"Over n = {len(seeds)} seeds of this setting, best epochs: median "
+            f"{text(headline)} {median(seeds):.4f}, mean {mean(seeds):.4f}{spread}."
+        )
+    else:
+        notes.append(f"One run (seed {record.spec.seed}): says nothing about other seeds.")
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes)
+
+
+def _protocol(spec: RunSpec, rows: dict[str, int]) -> dict[str, Any]:
+    fields = spec.model_dump(mode="json", exclude={"task", "model"})
+    said = {key: value for key, value in fields.items() if value not in (None, {})}
+    return {
+        "task": spec.task.name,
+        "data": describe(spec.task.source),
+        "rows": ", ".join(f"{split} {count}" for split, count in rows.items()),
+        "base model": f"{spec.model.name}: {describe(spec.model.source)}",
+        **{key.replace("_", " "): value for key, value in said.items()},
+    }
+
+
+def describe(source: Source) -> str:
+    """Say a source in one line: what, and the revision or hash that pins it."""
+    return ", ".join(f"{key} {value}" for key, value in source.model_dump().items() if value)
+
+
+def _size(record: RunRecord) -> dict[str, Any]:
+    parameters, size = record.train.parameters, record.train.bytes
+    return {
+        "adapter parameters": f"{parameters['adapter']:,}",
+        "head parameters": f"{parameters['head']:,}",
+        "adapter folder, bytes": f"{size['adapter']:,}",
+        "full checkpoint, bytes": f"{size['checkpoint']:,}",
+    }
+
+
+def _provenance(environment: dict) -> dict[str, Any]:
+    git = environment.get("git") or {}
+    dirty = {True: "yes: the code differed from the commit", False: "no"}.get(git.get("dirty", ""))
+    return {
+        "loraudit commit": git.get("commit") or "unknown",
+        "uncommitted changes": dirty or "unknown",
+        "Python": environment.get("python", "unknown"),
+        **(environment.get("packages") or {}),
+    }
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Return a Markdown table of two columns, every cell escaped."""
+    lines = [f"| {text(key)} | {text(value)} |" for key, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def text(value: Any) -> str:
+    """Escape a value for one cell or line of Markdown: no markup, no HTML, no line breaks."""
+    shown = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"([\\`*\[\]<>|#!&~])", r"\\\1", plain(shown))
+
+
+def plain(value: str) -> str:
+    """Put a text on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in value).split())

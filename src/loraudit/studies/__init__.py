@@ -1,0 +1,1 @@
+"""What a run, a study and a published number are, from YAML to frozen values; without torch."""

@@ -1,0 +1,165 @@
+"""What a task and a model are: their entries in config/tasks.yaml and config/models.yaml."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from loraudit.studies.values import Frozen
+
+Matrix = Literal["q", "k", "v", "o", "up", "down"]
+
+
+MATRICES: tuple[Matrix, ...] = get_args(Matrix)
+"""Names of the adaptable weight matrices: attention's query, key, value, output; the MLP's two."""
+
+
+class WheelSource(Frozen):
+    """A file or folder inside a wheel on the package index, pinned by hash, never imported."""
+
+    wheel: str = Field(pattern=r"^[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*$")
+    """name==version on the package index"""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """of the wheel; another file is refused"""
+    path: str
+    """inside the wheel: a folder (models) or a CSV file (tasks)"""
+
+
+class FolderSource(Frozen):
+    """A local folder in the hub's layout (for data: with a config name inside)."""
+
+    folder: str
+    """path, from where Snakemake is run"""
+    config: str | None = None
+    """configuration named in the folder's README.md; null: the folder holds one data set"""
+
+
+class HubSource(Frozen):
+    """A repository on the Hugging Face hub at a pinned revision."""
+
+    hub: str
+    """owner/name"""
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    """commit"""
+    config: str | None = None
+    """configuration of a data set"""
+
+
+Source = WheelSource | FolderSource | HubSource
+
+
+class RatingRule(Frozen):
+    """Turn a table with a mean human rating into a two-class task with a fixed split.
+
+    The label is the sign of `column`; rows with |rating| < `neutral_below` are dropped, and so are
+    rows whose text repeats an earlier one (case, punctuation and spacing aside). Rows are ordered
+    by the SHA-256 of their normalised text; the first `validation_rows` are the validation split.
+    """
+
+    column: str
+    """column of the mean rating"""
+    neutral_below: float = Field(ge=0)
+    """rows rated closer to 0 than this are dropped"""
+    validation_rows: int = Field(ge=1)
+    """rows of the validation split"""
+
+
+class TaskEntry(Frozen):
+    """One entry of tasks.yaml.
+
+    `also_validate` maps a name to a further split of the source that is scored after each epoch
+    beside the validation split (MNLI's mismatched). `rows` are the published sizes: a run on other
+    sizes is a subset and is never compared with a published number.
+    """
+
+    name: str
+    """the entry's own key"""
+    source: Source
+    """where the data come from"""
+    text: tuple[str, ...] = Field(min_length=1, max_length=2)
+    """one or two text columns"""
+    label: str | None = None
+    """label column: class numbers from 0, or numbers to predict; either this or `rating`"""
+    rating: RatingRule | None = None
+    """make two classes and a validation split from one table with ratings"""
+    classes: tuple[str, ...] = ()
+    """names in label order, two or more; left out: a number to predict"""
+    train_split: str = "train"
+    """split to train on"""
+    validation_split: str = "validation"
+    """split to choose the epoch on and to score"""
+    also_validate: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], str] = {}
+    """further splits to score, by the name that they get (MNLI: mismatched)"""
+    rows: dict[str, int] | None = None
+    """published size of each split; other sizes are called a subset"""
+    metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...]
+    """scores to compute"""
+    headline: str
+    """the one of `metrics` that chooses the best epoch and is reported"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskEntry":
+        if self.headline not in self.metrics:
+            raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
+        if (self.label is None) == (self.rating is None):
+            raise ValueError("give exactly one of 'label' and 'rating'")
+        if len(self.classes) == 1:
+            raise ValueError("a classification task needs two classes or more (none: regression)")
+        if {"train", "validation"} & set(self.also_validate):
+            raise ValueError("also_validate: 'train' and 'validation' are taken")
+        splits = {"train", "validation", *self.also_validate}
+        if self.rows is not None and set(self.rows) != splits:
+            raise ValueError(f"rows: name each of {', '.join(sorted(splits))}, or leave it out")
+        if self.rating and len(self.classes) != 2:
+            raise ValueError("a 'rating' makes two classes; name both")
+        return self
+
+    @property
+    def regression(self) -> bool:
+        """Whether the label is a number to predict rather than a class."""
+        return not self.classes
+
+
+class ModelEntry(Frozen):
+    """One entry of models.yaml, its family's module names filled in.
+
+    In `modules`, `*` stands for a layer number: "encoder.layer.*.output.dense" is the MLP's
+    down-projection and never matches "encoder.layer.0.attention.output.dense". `output` is the
+    head's last layer, which has one row per class; left out, it is the last module of `head`.
+    `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
+    model whose head reads the first token alone; the fast path cuts the last of them down to it.
+    """
+
+    name: str
+    """the entry's own key"""
+    source: Source
+    """where config, weights (safetensors) and tokenizer come from"""
+    modules: dict[Matrix, str] = Field(min_length=1)
+    """name of each weight matrix, `*` for the layer number; `family` fills it in"""
+    head: tuple[str, ...] = Field(min_length=1)
+    """modules of the classification head; `family` fills it in"""
+    output: str | None = None
+    """the head's last layer, if it is not the last of `head`"""
+    first_token: str | None = None
+    """the attention blocks of a model whose head reads the first token alone; `family` fills it
+    in"""
+
+    @property
+    def output_layer(self) -> str:
+        """The module whose shape depends on the number of classes."""
+        return self.output or self.head[-1]
+
+
+def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:
+    """Return the number and the matrix (q k v o up down) of a layer, None if it has no name here.
+
+    Args:
+        layer: its full name in the model.
+        modules: names of the matrices as in models.yaml, `*` for the number.
+    """
+    for matrix, module in modules.items():
+        pattern = re.escape(module).replace(r"\*", r"(\d+)")
+        if hit := re.search(rf"(?:^|\.){pattern}$", layer):
+            return int(hit[1]), matrix
+    return None

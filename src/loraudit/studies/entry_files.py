@@ -1,0 +1,51 @@
+"""Read one task's or model's entry from its YAML table."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.entries import ModelEntry, TaskEntry
+from loraudit.studies.values import validated
+
+
+def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
+    """Read one task's entry. Raises UserError if unknown, ill-formed or unfit for a path."""
+    entry = _entry("task", name, read_yaml(path), path)
+    _fit_for_a_path(f"{path}: task", name)
+    return validated(TaskEntry, {"name": name, **entry}, f"{path}: {name}")
+
+
+def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
+    """Read one model's entry, with its family's module names. Raises UserError if ill-formed."""
+    table = read_yaml(path)
+    families = table.get("families", {})
+    entry = dict(_entry("model", name, table.get("models", {}), path))
+    _fit_for_a_path(f"{path}: model", name)
+    family = entry.pop("family", None)
+    shared = {} if family is None else _entry(f"{path}: {name}: family", family, families, path)
+    return validated(ModelEntry, {"name": name, **shared, **entry}, f"{path}: {name}")
+
+
+def _entry(what: str, name: Any, table: Any, path: Path | str) -> dict:
+    """Return one entry of a table of mappings, by a name that is fit for a path."""
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: expected names and entries, got {table!r}")
+    if not isinstance(name, str) or name not in table:
+        raise unknown(what, name, map(str, table))
+    if not isinstance(table[name], dict):
+        raise UserError(f"{path}: {name}: expected keys and values, got {table[name]!r}")
+    return table[name]
+
+
+NAME, LONGEST = r"\w[\w.+-]*", 100
+"""Of names of studies, tasks and models, which become folders: what is legal, and the bytes."""
+
+
+def _fit_for_a_path(what: str, name: str) -> None:
+    if not re.fullmatch(NAME, name) or len(name.encode()) > LONGEST:
+        raise UserError(
+            f"{what}: {name!r}: legal are letters, digits and . + - _, first a letter or digit, "
+            f"{LONGEST} bytes at most"
+        )

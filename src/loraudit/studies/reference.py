@@ -1,0 +1,179 @@
+"""Published numbers as data: config/reference/*.yaml, one file per source, checked when read.
+
+A file holds tables; a table holds what its numbers have in common (`shared`) and rows; a row has
+fields of its own and `values`, one per column. A value is a number, [number, ±], or a mapping of
+fields that hold for this number alone. Per-seed results are given as
+{seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value, n and spread are then computed from them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.values import Frozen, validated
+
+FOLDER = Path("config/reference")
+
+Confidence = Literal["seen", "computed", "inferred", "memory"]
+Reading = Literal["sd", "population sd", "standard error", "95% interval", "half range"]
+
+
+class Published(Frozen):
+    """One published number and all that is known of it.
+
+    `value` and `pm` (the ± beside it) are in `unit`. `pm_means` is what the source says ± is;
+    "unknown" leaves the reading to the study. `train_rows` is None for the whole training split.
+    `doubt` says why the number may not be what it is said to be; it is then compared with nothing.
+    """
+
+    reference: str
+    table: str
+    where: str
+    source: str
+    confidence: Confidence
+    task: str | None = None
+    model: str | None = None
+    method: str | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    targets: str | None = None
+    parameters: Annotated[float, Field(gt=0)] | None = None
+    train_rows: int | None = None
+    metric: str
+    split: str = "validation"
+    unit: Literal["percent", "fraction", "other"] = "percent"
+    value: float
+    pm: Annotated[float, Field(ge=0)] | None = None
+    pm_means: Reading | Literal["unknown"] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    statistic: Literal["median", "mean", "single run", "setting", "unknown"] = "unknown"
+    selection: Literal["best epoch", "last epoch", "none", "unknown"] = "unknown"
+    seeds: dict[int, tuple[float, ...]] | None = None
+    doubt: str = ""
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Published":
+        if self.pm is not None and self.pm_means is None:
+            raise ValueError(f"value {self.value} ± {self.pm}: say pm_means (or 'unknown')")
+        return self
+
+    @property
+    def key(self) -> str:
+        """The name by which a study asks for it: <file>.<table>."""
+        return f"{self.reference}.{self.table}"
+
+    def scores(self) -> list[float]:
+        """Return one score per seed, of the epoch that `selection` says; empty without seeds."""
+        return scores_of(self.seeds or {}, self.selection)
+
+
+def scores_of(seeds: Mapping[int, Sequence[float]], selection: str | None) -> list[float]:
+    """Return each seed's score: of its last epoch if `selection` says so, else of its best."""
+    return [epochs[-1] if selection == "last epoch" else max(epochs) for epochs in seeds.values()]
+
+
+class Table(Frozen):
+    """One table of a source; `columns` says which field of a number its column names are."""
+
+    title: str
+    columns: Literal["task", "metric", "rank", "targets", "method", "train_rows"] = "task"
+    metrics: dict[str, str] = {}
+    """Metric per task, for tables whose columns are tasks."""
+    shared: dict = {}
+    rows: tuple[dict, ...] = Field(min_length=1)
+
+
+class Reference(Frozen):
+    """One file of config/reference."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+    tables: dict[str, Table] = Field(min_length=1)
+
+
+def load_reference(path: Path | str) -> tuple[Reference, list[Published]]:
+    """Read one file: the source, and its numbers in the order of the file.
+
+    Raises:
+        UserError: an unknown key, a missing field, or a value out of range, with its place.
+    """
+    path = Path(path)
+    data = dict(read_yaml(path))
+    tables = data.pop("tables", None)
+    if not isinstance(tables, dict):
+        raise UserError(f"{path}: tables: expected names and tables, got {tables!r}")
+    checked = {
+        name: validated(Table, table, f"{path}: tables.{name}") for name, table in tables.items()
+    }
+    reference = validated(Reference, {**data, "tables": checked}, str(path))
+    numbers = []
+    for name, table in checked.items():
+        for count, row in enumerate(table.rows, 1):
+            where = f"{path}: tables.{name}: row {count}"
+            numbers += _row(path.stem, name, table, row, where)
+    return reference, numbers
+
+
+def _row(file: str, name: str, table: Table, row: dict, where: str) -> list[Published]:
+    row = dict(row)
+    values = row.pop("values", None)
+    if not isinstance(values, dict) or not values:
+        raise UserError(f"{where}: values: expected columns and numbers, got {values!r}")
+    found = []
+    for column, cell in values.items():
+        fields = {"reference": file, "table": name, **table.shared, **row, table.columns: column}
+        if table.columns == "task" and column in table.metrics:
+            fields.setdefault("metric", table.metrics[column])
+        fields.update(_cell(cell, fields, f"{where}: {column}"))
+        found.append(validated(Published, fields, f"{where}: {column}"))
+    return found
+
+
+def _cell(cell: object, fields: dict, where: str) -> dict:
+    """Return the fields that one value adds."""
+    if isinstance(cell, list):
+        if len(cell) != 2:
+            raise UserError(f"{where}: expected [value, ±], got {cell!r}")
+        return {"value": cell[0], "pm": cell[1]}
+    if not isinstance(cell, dict):
+        return {"value": cell}
+    if "seeds" not in cell:
+        return cell
+    try:
+        scores = scores_of(cell["seeds"], {**fields, **cell}.get("selection"))
+        centre = np.median if fields.get("statistic") == "median" else np.mean
+        return {**cell, "value": float(centre(scores)), "n": len(scores)}
+    except (TypeError, ValueError, AttributeError, IndexError):
+        raise UserError(
+            f"{where}: seeds: expected {{seed: [score per epoch]}}, got {cell['seeds']!r}"
+        ) from None
+
+
+def load_all(folder: Path | str = FOLDER) -> dict[str, tuple[Reference, list[Published]]]:
+    """Read every file of a folder, by name."""
+    return {path.stem: load_reference(path) for path in sorted(Path(folder).glob("*.yaml"))}
+
+
+def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published]:
+    """Return the numbers behind "<file>.<table>" names, in that order.
+
+    Raises:
+        UserError: a name that no file holds, with the nearest match.
+    """
+    found: dict[str, list[Published]] = {}
+    for path in (Path(folder, f"{stem}.yaml") for stem in {key.partition(".")[0] for key in keys}):
+        for number in load_reference(path)[1] if path.is_file() else ():
+            found.setdefault(number.key, []).append(number)
+    for key in keys:
+        if key not in found:
+            legal = {number.key for _, numbers in load_all(folder).values() for number in numbers}
+            raise unknown("compare", key, legal)
+    return [number for key in keys for number in found[key]]

@@ -1,0 +1,77 @@
+"""Studies: from a YAML file to named runs.
+
+A study's fields come in layers, later ones winning: config/defaults.yaml, the study's protocol
+(config/protocols), the study's own `defaults`; then each layer's `per_task` and `per_method`; then
+the grid block; then switches on the command line.
+"""
+
+from collections import Counter
+
+from loraudit.studies.names import _cell_parts
+from loraudit.studies.reference import Reading
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.study_file import Margin
+from loraudit.studies.values import Frozen
+
+
+class Run(Frozen):
+    """A named run: `id` is its folder below results/<study>/runs/."""
+
+    id: str
+    label: str
+    spec: RunSpec
+
+
+class Switch(Frozen):
+    """One switch of an ablation: the label of its runs, its name, and the fields it changes."""
+
+    label: str
+    name: str
+    changes: dict
+
+
+BASE = "base"
+"""Label of the runs that an ablation's switches are compared with."""
+
+
+class Study(Frozen):
+    """A question and the runs that answer it.
+
+    `protocol` says where the settings are from. `compare` names published tables
+    (config/reference), `margin` is the largest difference, as a fraction, that still counts as
+    equal (TOST), `reading` is what a published ± of unstated meaning is taken to be. `contrasts`
+    are the pairs of variants to compare on the same seeds; none: each adapter with each baseline
+    and with its twin.
+    """
+
+    name: str
+    question: str
+    runs: tuple[Run, ...]
+    protocol: str = ""
+    compare: tuple[str, ...] = ()
+    margin: Margin = 0.01
+    reading: Reading = "sd"
+    switches: tuple[Switch, ...] = ()
+    contrasts: tuple[tuple[str, str], ...] = ()
+
+    def cells(self) -> dict[str, RunSpec]:
+        """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
+        out: dict[str, RunSpec] = {}
+        for run in self.runs:
+            if run.spec.crosschecked:
+                out.setdefault(cell_id(run), run.spec)
+        return out
+
+    def describe(self) -> str:
+        """Count the study's runs by method, and its cross-checks, in one line."""
+        counts = Counter(run.spec.method for run in self.runs)
+        methods = ", ".join(f"{count} {method}" for method, count in counts.items())
+        warm = sum(run.spec.warm_start is not None for run in self.runs)
+        started = f"; {warm} of them start from another run's adapter" if warm else ""
+        return f"{len(self.runs)} runs ({methods}{started}), {len(self.cells())} cross-checks"
+
+
+def cell_id(run: Run) -> str:
+    """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<tag>]."""
+    variant = "-".join(filter(None, [*_cell_parts(run.spec), run.label]))
+    return f"{run.spec.task.name}/{run.spec.model.name}/{variant}"

@@ -1,0 +1,51 @@
+"""Frozen values, checked when they are made, and the error for one that is wrong."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loraudit.base.errors import UserError, unknown
+
+
+class Frozen(BaseModel):
+    """Base of all values: unchangeable, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def validated(cls: type[BaseModel], data: object, where: str) -> Any:
+    """Make a `cls` from `data`.
+
+    Raises:
+        UserError: for the first thing that is wrong, with key, value and legal values.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected keys and values, got {data!r}")
+    for key in data:
+        if key not in cls.model_fields:
+            raise unknown(f"{where}: key", key, cls.model_fields)
+    try:
+        return cls(**data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "literal_error":
+            legal = first["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            raise unknown(f"{where}: {key}", first["input"], legal) from None
+        if first["type"] == "missing":
+            raise UserError(f"{where}: key {key!r} is missing") from None
+        message = first["msg"].removeprefix("Value error, ")
+        shown = f"{key} = {first['input']!r}: " if key else ""
+        raise UserError(f"{where}: {shown}{message}") from None

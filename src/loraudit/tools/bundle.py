@@ -1,0 +1,122 @@
+"""A study as one RO-Crate: specs, records, tables, figures and report, to archive or hand on.
+
+The crate (https://w3id.org/ro/crate) is a zip with ro-crate-metadata.json, which names every file,
+its hash, the code's commit and the licence. Needs the package rocrate (extra "bundle").
+"""
+
+import mimetypes
+from importlib.metadata import metadata
+from pathlib import Path
+
+from loraudit.analysis.collect import read_study
+from loraudit.base.errors import UserError
+from loraudit.base.files import sha256, write_atomic
+from loraudit.base.progress import progress
+from loraudit.base.provenance import git_state
+from loraudit.studies import paths
+from loraudit.studies.record import read_record
+from loraudit.studies.study import Run, Study
+
+RUN_FILES = ("spec.json", "record.json", "history.csv", "predictions.parquet")
+KINDS = {".parquet": "application/vnd.apache.parquet", ".jsonl": "application/jsonl"}
+KINDS |= {
+    ".md": "text/markdown",
+    ".yaml": "application/yaml",
+    ".safetensors": "application/octet-stream",
+}
+
+
+def bundle(study: str, out: Path, weights: bool = False) -> dict:
+    """Write a study's RO-Crate.
+
+    Args:
+        study: the study's name.
+        out: the zip to write, which must not exist.
+        weights: put the runs' adapters in too.
+
+    Returns:
+        What is in it: files, bytes, runs and the runs that are not finished.
+
+    Raises:
+        UserError: no such study, no finished run, `out` exists or is no zip, or no rocrate.
+    """
+    if out.suffix != ".zip":
+        raise UserError(f"out: {str(out)!r} is no name of a zip file (legal: NAME.zip)")
+    if out.exists():
+        raise UserError(f"out: {out} exists already; name a new file")
+    folder = paths.study_folder(study)
+    found = read_study(folder / "study.json")
+    done = [run for run in found.runs if (folder / "runs" / run.id / "record.json").is_file()]
+    if not done:
+        raise UserError(f"study: {study!r} has no finished run to bundle")
+    files = study_files(found, folder, done, weights)
+    crate = _crate(found, folder, done)
+    for path in progress(files, len(files), "bundle"):
+        _add(crate, path)
+    write_atomic(out, lambda temporary: crate.write_zip(temporary))
+    missing = [run.id for run in found.runs if run not in done]
+    size = sum(path.stat().st_size for path in files)
+    return {"files": len(files), "bytes": size, "runs": len(done), "missing": missing}
+
+
+def study_files(study: Study, folder: Path, done: list[Run], weights: bool) -> list[Path]:
+    """List the files of a study that a bundle holds."""
+    wanted = [folder / "study.json", folder / "report.html", Path("LICENSE")]
+    config = paths.settings(study.name)
+    if config:
+        wanted.append(paths.CONFIG / "studies" / f"{config['study']}.yaml")
+    for run in done:
+        own = folder / "runs" / run.id
+        wanted += [own / name for name in RUN_FILES]
+        wanted += sorted((own / "adapter").rglob("*")) if weights else []
+    for part in (folder / "crosscheck", folder / "tidy", folder / "tables"):
+        wanted += sorted(part.rglob("*"))
+    wanted += sorted((paths.FIGURES / study.name).glob("*"))
+    return [path for path in wanted if path.is_file() and not path.name.startswith(".")]
+
+
+def _crate(study: Study, folder: Path, done: list[Run]):
+    """Make a crate that says what the study is, by what code, and under which licence."""
+    try:
+        from rocrate.model import ContextEntity, SoftwareApplication
+        from rocrate.rocrate import ROCrate
+    except ImportError:
+        raise UserError("bundle needs rocrate: pip install 'loraudit[bundle]'") from None
+
+    project = metadata("loraudit")
+    commits = _commits(folder, done)
+    crate = ROCrate()
+    crate.name = f"loraudit study {study.name}"
+    crate.description = f"{study.question} {len(done)} of {len(study.runs)} runs are finished."
+    crate.keywords = ["LoRA", "reproducibility", study.name]
+    licence = project["License-Expression"]
+    terms = ContextEntity(
+        crate, f"https://spdx.org/licenses/{licence}", {"@type": "CreativeWork", "name": licence}
+    )
+    crate.license = crate.add(terms)
+    code = SoftwareApplication(crate, "#code", {"name": "loraudit", "version": project["Version"]})
+    code = crate.add(code)
+    code["softwareVersion"] = ", ".join(commits) or "unknown"
+    code["description"] = project["Summary"]
+    crate.root_dataset["isBasedOn"] = code
+    return crate
+
+
+def _commits(folder: Path, done: list[Run]) -> list[str]:
+    """Return the commits that made the runs, and today's, each with a mark where it was dirty."""
+    states = [
+        read_record(folder / "runs" / run.id / "record.json").environment["git"] for run in done
+    ]
+    marked = {
+        f"{state['commit']}{' with uncommitted changes' if state['dirty'] else ''}"
+        for state in (*states, git_state())
+        if state["commit"]
+    }
+    return sorted(marked)
+
+
+def _add(crate, path: Path) -> None:
+    kind = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    facts = {"sha256": sha256(path), "contentSize": str(path.stat().st_size)}
+    facts |= {"encodingFormat": kind} if kind else {}
+    crate.add_file(path, path.as_posix(), properties=facts)

@@ -1,0 +1,320 @@
+"""Measured costs of a run on this machine: a few real optimizer steps, in a process of its own.
+
+The steps are the training loop's own (`train.optimizer_step`), on batches of the study's size: of
+the fetched rows where data and model are here, else of random tokens at max_length.
+"""
+
+import contextlib
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_json
+from loraudit.studies.entries import HubSource, TaskEntry
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.values import validated
+
+if TYPE_CHECKING:
+    from loraudit.data.batches import Examples
+
+SAMPLE_ROWS = 2000
+"""Rows that are tokenised to know their lengths."""
+
+STEPS, FIRST = 8, 2
+"""Optimizer steps that are timed, after the first ones on the widest batches, which set the peak
+memory and, where the model is compiled, compile it."""
+
+SECONDS = 20.0
+"""After so long no further step is begun, once `FEWEST` were timed."""
+FEWEST = 3
+
+
+def row_counts(task: TaskEntry, data: Path, spec: RunSpec) -> dict[str, int] | None:
+    """Return the rows that a run trains and scores, None where nobody knows them yet.
+
+    They are known from the fetched task, or from its published sizes.
+    """
+    if (data / "manifest.json").is_file():
+        splits = read_json(data / "manifest.json")["splits"]
+        have = {name: facts["rows"] for name, facts in splits.items()}
+    elif task.rows:
+        have = dict(task.rows)
+    else:
+        have = {}
+    asked = {"train": spec.train_rows}
+    asked |= dict.fromkeys([name for name in have if name != "train"], spec.validation_rows)
+    asked.setdefault("validation", spec.validation_rows)
+    found = {name: have.get(name) if rows is None else rows for name, rows in asked.items()}
+    known = {name: rows for name, rows in found.items() if rows is not None}
+    return known if len(known) == len(found) else None
+
+
+def model_source(spec: RunSpec, model: Path) -> Path | None:
+    """Return a folder with the model's config.json: fetched, local, or cached from the hub."""
+    if (model / "config.json").is_file():
+        return model
+    source = spec.model.source
+    folder = Path(getattr(source, "folder", "nowhere"))
+    if (folder / "config.json").is_file():
+        return folder
+    if isinstance(source, HubSource):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.hub, "config.json", revision=source.revision)
+        return Path(found).parent if isinstance(found, str) else None
+    return None
+
+
+def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) -> dict:
+    """Time one kind of run; called in a fresh process, whose peak memory is then the run's.
+
+    Args:
+        fields: the RunSpec as JSON values.
+        folders: of the fetched `task`, its `tokens`, and the `model` (or its config.json alone);
+            the first two need not be there.
+        launch: the file of profiles/accelerate, as read.
+        threads: CPU threads of one run.
+
+    Returns:
+        Seconds per step, to evaluate a row, and to get ready (the first steps' extra included);
+        peak MiB; values that are saved; ranks of all layers; whether the batches were real rows.
+
+    Raises:
+        UserError: settings that fit neither model nor machine.
+    """
+    warnings.simplefilter("ignore")  # of the libraries, about each other and the made-up labels
+    os.environ["ACCELERATE_MIXED_PRECISION"] = str(launch["mixed_precision"])
+    os.environ["ACCELERATE_USE_CPU"] = str(bool(launch.get("use_cpu", False))).lower()
+    started = time.monotonic()
+    import torch
+
+    from loraudit.adapters.first_token import shorten
+    from loraudit.training import run
+    from loraudit.training.accounting import (
+        adapter_ranks,
+        count_parameters,
+        peak_device_memory_mib,
+        peak_memory_mib,
+    )
+
+    if not launch.get("use_cpu") and not torch.cuda.is_available():
+        raise UserError("its launch file asks for a GPU, and this machine has none")
+    torch.set_num_threads(threads)
+    spec: RunSpec = validated(RunSpec, fields, "spec")
+    accelerator = run.make_accelerator(spec)
+    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
+    module = _method(spec).apply(shorten(_base(spec, folders["model"]), spec), spec)
+    ready = time.monotonic() - started
+    examples, pad, real = _examples(spec, folders)
+    started = time.monotonic()
+    parameters = count_parameters(module, spec.model.head)
+    state = run.prepare(spec, accelerator, module, len(examples), pad)
+    held = _evaluated_once(module, examples, spec)
+    ready += time.monotonic() - started
+    first, steps = _time_steps(state, examples)
+    mean = float(np.mean(steps))
+    return {
+        "step_seconds": mean,
+        "steps": len(steps),
+        "evaluate_row_seconds": _time_evaluation(state, examples),
+        "ready_seconds": ready + max(0.0, first - FIRST * mean),
+        "memory_mib": peak_memory_mib(),
+        "device_mib": peak_device_memory_mib(),
+        "saved_values": 0 if spec.method == "full" else parameters["trainable"],
+        "held_values": sum(value.numel() for value in held.weights.values()),
+        "ranks": sum(adapter_ranks(module).values()),
+        "real_rows": real,
+    }
+
+
+def _evaluated_once(module, examples: "Examples", spec: RunSpec):
+    """Take up what a run holds from its first evaluation on: metrics, and the best weights."""
+    from loraudit.training import metrics
+    from loraudit.training.journal import Best
+
+    best = Best()
+    best.offer(1, 0.0, module)
+    logits = np.zeros((2, max(1, len(spec.task.classes))))
+    metrics.compute(logits, examples.labels[:2], spec.task)
+    return best
+
+
+def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> float:
+    """Return the seconds that a cell's cross-check takes, from its first import on."""
+    warnings.simplefilter("ignore")
+    started = time.monotonic()
+    import torch
+
+    from loraudit.crosscheck.whole_model import crosscheck
+
+    torch.set_num_threads(threads)
+    spec: RunSpec = validated(RunSpec, fields, "spec")
+    with _tokens(spec, folders) as tokens:
+        few = min(SAMPLE_ROWS, spec.train_rows or SAMPLE_ROWS, _rows(tokens))
+        crosscheck(spec.model_copy(update={"train_rows": few}), tokens, folders["model"])
+    return time.monotonic() - started
+
+
+def _method(spec: RunSpec):
+    import importlib
+
+    return importlib.import_module(METHOD_MODULES[spec.method])
+
+
+def _base(spec: RunSpec, folder: Path):
+    """Load the model, or build it from its config with random weights: a step costs the same."""
+    from loraudit.adapters.base_model import load_base
+
+    if (folder / "model.safetensors").is_file():
+        return load_base(spec, folder)
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    classes = max(1, len(spec.task.classes))
+    config = AutoConfig.from_pretrained(folder, num_labels=classes, trust_remote_code=False)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int, bool]:
+    """Return rows to train on, the padding's token, and whether the rows are real."""
+    from loraudit.data.batches import load_examples, pad_id
+
+    if not readable(folders):
+        return _random_examples(spec, folders["model"]), 0, False
+    with _tokens(spec, folders) as tokens:
+        rows = min(_rows(tokens), spec.train_rows or SAMPLE_ROWS, SAMPLE_ROWS)
+        few = spec.model_copy(update={"train_rows": rows})
+        return load_examples(few, tokens, "train"), pad_id(tokens), True
+
+
+def readable(folders: dict[str, Path]) -> bool:
+    """Tell whether there are tokens of the task, or its rows and a tokenizer to make some."""
+    if (folders["tokens"] / "manifest.json").is_file():
+        return True
+    here = (folders["task"] / "manifest.json").is_file()
+    return here and any(folders["model"].glob("tokenizer*"))
+
+
+def _rows(tokens: Path) -> int:
+    import pyarrow as pa
+
+    with pa.memory_map(str(tokens / "train.arrow")) as source:
+        return len(pa.ipc.open_file(source).get_batch(0))
+
+
+@contextlib.contextmanager
+def _tokens(spec: RunSpec, folders: dict[str, Path]) -> Iterator[Path]:
+    """Give the folder of the task's tokens, or a passing one of its first training rows."""
+    if (folders["tokens"] / "manifest.json").is_file():
+        yield folders["tokens"]
+        return
+    import pandas as pd
+
+    from loraudit.data.tokenise import tokenise
+
+    with tempfile.TemporaryDirectory() as name:
+        some = Path(name)
+        table = pd.read_parquet(folders["task"] / "train.parquet")[:SAMPLE_ROWS]
+        table.to_parquet(some / "train.parquet", index=False)
+        write_json(some / "manifest.json", {"splits": {"train": {"sha256": ""}}, "absent": []})
+        tokenise(some, folders["model"], spec.max_length, some / "tokens")
+        yield some / "tokens"
+
+
+def _random_examples(spec: RunSpec, model: Path) -> "Examples":
+    from transformers import AutoConfig
+
+    from loraudit.data.batches import Examples
+
+    vocabulary = AutoConfig.from_pretrained(model, trust_remote_code=False).vocab_size
+    rows = spec.global_batch * (STEPS + FIRST)
+    return Examples(
+        rows=np.arange(rows),
+        labels=np.zeros(rows, dtype=float if spec.task.regression else int),
+        starts=np.arange(rows + 1) * spec.max_length,
+        ids=np.random.default_rng(0).integers(0, vocabulary, rows * spec.max_length, np.int32),
+        types=None,
+    )
+
+
+def _time_steps(state, examples: "Examples") -> tuple[float, list[float]]:
+    """Time the first steps together, then steps on batches spread over an epoch's widths."""
+    from loraudit.data.batches import global_batches
+    from loraudit.training.loop import optimizer_step
+
+    spec, generator = state.spec, np.random.default_rng(0)
+    batches = global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
+    full = [batch for batch in batches if len(batch) == spec.global_batch] or batches
+    ordered = sorted(full, key=lambda batch: examples.lengths[batch].max())
+    places = np.linspace(0, len(ordered) - 1, 2 * STEPS + 1)[1::2].round().astype(int)
+    state.model.train()
+    started = time.monotonic()
+    for batch in ordered[-FIRST:]:
+        optimizer_step(state, examples, batch)
+    first = time.monotonic() - started
+    seconds: list[float] = []
+    for place in generator.permutation(places):
+        if len(seconds) >= FEWEST and sum(seconds) > SECONDS:
+            break
+        started = time.monotonic()
+        optimizer_step(state, examples, ordered[place])
+        seconds.append(time.monotonic() - started)
+    return first, seconds
+
+
+def _time_evaluation(state, examples: "Examples") -> float:
+    """Return the seconds to evaluate a row, over rows of all lengths."""
+    from loraudit.training.loop import evaluate
+
+    rows = min(len(examples), state.spec.micro_batch * STEPS)
+    order = np.argsort(examples.lengths, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, rows).round().astype(int)]
+    started = time.monotonic()
+    evaluate(state, _picked(examples, chosen), "calibrate")
+    return (time.monotonic() - started) / rows
+
+
+def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
+    """Return some of the examples, with tokens of their own."""
+    spans = [slice(*examples.starts[i : i + 2]) for i in index]
+    types = examples.types
+    return type(examples)(
+        rows=examples.rows[index],
+        labels=examples.labels[index],
+        starts=np.concatenate([[0], np.cumsum(examples.lengths[index])]),
+        ids=np.concatenate([examples.ids[span] for span in spans]),
+        types=None if types is None else np.concatenate([types[span] for span in spans]),
+    )
+
+
+def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
+    """Return a run's seconds, launching aside, from what `measure` found."""
+    scored = sum(count for split, count in rows.items() if split != "train")
+    per_epoch = math.ceil(rows["train"] / spec.global_batch)
+    steps = spec.epochs * per_epoch
+    return (
+        cost["ready_seconds"]
+        + steps * cost["step_seconds"]
+        + spec.epochs * scored * cost["evaluate_row_seconds"]
+        + scoring_rows(spec, per_epoch, cost["ranks"]) * cost["evaluate_row_seconds"]
+    )
+
+
+def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:
+    """Return the rows that a model would have to pass for what ALoRA's scores cost.
+
+    A round passes its rows twice for each of `ranks`, from the rank's block on: half of the model,
+    on average.
+    """
+    if spec.alora is None:
+        return 0
+    rounds = sum(step < spec.epochs * per_epoch for step in spec.alora.steps(per_epoch))
+    return rounds * ranks * spec.alora.rows

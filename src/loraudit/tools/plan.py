@@ -1,0 +1,490 @@
+"""What a study will take, before anything starts: jobs, time, memory and disk.
+
+Which jobs there are to do Snakemake says itself (a dry run). Times come from finished runs of the
+study on this machine, or else from a short calibration (calibrate.py), kept in .loraudit/.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from loraudit.base.code_digest import code_digest
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_json
+from loraudit.base.progress import progress
+from loraudit.base.provenance import processor
+from loraudit.base.terminal import duration
+from loraudit.base.yaml_file import read_yaml
+from loraudit.report.tables import size
+from loraudit.studies import paths
+from loraudit.studies.expand import load_configured
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.names import targets_name
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.study import Run, Study
+from loraudit.studies.study_file import Config
+from loraudit.tools import calibrate
+
+CACHE = Path(".loraudit/calibration.json")
+
+FREE = (
+    *("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start"),
+    *("train_rows", "validation_rows", "epochs"),
+)
+"""Fields that do not change what a step costs, or (rank) hardly."""
+
+BUSY = 0.5
+"""Load per CPU from which a calibration says that it was not alone."""
+
+PREDICTION_BYTES = 40
+"""Of a row in predictions.parquet, at most: row, label, prediction, logits."""
+
+
+class Jobs(NamedTuple):
+    """What Snakemake would do: jobs per rule, runs to train and cells to check."""
+
+    rules: dict[str, int]
+    runs: set[str]
+    cells: set[str]
+
+
+class Machine(NamedTuple):
+    """This machine as a run sees it: `launch` is its file in profiles/accelerate."""
+
+    processor: str
+    cpus: int
+    torch: str
+    threads: int
+    cores: int
+    launch: str
+
+    def profile(self) -> dict:
+        """Return the launch file."""
+        return read_yaml(self.launch)
+
+    @property
+    def slots(self) -> int:
+        """How many runs Snakemake starts at once."""
+        return max(1, self.cores // (self.threads * self.profile()["num_processes"]))
+
+
+def plan(
+    config: dict, given: list[str], cores: int, measure: bool = True, again: bool = False
+) -> dict:
+    """Return a study's jobs and what they will take.
+
+    Args:
+        config: the whole configuration.
+        given: the part of it that was given, as KEY=VALUE, for Snakemake.
+        cores: Snakemake's --cores.
+        measure: calibrate what finished runs do not tell; False leaves it unknown.
+        again: forget earlier calibrations.
+
+    Raises:
+        UserError: anything wrong in the study, or no repository here.
+    """
+    study = load_configured(config)
+    checked = Config(**config)
+    launch = f"profiles/accelerate/{checked.launch}.yaml"
+    cpus = os.cpu_count() or 1
+    machine = Machine(processor(), cpus, version("torch"), checked.threads, cores, launch)
+    jobs = dry_run(given)
+    known = finished_costs(study, machine)
+    if again:
+        CACHE.unlink(missing_ok=True)
+    todo = [run for run in study.runs if run.id in jobs.runs]
+    asked = {cost_key(run.spec): run for run in study.runs if cost_key(run.spec) not in known}
+    keys = {cost_key(run.spec) for run in todo}
+    needed = [run for key, run in asked.items() if key in keys]
+    found = calibrated(needed, study, jobs, machine) if measure else Calibration({}, {}, None, [])
+    return _answer(study, jobs, machine, known, found)
+
+
+def dry_run(given: list[str]) -> Jobs:
+    """Ask Snakemake what it would do.
+
+    Raises:
+        UserError: no Snakefile here, or Snakemake's reason for not planning.
+    """
+    if not Path("Snakefile").is_file():
+        raise UserError("no Snakefile here: run this in the repository's folder")
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor"]
+    command += ["--config", *given] if given else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    text = done.stdout + done.stderr
+    if done.returncode:
+        lines = [line for line in text.splitlines() if line.strip()]
+        raise UserError(f"snakemake can't plan this: {lines[-1] if lines else 'no reason given'}")
+    return parse_jobs(text)
+
+
+def parse_jobs(text: str) -> Jobs:
+    """Read the output of a dry run, whose messages are those of rules train and crosscheck."""
+    table = text.partition("Job stats:")[2].partition("\ntotal ")[0]
+    counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
+    runs = re.findall(r"^Job \d+: train (\S+) (\S+) (\S+) seed (\d+)$", text, re.M)
+    cells = re.findall(r"^Job \d+: cross-check (\S+) (\S+) (\S+)$", text, re.M)
+    return Jobs(
+        {name: count for name, count in counts.items() if name != "all"},
+        {f"{task}/{model}/{variant}/s{seed}" for task, model, variant, seed in runs},
+        {"/".join(parts) for parts in cells},
+    )
+
+
+def cost_key(spec: RunSpec) -> str:
+    """Return what decides a run's cost: all fields but the seed and the optimizer's."""
+    exact = ("train_rows", "validation_rows", "epochs", "rank")
+    dropped = {name for name in FREE if name not in exact}
+    return spec.model_dump_json(exclude=dropped)
+
+
+def class_key(spec: RunSpec) -> str:
+    """Return what decides a step's cost: model, method, targets, batch, lengths, precision."""
+    return spec.model_dump_json(exclude=set(FREE))
+
+
+def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
+    """Return {cost key: means over the study's finished runs on this machine}."""
+    seen: dict[str, list[dict]] = {}
+    for run in study.runs:
+        folder = paths.RESULTS / study.name / "runs" / run.id
+        if not (folder / "record.json").is_file():
+            continue
+        record = read_json(folder / "record.json")
+        if _same_machine(record["environment"], machine):
+            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            train = record["train"]
+            memory = train["peak_memory_mib"], train["peak_device_memory_mib"]
+            cost = {"seconds": train["seconds"]["total"], "memory": memory, "bytes": size}
+            cost["step"] = train["seconds"]["train"] / train["steps"]
+            seen.setdefault(cost_key(run.spec), []).append(cost)
+    return {key: _mean(costs) for key, costs in seen.items()}
+
+
+def _mean(costs: list[dict]) -> dict:
+    found = {
+        name: sum(c[name] for c in costs) / len(costs) for name in ("seconds", "step", "bytes")
+    }
+    return {**found, "memory_mib": max(cost["memory"][0] for cost in costs), "runs": len(costs)}
+
+
+def _same_machine(environment: dict, machine: Machine) -> bool:
+    here = machine.processor, machine.cpus, machine.threads, machine.profile()["num_processes"]
+    names = ("processor", "cpus", "threads", "processes")
+    return tuple(environment.get(name) for name in names) == here
+
+
+class Calibration(NamedTuple):
+    """What was measured: {class key: cost}, {model: seconds of a cross-check}, launch seconds."""
+
+    classes: dict[str, dict]
+    crosschecks: dict[str, float]
+    launch_seconds: float | None
+    notes: list[str]
+
+
+class Task(NamedTuple):
+    """A measurement to make: its name in the cache, what it is of, and the call."""
+
+    key: str
+    what: str
+    call: Callable
+    arguments: tuple
+
+
+def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> Calibration:
+    """Measure what the cache does not have, as many at once as runs will be."""
+    notes: list[str] = []
+    named: dict[str, str] = {}
+    tasks: list[Task] = []
+    for run in sorted(runs, key=lambda run: -(run.spec.rank or 0)):
+        key = class_key(run.spec)
+        if key not in named:
+            task = _class_task(run, machine, notes)
+            named[key] = task.key if task else ""
+            tasks += [task] if task else []
+    checks = _crosscheck_tasks(study, jobs, machine)
+    launch = _launch_task(machine)
+    wanted = [*tasks, *checks.values(), *([launch] if jobs.runs else [])]
+    if (
+        any(task.key not in _cache() for task in wanted)
+        and os.getloadavg()[0] > BUSY * machine.cpus
+    ):
+        notes.append("the machine was busy with other work while it was measured")
+    cache, failed = _measured(wanted, machine.slots)
+    notes += [f"{task.what}: {failed[task.key]}" for task in wanted if task.key in failed]
+    return Calibration(
+        {key: cache[name] for key, name in named.items() if name in cache},
+        {model: cache[task.key] for model, task in checks.items() if task.key in cache},
+        cache.get(launch.key),
+        notes,
+    )
+
+
+def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
+    spec, folders = run.spec, _folders(run.spec)
+    model = folders["model"]
+    source = calibrate.model_source(spec, model)
+    what = f"{spec.task.name} {spec.model.name} {spec.method} {_targets(spec)}".strip()
+    if source is None:
+        notes.append(
+            f"{what}: no estimate: the model is not here; `snakemake --cores 1 "
+            f"{model}/manifest.json --config ...` fetches it"
+        )
+        return None
+    code = code_digest("scripts/train.py", METHOD_MODULES[spec.method])
+    folders["model"] = source
+    key = _cache_key(machine, code, class_key(spec), calibrate.readable(folders), source)
+    arguments = spec.model_dump(mode="json"), folders, machine.profile(), machine.threads
+    return Task(key, what, calibrate.measure, arguments)
+
+
+def _folders(spec: RunSpec) -> dict[str, Path]:
+    task, model, resources = spec.task.name, spec.model.name, paths.RESOURCES
+    return {
+        "task": resources / "tasks" / task,
+        "tokens": paths.tokens_folder(spec),
+        "model": resources / "models" / model,
+    }
+
+
+def _targets(spec: RunSpec) -> str:
+    return targets_name(spec) if spec.adapter else ""
+
+
+def _crosscheck_tasks(study: Study, jobs: Jobs, machine: Machine) -> dict[str, Task]:
+    """Return one cross-check to time per model: of the cell with the most matrices and rank."""
+    todo = [spec for cell, spec in study.cells().items() if cell in jobs.cells]
+    largest: dict[str, RunSpec] = {}
+    for spec in sorted(todo, key=lambda spec: (len(spec.targets or ()), spec.rank or 0)):
+        folders = _folders(spec)
+        if calibrate.readable(folders) and (folders["model"] / "model.safetensors").is_file():
+            largest[spec.model.name] = spec
+    code = code_digest("scripts/crosscheck.py")
+    tasks = {}
+    for name, spec in largest.items():
+        arguments = spec.model_dump(mode="json"), _folders(spec), machine.threads
+        key = _cache_key(machine, code, class_key(spec), "cross-check")
+        tasks[name] = Task(key, f"cross-check {name}", calibrate.measure_crosscheck, arguments)
+    return tasks
+
+
+def _launch_task(machine: Machine) -> Task:
+    code = code_digest("scripts/train.py")
+    key = _cache_key(machine, code, "launch")
+    return Task(key, "launch", measure_launch, (machine.launch, machine.threads))
+
+
+def measure_launch(profile: str, threads: int) -> float:
+    """Return the seconds from the launch of a run to the loop's imports being done.
+
+    Raises:
+        UserError: the launch failed, or it is one on several machines.
+    """
+    if read_yaml(profile)["num_machines"] > 1:
+        raise UserError("the launch is one on several machines and can't be timed on this one")
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write("import loraudit.training.run\n")
+        file.flush()
+        command = [sys.executable, "scripts/launch.py", "--quiet", "--config_file", profile]
+        command += ["--num_cpu_threads_per_process", str(threads), file.name]
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            raise UserError(f"the launch failed: {lines[-1]}")
+        return time.monotonic() - started
+
+
+def _cache_key(machine: Machine, *parts: object) -> str:
+    return hashlib.sha256(json.dumps([machine, *parts], default=str).encode()).hexdigest()
+
+
+def _cache() -> dict:
+    return read_json(CACHE) if CACHE.is_file() else {}
+
+
+def _measured(tasks: list[Task], slots: int) -> tuple[dict, dict[str, str]]:
+    """Return the cache with the tasks' results in it, and why some have none."""
+    cache = _cache()
+    missing = {task.key: task for task in tasks if task.key not in cache}
+    failed: dict[str, str] = {}
+    if not missing:
+        return cache, failed
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["loraudit.training.run", "loraudit.crosscheck.whole_model"])
+    workers = min(slots, len(missing))
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        futures: dict[Future, Task] = {
+            pool.submit(task.call, *task.arguments): task for task in missing.values()
+        }
+        for future in progress(as_completed(futures), len(futures), "calibrate"):
+            key = futures[future].key
+            try:
+                cache[key] = future.result()
+            except UserError as error:
+                failed[key] = f"no estimate: {error}"
+            except BrokenProcessPool:
+                failed[key] = "no estimate: a calibration was killed (out of memory?)"
+    write_json(CACHE, cache)
+    return cache, failed
+
+
+class Estimate(NamedTuple):
+    """What one run takes; None where nobody knows. `source` says where it is from."""
+
+    seconds: float | None
+    step: float | None
+    memory_mib: float | None
+    bytes: float | None
+    source: str
+
+
+UNKNOWN = Estimate(None, None, None, None, "unknown")
+
+
+def estimate(spec: RunSpec, known: dict[str, dict], found: Calibration) -> Estimate:
+    """Return what a run takes, by finished runs of its kind or by the calibration."""
+    launch = found.launch_seconds or 0.0
+    if (cost := known.get(cost_key(spec))) is not None:
+        source = f"{cost['runs']} finished run" + "s" * (cost["runs"] > 1)
+        seconds = cost["seconds"] + launch
+        return Estimate(seconds, cost["step"], cost["memory_mib"], cost["bytes"], source)
+    cost = found.classes.get(class_key(spec))
+    if cost is None:
+        return UNKNOWN
+    rows = calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
+    source = "calibration" if cost["real_rows"] else "calibration at max_length"
+    if rows is None:
+        return Estimate(None, cost["step_seconds"], cost["memory_mib"], None, source)
+    scored = sum(count for split, count in rows.items() if split != "train")
+    size = 4 * cost["saved_values"] + 2 * scored * PREDICTION_BYTES
+    seconds = calibrate.run_seconds(spec, rows, cost) + launch
+    return Estimate(seconds, cost["step_seconds"], cost["memory_mib"], size, source)
+
+
+def _answer(
+    study: Study, jobs: Jobs, machine: Machine, known: dict[str, dict], found: Calibration
+) -> dict:
+    estimates = {run.id: estimate(run.spec, known, found) for run in study.runs}
+    todo = [run for run in study.runs if run.id in jobs.runs]
+    cold = [estimates[run.id].seconds for run in todo if not run.spec.warm_start]
+    warm = [estimates[run.id].seconds for run in todo if run.spec.warm_start]
+    cells = {name: spec for name, spec in study.cells().items() if name in jobs.cells}
+    checks = [found.crosschecks.get(spec.model.name) for spec in cells.values()]
+    timed = [[s for s in part if s is not None] for part in ([*cold, *checks], warm)]
+    untimed = sum(s is None for s in (*cold, *warm, *checks))
+    memory = sorted((estimates[r.id].memory_mib or 0.0 for r in todo), reverse=True)
+    sizes = [estimates[run.id].bytes for run in todo]
+    return {
+        "study": study.name,
+        "machine": machine._asdict(),
+        "runs": {"all": len(study.runs), "done": len(study.runs) - len(todo), "to do": len(todo)},
+        "jobs": jobs.rules,
+        "kinds": _kinds(study.runs, jobs.runs, estimates),
+        "at once": machine.slots,
+        "cpu_seconds": sum(map(sum, timed)) * machine.threads * machine.profile()["num_processes"],
+        "wall_seconds": sum(schedule(part, machine.slots) for part in timed),
+        "jobs_without_estimate": untimed,
+        "other_jobs": sum(
+            count for rule, count in jobs.rules.items() if rule not in ("train", "crosscheck")
+        ),
+        "memory_mib": sum(memory[: machine.slots]),
+        "disk_bytes": sum(size for size in sizes if size is not None),
+        "crosscheck_seconds": found.crosschecks,
+        "launch_seconds": found.launch_seconds,
+        "notes": [*found.notes, *_unknown_sizes(todo)],
+    }
+
+
+def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
+    tasks = {
+        run.spec.task.name
+        for run in todo
+        if calibrate.row_counts(run.spec.task, _folders(run.spec)["task"], run.spec) is None
+    }
+    return [f"task {name}: its size is not known before it is fetched" for name in sorted(tasks)]
+
+
+def schedule(seconds: Iterable[float], slots: int) -> float:
+    """Return the time until jobs are done that start in order, `slots` at once."""
+    ends = [0.0] * slots
+    for length in seconds:
+        ends.sort()
+        ends[0] += length
+    return max(ends)
+
+
+def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) -> list[dict]:
+    """Return a row per kind of run: those of one task, model, method and targets at one cost."""
+    kinds: dict[tuple, Counter] = {}
+    for run in runs:
+        spec, found = run.spec, estimates[run.id]
+        names = spec.task.name, spec.model.name, spec.method, _targets(spec)
+        counts = kinds.setdefault((*names, found), Counter())
+        counts["runs"] += 1
+        counts["to do"] += run.id in todo
+    return [
+        {
+            **dict(zip(("task", "model", "method", "targets"), key[:4], strict=True)),
+            **counts,
+            **key[4]._asdict(),
+        }
+        for key, counts in kinds.items()
+    ]
+
+
+def shown(found: dict) -> list[tuple[str, list[str], list[list[object]]]]:
+    """Turn `plan`'s answer into tables for the screen: title, columns, rows."""
+    columns = ["task", "model", "method", "targets", "runs", "to do", "s per step", "per run"]
+    columns += ["memory", "from"]
+    kinds = [
+        [
+            *(kind[name] for name in ("task", "model", "method", "targets", "runs", "to do")),
+            "" if kind["step"] is None else f"{kind['step']:.3g}",
+            "" if kind["seconds"] is None else duration(kind["seconds"]),
+            "" if kind["memory_mib"] is None else f"{kind['memory_mib']:,.0f} MiB",
+            kind["source"],
+        ]
+        for kind in found["kinds"]
+    ]
+    return [(f"study {found['study']}", columns, kinds)]
+
+
+def sentences(found: dict) -> list[str]:
+    """Say what a study will take; every number is `plan`'s."""
+    counts = found["runs"]
+    jobs = ", ".join(f"{count} {rule}" for rule, count in found["jobs"].items()) or "none"
+    said = [
+        f"runs: {counts['all']}, done {counts['done']}, to do {counts['to do']}",
+        f"jobs to do: {jobs}",
+    ]
+    timed = counts["to do"] + found["jobs"].get("crosscheck", 0) - found["jobs_without_estimate"]
+    if timed:
+        least = "at least " if found["jobs_without_estimate"] else "about "
+        said.append(
+            f"time: {least}{duration(found['wall_seconds'])} with {found['machine']['cores']} "
+            f"cores ({found['at once']} jobs at once), {duration(found['cpu_seconds'])} of one "
+            f"core; the {found['other_jobs']} short jobs are not counted"
+        )
+        said.append(
+            f"memory: {found['memory_mib']:,.0f} MiB at once; disk: {size(found['disk_bytes'])} of "
+            "runs"
+        )
+    if found["jobs_without_estimate"]:
+        said.append(f"no estimate for {found['jobs_without_estimate']} runs and cross-checks")
+    return said + [f"note: {note}" for note in found["notes"]]

@@ -1,0 +1,550 @@
+"""Verify a study from its files: is every number what its evidence gives, and is it current?
+
+A run's record is checked against its seal, its own history and predictions, its adapter, the
+fetched data and model, and the spec and code of today. Tables and the CSV behind every figure are
+made again and compared character by character. A seal shows edits and bit rot, not a forger who
+seals anew: scores are recomputed from the predictions in any case.
+"""
+
+import csv
+import functools
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.analysis.collect import collected, read_study
+from loraudit.analysis.tidy_files import read_table
+from loraudit.base.code_digest import code_digest
+from loraudit.base.errors import UserError
+from loraudit.base.files import folder_fingerprint, read_json, sha256
+from loraudit.base.progress import progress
+from loraudit.report.products import UPDATES, study_figures
+from loraudit.studies import paths
+from loraudit.studies.entries import FolderSource, HubSource
+from loraudit.studies.entry_files import load_model, load_task
+from loraudit.studies.expand import load_configured
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.record import RunRecord, run_files, seal
+from loraudit.studies.spec import digest, with_defaults
+from loraudit.studies.study import Run, Study
+
+TRAIN_SCRIPT = Path("scripts/train.py")
+MANY = 3
+"""Cells of a table that are named before the rest is counted."""
+
+
+class Finding(NamedTuple):
+    """What is wrong with an artefact ("problem"), or could not be checked ("note")."""
+
+    kind: Literal["problem", "note"]
+    artefact: str
+    text: str
+
+
+Findings = Iterator[Finding]
+
+
+def verify(folder: Path, config: dict | None = None, updates: bool = True) -> Findings:
+    """Check everything of a study.
+
+    Args:
+        folder: results/<study>.
+        config: the configuration that the study was asked with; None finds it by the name.
+        updates: make section 7's tables again too (the slow part: it reads every adapter).
+
+    Raises:
+        UserError: no study in that folder, or a configuration that is wrong.
+    """
+    study = read_study(folder / "study.json")
+    expected, notes = expected_runs(study, config)
+    yield from notes
+    for run in progress(study.runs, len(study.runs), "verify runs"):
+        yield from check_run(folder / "runs" / run.id, run, expected)
+    yield from check_products(study, folder, updates)
+
+
+def sentences(name: str, findings: list[Finding]) -> list[str]:
+    """Say what was found: a line per problem, notes of one text together, and the counts."""
+    problems = [finding for finding in findings if finding.kind == "problem"]
+    notes: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.kind == "note":
+            notes.setdefault(finding.text, []).append(finding.artefact)
+    said = [f"problem: {finding.artefact}: {finding.text}" for finding in problems]
+    for text, artefacts in notes.items():
+        names = sorted(set(artefacts))
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        said.append(f"note: {names[0]}{more}: {text}")
+    files = len({finding.artefact for finding in problems})
+    verdict = f"{len(problems)} problems in {files} files" if problems else "no problem found"
+    return [*said, f"{name}: {verdict}, {len(notes)} notes"]
+
+
+def expected_runs(study: Study, config: dict | None) -> tuple[dict[str, Run] | None, list[Finding]]:
+    """Return the runs that the study's file asks for today, and where study.json differs."""
+    where = f"{study.name}/study.json"
+    config = config or paths.settings(study.name, **local_copies(study))
+    if config is None:
+        text = "no file of config/studies has this name: not compared with today's settings"
+        return None, [Finding("note", where, text)]
+    asked = load_configured(config)
+    if asked.name != study.name:
+        raise UserError(f"config: it asks for study {asked.name!r}, not for {study.name!r}")
+    runs = {run.id: run for run in asked.runs}
+    if digest(asked) == digest(study):
+        return runs, []
+    names = [name for name in type(study).model_fields if name != "runs"]
+    changed = [name for name in names if getattr(asked, name) != getattr(study, name)]
+    had = {run.id: run for run in study.runs}
+    changed += [f"{len(had.keys() ^ runs.keys())} runs"] if had.keys() != runs.keys() else []
+    count = sum(had[key].spec != runs[key].spec for key in had.keys() & runs.keys())
+    changed += [f"the specs of {count} runs"] if count else []
+    text = f"not what the study's file asks for today: it differs in {', '.join(changed)}"
+    return runs, [Finding("problem", where, text)]
+
+
+def local_copies(study: Study) -> dict[str, str]:
+    """Return the local folders that stood in for the hub: config keys glue and models."""
+    found = {}
+    for run in study.runs:
+        for key, entry, load in (
+            ("glue", run.spec.task, load_task),
+            ("models", run.spec.model, load_model),
+        ):
+            if isinstance(entry.source, FolderSource) and _from_hub(entry.name, load):
+                folder = Path(entry.source.folder)
+                found[key] = str(folder if key == "glue" else folder.parent)
+    return found
+
+
+@functools.cache
+def _from_hub(name: str, load: Callable) -> bool:
+    try:
+        return isinstance(load(name).source, HubSource)
+    except UserError:
+        return False
+
+
+@dataclass
+class Case:
+    """A run under check: its folder, its record as read, and the problems' artefact name."""
+
+    folder: Path
+    record: RunRecord
+
+    def problem(self, name: str, text: str) -> Finding:
+        """Make a finding about one of the run's files."""
+        return Finding("problem", str(self.folder / name), text)
+
+    def note(self, name: str, text: str) -> Finding:
+        """Make a note about one of the run's files."""
+        return Finding("note", str(self.folder / name), text)
+
+
+def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findings:
+    """Check one run's folder."""
+    path = folder / "record.json"
+    if not path.is_file():
+        yield Finding("problem", str(path), "missing: the run is not finished")
+        return
+    try:
+        text = path.read_text()
+        record = RunRecord(**json.loads(text))
+    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        yield Finding("problem", str(path), f"not a complete run record: {reason}")
+        return
+    case = Case(folder, record)
+    yield from _check_seal(case, text)
+    yield from _check_spec(case, run, expected)
+    yield from _check_code(case)
+    yield from _check_evidence(case)
+    yield from _check_adapter(case)
+    yield from _check_sources(case)
+
+
+def _check_seal(case: Case, text: str) -> Findings:
+    """Compare the record with its own digest, and the run's files with the record's hashes."""
+    record = case.record
+    if record.record_sha256 is None or record.files is None:
+        yield case.note("record.json", "unsealed (older than seals): edits show in scores only")
+        return
+    if seal(text) != record.record_sha256:
+        yield case.problem("record.json", "changed after the run: its seal is broken")
+    found = run_files(case.folder)
+    for name, value in record.files.items():
+        if name not in found:
+            yield case.problem(name, "missing, but the record has its hash")
+        elif found[name] != value:
+            yield case.problem(name, "changed after the run: its hash is not the record's")
+    for name in found.keys() - record.files.keys():
+        yield case.problem(name, "not of this run: the record does not name it")
+
+
+def _check_spec(case: Case, run: Run, expected: dict[str, Run] | None) -> Findings:
+    """Compare the record's spec with its digest, with spec.json, and with what is asked today."""
+    record = case.record
+    if digest(record.spec) != record.spec_sha256:
+        yield case.problem("record.json", "the spec was changed after the run (its digest differs)")
+    try:
+        written = read_json(case.folder / "spec.json")
+    except (OSError, ValueError):
+        written = None
+    if with_defaults(written) != record.spec.model_dump(mode="json"):
+        yield case.problem("spec.json", "not the spec of record.json")
+    asked = run if expected is None else expected.get(run.id)
+    if asked is None:
+        yield case.problem("record.json", "stale: the study no longer asks for this run")
+    elif asked.spec != record.spec:
+        fields = [
+            name
+            for name in type(asked.spec).model_fields
+            if getattr(asked.spec, name) != getattr(record.spec, name)
+        ]
+        text = f"stale: made from another spec than the study asks for ({', '.join(fields)})"
+        yield case.problem("record.json", text)
+
+
+def _check_code(case: Case) -> Findings:
+    """Compare the code that trained the run with today's."""
+    said = case.record.code_sha256
+    if said is None:
+        yield case.note("record.json", "the code that made it is not recorded: may be stale")
+    elif not TRAIN_SCRIPT.is_file():
+        yield case.note("record.json", f"no {TRAIN_SCRIPT} here to compare its code with")
+    elif said != training_code(case.record.spec.method):
+        yield case.problem("record.json", "stale: made by other code than today's")
+
+
+@functools.cache
+def training_code(method: str) -> str:
+    """Return the digest of the code that trains a method, as rule train has it."""
+    return code_digest(TRAIN_SCRIPT, METHOD_MODULES[method])
+
+
+def _check_evidence(case: Case) -> Findings:
+    """Recompute the scores from predictions.parquet, and compare history.csv with the record."""
+    try:
+        predictions = pd.read_parquet(case.folder / "predictions.parquet")
+        history = pd.read_csv(case.folder / "history.csv")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        yield case.problem("predictions.parquet, history.csv", f"can't be read: {reason}")
+        return
+    yield from _check_scores(case, predictions)
+    yield from _check_history(case, history)
+    yield from _check_labels(case, predictions)
+
+
+def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
+    from loraudit.training import metrics
+
+    record = case.record
+    task, train = record.spec.task, record.train
+    logits = predictions.filter(like="logit_").to_numpy()
+    if not np.array_equal(metrics.predictions(logits, task), predictions.prediction):
+        yield case.problem("predictions.parquet", "a prediction is not what its logits say")
+    for name, epoch, said in (
+        ("best", train.best_epoch, train.best),
+        ("last", train.last_epoch, train.last),
+    ):
+        found: dict[str, float] = {}
+        for split, rows in predictions[predictions.epoch == epoch].groupby("split", sort=False):
+            values = rows.filter(like="logit_").to_numpy()
+            suffix = "" if split == "validation" else f"_{split}"
+            scores = metrics.compute(values, rows.label.to_numpy(), task)
+            found |= {f"{metric}{suffix}": score for metric, score in scores.items()}
+            if len(rows) != train.rows.get(str(split)):
+                yield case.problem("predictions.parquet", f"{len(rows)} rows of {split}")
+        for metric in said.keys() | found.keys():
+            if said.get(metric) != found.get(metric):
+                yield case.problem(
+                    "record.json",
+                    f"{name} {metric} is {said.get(metric)}, the predictions give "
+                    f"{found.get(metric)}",
+                )
+
+
+def _check_history(case: Case, history: pd.DataFrame) -> Findings:
+    train, headline = case.record.train, case.record.spec.task.headline
+    if len(history) != train.last_epoch or headline not in history:
+        yield case.problem(
+            "history.csv", f"{len(history)} epochs, the record has {train.last_epoch}"
+        )
+        return
+    best = int(history.loc[history[headline].idxmax(), "epoch"])
+    if best != train.best_epoch:
+        text = f"its best epoch is {best}, the record says {train.best_epoch}"
+        yield case.problem("history.csv", text)
+    if history.step.iloc[-1] != train.steps:
+        text = f"{history.step.iloc[-1]} steps, the record says {train.steps}"
+        yield case.problem("history.csv", text)
+    for epoch, said in ((train.best_epoch, train.best), (train.last_epoch, train.last)):
+        row = (
+            history[history.epoch == epoch].iloc[0].to_dict() if epoch in set(history.epoch) else {}
+        )
+        for metric, value in said.items():
+            if row.get(metric) != value:
+                text = f"epoch {epoch}: {metric} is {row.get(metric)}, the record says {value}"
+                yield case.problem("history.csv", text)
+
+
+def _check_labels(case: Case, predictions: pd.DataFrame) -> Findings:
+    """Compare the labels that were scored with the fetched task's, where it is here."""
+    spec = case.record.spec
+    for split, rows in predictions.groupby("split", sort=False):
+        labels = _labels(paths.RESOURCES / "tasks" / spec.task.name / f"{split}.parquet")
+        if labels is not None and not np.array_equal(
+            labels.reindex(rows.row).to_numpy(), rows.label.to_numpy()
+        ):
+            yield case.problem("predictions.parquet", f"labels of {split} are not the task's")
+
+
+@functools.cache
+def _labels(path: Path) -> pd.Series | None:
+    if not path.is_file():
+        return None
+    table = pd.read_parquet(path, columns=["row", "label"])
+    return table.set_index("row").label
+
+
+def _as_many(case: Case, adapter: int) -> bool:
+    """Tell whether a folder may hold so many values of A and B; AdaLoRA's has no masked ranks."""
+    said = case.record.train.parameters["adapter"]
+    return adapter <= said if case.record.spec.method == "adalora" else adapter == said
+
+
+def _check_adapter(case: Case) -> Findings:
+    """Read every saved tensor; count them, and the bytes, against the record."""
+    train, folder = case.record.train, case.folder / "adapter"
+    size, adapter = 0, 0
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size += file.stat().st_size
+        if file.suffix == ".safetensors":
+            try:
+                adapter += _adapter_values(file)
+            except (SafetensorError, ValueError) as error:
+                yield case.problem(f"adapter/{file.name}", f"unreadable: {error}")
+    if size != train.bytes["adapter"]:
+        text = f"{size} bytes, the record says {train.bytes['adapter']}"
+        yield case.problem("adapter", text)
+    elif not _as_many(case, adapter):
+        text = f"{adapter} values of A and B, the record says {train.parameters['adapter']}"
+        yield case.problem("adapter", text)
+
+
+def _adapter_values(file: Path) -> int:
+    """Read a file's tensors; returns how many values lie in A and B matrices."""
+    count = 0
+    with safe_open(file, framework="numpy") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            values = tensors.get_tensor(name)
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} holds values that are not finite")
+            count += values.size if "lora_" in name else 0
+    return count
+
+
+def _check_sources(case: Case) -> Findings:
+    """Compare the fingerprints of data, model and start with the files that are here."""
+    spec, environment = case.record.spec, case.record.environment
+    task = paths.RESOURCES / "tasks" / spec.task.name
+    for split, said in (environment.get("data") or {}).items():
+        found = _hash(task / f"{split}.parquet")
+        if found is None:
+            yield Finding("note", str(task), "not fetched here: the data were not checked")
+            break
+        if found != said:
+            text = f"{split} of {task} is not the data that it was made from"
+            yield case.problem("record.json", text)
+    model = paths.RESOURCES / "models" / spec.model.name / "model.safetensors"
+    if (found := _hash(model)) is None:
+        yield Finding("note", str(model), "not fetched here: the weights were not checked")
+    elif found != environment.get("weights"):
+        yield case.problem("record.json", f"{model} is not the model that it was made from")
+    if spec.warm_start:
+        start = _runs_folder(case) / spec.warm_start.run / "adapter"
+        if folder_fingerprint(start) != environment.get("started_from"):
+            yield case.problem("record.json", f"{start} is not the adapter that it started from")
+
+
+def _runs_folder(case: Case) -> Path:
+    return case.folder.parents[3]
+
+
+@functools.cache
+def _hash(path: Path) -> str | None:
+    return sha256(path) if path.is_file() else None
+
+
+def check_products(study: Study, folder: Path, updates: bool) -> Findings:
+    """Make tidy tables, tables, and the CSV behind every figure again, and compare."""
+    try:
+        made = collected(study, study.cells(), folder)
+    except (UserError, OSError, ValueError, KeyError) as error:
+        where = f"{folder}/tidy and tables, {paths.FIGURES / study.name}"
+        yield Finding("note", where, f"not checked, because they can't be made again: {error}")
+        return
+    yield from _check_crosschecks(study, folder)
+    if updates and lora_runs(study):
+        yield from _section7(study, folder, made)
+    tidy = {}
+    for name, table in made.items():
+        tidy[name] = _as_parquet(table)
+        yield from _same_csv(folder / "tidy" / f"{name}.csv", _csv(table))
+        yield from _same_parquet(folder / "tidy" / f"{name}.parquet", _csv(tidy[name]))
+    yield from _check_records(study, folder)
+    yield from _check_tables(study, folder, tidy)
+    yield from _check_figures(study, folder, tidy)
+
+
+def _section7(study: Study, folder: Path, made: dict[str, pd.DataFrame]) -> Findings:
+    """Add section 7's tables to `made`, where the base models are here."""
+    from loraudit.analysis.section7 import study_tables
+
+    models = paths.RESOURCES / "models"
+    names = {run.spec.model.name for run in lora_runs(study)}
+    absent = [name for name in sorted(names) if not (models / name / "model.safetensors").is_file()]
+    if absent:
+        text = f"not made again: no {', '.join(absent)} in {models}"
+        yield Finding("note", f"{folder}/tidy/spectra, amplification, subspaces", text)
+        return
+    for _ in progress([None], 1, "measure the updates again"):
+        made.update(study_tables(study, folder, models))
+
+
+def _as_parquet(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it is after it was written and read: types as the pipeline sees them."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return pd.read_parquet(buffer)
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False)
+
+
+def _read_csv(text: str) -> pd.DataFrame:
+    return read_table(io.StringIO(text))
+
+
+def _same_parquet(path: Path, wanted: str) -> Findings:
+    try:
+        found = _csv(pd.read_parquet(path))
+    except FileNotFoundError:
+        yield Finding("problem", str(path), "missing")
+    except (OSError, ValueError) as error:
+        yield Finding("problem", str(path), f"can't be read: {' '.join(str(error).split())}")
+    else:
+        yield from _same_text(path, found, wanted)
+
+
+def _check_records(study: Study, folder: Path) -> Findings:
+    path = folder / "tidy" / "records.jsonl"
+    records = (folder / "runs" / run.id / "record.json" for run in study.runs)
+    wanted = "".join(json.dumps(read_json(record)) + "\n" for record in records)
+    yield from _same_lines(path, wanted, "records")
+
+
+def _check_tables(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> Findings:
+    from loraudit.report.study_tables import readable, summaries
+
+    for name, table in summaries(study, tidy["runs"]).items():
+        stem = folder / "tables" / name
+        yield from _same_csv(stem.with_suffix(".csv"), _csv(table))
+        yield from _same_lines(stem.with_suffix(".md"), readable(name, table), "table")
+        tidy[name] = _read_csv(_csv(table))
+
+
+def _check_figures(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> Findings:
+    from loraudit.report.figure_registry import drawn_rows
+
+    figures = paths.FIGURES / study.name
+    for name, sources in study_figures(study).items():
+        tables = [tidy.get(Path(source).stem) for source in sources]
+        if any(table is None for table in tables):
+            continue
+        yield from _same_csv(figures / f"{name}.csv", _csv(drawn_rows(name, tables)[0]))
+        for suffix in ("svg", "png"):
+            if not (figures / f"{name}.{suffix}").is_file():
+                yield Finding("problem", f"{figures}/{name}.{suffix}", "missing")
+
+
+def _check_crosschecks(study: Study, folder: Path) -> Findings:
+    for cell in study.cells():
+        path = folder / "crosscheck" / f"{cell}.json"
+        for row in read_json(path):
+            check, ok = f"{row['check']}, {row['dtype']}, {row['against']}", row["ok"]
+            if ok != (row["difference"] <= row["tolerance"]):
+                text = f"{check}: 'ok' does not fit difference and tolerance"
+                yield Finding("problem", str(path), text)
+            elif not ok:
+                yield Finding("problem", str(path), f"{check}: the difference is above tolerance")
+
+
+def _same_csv(path: Path, wanted: str) -> Findings:
+    if not path.is_file():
+        yield Finding("problem", str(path), "missing")
+    else:
+        yield from _same_text(path, path.read_text(errors="replace"), wanted)
+
+
+def _same_text(path: Path, found: str, wanted: str) -> Findings:
+    """Compare two CSV texts; names the first cells that differ (`MEASURED`: beyond rounding)."""
+    if found == wanted:
+        return
+    have, want = (list(csv.reader(io.StringIO(text))) for text in (found, wanted))
+    if have[:1] != want[:1]:
+        yield Finding("problem", str(path), "other columns than the records give")
+        return
+    if len(have) != len(want):
+        text = f"{len(have) - 1} rows, the records give {len(want) - 1}"
+        yield Finding("problem", str(path), text)
+        return
+    if have == want:
+        yield Finding("problem", str(path), "other line ends than it was written with")
+    cells = [
+        f"row {number}, {column}: {one!r}, the records give {two!r}"
+        for number, (left, right) in enumerate(zip(have[1:], want[1:], strict=True), 1)
+        for column, one, two in zip(want[0], left, right, strict=False)
+        if one != two and not (path.stem in MEASURED and _rounded(one, two))
+    ]
+    if not cells:
+        return
+    more = f"; and {len(cells) - MANY} more cells" if len(cells) > MANY else ""
+    yield Finding("problem", str(path), "; ".join(cells[:MANY]) + more)
+
+
+MEASURED = ("spectra", "amplification", "subspaces", *UPDATES)
+"""Section 7's tables and figures: decompositions, whose last digits depend on the threads."""
+
+
+def _rounded(one: str, two: str) -> bool:
+    """Tell whether two fractions differ by rounding alone."""
+    try:
+        return "." in one and math.isclose(float(one), float(two), rel_tol=1e-9, abs_tol=1e-12)
+    except ValueError:
+        return False
+
+
+def _same_lines(path: Path, wanted: str, what: str) -> Findings:
+    """Compare a text file line by line; names the first line that differs."""
+    if not path.is_file():
+        yield Finding("problem", str(path), "missing")
+        return
+    found = path.read_text(errors="replace")
+    if found != wanted:
+        pairs = zip(found.splitlines(), wanted.splitlines(), strict=False)
+        line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), None)
+        where = f"line {line}" if line else "its number of lines"
+        yield Finding("problem", str(path), f"{where} is not what the {what} give")

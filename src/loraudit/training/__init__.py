@@ -1,0 +1,1 @@
+"""The life of a run, the training loop, and the methods that it trains."""

@@ -1,0 +1,290 @@
+"""ALoRA: ranks move to where an ablation says that they matter; method "alora".
+
+Liu et al., NAACL 2024 (arXiv 2403.16187), Algorithm 1. Training starts as LoRA of rank r in every
+layer. After K1 epochs, and then every K2 epochs, at most N_A times:
+
+    1. Score every rank on one fixed batch:   IS(r) = S(M) - S(M\\r) + S(M_r)             (Eq. 6)
+       S is minus the mean loss (cross-entropy; squared error where a number is predicted), M\\r the
+       model without rank r, M_r the model with rank r alone.
+    2. Take away the n_A ranks of lowest score, wherever they are.
+    3. Give n_A new ranks to the layers that lost none, as evenly as possible, the remainder to
+       those of higher mean score.
+
+The budget, the sum of ranks, is therefore what it was. The paper leaves open: what n_A counts and
+what M_r switches off (fields of the spec's `alora`); what happens when every layer lost a rank
+(here all then share the new ones by the same rule, since the budget is to stay); and whether
+scoring is done without dropout (here: yes). Every rank keeps the scaling alpha / r of the start, so
+moving ranks rescales none that stay. Optimizer state: gates.py.
+
+Scoring costs two forward passes for each rank, from the rank's block upwards (prefix.py), and whole
+ones for S(M) and for the model without ranks.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from loraudit.adapters.inject import apply as apply
+from loraudit.adapters.inject import export as export
+from loraudit.adapters.inject import lora_layers
+from loraudit.adapters.lora import LoRALinear
+from loraudit.base.errors import UserError
+from loraudit.base.progress import progress
+from loraudit.data.batches import Examples, collate, sorted_batches
+from loraudit.studies.spec import ALoRA, derive_seed
+from loraudit.training.block_outputs import Prefix, blocks_of
+from loraudit.training.rank_controller import Adaptive
+from loraudit.training.rank_moves import gated, grow, prune, resize
+
+if TYPE_CHECKING:
+    from loraudit.training.state import State
+
+CUTS = 4
+"""The scoring batch is run in so many parts of like length, which need less padding."""
+
+Layers = Mapping[str, LoRALinear]
+Scores = dict[str, Tensor]
+"""Layer name -> importance of its ranks (rank,), float64."""
+
+
+def controller(state: "State", examples: dict[str, Examples]) -> "Controller":
+    """Return what moves the ranks of a run.
+
+    Raises:
+        UserError: settings that do not fit the data or the model.
+    """
+    return Controller(state, examples)
+
+
+class Controller(Adaptive):
+    """Moves ranks by ALoRA's rule; `Adaptive` says when it is called."""
+
+    def __init__(self, state: "State", examples: dict[str, Examples]):
+        super().__init__(state, len(examples["train"]))
+        assert state.spec.alora is not None  # the spec sees to it
+        self.settings: ALoRA = state.spec.alora
+        self.layers = lora_layers(state.bare)
+        self.at = round_steps(self.settings, self.per_epoch, self.steps)
+        self.pruned = self._pruned()
+        split = examples[self.settings.split]
+        rows = scoring_rows(self.settings, len(split), state.spec.seed)
+        cuts = sorted_batches(split.lengths[rows], -(-len(rows) // CUTS))
+        self.batches = [self._batch(split, rows[cut]) for cut in cuts]
+        compiled = state.spec.compute == "compiled"  # its graph is of whole passes
+        self.prefix = Prefix({} if compiled else blocks_of(state.bare, state.spec.model))
+        names = ("rounds", "moved_ranks", "scoring_forwards", "scoring_rows", "scoring_tokens")
+        self.counts |= dict.fromkeys(names, 0) | {"scoring_seconds": 0.0}
+
+    def ranks(self) -> dict[str, int]:
+        """Return every layer's rank."""
+        return {name: layer.rank for name, layer in self.layers.items()}
+
+    def allocate(self, step: int) -> None:
+        """Do a round, if one is due after this step."""
+        if step not in self.at:
+            return
+        started = time.monotonic()
+        scores = self.scores()
+        self.counts["scoring_seconds"] += time.monotonic() - started
+        keep, added = decide(scores, self.pruned)
+        self.counts["rounds"] += 1
+        self._check_widths(keep, added)
+        before, optimizer = self.ranks(), self.state.optimizer
+        for name, layer in self.layers.items():
+            if not keep[name].all():
+                prune(layer, keep[name], optimizer)
+            if added[name]:
+                seed = derive_seed(self.state.spec.seed, "grow", name, int(self.counts["rounds"]))
+                grow(layer, added[name], seed, optimizer)
+        self._rewrap()
+        moved = sum(max(0, before[name] - rank) for name, rank in self.ranks().items())
+        self.counts["moved_ranks"] += moved
+        self.say(
+            f"round {self.counts['rounds']:g} of {len(self.at)} after step {step}: {self.pruned} "
+            f"ranks replaced, {moved} of them in another layer; ranks "
+            f"{min(self.ranks().values())} to {max(self.ranks().values())}"
+        )
+
+    def scores(self) -> Scores:
+        """Score every rank, each process its share; all processes get the same numbers."""
+        accelerator, model = self.state.accelerator, self.state.bare
+        training = model.training
+        model.eval()
+        share, alone = (accelerator.process_index, accelerator.num_processes), self.settings.alone
+        found = importance(
+            self.layers, self.score, alone, share, gather_object, self.prefix, self.state.heed
+        )
+        model.train(training)
+        whole = 2 if alone == "model" else 1
+        forwards = 2 * sum(self.ranks().values()) + whole * accelerator.num_processes
+        tokens = sum(batch["input_ids"].numel() for batch, _ in self.batches)
+        self.counts["scoring_forwards"] += forwards
+        self.counts["scoring_rows"] += forwards * self.settings.rows
+        self.counts["scoring_tokens"] += forwards * tokens
+        return found
+
+    @torch.no_grad()
+    def score(self) -> float:
+        """Return S, minus the mean loss on the fixed batch."""
+        loss = 0.0
+        for batch, labels in self.batches:
+            logits = self.state.bare(**batch).logits.float()
+            if self.state.spec.task.regression:
+                errors = (logits[:, 0] - labels.to(logits.dtype)) ** 2
+            else:
+                errors = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            loss += errors.double().sum().item()
+        return -loss / self.settings.rows
+
+    def _batch(self, split: Examples, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+        """Return inputs and labels of some rows, on the device."""
+        device = self.state.accelerator.device
+        batch = collate(split, rows, self.state.spec, self.state.pad)
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        return inputs, torch.as_tensor(split.labels[rows], device=device)
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Bring ranks and counts to what was saved."""
+        super().load_state_dict(content)
+        self._rewrap()
+
+    def restore(self, ranks: dict[str, int]) -> None:
+        """Give the layers these ranks, all values zero."""
+        for name, rank in ranks.items():
+            resize(self.layers[name], rank, self.state.optimizer)
+
+    def _pruned(self) -> int:
+        """Return n_A."""
+        kinds = len(self.state.spec.targets or ())
+        words = {"modules": len(self.layers), "kinds": kinds}
+        asked, total = self.settings.pruned, sum(self.ranks().values())
+        count = words[asked] if isinstance(asked, str) else asked
+        if count >= total:
+            raise UserError(
+                f"alora.pruned: {count} of the model's {total} ranks in every round "
+                f"(legal: below {total}; a higher rank has more)"
+            )
+        return count
+
+    def _check_widths(self, keep: dict[str, Tensor], added: dict[str, int]) -> None:
+        for name, layer in self.layers.items():
+            rank, width = int(keep[name].sum()) + added[name], min(layer.sizes(layer.base))
+            if rank > width:
+                raise UserError(
+                    f"alora: round {self.counts['rounds']:g} would give {name} rank {rank}, above "
+                    f"its width {width}; take a lower rank, fewer rounds or a lower alora.pruned"
+                )
+
+    def _rewrap(self) -> None:
+        """Let DDP see the new shapes: its buckets are cut for the old ones."""
+        old, accelerator = self.state.model, self.state.accelerator
+        if isinstance(old, DistributedDataParallel):
+            places = {"device_ids": old.device_ids, "output_device": old.output_device}
+            self.state.model = DistributedDataParallel(old.module, **places)
+            models = accelerator._models
+            models[:] = [self.state.model if model is old else model for model in models]
+
+
+def round_steps(settings: ALoRA, per_epoch: int, steps: int) -> list[int]:
+    """Return the steps after which ranks move, all before the last step.
+
+    Raises:
+        UserError: the run ends before the first.
+    """
+    at = settings.steps(per_epoch)
+    found = [step for step in at if step < steps]
+    if not found:
+        raise UserError(
+            f"alora.first: the first round would be after step {at[0]}, the run has {steps} "
+            f"(legal: below {steps / per_epoch:g} epochs)"
+        )
+    return found
+
+
+def scoring_rows(settings: ALoRA, rows: int, seed: int) -> np.ndarray:
+    """Return the rows of the fixed batch, by the run's seed, in ascending order.
+
+    Raises:
+        UserError: the split has fewer.
+    """
+    if settings.rows > rows:
+        raise UserError(
+            f"alora.rows: {settings.rows} asked, but split {settings.split!r} has {rows} "
+            f"(legal: 1 to {rows})"
+        )
+    generator = np.random.default_rng(derive_seed(seed, "scoring rows"))
+    return np.sort(generator.permutation(rows)[: settings.rows])
+
+
+def importance(
+    layers: Layers,
+    score: Callable[[], float],
+    alone: str = "model",
+    share: tuple[int, int] = (0, 1),
+    gather: Callable[[list], list] = list,
+    prefix: Prefix | None = None,
+    heed: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Score every rank: IS(r) = S(M) - S(M\\r) + S(M_r).
+
+    Args:
+        layers: the adapters of a model.
+        score: S of the model as it stands.
+        alone: what M_r switches off: all other ranks of the "model", or of the rank's own "module".
+        share: this process's number and how many there are; each scores every n-th rank.
+        gather: joins the processes' lists.
+        prefix: the model's blocks, where passes may start at a rank's own.
+        heed: called before each rank, when the model is as it was; it may raise.
+    """
+    ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
+    mine = ranks[share[0] :: share[1]]
+    none = {name: torch.zeros(layer.rank) for name, layer in layers.items()}
+    prefix, found = prefix or Prefix(), []
+    with prefix.kept_as("whole"):
+        whole = score()
+    if alone == "model":
+        with gated(layers, none), prefix.kept_as("none"):
+            score()
+    others, below = (none, "none") if alone == "model" else ({}, "whole")
+    for name, rank in progress(mine, len(mine), "score ranks", quiet=share[0] > 0):
+        heed()
+        one = torch.zeros(layers[name].rank)
+        one[rank] = 1
+        with gated(layers, {name: 1 - one}), prefix.below(name, "whole"):
+            without = score()
+        with gated(layers, {**others, name: one}), prefix.below(name, below):
+            only = score()
+        found.append((name, rank, whole - without + only))
+    scores = {name: torch.empty(layer.rank).double() for name, layer in layers.items()}
+    for name, rank, value in gather(found):
+        scores[name][rank] = value
+    return scores
+
+
+def decide(scores: Scores, count: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Choose which ranks stay and which layers get new ones; their number is `count` both times.
+
+    Ties between ranks go to the earlier, which is taken away.
+
+    Returns:
+        name -> (rank,) true where the rank stays; name -> number of new ranks.
+    """
+    places = [(name, rank) for name, values in scores.items() for rank in range(len(values))]
+    lowest = sorted(places, key=lambda place: scores[place[0]][place[1]].item())[:count]
+    keep = {name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()}
+    for name, rank in lowest:
+        keep[name][rank] = False
+    takers = [name for name in scores if keep[name].all()] or list(scores)
+    means = {n: v.mean().item() if len(v) else -math.inf for n, v in scores.items()}
+    takers.sort(key=lambda name: -means[name])
+    each, more = divmod(count, len(takers))
+    added = dict.fromkeys(scores, 0)
+    added |= {name: each + (place < more) for place, name in enumerate(takers)}
+    return keep, added

@@ -1,0 +1,190 @@
+"""The training loop, top to bottom: epochs, optimizer steps, evaluation.
+
+Accelerate carries the processes, devices and precision. Which rows make up an optimizer step is
+decided here, so that the global batch is what the spec says, whatever the number of processes.
+"""
+
+import math
+import sys
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from loraudit.base.errors import UserError
+from loraudit.base.progress import progress
+from loraudit.data.batches import Examples, collate, global_batches, sorted_batches
+from loraudit.studies.spec import derive_seed
+from loraudit.training import metrics
+from loraudit.training.accounting import out_of_memory
+from loraudit.training.state import (
+    Controller,
+    State,
+    keep,
+    note_ranks,
+)
+
+EVALUATED = 4
+"""Micro batches' rows in one evaluation batch: without a backward pass they fit where one did."""
+
+
+def run_epochs(state: State, examples: dict[str, Examples]) -> None:
+    """Train and score all epochs, or those that are left."""
+    spec, journal = state.spec, state.journal
+    for epoch in range(journal.epoch, spec.epochs + 1):
+        journal.epoch = epoch
+        loss = train_epoch(state, examples["train"])
+        journal.logits[epoch] = {}
+        scores: dict[str, float] = {}
+        for split in (name for name in examples if name != "train"):
+            found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
+            values = metrics.compute(found, examples[split].labels, spec.task)
+            suffix = "" if split == "validation" else f"_{split}"
+            scores |= {f"{name}{suffix}": float(value) for name, value in values.items()}
+            journal.logits[epoch][split] = torch.from_numpy(found)
+        journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
+        ranks = state.controller.ranks() if state.controller else None
+        journal.best.offer(epoch, scores[spec.task.headline], state.bare, ranks)
+        kept = (journal.best.epoch, epoch)
+        journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
+        report(state.accelerator, f"epoch {epoch}/{spec.epochs}", {"train_loss": loss, **scores})
+        journal.batch, journal.loss = 0, 0.0
+
+
+def train_epoch(state: State, examples: Examples) -> float:
+    """Train the journal's epoch, or what is left of it; returns the mean loss over its rows.
+
+    Raises:
+        UserError: a loss that is not finite, with the step.
+        SystemExit: a signal, after a checkpoint.
+    """
+    spec, journal = state.spec, state.journal
+    generator = np.random.default_rng(derive_seed(spec.seed, "order", journal.epoch))
+    batches = global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
+    left = batches[journal.batch :]
+    quiet = not state.accelerator.is_main_process
+    state.model.train()
+    if journal.pending and state.controller:
+        act(state, state.controller)
+    for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
+        started = time.monotonic()
+        loss = optimizer_step(state, examples, batch)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} at step {journal.step} (epoch {journal.epoch}); no result was "
+                f"written. Try a learning_rate below {spec.learning_rate:g}"
+            )
+        journal.loss += loss
+        journal.batch += 1
+        if state.controller and not state.controller.with_gradients:
+            act(state, state.controller)
+        journal.seconds["train"] += time.monotonic() - started
+        keep(state)
+    return journal.loss / len(examples)
+
+
+def act(state: State, controller: Controller) -> None:
+    """Let the controller act on the step just done; if it is stopped, the next start repeats it."""
+    state.journal.pending = True
+    controller.after_step(state.journal.step)
+    state.journal.pending = False
+    note_ranks(state)
+
+
+def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float:
+    """Do one step on a global batch; returns the loss summed over its rows.
+
+    Each process takes every P-th row and cuts its share into micro batches. Summed losses divided
+    by the global batch's rows make the gradient that of the mean loss, however it was cut; DDP
+    averages over processes, so the sum is multiplied by P first. A process with no row (a short
+    last batch) runs one row at weight 0, because all must take part in the reduction.
+
+    Raises:
+        UserError: too little memory.
+    """
+    accelerator, spec = state.accelerator, state.spec
+    share = batch[accelerator.process_index :: accelerator.num_processes]
+    weight = accelerator.num_processes / len(batch) if len(share) else 0.0
+    share = share if len(share) else batch[:1]
+    cuts = [share[i : i + spec.micro_batch] for i in range(0, len(share), spec.micro_batch)]
+    total = torch.zeros((), device=accelerator.device)
+    for number, index in enumerate(cuts, 1):
+        last = number == len(cuts)
+        with (
+            nullcontext() if last else accelerator.no_sync(state.model),
+            out_of_memory("training", len(index), examples.lengths[index].max(), spec.micro_batch),
+        ):
+            loss = summed_loss(state, examples, index)
+            penalty = state.controller.penalty() if last and state.controller else None
+            accelerator.backward(loss * weight if penalty is None else loss * weight + penalty)
+        total += loss.detach() * (weight > 0)
+    if spec.max_grad_norm is not None:
+        accelerator.clip_grad_norm_(state.model.parameters(), spec.max_grad_norm)
+    state.optimizer.step()
+    state.scheduler.step()
+    state.journal.step += 1
+    if state.controller and state.controller.with_gradients:
+        act(state, state.controller)
+    state.optimizer.zero_grad()
+    return accelerator.reduce(total, "sum").item()
+
+
+def summed_loss(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
+    """Return cross-entropy (or squared error, for regression) summed over the rows."""
+    logits = forward(state, examples, index).float()
+    labels = torch.as_tensor(examples.labels[index], device=logits.device)
+    if state.spec.task.regression:
+        return ((logits[:, 0] - labels.to(logits.dtype)) ** 2).sum()
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
+    """Return the logits (len(index), classes), counting tokens on the way."""
+    batch = collate(examples, index, state.spec, state.pad)
+    if state.model.training:
+        state.journal.tokens["real"] += int(examples.lengths[index].sum())
+        state.journal.tokens["padded"] += batch["input_ids"].numel()
+    device = state.accelerator.device
+    if device.type == "cuda":  # pinned memory is copied while the GPU computes
+        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    return state.model(**batch).logits
+
+
+@torch.inference_mode()
+def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
+    """Return the logits (n, classes) of all rows, in order; batches are dealt to the processes.
+
+    Raises:
+        UserError: logits that are not finite, or too little memory.
+        SystemExit: a signal, after a checkpoint.
+    """
+    started, accelerator = time.monotonic(), state.accelerator
+    state.model.eval()
+    batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    found = []
+    for index in progress(mine, len(mine), label, not accelerator.is_main_process):
+        state.heed()
+        longest = examples.lengths[index].max()
+        with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
+            found.append((index, forward(state, examples, index).float().cpu().numpy()))
+    out = np.full((len(examples), max(1, len(state.spec.task.classes))), np.nan, dtype=np.float32)
+    for index, logits in gather_object(found):
+        out[index] = logits
+    if not np.isfinite(out).all():
+        raise UserError(
+            f"the model's outputs are not finite after step {state.journal.step}; no result"
+        )
+    state.journal.seconds["evaluate"] += time.monotonic() - started
+    return out
+
+
+def report(accelerator: Accelerator, what: str, values: dict[str, float]) -> None:
+    """Print one line on the main process."""
+    if accelerator.is_main_process:
+        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"{what}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,263 @@
+"""The training loop: one RunSpec in, one folder with a record out.
+
+Read from `train` downwards: it is in the order in which things happen. Accelerate carries the
+processes, devices and precision. Which rows make up an optimizer step is decided here, so that the
+global batch is what the spec says, whatever the number of processes.
+"""
+
+import importlib
+import math
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from loraudit.adapters.base_model import load_base
+from loraudit.adapters.first_token import shorten
+from loraudit.base.errors import UserError
+from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, write_json
+from loraudit.base.provenance import environment
+from loraudit.data.batches import (
+    data_fingerprint,
+    load_examples,
+    pad_id,
+    scored_splits,
+)
+from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.record import RunRecord, Train, read_record, run_files, write_record
+from loraudit.studies.spec import RunSpec, derive_seed, digest
+from loraudit.training.accounting import (
+    base_bytes,
+    count_parameters,
+    folder_bytes,
+    model_parameters,
+    peak_device_memory_mib,
+    peak_memory_mib,
+)
+from loraudit.training.checkpoint import Checkpoints
+from loraudit.training.journal import write_journal
+from loraudit.training.loop import (
+    run_epochs,
+)
+from loraudit.training.schedule import learning_rate, make_schedule
+from loraudit.training.state import (
+    State,
+    take_up,
+)
+
+
+def train(
+    spec: RunSpec,
+    tokens: Path,
+    model_folder: Path,
+    out: Path,
+    start: Path | None = None,
+    code: str | None = None,
+    checkpoint_minutes: float = 10.0,
+) -> None:
+    """Train one run and write its folder: spec, record, history, predictions, adapter.
+
+    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits.
+
+    Args:
+        spec: the run.
+        tokens: folder of the task's tokens (tokenise.py).
+        model_folder: folder of the fetched model.
+        out: the run's folder; record.json is written last, so a folder with one is complete.
+        start: folder of the run whose adapter this one starts from, if its spec says so.
+        code: digest of the code that trains, for the record and the checkpoints.
+        checkpoint_minutes: time between checkpoints; 0 is one after every step.
+
+    Raises:
+        UserError: settings that do not fit the data, model, launcher or start; a non-finite loss;
+            too little memory.
+        SystemExit: SIGTERM or SIGINT, after a checkpoint.
+    """
+    started = time.monotonic()
+    accelerator = make_accelerator(spec)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
+    base = load_base(spec, model_folder)
+    splits = ("train", *scored_splits(spec, tokens))
+    examples = {split: load_examples(spec, tokens, split) for split in splits}
+    whole = model_parameters(base)
+    method = importlib.import_module(METHOD_MODULES[spec.method])
+    model = method.apply(shorten(base, spec), spec)
+    started_from = check_start(spec, start)
+    copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
+    held = base_bytes(model, spec.model.head)
+    state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
+    state.started = started
+    if hasattr(method, "controller"):
+        state.controller = method.controller(state, examples)
+    provenance = {
+        **environment(),
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "data": data_fingerprint(tokens),
+        "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
+        "started_from": started_from,
+    }
+    same = ("python", "packages", "threads", "processes", "device", "data", "weights")
+    belongs = {key: provenance[key] for key in (*same, "started_from")}
+    belongs |= {"spec": digest(spec), "code": code}
+    with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
+        state.checkpoints = checkpoints
+        if finished_meanwhile(out, accelerator, checkpoints):
+            return
+        take_up(state)
+        run_epochs(state, examples)
+        if accelerator.is_main_process:
+            export_best(state, out / "adapter")
+            write_journal(out, state.journal, examples, spec)
+            write_json(out / "spec.json", spec.model_dump(mode="json"))
+            result = train_result(
+                state,
+                parameters={**count_parameters(state.bare, spec.model.head), "model": whole},
+                bytes={
+                    "adapter": folder_bytes(out / "adapter"),
+                    "checkpoint": (model_folder / "model.safetensors").stat().st_size,
+                    **held,
+                },
+                rows={split: len(split_examples) for split, split_examples in examples.items()},
+                copied=copied,
+            )
+            provenance["resumed"] = state.journal.resumed
+            digests = {"spec_sha256": digest(spec), "code_sha256": code}
+            write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
+            checkpoints.remove()
+
+
+def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpoints) -> bool:
+    """Tell whether another process, which was waited for, has completed this very run.
+
+    That is so when a Snakemake was killed and its job lived on while the next Snakemake came to it.
+    """
+    found = 0.0
+    if checkpoints.waited and (out / "record.json").is_file():
+        with suppress(UserError):  # a damaged record
+            record = read_record(out / "record.json")
+            own = {**record.environment, "spec": record.spec_sha256, "code": record.code_sha256}
+            found = float(checkpoints.differs(own) is None and record.files == run_files(out))
+    if not accelerator.reduce(torch.tensor(found, device=accelerator.device), "sum").item():
+        return False
+    checkpoints.say("the other process has completed the run; its result is kept")
+    return True
+
+
+def export_best(state: State, folder: Path) -> None:
+    """Write the adapter of the best epoch."""
+    spec, best = state.spec, state.journal.best
+    if state.controller:
+        state.controller.restore(best.ranks)
+    best.restore(state.bare)
+    with folder_atomic(folder) as new:
+        importlib.import_module(METHOD_MODULES[spec.method]).export(state.bare, spec, new)
+
+
+def train_result(state: State, **facts: Any) -> Train:
+    """Make the record's part on training from the journal and further facts."""
+    journal = state.journal
+    return Train(
+        steps=journal.step,
+        best_epoch=journal.best.epoch,
+        last_epoch=state.spec.epochs,
+        best=_scores(journal.history, journal.best.epoch),
+        last=_scores(journal.history, state.spec.epochs),
+        tokens=journal.tokens,
+        seconds={**journal.seconds, "total": time.monotonic() - state.started},
+        peak_memory_mib=peak_memory_mib(),
+        peak_device_memory_mib=peak_device_memory_mib(),
+        counts=state.controller.counts if state.controller else {},
+        **facts,
+    )
+
+
+def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
+    """Check that `start` is the run that the spec starts from; returns its adapter's hashes.
+
+    Raises:
+        UserError: no folder, a folder for a run that starts cold, or the folder of another run.
+    """
+    if spec.warm_start is None:
+        if start is not None:
+            raise UserError(f"start: {start} given, but the spec has no warm_start")
+        return None
+    if start is None:
+        raise UserError(f"start: the spec starts from run {spec.warm_start.run!r}; give its folder")
+    found = read_record(start / "record.json").spec_sha256
+    if found != spec.warm_start.spec_sha256:
+        raise UserError(f"start: {start} is not run {spec.warm_start.run!r} (its spec differs)")
+    return folder_fingerprint(start / "adapter")
+
+
+def make_accelerator(spec: RunSpec) -> Accelerator:
+    """Start Accelerate in the spec's precision.
+
+    Raises:
+        UserError: the launcher asks for another precision, or the batch does not divide.
+    """
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", spec.precision):
+        raise UserError(
+            f"precision: the run says {spec.precision!r}, the launcher {asked!r}; "
+            "set precision in the study or choose another file of profiles/accelerate"
+        )
+    if (
+        os.environ.get("ACCELERATE_USE_CPU", "").lower() == "false"
+        and not torch.accelerator.is_available()
+    ):
+        print(
+            "warning: the launcher asks for a GPU and there is none: the CPU trains",
+            file=sys.stderr,
+        )
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
+        mixed_precision="bf16" if spec.precision == "bf16" else "no",
+    )
+    part = spec.micro_batch * accelerator.num_processes
+    if spec.global_batch % part:
+        raise UserError(
+            f"global_batch {spec.global_batch} is not divisible by micro_batch {spec.micro_batch} "
+            f"x {accelerator.num_processes} processes (legal: a multiple of {part})"
+        )
+    return accelerator
+
+
+def prepare(
+    spec: RunSpec, accelerator: Accelerator, model: torch.nn.Module, rows: int, pad: int
+) -> State:
+    """Make optimizer and schedule, for `rows` training rows padded with token `pad`.
+
+    Weight decay spares biases and LayerNorm, as HF Trainer does.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name
+            decay = 0.0 if spared else spec.weight_decay
+            groups.setdefault((learning_rate(spec, name), decay), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "lr": lr, "weight_decay": d} for (lr, d), group in groups.items()],
+        lr=spec.learning_rate,
+        betas=(spec.adam_beta1, spec.adam_beta2),
+        eps=spec.adam_epsilon,
+        fused=True,
+    )
+    steps = spec.epochs * math.ceil(rows / spec.global_batch)
+    scheduler = make_schedule(spec, optimizer, steps)
+    if spec.compute == "compiled":
+        model.compile(dynamic=True)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    torch.manual_seed(derive_seed(spec.seed, "dropout", accelerator.process_index))
+    return State(spec, accelerator, model, prepared, optimizer, scheduler, pad)
+
+
+def _scores(history: list[dict], epoch: int) -> dict[str, float]:
+    row = history[epoch - 1]
+    return {k: v for k, v in row.items() if k not in ("epoch", "step", "train_loss")}

@@ -1,0 +1,184 @@
+"""The fast path equals the plain one: values, gradients, trajectories, in float64."""
+
+import copy
+
+import pytest
+import torch
+
+from loraudit.adapters import inject, peft_twin
+from loraudit.adapters.fast import FastLoRALinear, LowRankLinear
+from loraudit.adapters.first_token import FirstTokenAttention, shorten
+from loraudit.adapters.lora import LoRALinear
+from loraudit.base.errors import UserError
+from loraudit.studies.entries import MATRICES
+from tiny import make_spec, tiny_entry, tiny_model
+
+CLOSE = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def pair(d_in=6, d_out=10, rank=3, bias=True, dropout=0.0, dtype=torch.float64):
+    """Make a plain layer and a fast one with the same values, B not zero."""
+    torch.manual_seed(0)
+    base = torch.nn.Linear(d_in, d_out, bias=bias, dtype=dtype)
+    plain = LoRALinear(base, rank, 16, dropout)
+    torch.nn.init.normal_(plain.lora_B)
+    fast = FastLoRALinear(copy.deepcopy(base), rank, 16, dropout)
+    fast.load_state_dict(plain.state_dict())
+    return plain, fast
+
+
+@pytest.mark.parametrize("rank", [1, 3, 12])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6), (1, 1, 6)])
+@pytest.mark.parametrize("wants_input_gradient", [True, False])
+def test_a_layer_equals_the_plain_one(rank, bias, shape, wants_input_gradient):
+    outputs, gradients = [], []
+    for layer in pair(rank=rank, bias=bias):
+        torch.manual_seed(1)
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=wants_input_gradient)
+        h = layer(x)
+        h.backward(torch.randn_like(h))
+        outputs.append(h)
+        wanted = [layer.lora_A.grad, layer.lora_B.grad]
+        gradients.append(wanted + [x.grad] * wants_input_gradient)
+        assert layer.base.weight.grad is None
+    torch.testing.assert_close(*outputs, **CLOSE)
+    torch.testing.assert_close(*gradients, **CLOSE)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    _, fast = pair()
+    torch.manual_seed(1)
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    weight, bias = fast.base.weight, fast.base.bias
+    assert torch.autograd.gradcheck(
+        lambda x, a, b: LowRankLinear.apply(x, weight, bias, a, b, 2.0),
+        (x, fast.lora_A, fast.lora_B),
+    )
+
+
+def test_strided_inputs_and_gradients():
+    outputs = []
+    for layer in pair():
+        torch.manual_seed(1)
+        x = torch.randn(6, 4, dtype=torch.float64).T.requires_grad_()
+        h = layer(x)
+        h.transpose(0, 1).backward(torch.randn(10, 4, dtype=torch.float64))
+        outputs.append([h, layer.lora_A.grad, layer.lora_B.grad])
+    torch.testing.assert_close(*outputs, **CLOSE)
+
+
+@pytest.mark.parametrize("how", ["dropout", "autocast", "merged", "dtype"])
+def test_where_one_node_is_not_exact_the_plain_layer_runs(how):
+    plain, fast = pair(dropout=0.5 if how == "dropout" else 0.0)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    if how == "merged":
+        plain.merge(), fast.merge()
+    if how == "dtype":
+        plain.base.float(), fast.base.float()
+        x = x.float()
+    found = []
+    for layer in (plain, fast):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            assert not (layer is fast and fast.exact(x))
+            found.append(layer(x))
+    assert torch.equal(*found)
+
+
+def test_dropout_off_is_exact_again():
+    _, fast = pair(dropout=0.5)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    assert not fast.exact(x)
+    assert fast.eval().exact(x)
+
+
+def models(family, targets=MATRICES, implementation="sdpa"):
+    """Make the plain model and the fast one, dropout off, B not zero."""
+    base = tiny_model(family).double()
+    base.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    base.set_attn_implementation(implementation)
+    for module in base.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    made = {}
+    for compute in ("plain", "fast"):
+        spec = make_spec(model=tiny_entry(family), targets=targets, compute=compute)
+        made[compute] = inject.apply(shorten(copy.deepcopy(base), spec), spec)
+        generator = torch.Generator().manual_seed(0)
+        for layer in inject.lora_layers(made[compute]).values():
+            with torch.no_grad():
+                layer.lora_B.normal_(generator=generator)
+    return made["plain"].train(), made["fast"].train()
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_model_trains_along_the_same_trajectory(family, padded, implementation, batch):
+    """Twenty AdamW steps: every trainable tensor, after every step."""
+    pair = models(family, implementation=implementation)
+    inputs = batch if padded else {"input_ids": batch["input_ids"]}
+    optimizers = [
+        torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-2, fused=True)
+        for m in pair
+    ]
+    for _ in range(20):
+        for model, optimizer in zip(pair, optimizers, strict=True):
+            logits = model(**inputs).logits
+            torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0])).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        plain, fast = (dict(m.named_parameters()) for m in pair)
+        torch.testing.assert_close(fast, plain, **CLOSE)
+
+
+def test_parameters_keep_their_names_and_order():
+    plain, fast = models("bert")
+    assert list(plain.state_dict()) == list(fast.state_dict())
+
+
+@pytest.mark.parametrize("family", ["distilbert", "deberta-v2", "gpt2"])
+def test_other_families_keep_their_last_layer(family):
+    spec = make_spec(model=tiny_entry(family))
+    model = shorten(tiny_model(family), spec)
+    assert not any(isinstance(module, FirstTokenAttention) for module in model.modules())
+
+
+def test_only_the_last_layer_is_cut():
+    model = shorten(tiny_model("bert"), make_spec())
+    cut = [n for n, m in model.named_modules() if isinstance(m, FirstTokenAttention)]
+    assert cut == ["bert.encoder.layer.1.attention.self"]
+    seen = []
+    model.bert.encoder.layer[1].output.register_forward_hook(lambda m, i, out: seen.append(out))
+    model(input_ids=torch.ones(3, 7, dtype=torch.long))
+    assert seen[0].shape == (3, 1, 16)
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "head", "peft"])
+def test_every_method_has_the_same_outputs_on_the_cut_layer(method, batch):
+    from loraudit.training import baselines
+
+    spec = make_spec(method=method, rank=8 if method == "peft" else None)
+    apply = peft_twin.apply if method == "peft" else baselines.apply
+    gradients = []
+    for compute in ("plain", "fast"):
+        made = spec.model_copy(update={"compute": compute})
+        model = apply(shorten(tiny_model("bert").double(), made), made).eval()
+        model(**batch).logits.square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*gradients, **CLOSE)
+
+
+def test_a_wrong_name_of_the_blocks_is_refused():
+    entry = tiny_entry().model_copy(update={"first_token": "encoder.layer.*.attn"})
+    with pytest.raises(UserError, match=r"no module 'encoder.layer.\*.attn'"):
+        shorten(tiny_model("bert"), make_spec(model=entry))
+
+
+def test_a_deep_copy_is_independent(batch):
+    _, fast = models("bert")
+    other = copy.deepcopy(fast)
+    with torch.no_grad():
+        other.bert.encoder.layer[1].attention.self.value.base.weight.zero_()
+    assert not torch.equal(fast(**batch).logits, other(**batch).logits)

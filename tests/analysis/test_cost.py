@@ -1,0 +1,95 @@
+"""Cost per cell: bytes for ten tasks, time per step, memory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loraudit.analysis.cost import PRICES, TASKS, cost, pareto, without_twins
+from loraudit.report.tables import cost_table, size
+
+
+def tidy() -> pd.DataFrame:
+    common = {"task": "t", "model": "m", "label": "", "metric": "accuracy", "rows_train": 100}
+    rows = [
+        {**common, "method": "lora", "rank": 8, "targets": "q+v", "bytes_adapter": 3_500_000},
+        {**common, "method": "full", "rank": None, "targets": None, "bytes_adapter": 0},
+    ]
+    return pd.DataFrame(rows).assign(
+        bytes_checkpoint=500_000_000,
+        parameters_adapter=[294_912, 0],
+        parameters_head=592_130,
+        parameters_trainable=[887_042, 125_000_000],
+        parameters_model=125_000_000,
+        steps=50,
+        last_epoch=2,
+        seconds_train=[10.0, 20.0],
+        seconds=[15.0, 25.0],
+        tokens_real=1000,
+        tokens_padded=1500,
+        peak_memory_mib=[900.0, 1800.0],
+        peak_device_memory_mib=None,
+    )
+
+
+def test_ten_tasks_are_five_gigabytes_or_one_checkpoint_and_ten_adapters():
+    """The poster's claim: ten fully tuned RoBERTa-base models take 5 GB."""
+    lora, full = cost(tidy()).itertuples()
+    assert TASKS == 10
+    assert full.bytes_tasks == 5_000_000_000
+    assert lora.bytes_tasks == 500_000_000 + 35_000_000
+    assert (lora.bytes_task, full.bytes_task) == (3_500_000, 500_000_000)
+
+
+def test_time_per_step_and_rows_per_second():
+    lora, full = cost(tidy()).itertuples()
+    assert (lora.seconds_step, full.seconds_step) == (0.2, 0.4)
+    assert (lora.rows_second, full.rows_second) == (20.0, 10.0)
+    assert lora.padded_share == pytest.approx(1.5)
+
+
+def test_readers_see_units_and_no_empty_column():
+    table = cost_table(cost(tidy()))
+    assert list(table["disk for 10 tasks"]) == ["535.0 MB", "5.0 GB"]
+    assert list(table["ms per step"]) == ["200", "400"]
+    assert "on the GPU, MiB" not in table
+    assert [size(n) for n in (999, 3_500_000, 5e9)] == ["1.0 kB", "3.5 MB", "5.0 GB"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_what_nothing_beats_and_it_beats_the_rest(seed):
+    random = np.random.default_rng(seed)
+    cells = pd.concat([tidy()[:1].assign(label=str(n)) for n in range(12)], ignore_index=True)
+    cells = cells.assign(
+        parameters_trainable=random.integers(1, 6, 12),
+        best=0.0,
+        last=random.integers(0, 5, 12) / 10,
+        seconds_train=random.integers(1, 6, 12),
+        peak_memory_mib=random.integers(1, 6, 12).astype(float),
+        seed=0,
+    )
+    table = pareto(cells)
+    for price in PRICES:
+        front = table[table[f"front_{price}"]]
+        for cell in table.itertuples():
+            paid = getattr(cell, price)
+            above = front[(front.last_mean >= cell.last_mean) & (front[price] <= paid)]
+            beaten = above[(above.last_mean > cell.last_mean) | (above[price] < paid)]
+            assert getattr(cell, f"front_{price}") == beaten.empty
+            assert len(above)
+
+
+def test_a_twin_is_not_weighed_beside_ours_and_a_gpus_memory_counts():
+    runs = tidy().assign(best=0.5, last=0.5, peak_device_memory_mib=[100.0, None])
+    twin = runs[:1].assign(method="peft")
+    assert list(pareto(pd.concat([runs, twin])).method) == ["lora", "full"]
+    assert list(pareto(twin).method) == ["peft"]
+    assert list(pareto(runs).memory_mib) == [100.0, 1800.0]
+
+
+def test_what_peft_alone_has_is_no_twin():
+    rows = pd.concat(
+        [tidy().assign(method=["peft", "full"], label=["dora", ""]), tidy()], ignore_index=True
+    )
+    assert list(without_twins(rows).method) == ["peft", "full", "lora", "full"]
+    rows["label"] = ""
+    assert list(without_twins(rows).method) == ["full", "lora", "full"]

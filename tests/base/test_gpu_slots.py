@@ -1,0 +1,139 @@
+"""Jobs on one machine get a GPU each: with made-up devices, since a lock needs no GPU."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from loraudit.base.gpu_slots import VISIBLE, hold, visible
+
+JOB = """
+import os, pathlib, sys, time
+from loraudit.base.gpu_slots import hold, visible
+with hold(int(sys.argv[2]), visible(0)):
+    out = pathlib.Path(sys.argv[1], str(os.getpid()))
+    started, device = time.monotonic(), os.environ["CUDA_VISIBLE_DEVICES"]
+    out.write_text(f"{device} {started} inf")
+    time.sleep(float(sys.argv[3]))
+    out.write_text(f"{device} {started} {time.monotonic()}")
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Give a function that starts a job on devices 3 and 5; all are ended after the test."""
+    monkeypatch.setenv(VISIBLE, "3,5")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    (tmp_path / "jobs").mkdir()
+    jobs = []
+
+    def begin(wanted: int = 1, seconds: float = 0.3) -> subprocess.Popen:
+        line = [sys.executable, "-c", JOB, str(tmp_path / "jobs"), str(wanted), str(seconds)]
+        jobs.append(subprocess.Popen(line, stderr=subprocess.PIPE, text=True))
+        return jobs[-1]
+
+    yield begin
+    for job in jobs:
+        job.kill()
+        job.communicate()
+
+
+def held(tmp_path) -> list[tuple[set[str], float, float]]:
+    """Return what each job had: devices, from, to."""
+    rows = [path.read_text().split() for path in (tmp_path / "jobs").iterdir()]
+    return [(set(devices.split(",")), float(a), float(b)) for devices, a, b in rows]
+
+
+def wait_for(path) -> None:
+    end = time.monotonic() + 60
+    while not (path.is_file() and path.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def no_device_twice(found) -> bool:
+    pairs = itertools.combinations(found, 2)
+    return all(not (a & b) or end <= begin2 or end2 <= begin
+               for (a, begin, end), (b, begin2, end2) in pairs)  # fmt: skip
+
+
+def test_jobs_at_once_never_share_a_device(start, tmp_path):
+    jobs = [start(wanted) for wanted in (1, 1, 2, 1, 1, 2, 1)]
+    assert [job.wait() for job in jobs] == [0] * 7
+    found = held(tmp_path)
+    assert sorted(len(devices) for devices, *_ in found) == [1, 1, 1, 1, 1, 2, 2]
+    assert set.union(*(devices for devices, *_ in found)) == {"3", "5"}
+    assert no_device_twice(found)
+    assert not no_device_twice([({"3"}, 0.0, 2.0), ({"3", "5"}, 1.0, 3.0)])  # the check can fail
+
+
+def test_a_killed_jobs_device_is_free_at_once(start, tmp_path):
+    both = [start(seconds=600) for _ in range(2)]
+    for job in both:
+        wait_for(tmp_path / f"jobs/{job.pid}")
+    waiting = start(seconds=0)
+    assert waiting.stderr.readline() == "waiting for 1 free of GPUs 3, 5\n"
+    killed, _ = (tmp_path / f"jobs/{both[0].pid}").read_text().split(maxsplit=1)
+    both[0].send_signal(signal.SIGKILL)
+    assert waiting.wait(30) == 0
+    assert (tmp_path / f"jobs/{waiting.pid}").read_text().split()[0] == killed
+    assert both[1].poll() is None
+
+
+def test_slurm_has_chosen_already(start, tmp_path, monkeypatch):
+    """Two jobs of a cluster may both call their device 3: that is another one for each."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(VISIBLE, "3")
+    jobs = [start(seconds=600) for _ in range(2)]
+    for job in jobs:
+        wait_for(tmp_path / f"jobs/{job.pid}")
+    assert [devices for devices, *_ in held(tmp_path)] == [{"3"}, {"3"}]
+
+
+def test_several_jobs_inside_one_slurm_job_share_its_devices_out(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    jobs = [start() for _ in range(4)]
+    assert [job.wait() for job in jobs] == [0] * 4
+    assert no_device_twice(held(tmp_path))
+
+
+def test_devices_are_those_visible_else_numbered(monkeypatch):
+    monkeypatch.setenv(VISIBLE, "GPU-8a, MIG-2/1")
+    assert visible(4) == ["GPU-8a", "MIG-2/1"]
+    monkeypatch.delenv(VISIBLE)
+    assert visible(2) == ["0", "1"]
+
+
+def test_a_cpu_run_touches_nothing(monkeypatch):
+    monkeypatch.setenv(VISIBLE, "3,5")
+    with hold(0, visible(0)):
+        assert os.environ[VISIBLE] == "3,5"
+
+
+PROGRAM = """
+import os, sys, time
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_launcher_gives_each_run_its_gpu(tmp_path, monkeypatch):
+    """Two launches of profiles/accelerate/gpu.yaml at once, and the program that each starts."""
+    monkeypatch.setenv(VISIBLE, "3,5")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    line = [sys.executable, "scripts/launch.py", "--config_file", "profiles/accelerate/gpu.yaml"]
+    line += [str(tmp_path / "program.py")]
+    jobs = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        assert {job.stdout.readline().strip() for job in jobs} == {"3", "5"}
+    finally:
+        for job in jobs:
+            job.kill()
+            job.communicate()

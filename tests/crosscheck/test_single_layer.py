@@ -1,0 +1,160 @@
+"""The layer cross-check over random shapes; and planted faults, each of which must be caught."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loraudit.adapters.lora import LoRALinear
+from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
+from loraudit.crosscheck import single_layer
+from loraudit.crosscheck.single_layer import Case, compare_layer, references
+
+KINDS = ["linear", "conv1d", "embedding"]
+CLASSES = {"linear": LoRALinear, "conv1d": LoRAConv1D, "embedding": LoRAEmbedding}
+
+cases = st.builds(
+    Case,
+    kind=st.sampled_from(KINDS),
+    d_in=st.integers(1, 24),
+    d_out=st.integers(1, 24),
+    rank=st.integers(1, 12),
+    alpha=st.floats(0.25, 64),
+    dropout=st.sampled_from([0.0, 0.1, 0.5]),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+
+
+def failed(case: Case, dtype: str = "float64") -> set[str]:
+    rows = compare_layer(case, dtype)
+    return {row["check"].removeprefix("layer: ") for row in rows if not row["ok"]}
+
+
+def test_both_references_are_compared():
+    assert set(references()) == {"PEFT", "loralib"}
+    rows = compare_layer(Case("linear", 6, 5, 3, 12), "float64")
+    assert {row["against"] for row in rows} == {"PEFT", "loralib"}
+    assert len({row["check"] for row in rows}) == 19
+
+
+@settings(max_examples=12, deadline=None)
+@given(cases)
+def test_layers_agree_in_float64(case):
+    assert not failed(case, "float64")
+
+
+@settings(max_examples=6, deadline=None)
+@given(cases)
+def test_layers_agree_in_float32(case):
+    assert not failed(case, "float32")
+
+
+@settings(max_examples=12, deadline=None)
+@given(cases)
+def test_layers_agree_under_bfloat16_autocast(case):
+    assert not failed(case, "bfloat16")
+
+
+FAULTS = {
+    "alpha, not alpha / r": (
+        lambda self, base: setattr(self, "scaling", self.alpha),
+        {"outputs with dropout", "gradient of A", "100 steps of AdamW", "merged outputs"},
+    ),
+    "bias lost": (
+        lambda self, base: self.base.bias.data.zero_(),
+        {"outputs with dropout", "start is the base"},
+    ),
+    "base trains": (
+        lambda self, base: base.requires_grad_(True),
+        {"only A and B train"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_fails(monkeypatch, fault, kind):
+    if fault == "bias lost" and kind == "embedding":
+        pytest.skip("an embedding has no bias")
+    change, seen = FAULTS[fault]
+    made = LoRALinear.__init__
+
+    def faulty(self, base, *arguments, **more):
+        made(self, base, *arguments, **more)
+        change(self, base)
+
+    monkeypatch.setattr(LoRALinear, "__init__", faulty)
+    assert seen <= failed(Case(kind, 6, 5, 3, 12))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_and_b_swapped_in_init_fails(monkeypatch, kind):
+    def swapped(self):
+        torch.nn.init.normal_(self.lora_A if kind == "embedding" else self.lora_B)
+        torch.nn.init.zeros_(self.lora_B if kind == "embedding" else self.lora_A)
+
+    monkeypatch.setattr(CLASSES[kind], "reset_parameters", swapped)
+    assert failed(Case(kind, 6, 5, 3, 12)) == {"start is the base"}
+
+
+def test_an_update_that_starts_off_zero_fails(monkeypatch):
+    def both(self):
+        torch.nn.init.normal_(self.lora_A)
+        torch.nn.init.normal_(self.lora_B)
+
+    monkeypatch.setattr(LoRALinear, "reset_parameters", both)
+    assert failed(Case("linear", 6, 5, 3, 12)) == {"start is the base"}
+
+
+@pytest.mark.parametrize("kind", ["conv1d", "embedding"])
+def test_a_merge_that_forgets_to_transpose_fails(monkeypatch, kind):
+    """Square, so that only the values are wrong and no shape."""
+    monkeypatch.setattr(CLASSES[kind], "delta_weight", LoRALinear.delta_weight)
+    assert failed(Case(kind, 6, 6, 3, 12)) >= {"merged equals unmerged", "merged outputs"}
+
+
+def test_a_merge_that_is_not_idempotent_fails(monkeypatch):
+    def merge(self):
+        with torch.no_grad():
+            self.base.weight += self.delta_weight()
+        self.merged = True
+
+    monkeypatch.setattr(LoRALinear, "merge", merge)
+    assert failed(Case("linear", 6, 5, 3, 12)) >= {"merged equals unmerged", "unmerged weights"}
+
+
+def test_a_merge_that_does_nothing_fails(monkeypatch):
+    for name in ("merge", "unmerge"):
+        monkeypatch.setattr(LoRALinear, name, lambda self: None)
+    assert failed(Case("linear", 6, 5, 3, 12)) == {"merged weights"}
+
+
+def test_a_state_dict_that_loses_b_fails(monkeypatch):
+    saved = torch.nn.Module.state_dict
+
+    def lossy(self, *arguments, **more):
+        return {k: v for k, v in saved(self, *arguments, **more).items() if k != "lora_B"}
+
+    monkeypatch.setattr(LoRALinear, "state_dict", lossy)
+    assert failed(Case("linear", 6, 5, 3, 12)) == {"saved and loaded"}
+
+
+def test_padding_gets_no_gradient():
+    assert not failed(Case("embedding", 6, 5, 3, 12, padding_idx=2))
+
+
+def test_dropout_on_the_wrong_place_fails(monkeypatch):
+    def forward(self, x):
+        x = self.dropout(x)
+        low = torch.nn.functional.linear(x, self.lora_A)
+        return self.base(x) + torch.nn.functional.linear(low, self.lora_B) * self.scaling
+
+    monkeypatch.setattr(LoRALinear, "forward", forward)
+    case = Case("linear", 6, 5, 3, 12, dropout=0.5)
+    assert failed(case) >= {"outputs with dropout", "gradient of x"}
+    assert "outputs after training" not in failed(Case("linear", 6, 5, 3, 12))
+
+
+def test_nan_is_a_difference():
+    assert single_layer.difference(torch.tensor([float("nan")]), torch.zeros(1)) == float("inf")

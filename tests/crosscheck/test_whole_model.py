@@ -1,0 +1,188 @@
+"""The cross-check passes on good twins and fails on planted faults."""
+
+import pytest
+import torch
+
+from loraudit.adapters import inject, peft_twin
+from loraudit.adapters.lora import LoRALinear
+from loraudit.adapters.quantise import quantise
+from loraudit.base.errors import UserError
+from loraudit.crosscheck.whole_model import (
+    ACCUMULATED,
+    ROWS,
+    STEPS,
+    compare,
+    crosscheck,
+    layer_cases,
+    require_agreement,
+)
+from tiny import make_spec, tiny_entry, tiny_model
+
+SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
+
+
+def batches(steps: int = 4) -> list[dict]:
+    torch.manual_seed(5)
+    return [
+        {
+            "input_ids": torch.randint(4, 60, (4, 7)),
+            "attention_mask": torch.ones(4, 7, dtype=torch.long),
+            "labels": torch.randint(0, 2, (4,)),
+        }
+        for _ in range(steps)
+    ]
+
+
+def failed(spec=SPEC, family: str = "bert") -> set[str]:
+    rows = compare(tiny_model(family), spec, batches(), "float64")
+    return {row["check"] for row in rows if not row["ok"]}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize("targets", [("q", "v"), ("o", "down"), ("q", "k", "v", "o", "up", "down")])
+def test_twins_agree(family, targets):
+    targets = tuple(name for name in targets if name in tiny_entry(family).modules)
+    if not targets:
+        pytest.skip("GPT-2's query, key and value are one fused matrix")
+    assert not failed(make_spec(model=tiny_entry(family), targets=targets), family)
+
+
+@pytest.mark.parametrize(
+    "change", [{"lora_dropout": 0.1}, {"head": "frozen"}, {"init": "gaussian"}]
+)
+def test_twins_agree_under_every_switch(change):
+    assert not failed(SPEC.model_copy(update=change))
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+def test_twins_agree_on_a_quantised_base(family, bits):
+    spec = quantised(bits, model=tiny_entry(family), lora_dropout=0.1)
+    rows = compare(quantise(tiny_model(family), spec), spec, batches(), "float64")
+    assert {"merging refused", "optimizer steps"} < {row["check"] for row in rows}
+    assert not [row for row in rows if not row["ok"]]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("change", [{"init": "error"}, {"init": "loftq"}, {"lora_plus": 4.0}])
+def test_twins_agree_when_they_start_from_the_error(change, dtype):
+    spec = quantised(2, ranks="error", least_rank=0, rank=3, **change)
+    rows = compare(quantise(tiny_model(), spec), spec, batches(), dtype)
+    assert not [row for row in rows if not row["ok"]]
+
+
+def quantised(bits: int, **changes):
+    fields = {"base_bits": bits, "base_group": 16, "targets": ("o", "up"), "learning_rate": 1e-2}
+    return make_spec(**fields, **changes)
+
+
+def test_a_merge_into_packed_weights_fails(monkeypatch):
+    monkeypatch.setattr(LoRALinear, "merge", lambda self: None)
+    spec = quantised(4)
+    rows = compare(quantise(tiny_model(), spec), spec, batches(), "float64")
+    assert {row["check"] for row in rows if not row["ok"]} == {"merging refused"}
+
+
+def test_all_checks_on_real_rows(tiny):
+    rows = crosscheck(SPEC, tiny / "tokens", tiny / "model")
+    twins = [row for row in rows if not row["check"].startswith("layer")]
+    assert {row["dtype"] for row in twins} == {"float64", "float32"}
+    assert len({row["check"] for row in twins}) == 14
+    assert (STEPS, ACCUMULATED, ROWS) == (20, 2, 2)
+    layers = [row for row in rows if row["check"].startswith("layer")]
+    assert {row["dtype"] for row in layers} == {"float64", "float32", "bfloat16"}
+    assert {row["against"] for row in layers} == {"PEFT", "loralib"}
+    require_agreement(rows, "tiny")
+
+
+def test_a_layer_case_per_shape():
+    model, wide = tiny_model(), SPEC.model_copy(update={"targets": ("q", "v", "up", "down")})
+    cases = layer_cases(model, wide)
+    assert [(case.kind, case.d_in, case.d_out) for case in cases] == [
+        ("linear", 16, 16),
+        ("linear", 16, 32),
+        ("linear", 32, 16),
+    ]
+    assert {(case.rank, case.alpha) for case in cases} == {(SPEC.rank, SPEC.alpha)}
+
+
+def scaling_is_alpha(layer):
+    layer.scaling = layer.alpha
+
+
+def a_and_b_swapped(layer):
+    layer.lora_B.data, layer.lora_A.data = (
+        torch.nn.init.kaiming_uniform_(layer.lora_B.data.clone()),
+        torch.zeros_like(layer.lora_A),
+    )
+
+
+def bias_missing(layer):
+    layer.base.bias = None
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        (scaling_is_alpha, {"optimizer steps", "gradients"}),
+        (a_and_b_swapped, {"initial values"}),
+        (bias_missing, {"outputs", "optimizer steps"}),
+    ],
+)
+def test_a_planted_fault_fails(monkeypatch, fault, seen):
+    good = inject.apply
+
+    def faulty(model, spec):
+        model = good(model, spec)
+        for layer in inject.lora_layers(model).values():
+            if isinstance(layer, LoRALinear):
+                fault(layer)
+        return model
+
+    monkeypatch.setattr(inject, "apply", faulty)
+    assert seen <= failed()
+
+
+def test_a_wrong_merge_fails(monkeypatch):
+    def merge_unscaled(layer):
+        layer.base.weight.data += layer.lora_B.data @ layer.lora_A.data
+        layer.merged = True
+
+    monkeypatch.setattr(LoRALinear, "merge", merge_unscaled)
+    assert failed() >= {"merged equals unmerged", "merged outputs"}
+
+
+def test_a_merge_that_does_nothing_fails(monkeypatch):
+    for name in ("merge", "unmerge"):
+        monkeypatch.setattr(LoRALinear, name, lambda self: None)
+    assert failed() == {"merged weights"}
+
+
+def test_other_layers_or_a_frozen_head_fail(monkeypatch):
+    good = inject.apply
+    wide = SPEC.model_copy(update={"targets": ("q", "o", "down")})
+    monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, wide))
+    assert failed() == {"same layers"}
+    frozen = SPEC.model_copy(update={"head": "frozen"})
+    monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, frozen))
+    assert failed() == {"same layers"}
+
+
+def test_an_mlp_matched_by_its_last_name_fails(monkeypatch):
+    """The classic: "dense" alone names attention's output and both layers of the MLP."""
+    good = peft_twin.lora_config
+
+    def loose(spec, names):
+        config = good(spec, names)
+        config.target_modules = {"query", "dense"}
+        return config
+
+    monkeypatch.setattr(peft_twin, "lora_config", loose)
+    assert failed() == {"same layers"}
+
+
+def test_disagreement_is_an_error_that_names_the_checks():
+    row = {"check": "outputs", "against": "PEFT", "dtype": "float64", "difference": 0.5}
+    row["tolerance"] = 1e-10
+    with pytest.raises(UserError, match=r"failed: outputs \(float64, PEFT\) differs by 0.5, toler"):
+        require_agreement([{**row, "ok": False}, {**row, "ok": True}], "c")

@@ -1,0 +1,104 @@
+"""Tokenising and batching."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_json
+from loraudit.data.batches import collate, global_batches, load_examples
+from loraudit.data.tokenise import tokenise
+from tiny import make_spec
+
+LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
+
+
+@pytest.mark.parametrize("batching", ["shuffle", "length_grouped"])
+def test_an_epoch_holds_every_row_once(batching):
+    batches = global_batches(LENGTHS, 16, batching, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches)) == list(range(1003))
+    assert sorted(map(len, batches))[:2] == [11, 16]
+    again = global_batches(LENGTHS, 16, batching, np.random.default_rng(1))
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_length_grouping_saves_padding():
+    def padded(batching):
+        batches = global_batches(LENGTHS, 16, batching, np.random.default_rng(1))
+        return sum(len(batch) * LENGTHS[batch].max() for batch in batches) / LENGTHS.sum()
+
+    assert padded("length_grouped") < 1.1 < 1.5 < padded("shuffle")
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny, tmp_path_factory):
+    """Give the tiny task cut at 9 tokens, tokenised in parts."""
+    out = tmp_path_factory.mktemp("tokens") / "tiny-9"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loraudit.data.tokenise.PART", 100)
+        tokenise(tiny / "task", tiny / "model", 9, out)
+    return out
+
+
+def test_subsets_and_padding(tokens):
+    spec = make_spec(train_rows=10, max_length=9)
+    examples = load_examples(spec, tokens, "train")
+    assert len(examples) == len(examples.lengths) == 10
+    assert examples.lengths.max() <= 9
+    index = np.array([0, 3])
+    fixed = collate(examples, index, spec.model_copy(update={"padding": "max_length"}), pad=0)
+    assert fixed["input_ids"].shape == (2, 9)
+    with pytest.raises(UserError, match=r"train_rows: 257 asked, .* has 256 .legal: 1 to 256"):
+        load_examples(make_spec(train_rows=257, max_length=9), tokens, "train")
+
+
+def test_batches_hold_what_the_tokenizer_gives(tiny, tokens):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "model")
+    texts = pd.read_parquet(tiny / "task/train.parquet").text_1.tolist()
+    examples = load_examples(make_spec(max_length=9), tokens, "train")
+    for index in (np.array([5]), np.arange(40, 56), np.array([255, 0])):
+        batch = collate(examples, index, make_spec(max_length=9), tokenizer.pad_token_id)
+        expected = tokenizer(
+            [texts[i] for i in index], truncation=True, max_length=9, padding=True
+        ).convert_to_tensors("pt")
+        whole = torch.ones_like(expected["attention_mask"])
+        batch.setdefault("attention_mask", whole)  # left out where nothing is padded
+        assert set(batch) <= set(expected)
+        assert all(torch.equal(batch[name], expected[name]) for name in batch)
+
+
+def test_a_mask_is_given_only_where_there_is_padding(tokens):
+    spec = make_spec(max_length=9)
+    examples = load_examples(spec, tokens, "train")
+    same = np.flatnonzero(examples.lengths == 9)[:4]
+    other = np.array([same[0], np.flatnonzero(examples.lengths < 9)[0]])
+    assert "attention_mask" not in collate(examples, same, spec, pad=0)
+    mask = collate(examples, other, spec, pad=0)["attention_mask"]
+    assert torch.equal(mask.sum(1), torch.tensor(examples.lengths[other]).long())
+
+
+def test_token_files_that_do_not_fit_are_refused(tokens, tmp_path):
+    with pytest.raises(UserError, match="cut at max_length 9, the run has 64"):
+        load_examples(make_spec(max_length=64), tokens, "train")
+    edited = shutil.copytree(tokens, tmp_path / "edited")
+    content = bytearray((edited / "train.arrow").read_bytes())
+    content[len(content) // 2] ^= 1
+    (edited / "train.arrow").write_bytes(content)
+    with pytest.raises(UserError, match="changed since it was made"):
+        load_examples(make_spec(max_length=9), edited, "train")
+
+
+def test_a_tokenizer_without_padding_leaves_nothing(tiny, tmp_path):
+    model = shutil.copytree(tiny / "model", tmp_path / "model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (model / name).exists():
+            config = read_json(model / name)
+            config.pop("pad_token", None)
+            write_json(model / name, config)
+    with pytest.raises(UserError, match="no padding token"):
+        tokenise(tiny / "task", model, 9, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

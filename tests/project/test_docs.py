@@ -1,0 +1,228 @@
+"""What the README and docs show is what the committed files hold, and links lead somewhere."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from loraudit.analysis.comparisons import published_verdicts
+from loraudit.analysis.cost import cost
+from loraudit.analysis.statistics import aggregate
+from loraudit.analysis.tidy_files import read_table
+from loraudit.base.errors import UserError
+from loraudit.report import figures
+from loraudit.report.figure_registry import DRAWN
+from loraudit.report.page import fill_blocks
+from loraudit.report.tables import markdown, published_table, summary_table
+from loraudit.studies.expand import load_study
+from loraudit.studies.reference import select
+
+COMMITTED = Path("results/committed")
+CHANGED_RESULTS = ("shortcuts",)
+"""Studies that ran while committed results, not code, were changed in the same clone."""
+BENCH = Path("figures/committed/bench")
+STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
+DOCS = Path("docs/studies.md").read_text()
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
+PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_the_pages_tables_are_the_committed_ones(page):
+    text = Path(page).read_text()
+    assert fill_blocks(text, Path()) == text
+
+
+def test_the_readmes_tables_are_the_committed_ones():
+    readme = Path("README.md").read_text()
+    named = re.findall(r"<!-- from (results/committed/\S+?\.md): .* -->\n\|", readme)
+    assert len(named) == readme.count("<!-- from") == 2
+    assert fill_blocks(readme, Path()) == readme
+
+
+def test_the_verdicts_on_published_numbers_are_current():
+    table = published_verdicts(
+        select(("poster2025.seeds",)), select(("hu2022.table2",)), margin=0.01, reading="sd"
+    )
+    shown = (COMMITTED / "published/verdicts.md").read_text()
+    assert shown == markdown(published_table(table))
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_committed_tables_come_from_the_committed_runs(folder):
+    runs = pd.read_csv(folder / "runs.csv", keep_default_na=False, na_values=[""])
+    summary = aggregate(runs)
+    assert (folder / "summary.md").read_text() == markdown(summary_table(summary))
+    pd.testing.assert_frame_equal(
+        read_table(folder / "cost.csv")[["n", "bytes_tasks", "seconds_step"]],
+        cost(runs)[["n", "bytes_tasks", "seconds_step"]],
+    )
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_committed_runs_have_their_records_from_committed_code(folder):
+    records = pd.read_json(folder / "records.jsonl", lines=True)
+    runs = pd.read_csv(folder / "runs.csv")
+    assert len(records) == len(runs)
+    best = [train["best"][metric] for train, metric in zip(records.train, runs.metric, strict=True)]
+    assert best == pytest.approx(list(runs.best))
+    states = [environment["git"] for environment in records.environment]
+    assert all(state["commit"] for state in states)
+    assert folder.name in CHANGED_RESULTS or not any(state["dirty"] for state in states)
+
+
+FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
+    """Drawn again they are the same, but for the last digits that another processor may give."""
+    rows = read_table(path)
+    if "label" in rows:
+        rows["label"] = rows.label.fillna("")
+    draw = figures.published if path.parent.name == "published" else DRAWN[path.stem][1]
+    figures.save(draw(rows), rows, tmp_path / path.stem)
+    shown, again = (
+        re.sub(r"\b[a-z][0-9a-f]{10}\b", "id", file.read_text())  # digests of what is drawn
+        for file in (path.with_suffix(".svg"), tmp_path / f"{path.stem}.svg")
+    )
+    assert NUMBER.sub("n", shown) == NUMBER.sub("n", again)
+    places = [np.array(NUMBER.findall(text), dtype=float) for text in (shown, again)]
+    np.testing.assert_allclose(*places, atol=0.02)
+
+
+def test_the_docs_count_the_runs_of_every_study():
+    shown = dict(re.findall(r"^\| \[([\w-]+)\]\(.*?\| +(\d+) \|", DOCS, re.M))
+    counted = {
+        path.stem: str(len(load_study(path).runs)) for path in Path("config/studies").glob("*.yaml")
+    }
+    assert shown == counted
+
+
+@pytest.mark.parametrize("page", [*PAGES, *map(str, COMMITTED.glob("*/README.md"))])
+def test_local_links_exist(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", Path(page).read_text()):
+        if not link.startswith("http"):
+            assert (Path(page).parent / link).exists(), link
+
+
+def test_showcase_fills_the_marked_blocks(tmp_path):
+    (tmp_path / "table.md").write_text("| a |\n")
+    text = "x\n<!-- from table.md -->\nold\n<!-- end -->\ny"
+    assert fill_blocks(text, tmp_path) == "x\n<!-- from table.md -->\n| a |\n<!-- end -->\ny"
+
+
+def test_a_marked_block_may_take_some_columns(tmp_path):
+    table = pd.DataFrame({"a: mean": ["1.50"], "b": ["x"], "c": ["z"]})
+    (tmp_path / "table.md").write_text(markdown(table))
+    mark = "<!-- from table.md: c | a: mean -->"
+    _, *rows, _ = fill_blocks(f"{mark}\n<!-- end -->", tmp_path).splitlines()
+    assert [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[::2]] == [
+        ["c", "a: mean"],
+        ["z", "1.50"],
+    ]
+    with pytest.raises(UserError, match="column: 'd' is not known"):
+        fill_blocks("<!-- from table.md: d -->\n<!-- end -->", tmp_path)
+
+
+def hook(name: str):
+    """Import a hook of the docs site."""
+    spec = importlib.util.spec_from_file_location(name, f"docs/hooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+KEYS = hook("keys")
+
+
+@pytest.mark.parametrize("name", KEYS.CLASSES)
+def test_every_configuration_key_is_described_and_shown(name):
+    described = KEYS.described(name)
+    assert all(described.values()), [key for key, words in described.items() if not words]
+    assert f"<!-- keys {name} -->" in Path("docs/configuration.md").read_text()
+    rows = KEYS.table(name).splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(KEYS.CLASSES[name].model_fields)
+
+
+def test_a_missing_description_is_found():
+    assert KEYS.comments_beside("a: 1 # one\n  # and more\nb: 2\n") == {
+        "a": "one and more",
+        "b": "",
+    }
+    assert KEYS.comments_above("# a, b: both\na: 1\nb: 2\n\nc: 3\n") == {
+        "a": "both",
+        "b": "both",
+        "c": "",
+    }
+
+
+QUOTED = re.compile(r"\*\*([\d.]+)\*\*\s+\(`([\w.]+)`:\s+([^;)]+);\s+(\w+)[^)]*\)")
+
+
+def test_the_answers_numbers_are_the_published_ones():
+    """**86.6** (`hu2022.table2`: rte, lora; seen): that table has this value with these fields."""
+    text = Path("docs/faq.md").read_text()
+    quoted = QUOTED.findall(text)
+    assert len(quoted) == len(re.findall(r"\*\*[\d.]+\*\*", text)) > 20
+    for value, key, words, confidence in quoted:
+        wanted = {word.strip() for word in " ".join(words.split()).split(",")}
+        found = [
+            number
+            for number in select((key,))
+            if wanted <= {part for field in fields(number) for part in field.split(", ")}
+        ]
+        places = len(value.partition(".")[2])
+        shown = {f"{n.value * (100 if n.unit == 'fraction' else 1):.{places}f}" for n in found}
+        assert shown == {value}, (key, words, shown)
+        assert confidence in {number.confidence for number in found}, (key, words)
+
+
+def fields(number) -> list[str]:
+    known = {key: value for key, value in number.model_dump().items() if value is not None}
+    return [*map(str, known.values()), *(f"{key} {value}" for key, value in known.items())]
+
+
+def test_the_python_page_runs():
+    first = re.search(r"```python\n(.*?)```", Path("docs/api.md").read_text(), re.S)[1]
+    done = subprocess.run([sys.executable, "-c", first], capture_output=True, text=True)
+    assert done.stdout.startswith(load_study("config/studies/quickstart.yaml").describe())
+
+
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    if not shutil.which("mkdocs"):
+        pytest.skip("mkdocs is not installed (the docs extra)")
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # of the next major version
+    command = ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    for page in tmp_path.rglob("*.html"):
+        if "committed" not in page.parts:
+            loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
+            assert not loaded, (page, loaded)
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load(Path("CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    page = Path("docs/cite.md").read_text()
+    assert f"{{{project['version']}}}" in page and cited["title"] in page
+    assert f"## [{project['version']}]" in Path("CHANGELOG.md").read_text()
+
+
+def test_every_test_that_the_page_of_faults_names_exists():
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", Path("docs/faults.md").read_text())
+    assert len(named) > 20
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", Path("tests", file).read_text(), re.M), (file, name)

@@ -1,0 +1,254 @@
+"""The report in a real browser: it opens alone, sorts, filters, prints, and can be read.
+
+The page under test is `page.render`'s, of small tables whose names are as hostile as text can be;
+the committed reports are opened too. Needs a Chromium or Chrome on PATH; none is ever downloaded.
+"""
+
+import base64
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from test_page import HOSTILE, WORDS, made_page
+
+from loraudit.report.page import render
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on PATH")
+
+COMMITTED = sorted(Path("results/committed").glob("*/report.html"))
+SIZES = [(1440, 900), (390, 844)]
+SCHEMES = ["light", "dark"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return made_page(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def file(page, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(page))
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses root otherwise
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Give a function that opens a file; nothing may be requested or go wrong until the end."""
+    wrong, contexts = [], []
+
+    def open_file(path: Path, size=SIZES[0], scheme="light"):
+        width, height = size
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        tab.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        tab.on("request", lambda request: _local(request.url) or wrong.append(request.url))
+        tab.goto(path.resolve().as_uri())
+        return tab
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def _local(url: str) -> bool:
+    return url.startswith(("file:", "data:"))
+
+
+VIEWS = [(size, scheme) for size in SIZES for scheme in SCHEMES]
+
+CONTRASTS = """() => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map(c => c / 255)
+      .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const found = channels(getComputedStyle(e).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const measure = (element, style, what) => {
+    const pair = [light(channels(style.color)), light(behind(element))].sort((a, b) => b - a);
+    found.push([(pair[0] + 0.05) / (pair[1] + 0.05), what]);
+  };
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    const control = element.matches("input, select");
+    if ((own || control) && !element.closest("script, option")) {
+      const what = `${element.tagName}: ${element.textContent.trim().slice(0, 40)}`;
+      measure(element, getComputedStyle(element), what);
+    }
+    if (element.matches("th button")) {
+      measure(element, getComputedStyle(element, "::after"), "arrow");
+    }
+  }
+  return found;
+}"""
+
+
+def check_view(tab) -> None:
+    """Nothing overflows, each image is described, and text stands out from what is behind it."""
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    alts = tab.eval_on_selector_all("img", "images => images.map(image => image.alt)")
+    assert alts and all(len(alt) > 30 and any(c.isdigit() for c in alt) for alt in alts)
+    assert tab.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    contrasts = tab.evaluate(CONTRASTS)
+    assert len(contrasts) > 50
+    assert [found for found in contrasts if found[0] < 4.5] == []
+
+
+@pytest.mark.parametrize(("size", "scheme"), VIEWS)
+def test_it_opens_alone_and_can_be_read(file, opened, size, scheme):
+    tab = opened(file, size, scheme)
+    check_view(tab)
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = sum(int(c) for c in background.strip("rgb()").split(",")) < 3 * 128
+    assert dark == (scheme == "dark")
+    cards = "boxes => boxes.map(box => getComputedStyle(box).backgroundColor)"
+    assert set(tab.eval_on_selector_all(".plot", cards)) == {"rgb(255, 255, 255)"}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(("size", "scheme"), VIEWS)
+def test_committed_reports_can_be_read(path, opened, size, scheme):
+    check_view(opened(path, size, scheme))
+
+
+def test_hostile_names_are_only_text(file, opened):
+    tab = opened(file)
+    assert tab.title() == "loraudit: small"
+    cells = tab.locator("table[data-table=verdicts] td:first-child").all_text_contents()
+    assert cells.count(HOSTILE) == 6
+    assert tab.locator("img[src=x]").count() == 0
+    alts = tab.eval_on_selector_all("img", "images => images.map(image => image.alt)")
+    assert any(HOSTILE in alt for alt in alts)
+
+
+def column(tab, number: int) -> list[str]:
+    rows = tab.locator(f"table[data-table=verdicts] tbody tr:visible td:nth-child({number + 1})")
+    return rows.all_text_contents()
+
+
+ORDERS = {
+    1: lambda table: table.difference.replace("", "nan").astype(float),
+    2: lambda table: table["95 % interval"].str.extract(r"\[([+-][\d.]+)")[0].astype(float),
+    3: lambda table: table.disk.map(lambda text: _bytes(*text.split())),
+    4: lambda table: table.p.astype(float),
+    6: lambda table: table.why,
+}
+
+
+def _bytes(count: str, unit: str) -> float:
+    return float(count) * {"kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+@pytest.mark.parametrize("number", ORDERS)
+def test_a_column_sorts_by_its_numbers_both_ways(file, page, opened, number):
+    tab, table = opened(file), page.tables["verdicts"]
+    head = tab.locator("table[data-table=verdicts] th").nth(number)
+    for ascending, word in ((True, "ascending"), (False, "descending")):
+        head.locator("button").click()
+        order = ORDERS[number](table).sort_values(ascending=ascending, kind="stable").index
+        assert column(tab, number) == list(table.iloc[:, number][order])
+        assert head.get_attribute("aria-sort") == word
+    others = tab.locator("table[data-table=verdicts] th[aria-sort=none]")
+    assert others.count() == table.shape[1] - 1
+
+
+def test_keys_reach_the_filter_and_the_headers(file, opened):
+    tab = opened(file)
+    tab.locator("[aria-label='Verdict per cell and published number']").evaluate(
+        "box => box.previousElementSibling.querySelector('input').focus()"
+    )
+    tab.keyboard.type("TASK 4")
+    assert column(tab, 0) == ["task 4"]
+    tab.keyboard.press("ControlOrMeta+A")
+    tab.keyboard.press("Delete")
+    for _ in range(4):  # the select, the box that scrolls, the first header, the second
+        tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "difference"
+    tab.keyboard.press("Enter")
+    assert column(tab, 1)[0] == "-0.3"
+    tab.keyboard.press("Space")
+    assert column(tab, 1)[0] == "+10.0"
+    assert column(tab, 1)[-1] == ""
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_filters_by_text_and_by_verdict(file, opened):
+    tab = opened(file)
+    tools = tab.locator(".tools", has=tab.locator("select >> nth=0")).filter(has_text="Verdict")
+    search, words, count = (tools.locator(kind) for kind in ("input", "select", "[role=status]"))
+    assert words.locator("option").all_text_contents() == ["all", *WORDS]
+    words.select_option("reproduced")  # not "not reproduced"
+    assert count.text_content() == "3 of 12 rows"
+    assert column(tab, 5) == ["● reproduced"] * 3
+    words.select_option("")
+    search.fill("<script>")
+    assert count.text_content() == "6 of 12 rows"
+    search.fill("no such row")
+    assert column(tab, 0) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_contents_lead_to_every_section_and_stay_in_sight(file, opened, size):
+    tab = opened(file, size)
+    links = tab.eval_on_selector_all("nav a", "links => links.map(a => a.getAttribute('href'))")
+    ids = tab.eval_on_selector_all("[id]", "found => found.map(element => '#' + element.id)")
+    assert set(links) <= set(ids)
+    assert len(links) == len(set(links)) > 12
+    if size[0] < 600:
+        tab.locator("nav summary").click()
+    tab.locator("nav a[href='#provenance']").click()
+    assert tab.locator("h2#provenance").is_visible()
+    box = tab.locator("nav summary").bounding_box()
+    assert 0 <= box["y"] < 40
+    heading = tab.locator("h2#provenance").bounding_box()
+    assert box["y"] + box["height"] <= heading["y"] < size[1] or size[0] > 600
+
+
+def test_every_figure_brings_its_numbers_and_its_command(file, page, opened):
+    tab = opened(file)
+    for name, path in page.figures.items():
+        link = tab.locator(f"#figure-{name} a[download]")
+        kind, _, data = link.get_attribute("href").partition(",")
+        assert kind == "data:text/csv;base64"
+        assert base64.b64decode(data) == path.with_suffix(".csv").read_bytes()
+        assert link.get_attribute("download") == f"small-{name}.csv"
+        assert page.remake[name] in tab.locator(f"#figure-{name} figcaption").text_content()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_prints_black_on_white_without_controls(file, opened, scheme):
+    tab = opened(file, (794, 1123), scheme)  # A4
+    assert tab.pdf(format="A4").startswith(b"%PDF")
+    tab.emulate_media(media="print")
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not tab.locator("nav, .tools").first.is_visible()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert all(contrast >= 4.5 for contrast, _ in tab.evaluate(CONTRASTS))

@@ -1,0 +1,90 @@
+"""What jobs ask of a cluster, and the profiles that ask for it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loraudit.base.errors import UserError
+from loraudit.studies.cluster import read_cluster
+from loraudit.studies.study_file import Config
+
+TABLE = """
+jobs: {train: {minutes: 10, mem_mb: 1000}}
+models: {roberta-base: {minutes: 3, mem_mb: 2}}
+tasks: {mnli: {minutes: 4, mem_mb: 1.5}}
+most_minutes: 200
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Give a folder with the repository's models and tasks, and a small table."""
+    for name in ("models", "tasks"):
+        shutil.copy(f"config/{name}.yaml", tmp_path)
+    (tmp_path / "cluster.yaml").write_text(TABLE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("models", "tasks", "attempt", "wanted"),
+    [
+        (["minilm"], ["mrpc"], 1, (10, 1000)),
+        (["roberta-base"], ["mrpc"], 1, (30, 2000)),
+        (["roberta-base"], ["mnli"], 1, (120, 3000)),
+        (["minilm", "roberta-base"], ["mnli", "mrpc"], 1, (120, 3000)),  # the largest counts
+        (["minilm"], ["mrpc"], 3, (30, 3000)),
+        (["roberta-base"], ["mnli"], 2, (200, 6000)),  # not above the cluster's longest
+    ],
+)
+def test_bigger_models_tasks_and_later_attempts_ask_for_more(
+    models, tasks, attempt, wanted, folder
+):
+    need = read_cluster(folder).needs("train", models, tasks, attempt)
+    assert (need.minutes, need.mem_mb) == wanted
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("roberta-base", "roberta-bse", "models: 'roberta-bse' is not known; did you mean 'rober"),
+        ("mnli", "mnil", "tasks: 'mnil' is not known; did you mean 'mnli'"),
+        ("most_minutes", "minutes", "key: 'minutes' is not known"),
+        ("{minutes: 10,", "{minutes: 0,", "jobs.train.minutes = 0"),
+        ("train:", "trian:", "jobs"),
+    ],
+)
+def test_a_wrong_table_is_one_sentence(old, new, message, folder):
+    (folder / "cluster.yaml").write_text(TABLE.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        read_cluster(folder)
+
+
+def test_the_shipped_table_knows_every_job_of_the_rules():
+    table = read_cluster()
+    rules = [path.stem for path in Path("workflow/rules").glob("*.smk")
+             if f'minutes("{path.stem}")' in path.read_text()]  # fmt: skip
+    assert set(rules) == set(table.jobs)
+    for job in rules:
+        assert table.needs(job, ["minilm"], ["mrpc"], 1) == table.jobs[job]
+
+
+def test_every_launch_file_is_a_legal_value_and_the_other_way_round():
+    files = {path.stem for path in Path("profiles/accelerate").glob("*.yaml")}
+    assert files == set(Config.model_fields["launch"].annotation.__args__)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path("profiles/accelerate").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_no_launch_file_names_a_gpu(path):
+    """A fixed number would put all jobs of a machine on one device."""
+    assert yaml.safe_load(path.read_text()).get("gpu_ids", "all") in ("all", "-1,-1")
+
+
+def test_the_slurm_profile_speaks_of_rules_that_exist():
+    profile = yaml.safe_load(Path("profiles/slurm/config.yaml").read_text())
+    rules = {path.stem for path in Path("workflow/rules").glob("*.smk")}
+    assert set(profile["groups"]) <= rules
+    assert set(profile["group-components"]) == set(profile["groups"].values())

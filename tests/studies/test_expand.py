@@ -1,0 +1,543 @@
+"""Studies: layers, grids, warm starts, ablations; bad input gets one clear error."""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.base.errors import UserError
+from loraudit.data.fetch import fetch_task
+from loraudit.report.products import study_figures
+from loraudit.studies import expand
+from loraudit.studies.entries import FolderSource
+from loraudit.studies.entry_files import load_model, load_task
+from loraudit.studies.expand import load_configured, load_study, parse_targets
+from loraudit.studies.reference import select
+from loraudit.studies.spec import AdaLoRA, ALoRA, digest
+from tiny import save_hub_folder, tiny_entry
+
+STUDIES = sorted(Path("config/studies").glob("*.yaml"))
+CONFIG = yaml.safe_load(Path("config/config.yaml").read_text())
+
+
+def study_file(folder, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_load(path):
+    study = load_study(path)
+    assert study.name == path.stem
+    assert study.question
+    assert len({run.id for run in study.runs}) == len(study.runs) > 0
+
+
+def test_quickstart_is_the_grid_of_the_readme():
+    runs = load_study("config/studies/quickstart.yaml").runs
+    adapters = [run.spec for run in runs if run.spec.adapter]
+    cells = {(s.method, s.rank, len(s.targets), s.seed) for s in adapters}
+    assert cells == {
+        (m, r, t, s) for m in ("lora", "peft") for r in (1, 8) for t in (2, 6) for s in (0, 1)
+    }
+    assert [run.spec.method for run in runs if not run.spec.adapter] == ["head"] * 2 + ["full"] * 2
+
+
+def test_lists_are_axes_and_other_axes_show_in_the_name(tmp_path):
+    study = load_study(study_file(tmp_path, "grid: [{alpha: [8, 16], seed: [0, 1], rank: 4}]"))
+    assert [run.id for run in study.runs] == [
+        f"snippets/minilm/lora-r4-q+v-alpha{alpha}/s{seed}" for alpha in (8, 16) for seed in (0, 1)
+    ]
+    assert len(study.cells()) == 2
+
+
+def test_switches_override_and_name_the_study(tmp_path):
+    plain = load_configured(CONFIG)
+    switched = load_configured({**CONFIG, "task": "mrpc", "glue": "some/folder"})
+    assert switched.name == "quickstart-mrpc"
+    assert len(switched.runs) == len(plain.runs)
+    assert {run.spec.task.name for run in switched.runs} == {"mrpc"}
+    assert switched.runs[0].spec.task.source == FolderSource(folder="some/folder", config="mrpc")
+
+
+def test_a_folder_of_models_stands_in_for_the_hub():
+    study = load_configured({**CONFIG, "model": "roberta-base", "models": "m"})
+    assert study.runs[0].spec.model.source == FolderSource(folder="m/roberta-base")
+
+
+def test_fields_that_a_method_does_not_use_are_blank(tmp_path):
+    (run,) = load_study(study_file(tmp_path, "grid: [{method: full}]")).runs
+    assert (run.spec.rank, run.spec.targets, run.spec.alpha) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: [{rnak: 3}]", r"'rnak' is not known; did you mean 'rank'"),
+        ("grdi: []", r"'grdi' is not known; did you mean 'grid'"),
+        ("grid: []", "grid: expected a list of blocks"),
+        ("grid: [{task: mprc}]", r"task: 'mprc' is not known; did you mean 'mrpc'"),
+        ("grid: [{model: mini}]", r"model: 'mini' is not known; did you mean 'minilm'"),
+        ("grid: [{targets: q+w}]", r"targets: 'w' is not known.*legal: all, down, k, o, q, up, v"),
+        ("grid: [{method: lroa}]", r"method: 'lroa' is not known; did you mean 'lora'"),
+        ("grid: [{rank: 0}]", "rank = 0: .*greater than or equal to 1"),
+        ("grid: [{rank: -8}]", "rank = -8: .*greater than or equal to 1"),
+        ("grid: [{rank: null}]", "needs rank"),
+        ("grid: [{global_batch: 16, micro_batch: 5}]", "global_batch 16 is not divisible"),
+        ("grid: [{learning_rate: .nan}]", "learning_rate = nan"),
+        ("grid: [{learning_rate: fast}]", "learning_rate = 'fast'"),
+        ("grid: [{method: head, head: frozen}]", "would train nothing"),
+        ("grid: [{alpha: 8}, {alpha: 16}]", "2 runs are called 'snippets/minilm/lora-r8-q.v/s0'"),
+        ("grid: [3]", "block 1: expected keys and values, got 3"),
+        ("grid: [{", "not valid YAML"),
+    ],
+)
+def test_bad_studies_get_one_clear_error(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_study(study_file(tmp_path, text))
+    assert "\n" not in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study": "quikstart"}, r"study: 'quikstart' is not known; did you mean 'quickstart'"),
+        ({"stduy": "x"}, r"'stduy' is not known; did you mean 'study'"),
+        ({"launch": "cpu3"}, r"launch: 'cpu3' is not known; did you mean 'cpu"),
+        ({"threads": 0}, "threads = 0"),
+    ],
+)
+def test_bad_configurations_get_one_clear_error(change, message):
+    with pytest.raises(UserError, match=message):
+        load_configured({**CONFIG, **change})
+
+
+def test_targets_have_one_order_and_must_exist():
+    assert parse_targets("v+q", tiny_entry()) == ("q", "v")
+    assert parse_targets("all", tiny_entry()) == ("q", "k", "v", "o", "up", "down")
+    model = tiny_entry().model_copy(update={"modules": {"q": "a", "v": "b"}})
+    assert parse_targets("all", model) == ("q", "v")
+    with pytest.raises(UserError, match=r"has no matrix 'up' \(legal: q, v\)"):
+        parse_targets("up", model)
+
+
+def test_layers_the_more_special_wins(tmp_path):
+    text = """
+protocol: hu2022
+defaults: {weight_decay: 0.5, learning_rate: 1.0}
+per_task: {mrpc: {learning_rate: 2.0, epochs: 7}}
+per_method: {full: {learning_rate: 3.0}}
+grid:
+  - {task: [mrpc, sst2], method: [lora, full], warm_start: null}
+  - {task: mrpc, method: full, learning_rate: 4.0, label: block}
+"""
+    study = load_study(study_file(tmp_path, text))
+    found = {
+        (run.spec.task.name, run.spec.method, run.label): run.spec.learning_rate
+        for run in study.runs
+    }
+    assert found == {
+        ("mrpc", "lora", ""): 2.0,  # the study's task over its defaults
+        ("mrpc", "full", ""): 3.0,  # the method over the task
+        ("sst2", "lora", ""): 5e-4,  # the protocol's task over the study's defaults
+        ("sst2", "full", ""): 3.0,
+        ("mrpc", "full", "block"): 4.0,  # the block over all
+    }
+    assert {run.spec.weight_decay for run in study.runs} == {0.5}
+    assert {run.spec.max_length for run in study.runs} == {512}
+    assert study.runs[0].spec.epochs == 7
+    assert study.protocol.startswith("Hu et al. 2022")
+
+
+def test_each_baseline_has_a_learning_rate_of_its_own(tmp_path):
+    study = load_study(study_file(tmp_path, "grid: [{method: [lora, full, bitfit, head]}]"))
+    defaults = yaml.safe_load(Path("config/defaults.yaml").read_text())
+    own = {method: fields["learning_rate"] for method, fields in defaults["per_method"].items()}
+    assert set(own) == {"full", "bitfit", "head"}
+    for run in study.runs:
+        wanted = own.get(run.spec.method, defaults["learning_rate"])
+        assert run.spec.learning_rate == wanted
+
+
+def test_a_study_named_like_its_protocol_keeps_its_fields():
+    (model,) = {run.spec.model.name for run in load_study("config/studies/poster.yaml").runs}
+    assert model == "roberta-base"
+
+
+def specs(name: str, **chosen) -> list:
+    """Return the specs of a shipped study that have the chosen values."""
+    found = [run.spec for run in load_study(f"config/studies/{name}.yaml").runs]
+    return [s for s in found if all(getattr(s, key) == value for key, value in chosen.items())]
+
+
+def setting(table: str, metric: str) -> dict[str, float]:
+    """Return a published setting per task."""
+    return {n.task: n.value for n in select((table,)) if n.metric == metric}
+
+
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_the_papers_protocol_is_its_table_9(method):
+    runs = specs("paper-table2", method=method)
+    for field, metric in (
+        ("global_batch", "batch size"),
+        ("epochs", "epochs"),
+        ("learning_rate", "learning rate"),
+    ):
+        assert {s.task.name: getattr(s, field) for s in runs} == setting("hu2022.table9", metric)
+    assert {(s.rank, s.alpha, s.targets, s.max_length) for s in runs} == {(8, 8, ("q", "v"), 512)}
+    assert {s.seed for s in runs} == {0, 1, 2, 3, 4}
+    warm = {s.task.name for s in runs if s.warm_start}
+    assert warm == {"mrpc", "rte", "stsb"}
+
+
+def test_the_codes_protocol_has_eight_gpus_batches():
+    runs = specs("code-table2", method="lora")
+    batches = {s.task.name: s.global_batch for s in runs}
+    assert batches == {
+        **dict.fromkeys(("mnli", "sst2", "mrpc", "qqp", "stsb"), 128),
+        **dict.fromkeys(("qnli", "rte"), 256),
+        "cola": 64,
+    }
+    assert {(s.alpha, s.padding, s.init, s.head) for s in runs} == {
+        (16, "max_length", "kaiming", "trained")
+    }
+
+
+def test_the_poster_as_run_differs_from_the_poster_where_its_files_do():
+    asked = {s.task.name: s for s in specs("poster", method="lora", seed=42)}
+    ran = {s.task.name: s for s in specs("poster-as-run", method="lora", seed=42)}
+    assert {name: s.alpha for name, s in ran.items()} == {"sst2": 8, "qqp": 16, "mrpc": 16}
+    batches = {n: v for n, v in setting("poster2025.settings_as_run", "batch size").items()}
+    assert {name: s.global_batch for name, s in ran.items()} == {n: batches[n] for n in ran}
+    assert {s.weight_decay for s in ran.values()} == {0.0}
+    assert {s.weight_decay for s in asked.values()} == {0.1}
+    assert {s.head for s in [*asked.values(), *ran.values()]} == {"frozen"}
+
+
+def test_the_grid_has_the_posters_cells_under_both_readings_of_alpha():
+    runs = specs("poster-mnli-grid", method="lora", seed=42)
+    cells = {(n.rank, n.targets) for n in select(("poster2025.mnli_grid",))}
+    assert {(s.rank, "+".join(s.targets)) for s in runs} == cells
+    assert {s.alpha / s.rank for s in runs} == {1.0, 16.0, 8.0, 4.0, 2.0, 0.25}
+
+
+def test_low_data_has_the_papers_training_sizes():
+    rows = {s.train_rows or s.task.rows["train"] for s in specs("low-data", method="full")}
+    assert rows == {n.train_rows for n in select(("hu2022.table16",))}
+
+
+def test_equal_budgets_are_equal():
+    """RoBERTa-base: q and v are 768 x 768, up and down 768 x 3072."""
+    counts = {}
+    for s in specs("mlp", method="lora", seed=0):
+        sizes = {"up": 768 + 3072, "down": 768 + 3072}
+        counts[s.rank, s.targets] = 12 * s.rank * sum(sizes.get(t, 2 * 768) for t in s.targets)
+    assert counts[5, ("q", "v")] == counts[2, ("up", "down")]
+    assert counts[20, ("q", "v")] == counts[8, ("up", "down")]
+    assert counts[8, ("q", "v")] == 294_912
+
+
+WARM = """
+defaults: {model: roberta-base, seed: [0, 1]}
+grid:
+  - {task: mnli, method: [lora, peft], rank: [4, 8]}
+  - {task: rte, method: [lora, peft, full], rank: 8, warm_start: {task: mnli, tensors: adapter}}
+"""
+
+
+def test_a_warm_start_names_the_run_of_the_same_method_rank_and_seed(tmp_path):
+    runs = {run.id: run for run in load_study(study_file(tmp_path, WARM)).runs}
+    for method in ("lora", "peft"):
+        for seed in (0, 1):
+            start = runs[f"rte/roberta-base/{method}-r8-q+v/s{seed}"].spec.warm_start
+            assert start.run == f"mnli/roberta-base/{method}-r8-q+v/s{seed}"
+            assert start.spec_sha256 == digest(runs[start.run].spec)
+    assert runs["rte/roberta-base/full/s0"].spec.warm_start is None
+
+
+def test_a_change_of_the_first_run_is_a_change_of_the_second(tmp_path):
+    found = [
+        {run.id: digest(run.spec) for run in load_study(study_file(tmp_path, text)).runs}
+        for text in (WARM, WARM.replace("rank: [4, 8]}", "rank: [4, 8], epochs: 9}"))
+    ]
+    changed = {name for name in found[0] if found[0][name] != found[1][name]}
+    assert {name.split("/")[0] for name in changed} == {"mnli", "rte"}
+    assert not any("/full/" in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rank: [4, 8]", "rank: 4", "the study has no run on task 'mnli' .*lora, 8, 16, 0"),
+        ("task: mnli, tensors", "task: mnil, tensors", "no run on task 'mnil'"),
+        ("tensors: adapter}", "tensors: all}", r"warm_start.tensors: 'all' is not known"),
+        ("{task: mnli, tensors: adapter}", "mnli", "expected {task, tensors} or null, got 'mnli'"),
+    ],
+)
+def test_a_warm_start_without_its_run_is_refused(tmp_path, old, new, message):
+    assert old in WARM
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, WARM.replace(old, new)))
+
+
+def test_one_task_of_a_study_brings_the_runs_that_it_starts_from(tmp_path):
+    study = load_study(study_file(tmp_path, WARM), {"task": "rte"})
+    assert study.name == "mine-rte"
+    found = {(run.spec.task.name, run.spec.rank) for run in study.runs}
+    assert found == {("rte", 8), ("rte", None), ("mnli", 8)}
+
+
+ABLATION = """
+defaults: {task: [mrpc, sst2], seed: [0, 1]}
+ablation:
+  base: {method: lora, head: frozen}
+  switches:
+    head trained: {head: trained}
+    "alpha 8, as Table 9": {alpha: 8}
+"""
+
+
+def test_an_ablation_flips_one_switch_at_a_time(tmp_path):
+    study = load_study(study_file(tmp_path, ABLATION))
+    assert len(study.runs) == 2 * 2 * 3
+    by_label = {run.label: run.spec for run in study.runs}
+    assert set(by_label) == {"base", "head-trained", "alpha-8-as-table-9"}
+    base = by_label["base"]
+    assert by_label["head-trained"] == base.model_copy(update={"head": "trained"})
+    assert by_label["alpha-8-as-table-9"] == base.model_copy(update={"alpha": 8})
+    assert [switch.name for switch in study.switches] == ["head trained", "alpha 8, as Table 9"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("protocol: hu2023\ngrid: [{}]", "protocol: 'hu2023' is not known; did you mean 'hu2022'"),
+        ("compare: [hu2022.table3]\ngrid: [{}]", "compare: 'hu2022.table3' is not known"),
+        ("margin: 0\ngrid: [{}]", "margin = 0: .*greater than 0"),
+        ("reading: std\ngrid: [{}]", "reading: 'std' is not known; did you mean 'sd'"),
+        ("per_task: {mprc: {}}\ngrid: [{}]", "per_task: 'mprc' is not known; .*'mrpc'"),
+        ("per_method: {ful: {}}\ngrid: [{}]", "per_method: 'ful' is not known; .*'full'"),
+        ("per_task: {mrpc: {epoch: 1}}\ngrid: [{}]", "mrpc: key: 'epoch' is not known.*'epochs'"),
+        ("ablation: {base: {}}", "ablation.switches"),
+        ("ablation: {base: {}, switches: {a: {haed: frozen}}}", "ablation: a: key: 'haed'"),
+    ],
+)
+def test_bad_layers_and_switches_get_one_clear_error(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_study(study_file(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["committed", "published"])
+def test_folders_that_are_no_studys_are_refused_as_names(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text("grid: [{}]")
+    with pytest.raises(UserError, match=f"can't be called '{name}'"):
+        load_study(tmp_path / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("margin: 1\ngrid: [{}]", "margin = 1: .*less than or equal to 0.1"),
+        ("grid: [{targets: null}]", "targets = None: expected matrices joined by"),
+        ("grid: [{seed: []}]", "seed: an empty list makes no run"),
+        ("grid: [{label: a/b}]", "label 'a/b': legal are letters"),
+        (
+            "grid: [{seed: 0}, {seed: 1, epochs: 9}]",
+            "would be seeds of one cell, but epochs is 3 and 9",
+        ),
+        ("ablation: {base: {alpha: [8, 16]}, switches: {a: {epochs: 1}}}", "base: alpha = .8, 16"),
+        ("ablation: {base: {}, switches: {a: {task: mrpc}}}", "a: a switch can't set task"),
+        ("ablation: {base: {}, switches: {'?': {alpha: 8}}}", "needs letters or digits"),
+        (WARM.replace("rank: 8,", "rank: 8, alpha: 8,"), "no run on task 'mnli' .*8, 8, 0"),
+    ],
+)
+def test_what_would_mix_things_up_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, text))
+
+
+def test_axes_and_dicts_become_labels_fit_for_a_path(tmp_path):
+    text = WARM.replace(
+        "warm_start: {task: mnli, tensors: adapter}",
+        "warm_start: [null, {task: mnli, tensors: adapter}]",
+    )
+    labels = {run.label for run in load_study(study_file(tmp_path, text)).runs}
+    assert labels == {"", "warm_startNone", "warm_start-mnli-adapter"}
+
+
+QUANTISED = """
+grid:
+  - {task: sst2, model: roberta-base, method: [lora, peft], base_bits: [null, 4, 2], seed: 0}
+  - {task: sst2, model: roberta-base, method: lora, base_bits: [3, 2], init: [error, loftq],
+     ranks: [uniform, error], base_group: 32}
+  - {task: sst2, model: roberta-base, method: head, base_bits: [4]}
+  - {task: sst2, model: roberta-base, method: peft,
+     peft: [{use_dora: true}, {use_rslora: true}, {init_lora_weights: pissa}]}
+  - {task: sst2, model: roberta-base, method: lora, lora_plus: [4, 16]}
+"""
+
+
+def test_bits_starts_ranks_and_variants_are_runs_of_their_own(tmp_path):
+    study = load_study(study_file(tmp_path, QUANTISED))
+    variants = [run.id.split("/")[2] for run in study.runs]
+    assert len(set(variants)) == len(variants) == 6 + 8 + 1 + 3 + 2
+    assert {"base_bits2", "initloftq", "rankserror"} in [set(v.split("-")[3:]) for v in variants]
+    assert {"peft-r8-q+v-peft-use_doraTrue", "peft-r8-q+v-peft-pissa"} < set(variants)
+    assert len({digest(run.spec) for run in study.runs}) == len(variants)
+    assert len(study.cells()) == 3 + 8 + 2  # none for what PEFT alone has, none for the head
+    assert not any("peft-" in cell for cell in study.cells())
+
+
+def test_a_variant_of_pefts_never_passes_for_the_twin(tmp_path):
+    text = """
+defaults: {task: sst2, model: roberta-base}
+grid:
+  - {method: lora, seed: 0}
+  - {method: peft, seed: 0, peft: {use_dora: true}}
+"""
+    runs = load_study(study_file(tmp_path, text)).runs
+    assert [run.label for run in runs] == ["", "peft-use_doraTrue"]
+
+
+def test_a_base_as_loaded_has_no_groups(tmp_path):
+    block = "{task: sst2, model: roberta-base, base_bits: [null, 4], base_group: 32}"
+    runs = load_study(study_file(tmp_path, f"grid: [{block}]")).runs
+    assert [run.spec.base_group for run in runs] == [64, 32]
+
+
+def test_glue_is_all_there_with_its_published_sizes():
+    names = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
+    tasks = {name: load_task(name) for name in names}
+    assert tasks["cola"].headline == "matthews"
+    assert tasks["stsb"].regression
+    assert tasks["stsb"].metrics == ("pearson", "spearman")
+    assert tasks["mnli"].also_validate == {"mismatched": "validation_mismatched"}
+    assert tasks["qqp"].rows == {"train": 363_846, "validation": 40_430}
+    assert tasks["mnli"].rows == {"train": 392_702, "validation": 9_815, "mismatched": 9_832}
+    assert all(task.rows and task.source.config == name for name, task in tasks.items())
+
+
+def test_a_task_and_a_model_are_one_entry_each(tmp_path):
+    """What CONTRIBUTING.md shows: append an entry, and studies can name it."""
+    config = tmp_path / "config"
+    shutil.copytree("config", config)
+    save_hub_folder(tmp_path / "hub")
+    entry = {
+        "source": {"folder": str(tmp_path / "hub"), "config": "sst2"},
+        "text": ["sentence"],
+        "label": "label",
+        "classes": ["bad", "good"],
+        "metrics": ["accuracy"],
+        "headline": "accuracy",
+    }
+    with open(config / "tasks.yaml", "a") as file:
+        file.write(yaml.safe_dump({"mine": entry}))
+    with open(config / "models.yaml", "a") as file:
+        file.write("  my-bert: {family: bert, source: {folder: /models/my-bert}}\n")
+    path = study_file(tmp_path, "grid: [{task: mine, model: my-bert}]")
+    (run,) = load_study(path, folder=config).runs
+    assert run.id == "mine/my-bert/lora-r8-q+v/s0"
+    assert run.spec.model.output_layer == "classifier"
+    assert fetch_task(run.spec.task, tmp_path / "out")["splits"]["train"]["rows"] == 256
+
+
+def test_the_output_layer_is_the_one_with_the_classes():
+    found = {name: load_model(name).output_layer for name in ("roberta-base", "distilbert-base")}
+    assert found == {"roberta-base": "classifier.out_proj", "distilbert-base": "classifier"}
+
+
+def test_each_entry_is_read_once_and_each_start_digested_once(tmp_path, monkeypatch):
+    """What a plan costs must not grow with runs x runs, nor its files be read per run."""
+    calls = Counter()
+
+    def counted(function):
+        def wrapper(*arguments):
+            calls[function.__name__, str(arguments[0])] += 1
+            return function(*arguments)
+
+        return wrapper
+
+    for function in (load_task, load_model, digest):
+        monkeypatch.setattr(expand, function.__name__, counted(function))
+    runs = load_study(study_file(tmp_path, WARM)).runs
+    started = {run.spec.warm_start.run for run in runs if run.spec.warm_start}
+    assert len(started) == 4
+    assert sum(name == "digest" for name, _ in calls) == len(started)
+    assert set(calls.values()) == {1}
+    assert len({id(run.spec.task) for run in runs}) == 2
+    assert len({id(run.spec.model) for run in runs}) == 1
+
+
+def test_planning_imports_nothing_heavy():
+    """The Snakefile imports these modules in every call, and in every job's process."""
+    heavy = ("torch", "transformers", "peft", "pandas", "scipy", "statsmodels", "matplotlib")
+    code = (
+        "import sys, loraudit.studies.expand, loraudit.report.products, loraudit.base.code_digest; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+ADAPTIVE_BLOCK = """
+per_method:
+  alora: {alora: {rounds: 4}}
+grid:
+  - {method: [lora, peft, alora, adalora, full], rank: 4, seed: [0, 1], init: gaussian}
+"""
+
+
+def test_adaptive_methods_have_their_own_settings_and_blank_what_they_do_not_use(tmp_path):
+    study = load_study(study_file(tmp_path, ADAPTIVE_BLOCK))
+    specs = {run.id.split("/")[2]: run.spec for run in study.runs}
+    assert list(specs) == [*(f"{m}-r4-q+v" for m in ("lora", "peft", "alora", "adalora")), "full"]
+    assert specs["alora-r4-q+v"].alora == ALoRA(rounds=4)
+    assert specs["adalora-r4-q+v"].adalora == AdaLoRA()
+    assert specs["adalora-r4-q+v"].adalora.start(4) == 6
+    assert (specs["alora-r4-q+v"].init, specs["adalora-r4-q+v"].init) == ("gaussian", None)
+    for name, spec in specs.items():
+        for field in ("alora", "adalora"):
+            assert (getattr(spec, field) is None) == (name.split("-")[0] != field)
+    assert list(study.cells()) == ["snippets/minilm/r4-q+v"]  # LoRA's start; AdaLoRA has none
+    assert {run.spec.method for run in lora_runs(study)} == {"lora"}
+
+
+def test_adalora_alone_has_no_cross_check(tmp_path):
+    study = load_study(study_file(tmp_path, "grid: [{method: adalora}]"))
+    assert study.cells() == {}
+    assert "crosscheck" not in study_figures(study)
+
+
+def test_settings_of_an_adaptive_method_can_be_an_axis(tmp_path):
+    text = "grid: [{method: alora, alora: [{pruned: kinds}, {pruned: modules}]}]"
+    study = load_study(study_file(tmp_path, text))
+    assert [run.id for run in study.runs] == [
+        f"snippets/minilm/alora-r8-q+v-alora-{name}/s0" for name in ("kinds", "modules")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ("{method: alora, alora: {round: 4}}", "alora: key: 'round' .* did you mean 'rounds'"),
+        ("{method: alora, alora: {alone: modul}}", "alora: alone: 'modul' .* mean 'module'"),
+        ("{method: alora, rank: 0}", "rank = 0: .*greater than or equal to 1"),
+        ("{method: adalora, rank: 8, adalora: {init_rank: 8}}", "init_rank 8 is not above"),
+        ("{method: adalora, adalora: {tinit: 1.5}}", "adalora: tinit"),
+        (
+            "{method: alora, warm_start: {task: mnli, tensors: adapter}}",
+            "warm_start: method 'alora' starts cold; set per_method: {alora: {warm_start: null}}",
+        ),
+    ],
+)
+def test_wrong_settings_of_adaptive_methods_are_named(tmp_path, block, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, f"grid: [{block}]"))

@@ -1,0 +1,125 @@
+"""Published numbers as data: the schema, and known facts of what is in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from loraudit.base.errors import UserError
+from loraudit.studies.reference import FOLDER, load_all, load_reference, select
+
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+GOOD = """
+title: T
+authors: A
+year: 2024
+url: https://example.org
+tables:
+  one:
+    title: A table
+    metrics: {mrpc: accuracy}
+    shared: {where: Table 1, source: text, confidence: seen, model: m, method: lora, n: 5,
+             statistic: median, selection: best epoch, pm_means: sd}
+    rows:
+      - {rank: 8, values: {mrpc: [89.7, 0.7]}}
+"""
+
+
+def read(folder, text: str):
+    path = folder / "file.yaml"
+    path.write_text(text)
+    return load_reference(path)[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_files_are_complete(path):
+    reference, numbers = load_reference(path)
+    assert numbers
+    assert reference.url.startswith("https://") or path.stem == "others"  # a file of many sources
+    for number in numbers:
+        assert number.where
+        assert number.source
+        if number.unit == "percent":
+            assert 0 <= number.value <= 100
+
+
+def test_the_sources_are_there():
+    keys = {number.key for _, numbers in load_all().values() for number in numbers}
+    tables = (2, 5, 6, 7, 9, 15, 16, 18)
+    assert {f"hu2022.table{n}" for n in tables} <= keys
+    assert {"microsoft_lora.nlu_readme", "poster2025.table2", "poster2025.seeds"} <= keys
+    assert {"poster2025.mnli_grid", "others.yao2026_best", "adalora2023.table1"} <= keys
+
+
+def test_a_number_takes_what_its_table_shares_and_its_row_says(tmp_path):
+    (number,) = read(tmp_path, GOOD)
+    assert (number.key, number.task, number.metric) == ("file.one", "mrpc", "accuracy")
+    assert (number.rank, number.value, number.pm, number.n) == (8, 89.7, 0.7, 5)
+
+
+def test_seeds_give_value_and_n(tmp_path):
+    seeds = "{seeds: {0: [80, 90], 1: [70, 60], 2: [50, 55]}}"
+    (number,) = read(tmp_path, GOOD.replace("[89.7, 0.7]", seeds))
+    assert number.scores() == [90, 70, 55]
+    assert (number.value, number.n) == (70, 3)  # the table's statistic: median
+    last = GOOD.replace("best epoch", "last epoch").replace("[89.7, 0.7]", seeds)
+    (number,) = read(tmp_path, last)
+    assert number.scores() == [90, 60, 55]
+    assert number.value == 60
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: A table", "titel: A table", "tables.one: key: 'titel' .*did you mean 'title'"),
+        ("rank: 8", "rnak: 8", "row 1: mrpc: key: 'rnak' is not known; did you mean 'rank'"),
+        ("confidence: seen", "confidence: sure", "confidence: 'sure' is not known"),
+        (", pm_means: sd", "", "say pm_means"),
+        ("[89.7, 0.7]", "[89.7]", r"expected \[value, ±\], got \[89.7\]"),
+        ("[89.7, 0.7]", "[89.7, -1]", "pm = -1"),
+        ("[89.7, 0.7]", "high", "value = 'high'"),
+        ("[89.7, 0.7]", "{seeds: {0: []}}", "seeds: expected"),
+        ("{mrpc: [89.7, 0.7]}", "{}", "values: expected columns and numbers"),
+        ("mrpc: accuracy", "sst2: accuracy", "key 'metric' is missing"),
+        ("year: 2024", "year: then", "year = 'then'"),
+    ],
+)
+def test_bad_files_get_one_clear_error(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, GOOD.replace(old, new))
+    assert "file.yaml" in str(caught.value)
+
+
+def test_an_unknown_table_is_named_with_its_nearest():
+    with pytest.raises(UserError, match=r"'hu2022.tabel2' is not known; did you mean 'hu2022.tabl"):
+        select(("hu2022.tabel2",))
+
+
+def test_the_posters_printed_mrpc_number_is_one_seed_and_not_the_median():
+    (printed,) = [n for n in select(("poster2025.table2",)) if n.task == "mrpc"]
+    (seeds,) = [n for n in select(("poster2025.seeds",)) if n.task == "mrpc"]
+    best = {seed: max(epochs) for seed, epochs in seeds.seeds.items()}
+    assert np.median(list(best.values())) == pytest.approx(87.75)
+    assert [seed for seed, score in best.items() if round(score) == printed.value] == [42, 44, 45]
+    assert round(best[42], 1) == printed.value == 88.0
+    assert printed.n == 1
+
+
+def test_the_posters_spread_is_the_population_sd_rounded():
+    printed = {n.task: n.pm for n in select(("poster2025.table2",)) if n.pm is not None}
+    seeds = {n.task: n.scores() for n in select(("poster2025.seeds",))}
+    assert printed == {task: round(float(np.std(seeds[task])), 1) for task in printed}
+    assert round(float(np.std(seeds["sst2"], ddof=1)), 1) == 0.3 != printed["sst2"]
+
+
+def test_the_posters_grid_rises_by_more_than_its_text_says():
+    """Its text: rank 1 is within about 1 % of higher ranks."""
+    grid = {(n.targets, n.rank): n.value for n in select(("poster2025.mnli_grid",))}
+    rises = {t: grid[t, 64] - grid[t, 1] for t in ("q", "q+v", "q+k+v+o")}
+    assert rises == pytest.approx({"q": 10.49, "q+v": 2.25, "q+k+v+o": 1.79})
+
+
+def test_readers_find_the_schema_beside_the_files():
+    assert Path("config/reference/README.md").is_file()

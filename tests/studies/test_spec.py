@@ -1,0 +1,43 @@
+"""Runs as values: everything that can change a number, checked when read."""
+
+import pytest
+
+from loraudit.base.errors import UserError
+from loraudit.studies.spec import RunSpec, derive_seed, digest
+from loraudit.studies.values import validated
+from tiny import make_spec, make_task
+
+
+def test_a_spec_survives_json_and_its_digest_sees_every_field():
+    spec = make_spec()
+    assert validated(RunSpec, spec.model_dump(mode="json"), "x") == spec
+    assert digest(spec) != digest(make_spec(adam_beta2=0.98))
+
+
+def test_derived_seeds_differ_by_purpose():
+    seeds = {derive_seed(0, "head"), derive_seed(0, "order", 1), derive_seed(1, "head")}
+    assert len(seeds) == 3
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"init_std": 0.02}, "init_std 0.02 goes with init 'gaussian' only"),
+        ({"init": "gaussian", "init_std": 0.0}, "init_std = 0.0: .*greater than 0"),
+        ({"warm_start": {"run": "x", "tensors": "all"}}, "'all' is not known|spec_sha256"),
+    ],
+)
+def test_inconsistent_runs_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        validated(RunSpec, {**make_spec().model_dump(mode="json"), **change}, "spec")
+
+
+def test_published_sizes_are_of_every_split():
+    with pytest.raises(ValueError, match="rows: name each of train, validation"):
+        make_task(rows={"train": 5})
+
+
+def test_a_further_split_may_not_take_a_splits_name():
+    with pytest.raises(ValueError, match="'train' and 'validation' are taken"):
+        make_task(also_validate={"validation": "other"})

@@ -1,0 +1,156 @@
+"""Small models, data and runs of the real ones' shape, made here: no test needs a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+
+from loraudit.base.files import write_json
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
+from loraudit.studies.record import Train
+from loraudit.studies.spec import RunSpec
+
+GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
+FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
+
+
+def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedConfig:
+    shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0, "initializer_range": 0.2}
+    if model_type == "distilbert":
+        return transformers.DistilBertConfig(
+            dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=66, **shape
+        )
+    if model_type == "gpt2":
+        shape |= {"bos_token_id": 1, "eos_token_id": 1}
+        return transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=66, **shape)
+    if model_type == "deberta-v2":  # relative positions as in DeBERTa-v3
+        shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+        shape |= {"share_att_key": True, "type_vocab_size": 0, "pooler_hidden_size": 16}
+    kind = {
+        "bert": transformers.BertConfig,
+        "roberta": transformers.RobertaConfig,
+        "deberta-v2": transformers.DebertaV2Config,
+    }[model_type]
+    return kind(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        **shape,
+    )
+
+
+def tiny_model(model_type: str = "bert", classes: int = 2) -> torch.nn.Module:
+    """Make a random model whose biases are not zero, so that losing one shows."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForSequenceClassification.from_config(
+        tiny_config(model_type, classes)
+    )
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def tiny_entry(model_type: str = "bert", folder: str = "unused") -> ModelEntry:
+    family = read_yaml("config/models.yaml")["families"][model_type]
+    return ModelEntry(name="tiny", source=FolderSource(folder=folder), **family)
+
+
+def save_tiny_model(folder, model_type: str = "bert") -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *GOOD, *BAD, *FILLER]
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, sep_token="[SEP]", **special
+    )
+    tokenizer.save_pretrained(folder)
+    tiny_model(model_type).save_pretrained(folder)
+    write_json(folder / "manifest.json", {"files": {"model.safetensors": "tiny"}})
+
+
+def sentences(rows: int, seed: int) -> pd.DataFrame:
+    """Make sentences whose label is whether good or bad words stand among the filler."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, rows)
+    texts = []
+    for label in labels:
+        words = [
+            *random.choice(FILLER, random.integers(1, 9)),
+            *random.choice(GOOD if label else BAD, 4),
+        ]
+        texts.append(" ".join(random.permutation(words)))
+    return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
+
+
+def save_hub_folder(folder, config: str = "sst2", rows: int = 256, columns=None) -> None:
+    """Write a folder in the hub's layout: README.md with the configs, parquet per split."""
+    (folder / config).mkdir(parents=True)
+    head = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
+    for number, (split, count) in enumerate((("train", rows), ("validation", rows // 2))):
+        table = sentences(count, number)
+        table.rename(columns=columns or {}).to_parquet(
+            folder / config / f"{split}-00000-of-00001.parquet"
+        )
+        head += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*head, "---"]))
+
+
+TASK = {
+    "source": {"folder": "unused", "config": "sst2"},
+    "text": ["sentence"],
+    "label": "label",
+    "classes": ["negative", "positive"],
+    "metrics": ["accuracy", "f1"],
+    "headline": "accuracy",
+}
+"""A task's entry on `save_hub_folder`'s tables."""
+
+
+def make_task(**changes) -> TaskEntry:
+    return TaskEntry(**{"name": "tinytask", **TASK, **changes})
+
+
+def make_spec(**changes) -> RunSpec:
+    """Make a run of the tiny model; every field as in defaults.yaml unless changed."""
+    fields = {
+        **{k: v for k, v in read_yaml("config/defaults.yaml").items() if k != "per_method"},
+        "task": make_task(),
+        "model": tiny_entry(),
+        "targets": ("q", "v"),
+        "max_length": 64,
+        "global_batch": 8,
+        "micro_batch": 8,
+        "epochs": 2,
+        "learning_rate": 5e-3,
+    }
+    return RunSpec(**{**fields, **changes})
+
+
+TRAIN = Train(
+    steps=3,
+    best_epoch=1,
+    last_epoch=2,
+    best={"accuracy": 0.1 + 0.2},
+    last={"accuracy": 1 / 3},
+    parameters={"adapter": 12},
+    bytes={"adapter": 34},
+    rows={"train": 5},
+    tokens={"real": 6, "padded": 7},
+    seconds={"train": 42.000943946000916, "total": 1e-09},
+    peak_memory_mib=897.5703125,
+)

@@ -1,0 +1,240 @@
+"""Plans: what Snakemake says is read right, and estimates follow from what was measured."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_json
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies import paths
+from loraudit.studies.record import read_record, write_record
+from loraudit.studies.spec import ALoRA
+from loraudit.tools import calibrate, plan
+from tiny import make_spec, make_task
+
+DRY = """
+Job stats:
+job           count
+----------  -------
+crosscheck        1
+train             2
+all               1
+total             4
+
+
+Job 3: train words tiny lora-r2-q+v seed 0
+Reason: Missing output files
+Job 4: cross-check words tiny r2-q+v
+Job 5: train words tiny head seed 11
+Job stats:
+job           count
+----------  -------
+crosscheck        1
+"""
+
+
+def test_the_dry_run_is_read():
+    jobs = plan.parse_jobs(DRY)
+    assert jobs.rules == {"crosscheck": 1, "train": 2}
+    assert jobs.runs == {"words/tiny/lora-r2-q+v/s0", "words/tiny/head/s11"}
+    assert jobs.cells == {"words/tiny/r2-q+v"}
+    assert plan.parse_jobs("Nothing to be done.").rules == {}
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=20), st.integers(1, 8))
+def test_a_schedule_is_no_shorter_than_its_parts(seconds, slots):
+    found = plan.schedule(seconds, slots)
+    assert found == pytest.approx(sum(seconds)) if slots == 1 else True
+    assert found <= sum(seconds) + 1e-6
+    assert found >= max([sum(seconds) / slots, *seconds]) - 1e-6
+
+
+def test_rank_and_seed_do_not_make_another_kind_but_batch_and_targets_do():
+    spec = make_spec()
+    for change in ({"rank": 2}, {"seed": 7}, {"learning_rate": 1.0}, {"epochs": 9}):
+        assert plan.class_key(spec.model_copy(update=change)) == plan.class_key(spec)
+    for change in ({"global_batch": 16}, {"targets": ("q",)}, {"max_length": 16}):
+        assert plan.class_key(spec.model_copy(update=change)) != plan.class_key(spec)
+    assert plan.cost_key(spec.model_copy(update={"epochs": 9})) != plan.cost_key(spec)
+    assert plan.cost_key(spec.model_copy(update={"seed": 9})) == plan.cost_key(spec)
+
+
+def test_rows_come_from_the_fetched_task_or_its_published_sizes(tiny, tmp_path):
+    sizes = {"train": 100, "validation": 10}
+    published = make_task(rows=sizes)
+    spec = make_spec(train_rows=64)
+    assert calibrate.row_counts(published, tmp_path, spec) == {"train": 64, "validation": 10}
+    assert calibrate.row_counts(published, tmp_path, make_spec()) == sizes
+    assert calibrate.row_counts(make_task(), tmp_path, spec) is None
+    found = calibrate.row_counts(make_task(), tiny / "task", make_spec())
+    assert found == {"train": 256, "validation": 128}
+
+
+CPU = "profiles/accelerate/cpu.yaml"
+
+
+def measured(spec, task: Path, model: Path, launch: str = CPU) -> dict:
+    folders = {"task": task, "tokens": task / "tokens", "model": model}
+    return calibrate.measure(spec.model_dump(mode="json"), folders, read_yaml(launch), 1)
+
+
+@pytest.mark.parametrize("method", ["lora", "peft", "full", "head"])
+def test_a_kind_of_run_is_measured_on_its_own_rows(tiny, method):
+    found = measured(make_spec(method=method), tiny / "task", tiny / "model")
+    assert found["real_rows"] and found["steps"] == calibrate.STEPS
+    spec, layers = make_spec(), 2
+    adapted = spec.rank * len(spec.targets) * layers
+    assert found["ranks"] == (adapted if method in ("lora", "peft") else 0)
+    for name in ("step_seconds", "evaluate_row_seconds", "ready_seconds", "memory_mib"):
+        assert found[name] > 0
+    assert (found["saved_values"] > 0) == (method != "full")
+
+
+def test_without_data_tokens_are_random_and_without_weights_the_model_is(tiny, tmp_path):
+    assert not measured(make_spec(), tmp_path, tiny / "model")["real_rows"]
+    shutil.copy(tiny / "model/config.json", tmp_path)
+    assert not measured(make_spec(), tmp_path, tmp_path)["real_rows"]
+
+
+def test_a_launch_on_several_machines_is_not_timed_here():
+    with pytest.raises(UserError, match="one on several machines"):
+        plan.measure_launch("profiles/accelerate/two_nodes.yaml", 1)
+
+
+def test_a_gpus_launch_file_needs_a_gpu(tiny):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="this machine has none"):
+        measured(make_spec(), tiny / "task", tiny / "model", "profiles/accelerate/gpu.yaml")
+
+
+def test_a_runs_seconds_add_up():
+    cost = {"ready_seconds": 10, "step_seconds": 2, "evaluate_row_seconds": 0.1, "ranks": 32}
+    spec = make_spec(epochs=3, global_batch=8)
+    rows = {"train": 17, "validation": 10, "mismatched": 10}
+    assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
+    moving = spec.model_copy(update={"alora": ALoRA(first=1, between=0.75, rounds=9, rows=8)})
+    scored = calibrate.run_seconds(moving, rows, cost) - calibrate.run_seconds(spec, rows, cost)
+    assert scored == pytest.approx(3 * 32 * 8 * 0.1)  # after epochs 1, 1.75 and 2.5 of 3
+
+
+@pytest.fixture
+def planned(project, monkeypatch):
+    """Return a function that plans study "small", measuring in this process."""
+
+    def serial(tasks, slots):
+        cache, failed = plan._cache(), {}
+        for task in tasks:
+            try:
+                cache.setdefault(task.key, task.call(*task.arguments))
+            except UserError as error:
+                failed[task.key] = f"no estimate: {error}"
+        write_json(plan.CACHE, cache)
+        return cache, failed
+
+    monkeypatch.setattr(plan, "_measured", serial)
+    monkeypatch.setattr(plan, "measure_launch", lambda profile, threads: 5.0)
+
+    def call(todo: set[str], cells: frozenset[str] = frozenset(), **options) -> dict:
+        jobs = plan.Jobs({"train": len(todo), "crosscheck": len(cells)}, todo, set(cells))
+        monkeypatch.setattr(plan, "dry_run", lambda given: jobs)
+        config = paths.settings("small") | options.pop("config", {})
+        return plan.plan(config, [], 2, **options)
+
+    return call
+
+
+def ids() -> set[str]:
+    return {run.id for run in plan.load_configured(paths.settings("small")).runs}
+
+
+def test_finished_runs_of_this_machine_are_preferred(planned):
+    for path in Path("results/small/runs").rglob("record.json"):
+        record = read_record(path)
+        seconds = {**record.train.seconds, "total": 100.0}
+        here = {"processor": plan.processor(), "threads": 1}
+        write_record(
+            path.parent,
+            record.model_copy(
+                update={
+                    "train": record.train.model_copy(update={"seconds": seconds}),
+                    "environment": record.environment | here,
+                }
+            ),
+        )
+    found = planned(ids())
+    assert {kind["source"] for kind in found["kinds"]} == {"2 finished runs"}
+    assert {kind["seconds"] for kind in found["kinds"]} == {105.0}
+    assert found["wall_seconds"] == pytest.approx(3 * 105)
+    assert found["cpu_seconds"] == pytest.approx(6 * 105)
+    assert found["runs"] == {"all": 6, "done": 0, "to do": 6}
+    other = planned(ids(), config={"threads": 2}, measure=False)
+    assert {kind["source"] for kind in other["kinds"]} == {"unknown"}
+
+
+def test_what_never_ran_is_measured_once(planned):
+    shutil.rmtree("results/small")
+    cell = frozenset({"words/tiny/r2-q+v"})
+    found = planned(ids(), cell)
+    assert {kind["source"] for kind in found["kinds"]} == {"calibration"}
+    assert [kind["runs"] for kind in found["kinds"]] == [2, 2, 2]
+    assert found["crosscheck_seconds"].keys() == {"tiny"} and found["launch_seconds"] == 5.0
+    total = sum(kind["seconds"] * kind["runs"] for kind in found["kinds"])
+    assert found["cpu_seconds"] == pytest.approx(total + found["crosscheck_seconds"]["tiny"])
+    before = read_json(plan.CACHE)
+    assert planned(ids(), cell)["kinds"] == found["kinds"]
+    assert read_json(plan.CACHE) == before
+    assert planned(ids(), cell, again=True)["kinds"] != found["kinds"]
+    text = "\n".join(plan.sentences(found))
+    assert "runs: 6, done 0, to do 6" in text and "time: about" in text
+
+
+def test_no_estimate_is_said_with_its_reason(planned):
+    shutil.rmtree("results/small")
+    shutil.rmtree("resources")
+    shutil.rmtree("tiny-model")
+    found = planned(ids())
+    assert found["jobs_without_estimate"] == 6
+    assert sum("the model is not here" in note for note in found["notes"]) == len(found["kinds"])
+    text = "\n".join(plan.sentences(found))
+    assert "no estimate for 6 runs" in text and "time:" not in text
+    assert found["runs"]["to do"] == 6
+
+
+def test_a_local_models_folder_is_enough(planned):
+    shutil.rmtree("results/small")
+    shutil.rmtree("resources/models")
+    found = planned(ids())
+    assert {kind["source"] for kind in found["kinds"]} == {"calibration"}
+    assert found["jobs_without_estimate"] == 0
+    shutil.rmtree("resources/tokens")
+    for path in Path("tiny-model").glob("tokenizer*"):
+        path.unlink()
+    found = planned(ids(), again=True)
+    assert {kind["source"] for kind in found["kinds"]} == {"calibration at max_length"}
+
+
+def test_a_size_that_nobody_knows_yet_leaves_the_time_open(planned):
+    """The step is timed all the same."""
+    shutil.rmtree("results/small")
+    shutil.rmtree("resources/tasks")
+    found = planned(ids())
+    assert found["jobs_without_estimate"] == 6
+    assert all(kind["step"] > 0 and kind["seconds"] is None for kind in found["kinds"])
+    assert any("not known before it is fetched" in note for note in found["notes"])
+
+
+def test_nothing_to_do_takes_no_time(planned):
+    found = planned(set())
+    assert found["wall_seconds"] == 0 and found["runs"]["done"] == 6
+    assert not any(line.startswith("time") for line in plan.sentences(found))
+
+
+def test_it_needs_the_repository(project):
+    with pytest.raises(UserError, match="no Snakefile here"):
+        plan.dry_run([])

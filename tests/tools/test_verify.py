@@ -1,0 +1,288 @@
+"""What `verify` says of a study that is sound, and of each fault planted in a copy of it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from loraudit.base.errors import UserError
+from loraudit.base.files import read_json, write_json
+from loraudit.studies.record import read_record, write_record
+from loraudit.tools import verify
+from loraudit.tools.verify import Finding
+
+STUDY = Path("results/small")
+RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
+
+
+@pytest.fixture(autouse=True)
+def forgetful():
+    """Forget what was read of another project."""
+    for cached in (verify.training_code, verify._labels, verify._hash, verify._from_hub):
+        cached.cache_clear()
+
+
+def found(**options) -> list[Finding]:
+    return list(verify.verify(STUDY, **options))
+
+
+def problems(**options) -> list[Finding]:
+    return [finding for finding in found(**options) if finding.kind == "problem"]
+
+
+def digits(path: Path, number: int) -> list[int]:
+    """Return the places of digits in a file, at most `number`, evenly chosen."""
+    places = [match.start() for match in re.finditer(r"\d", path.read_text())]
+    return places[:: max(1, len(places) // number)]
+
+
+def change_digit(path: Path, place: int) -> str:
+    text = path.read_text()
+    other = str((int(text[place]) + 1) % 10)
+    path.write_text(text[:place] + other + text[place + 1 :])
+    return text
+
+
+def test_a_sound_study_has_no_finding(project):
+    assert found() == []
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_record_edited_by_one_digit_is_caught(project, number):
+    """Wherever it is: scores, times, versions, hashes, the spec."""
+    path = RUN / "record.json"
+    place = digits(path, 4)[number]
+    change_digit(path, place)
+    assert str(path) in {finding.artefact for finding in problems(updates=False)}
+
+
+def test_digits_all_over_a_record_are_checked(project):
+    """By the checks of its run alone."""
+    path = RUN / "record.json"
+    study = verify.read_study(STUDY / "study.json")
+    run = next(run for run in study.runs if RUN.match(f"*{run.id}"))
+    for place in digits(path, 60):
+        text = change_digit(path, place)
+        assert any(f.kind == "problem" for f in verify.check_run(RUN, run, None)), text[
+            place - 30 :
+        ]
+        path.write_text(text)
+
+
+CSV = ["tidy/runs.csv", "tidy/history.csv", "tidy/twins.csv", "tidy/crosscheck.csv"]
+CSV += ["tables/summary.csv", "tables/pairs.csv", "tables/cost.csv", "tidy/spectra.csv"]
+
+
+def test_a_table_edited_by_one_digit_is_caught(project):
+    for name in CSV:
+        path = STUDY / name
+        start = path.read_text().index("\n")
+        places = [place for place in digits(path, 20) if place > start]
+        leading = path.read_text().rindex(".") - 1  # section 7 is compared to nine digits
+        change_digit(path, leading if "spectra" in name else places[len(places) // 2])
+    for name in ("summary", "cost"):
+        path = STUDY / f"tables/{name}.md"
+        change_digit(path, digits(path, 1)[0])
+    figures = sorted(Path("figures/small").glob("*.csv"))
+    for path in figures:
+        change_digit(path, digits(path, 1)[0])
+    change_digit(STUDY / "tidy/records.jsonl", digits(STUDY / "tidy/records.jsonl", 1)[0])
+    caught = [finding.artefact for finding in problems()]
+    names = [*CSV, "tables/summary.md", "tables/cost.md", "tidy/records.jsonl"]
+    assert sorted(caught) == sorted([*map(str, figures), *(str(STUDY / name) for name in names)])
+
+
+def test_a_changed_cell_is_named(project):
+    path = STUDY / "tables/summary.csv"
+    table = pd.read_csv(path)
+    first = str(table.best_mean[0])
+    path.write_text(path.read_text().replace(first, "0.123456789"))
+    texts = [f.text for f in problems() if f.artefact == str(path)]
+    wanted = f"row 1, best_mean: '0.123456789', the records give '{first}'"
+    assert len(texts) == 1 and wanted in texts[0]
+
+
+def other_history():
+    path = RUN / "history.csv"
+    change_digit(path, path.read_text().rindex("0."))
+
+
+def other_prediction():
+    table = pd.read_parquet(RUN / "predictions.parquet")
+    table.loc[0, "prediction"] = 1 - table.loc[0, "prediction"]
+    table.to_parquet(RUN / "predictions.parquet", index=False)
+    reseal()
+
+
+def other_labels():
+    table = pd.read_parquet(RUN / "predictions.parquet")
+    table.label = 1 - table.label
+    table.to_parquet(RUN / "predictions.parquet", index=False)
+    reseal()
+
+
+def forged_score():
+    record = read_record(RUN / "record.json")
+    best = {**record.train.best, "accuracy": record.train.best["accuracy"] + 1 / 128}
+    train = record.train.model_copy(update={"best": best})
+    write_record(RUN, record.model_copy(update={"train": train}))
+
+
+def reseal(**changes):
+    """Do what a forger would: make a seal that fits."""
+    record = read_record(RUN / "record.json")
+    write_record(RUN, record.model_copy(update=changes))
+
+
+def other_epoch():
+    record = read_record(RUN / "record.json")
+    epoch = 3 - record.train.best_epoch
+    reseal(train=record.train.model_copy(update={"best_epoch": epoch}))
+
+
+def other_steps():
+    record = read_record(RUN / "record.json")
+    reseal(train=record.train.model_copy(update={"steps": 13}))
+
+
+def damaged_adapter():
+    path = RUN / "adapter/adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    reseal()
+
+
+def infinite_adapter():
+    path = RUN / "adapter/adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))[:] = np.inf
+    save_file(tensors, path)
+
+
+def added_file():
+    (RUN / "adapter/notes.txt").write_text("x")
+
+
+def other_spec_file():
+    path = RUN / "spec.json"
+    write_json(path, read_json(path) | {"seed": 5})
+
+
+def other_spec():
+    record = read_record(RUN / "record.json")
+    spec = record.spec.model_copy(update={"epochs": 3})
+    write_json(RUN / "spec.json", spec.model_dump(mode="json"))
+    reseal(spec=spec, spec_sha256=verify.digest(spec))
+
+
+def other_data():
+    path = Path("resources/tasks/words/train.parquet")
+    pd.read_parquet(path)[:-1].to_parquet(path)
+
+
+def other_model():
+    path = Path("resources/models/tiny/model.safetensors")
+    path.write_bytes(path.read_bytes() + b" ")
+
+
+def other_question():
+    path = Path("config/studies/small.yaml")
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 4"))
+
+
+def other_crosscheck():
+    path = STUDY / "crosscheck/words/tiny/r2-q+v.json"
+    rows = read_json(path)
+    rows[0]["difference"] = 1.0
+    write_json(path, rows)
+
+
+def unsealed():
+    content = read_json(RUN / "record.json")
+    write_json(RUN / "record.json", {**content, "files": None, "record_sha256": None})
+
+
+FAULTS = [
+    (other_history, "history.csv", "changed after the run"),
+    (other_history, "history.csv", "the record says"),
+    (other_prediction, "predictions.parquet", "a prediction is not what its logits say"),
+    (other_labels, "predictions.parquet", "labels of validation are not the task's"),
+    (forged_score, "record.json", "best accuracy is .*, the predictions give"),
+    (other_epoch, "history.csv", "its best epoch is"),
+    (other_steps, "history.csv", "12 steps, the record says 13"),
+    (damaged_adapter, "adapter/adapter_model.safetensors", "unreadable"),
+    (infinite_adapter, "adapter/adapter_model.safetensors", "unreadable: .* not finite"),
+    (added_file, "adapter/notes.txt", "not of this run"),
+    (lambda: (RUN / "history.csv").unlink(), "history.csv", "missing, but the record has its hash"),
+    (lambda: (RUN / "record.json").unlink(), "record.json", "missing: the run is not finished"),
+    (lambda: (RUN / "record.json").write_text("{"), "record.json", "not a complete run record"),
+    (other_spec_file, "spec.json", "not the spec of record.json"),
+    (other_spec, "record.json", r"stale: made from another spec .*\(epochs\)"),
+    (lambda: reseal(code_sha256="0" * 64), "record.json", "stale: made by other code"),
+    (other_data, "record.json", "train of .*words is not the data"),
+    (other_model, "record.json", "is not the model that it was made from"),
+    (other_question, "study.json", "study's file asks for today: .* the specs of 6 runs"),
+    (other_crosscheck, "crosscheck/words/tiny/r2-q+v.json", "'ok' does not fit"),
+    (lambda: (STUDY / "tables/cost.csv").unlink(), "tables/cost.csv", "missing"),
+    (lambda: Path("figures/small/cost.png").unlink(), "cost.png", "missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "artefact", "text"), FAULTS)
+def test_each_fault_has_its_own_message(project, plant, artefact, text):
+    plant()
+    hits = [f for f in problems(updates=False) if f.artefact.endswith(artefact)]
+    assert any(re.search(text, finding.text) for finding in hits), hits
+
+
+def test_an_unsealed_record_is_a_note_and_its_scores_are_recomputed(project):
+    unsealed()
+    assert [f.text for f in found(updates=False) if f.kind == "note"] == [
+        "unsealed (older than seals): edits show in scores only"
+    ]
+    content = read_json(RUN / "record.json")
+    content["train"]["best"]["accuracy"] += 1 / 128
+    write_json(RUN / "record.json", content)
+    assert any("the predictions give" in f.text for f in problems(updates=False))
+
+
+def test_what_is_not_here_is_said_and_no_fault(project):
+    shutil.rmtree("resources")
+    texts = {finding.text for finding in found()}
+    assert {finding.kind for finding in found()} == {"note"}
+    assert any("data were not checked" in text for text in texts)
+    assert any("weights were not checked" in text for text in texts)
+    assert any(text.startswith("not made again: no tiny") for text in texts)
+
+
+def test_a_study_file_elsewhere_is_given_by_its_configuration(project):
+    Path("config/studies/small.yaml").rename("small.yaml")
+    assert {f.text for f in found()} == {
+        "no file of config/studies has this name: not compared with today's settings"
+    }
+    config = verify.locate.settings("quickstart") | {"study": "small.yaml"}
+    assert found(config=config) == []
+    with pytest.raises(UserError, match="it asks for study 'quickstart'"):
+        found(config=config | {"study": "quickstart"})
+
+
+def test_records_may_not_be_swapped(project):
+    """A record of another run of the study is sealed, and yet not this run's."""
+    shutil.copytree(RUN.parent / "s1", RUN, dirs_exist_ok=True)
+    assert any(re.search(r"stale: .*\(seed\)", f.text) for f in problems(updates=False))
+
+
+def test_findings_are_plain_values(project):
+    assert json.loads(json.dumps([finding._asdict() for finding in found()])) == []
+
+
+def test_rounding_is_forgiven_in_section_7s_tables_only():
+    found, wanted = "layer,phi\n1,0.12345678901234561\n", "layer,phi\n1,0.12345678901234567\n"
+    assert not list(verify._same_text(Path("tidy/subspaces.csv"), found, wanted))
+    assert len(list(verify._same_text(Path("tables/summary.csv"), found, wanted))) == 1
+    changed = found.replace("0.1234", "0.1235")
+    assert len(list(verify._same_text(Path("tidy/subspaces.csv"), changed, wanted))) == 1

@@ -1,0 +1,185 @@
+"""The wizards: an entry is tried before it is written, and nothing else in the table changes."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from typer.testing import CliRunner
+
+from loraudit.base.errors import UserError
+from loraudit.studies.entry_files import load_model, load_task
+from loraudit.tools import cli, wizard
+from tiny import save_tiny_model
+
+TABLE = """# All of it.
+families:
+  bert: {head: [classifier]}  # the usual
+
+models: # one each
+  a: {family: bert}
+  b:
+    family: bert # last
+"""
+TASKS, MODELS = Path("config/tasks.yaml"), Path("config/models.yaml")
+
+
+def call(*arguments, code: int = 0):
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr
+
+
+@pytest.mark.parametrize("tail", ["", "\n# The end.\n", "\nlater: {x: 1}\n"])
+@pytest.mark.parametrize("cut", ["\n", ""])
+def test_an_entry_goes_to_the_end_of_its_block(tail, cut):
+    text = TABLE.removesuffix("\n") + (tail or cut)
+    made = wizard.insert(text, "models", "c", {"family": "bert", "head": ["x"]})
+    assert [line for line in made.splitlines() if line in text.splitlines()] == text.splitlines()
+    assert yaml.safe_load(made)["models"]["c"] == {"family": "bert", "head": ["x"]}
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text("abc", min_size=1),
+        st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.text())),
+    )
+)
+def test_any_values_are_read_back_as_they_were(fields):
+    for text, block in ((TABLE, "models"), ("x: {y: 1} # z\n", None)):
+        made = yaml.safe_load(wizard.insert(text, block, "new", fields))
+        assert (made[block] if block else made)["new"] == fields
+
+
+@pytest.mark.parametrize(("name", "reason"), [("a", "taken"), ("A b", "legal"), ("../x", "legal")])
+def test_names_that_do_not_fit_are_refused(name, reason):
+    with pytest.raises(UserError, match=reason):
+        wizard.insert(TABLE, "models", name, {})
+
+
+@pytest.mark.parametrize(
+    ("given_source", "reason"),
+    [
+        ({}, "give one of"),
+        ({"wheel": "a==1", "folder": "x"}, "got 2"),
+        ({"wheel": "a==1", "path": "x"}, "--wheel needs --sha256"),
+        ({"hub": "a/b"}, "--hub needs --revision"),
+        ({"folder": "x", "revision": "1"}, "--revision does not go with --folder"),
+    ],
+)
+def test_a_source_is_one_of_three(given_source, reason):
+    with pytest.raises(UserError, match=reason):
+        wizard.source(**{"wheel": None, "folder": None, "hub": None, **given_source})
+
+
+WORDS = ["add-task", "--name", "new", "--folder", "hub", "--config", "sst2"]
+LABELS = ["--text", "sentence", "--label", "label", "--classes", "bad,good"]
+
+
+def test_a_task_is_tried_and_written(project):
+    before = TASKS.read_text()
+    shown = call(*WORDS, *LABELS, "--metrics", "accuracy,f1")
+    assert "32 rows" in shown and "tokens with tiny" in shown
+    assert TASKS.read_text().startswith(before)
+    task = load_task("new", TASKS)
+    assert task.classes == ("bad", "good") and task.headline == "accuracy"
+
+
+def test_a_dry_run_writes_nothing(project):
+    before = TASKS.read_text()
+    assert "nothing written" in call(*WORDS, *LABELS, "--dry-run")
+    assert TASKS.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([*WORDS, "--text", "sentense", *LABELS[2:]], "'sentense' is not known; did you mean"),
+        ([*WORDS, *LABELS[:4], "--classes", "a,b,c", "--metrics", "accurcy"], "metrics.0.*accurcy"),
+        ([*WORDS, "--text", "sentence", "--label", "idx", "--classes", "a,b"], "out of range"),
+        ([*WORDS, *LABELS, "--validation-split", "dev"], "dev"),
+        ([*WORDS[:4], "nowhere", *LABELS], "no data folder nowhere"),
+        (["add-task", "--name", "words", *WORDS[3:], *LABELS], "'words' is taken"),
+        (WORDS, "--text is missing"),
+        ([*WORDS, "--text", "sentence", "--rating", "x,1"], "expected COLUMN,NEUTRAL_BELOW"),
+    ],
+)
+def test_a_task_that_fails_is_not_written(project, arguments, reason):
+    before = TASKS.read_text()
+    error = call(*arguments, code=1)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert re.search(reason, error)
+    assert TASKS.read_text() == before
+
+
+def test_metrics_must_fit_the_labels(project):
+    """F1 is of two classes."""
+    shutil.copytree("hub", "three")
+    for path in Path("three/sst2").glob("*.parquet"):
+        table = pd.read_parquet(path)
+        table["label"] = range(len(table))
+        table["label"] %= 3
+        table.to_parquet(path)
+    arguments = ["add-task", "--name", "new", "--folder", "three", "--config", "sst2", *LABELS[:4]]
+    three = [*arguments, "--classes", "a,b,c"]
+    assert "not for these labels" in call(*three, "--metrics", "f1", code=1)
+    call(*three, "--metrics", "accuracy")
+
+
+def test_a_model_is_tried_and_written(project):
+    before = MODELS.read_text()
+    shown = call("add-model", "--name", "mine", "--folder", "tiny-model")
+    for matrix in ("q", "k", "v", "o", "up", "down"):
+        assert f"│ {matrix} " in shown
+    assert "logits (2, 2)" in shown
+    assert set(before.splitlines()) < set(MODELS.read_text().splitlines())
+    assert load_model("mine", MODELS).modules == load_model("minilm", MODELS).modules
+
+
+def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):
+    families = yaml.safe_load(MODELS.read_text())
+    del families["families"]["distilbert"]
+    families["models"].pop("distilbert-base")
+    MODELS.write_text(yaml.safe_dump(families))
+    folder = Path("other")
+    save_tiny_model(folder)
+    shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 64}
+    model = DistilBertForSequenceClassification(DistilBertConfig(pad_token_id=0, **shape))
+    model.save_pretrained(folder)
+    error = call("add-model", "--name", "mine", "--folder", folder, code=1)
+    assert "distilbert.transformer.layer.*.attention.q_lin" in error
+    given_modules = ["--module", "q=transformer.layer.*.attention.q_lin", "--head", "classifier"]
+    wrong = [given_modules[0], "q=transformer.layer.*.q", *given_modules[2:]]
+    start = ["add-model", "--name", "mine", "--folder", folder]
+    assert "q" in call(*start, *wrong, code=1)
+    assert "2 layers, 16 x 16" in call(*start, *given_modules)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--folder", "nowhere"], "no model folder"),
+        (["--folder", "hub"], "has no config.json"),
+        (["--folder", "tiny-model", "--family", "brt"], "'brt' is not known; did you mean 'bert'"),
+        (["--folder", "tiny-model", "--family", "distilbert"], "no linear layer|no module|head"),
+        (["--folder", "tiny-model", "--output", "nose"], "no module 'nose'"),
+    ],
+)
+def test_a_model_that_fails_is_not_written(project, arguments, reason):
+    before = MODELS.read_text()
+    error = call("add-model", "--name", "mine", *arguments, code=1)
+    assert re.search(reason, error)
+    assert MODELS.read_text() == before
+
+
+def test_a_terminal_is_asked(monkeypatch):
+    monkeypatch.setattr(cli.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr(cli.typer, "prompt", lambda question, default: f"{question}? {default}")
+    assert cli._asked(None, "name", "Name", "x") == "Name? x"
+    assert cli._asked("given", "name", "Name") == "given"

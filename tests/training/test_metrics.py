@@ -1,0 +1,34 @@
+"""GLUE's metrics through `evaluate`, with no network."""
+
+import numpy as np
+import pytest
+
+from loraudit.training import metrics
+from tiny import make_task
+
+
+def test_classification_by_hand():
+    """2 true positives, 1 false positive, 1 false negative, 2 true negatives."""
+    task = make_task(metrics=["accuracy", "f1", "matthews"])
+    labels = np.array([1, 1, 1, 0, 0, 0])
+    predicted = np.array([1, 1, 0, 1, 0, 0])
+    found = metrics.compute(np.eye(2)[predicted], labels, task)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert found["f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert found["matthews"] == pytest.approx((2 * 2 - 1 * 1) / 9)
+
+
+def test_correlations_by_definition():
+    task = make_task(classes=[], metrics=["pearson", "spearman"], headline="pearson")
+    labels, values = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.1, 0.2, 0.9, 0.4])
+    found = metrics.compute(values[:, None], labels, task)
+    assert found["pearson"] == pytest.approx(np.corrcoef(labels, values)[0, 1])
+    assert found["spearman"] == pytest.approx(np.corrcoef([0, 1, 2, 3], [0, 1, 3, 2])[0, 1])
+
+
+def test_a_constant_prediction_scores_zero_not_nan():
+    task = make_task(classes=[], metrics=["pearson", "spearman"], headline="pearson")
+    found = metrics.compute(np.ones((3, 1)), np.array([0.0, 1.0, 2.0]), task)
+    assert found == {"pearson": 0.0, "spearman": 0.0}
+    task = make_task(metrics=["matthews"], headline="matthews")
+    assert metrics.compute(np.eye(2)[[0, 0]], np.array([0, 1]), task) == {"matthews": 0.0}
