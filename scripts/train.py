@@ -15,7 +15,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import read_json
-from loraudit.studies.methods import METHOD_MODULES
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.values import validated
 
@@ -38,7 +37,7 @@ def main() -> None:
 
     from loraudit.training.run import train
 
-    code = code_digest(__file__, METHOD_MODULES[spec.method])
+    code = code_digest(__file__, spec.facts.module)
     if arguments.code not in (None, code):
         raise UserError("the code was edited since this run was planned; start snakemake again")
     folders = arguments.tokens, arguments.model, arguments.out, arguments.start

@@ -11,6 +11,7 @@ import transformers
 
 from loraudit.base.files import write_json
 from loraudit.base.yaml_file import read_yaml
+from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
 from loraudit.studies.record import Train
 from loraudit.studies.spec import RunSpec
@@ -138,7 +139,7 @@ def make_spec(**changes) -> RunSpec:
         "epochs": 2,
         "learning_rate": 5e-3,
     }
-    return RunSpec(**{**fields, **changes})
+    return expand.make_spec({**fields, **changes}, "test")
 
 
 TRAIN = Train(

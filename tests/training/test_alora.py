@@ -16,7 +16,7 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import ALoRA
 from loraudit.training import alora
-from loraudit.training.block_outputs import Prefix, blocks_of
+from loraudit.training.block_outputs import KeptOutputs, blocks_of
 from loraudit.training.rank_moves import grow, prune
 from tiny import make_spec, tiny_entry, tiny_model
 
@@ -124,7 +124,7 @@ def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
     whole = alora.importance(layers, score, alone)
     every = Counter(run)
     run.clear()
-    found = alora.importance(layers, score, alone, prefix=Prefix(blocks))
+    found = alora.importance(layers, score, alone, prefix=KeptOutputs(blocks))
     assert all(torch.equal(found[name], whole[name]) for name in layers)
     first, last = blocks
     assert every[first] == every[last] == Counter(run)[last]

@@ -11,7 +11,7 @@ from loraudit.base.errors import UserError
 from loraudit.report.products import TABLES, study_figures
 from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
-from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.methods import METHODS
 from loraudit.studies.paths import tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config

@@ -2,7 +2,7 @@
 # study to another machine reruns nothing.
 
 TRAIN_CODE = {
-    method: code_digest("scripts/train.py", module) for method, module in METHOD_MODULES.items()
+    name: code_digest("scripts/train.py", method.module) for name, method in METHODS.items()
 }
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loraudit.adapters.layers import is_packed
-from loraudit.studies.spec import RunSpec
+from loraudit.studies.spec import AdapterSpec, RunSpec
 
 
 class Start(NamedTuple):
@@ -38,13 +38,14 @@ def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start
     The layers' `original` weights are used up. LoftQ quantises the layers anew.
     """
     layers = {name: model.get_submodule(name) for name in names}
-    ranks = dict.fromkeys(names, spec.rank)
-    if spec.ranks == "error":
-        ranks = error_ranks(layers, spec)
+    adapter = spec.lora
+    ranks = dict.fromkeys(names, adapter.rank)
+    if adapter.ranks == "error":
+        ranks = error_ranks(layers, adapter)
     out = {name: Start(rank) for name, rank in ranks.items() if rank}
-    steps = {"error": 1, "loftq": spec.loftq_steps}.get(spec.init, 0)
+    steps = {"error": 1, "loftq": adapter.loftq_steps}.get(adapter.init or "", 0)
     for name in out if steps else ():
-        out[name] = start(layers[name], ranks[name], spec.alpha / spec.rank, steps)
+        out[name] = start(layers[name], ranks[name], adapter.scaling, steps)
     for layer in layers.values():
         if is_packed(layer):
             layer.original = None
@@ -52,13 +53,13 @@ def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start
 
 
 @torch.no_grad()
-def error_ranks(layers: Mapping[str, nn.Module], spec: RunSpec) -> dict[str, int]:
-    """Share as many trainable parameters as `spec.rank` for each layer would cost."""
+def error_ranks(layers: Mapping[str, nn.Module], adapter: AdapterSpec) -> dict[str, int]:
+    """Share as many trainable parameters as `adapter.rank` for each layer would cost."""
     energy = {name: torch.linalg.svdvals(error(layer)) ** 2 for name, layer in layers.items()}
     cost = {name: layer.in_features + layer.out_features for name, layer in layers.items()}
-    budget = spec.rank * sum(cost.values())
+    budget = adapter.rank * sum(cost.values())
     found = {name: values.cpu().numpy() for name, values in energy.items()}
-    return allocate(found, cost, budget, min(spec.least_rank, spec.rank))
+    return allocate(found, cost, budget, min(adapter.least_rank, adapter.rank))
 
 
 def error(layer: nn.Module) -> Float[Tensor, "d_out d_in"]:

@@ -67,6 +67,5 @@ class FastLoRALinear(LoRALinear):
             or self.rank == 0
             or (self.training and self.dropout.p > 0)
             or torch.is_autocast_enabled(x.device.type)
-            or self.packed
             or not x.dtype == self.base.weight.dtype == self.lora_A.dtype
         )

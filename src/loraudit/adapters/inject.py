@@ -1,4 +1,4 @@
-"""In-house LoRA on a model: put adapters on, list, remove, merge; method "lora"."""
+"""In-house LoRA on a model: put adapters on, list, remove, merge, save and load them."""
 
 from pathlib import Path
 
@@ -10,10 +10,9 @@ from transformers.pytorch_utils import Conv1D
 from loraudit.adapters import peft_folder, peft_twin
 from loraudit.adapters.error_ranks import starts
 from loraudit.adapters.fast import FastLoRALinear
-from loraudit.adapters.layers import freeze, in_head, target_modules
+from loraudit.adapters.layers import freeze, in_head, is_packed, target_modules
 from loraudit.adapters.lora import Init, LoRALinear
-from loraudit.adapters.lora_variants import LoRAConv1D
-from loraudit.adapters.warm_start import start_from as start_from
+from loraudit.adapters.lora_variants import LoRAConv1D, LoRAPacked
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec, derive_seed
 
@@ -28,13 +27,14 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         UserError: a target that this model lacks.
     """
     freeze(model, spec.model.head, spec.head == "trained")
-    names = target_modules(model, spec.model, spec.targets)
+    adapter = spec.lora
+    names = target_modules(model, spec.model, adapter.targets)
+    init: Init = "gaussian" if adapter.init == "gaussian" else "kaiming"
+    drawn = adapter.lora_dropout, init, adapter.init_std
     for name, start in starts(model, spec, names).items():
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
-        init: Init = "gaussian" if spec.init == "gaussian" else "kaiming"
-        alpha = spec.alpha * start.rank / spec.rank  # one scaling for all layers
-        drawn = spec.lora_dropout, init, spec.init_std
+        alpha = adapter.alpha * start.rank / adapter.rank  # one scaling for all layers
         layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
         if start.a is not None:
             layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
@@ -46,6 +46,8 @@ def lora_class(base: nn.Module, compute: str = "plain") -> type[LoRALinear]:
     """Return the class that adapts a linear layer: by how it stores its weight, and the compute."""
     if isinstance(base, Conv1D):
         return LoRAConv1D
+    if is_packed(base):
+        return LoRAPacked
     return LoRALinear if compute == "plain" else FastLoRALinear
 
 
@@ -118,7 +120,7 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
         raise ValueError("unmerge before export")
     state = peft_folder.to_peft(adapter_state(model, spec.model.head))
     ranks = {name: layer.rank for name, layer in layers.items()}
-    config = peft_twin.with_ranks(peft_twin.lora_config(spec, list(layers)), spec, ranks)
+    config = peft_twin.with_ranks(peft_twin.lora_config(spec, list(layers)), spec.lora, ranks)
     peft_folder.write_folder(state, config, folder)
 
 

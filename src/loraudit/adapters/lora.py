@@ -18,7 +18,7 @@
 One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
 batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
 A starts random and B at zero, so training starts at the pretrained model exactly. Layers whose
-weight is stored otherwise (GPT-2's Conv1D, embeddings) are in lora_variants.py.
+weight is stored otherwise (GPT-2's Conv1D, few bits, embeddings) are in lora_variants.py.
 """
 
 import math
@@ -28,9 +28,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loraudit.adapters.layers import is_packed
-from loraudit.base.errors import UserError
-
 Init = Literal["kaiming", "gaussian"]
 
 
@@ -38,8 +35,7 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` plus a trainable update of rank `rank`.
 
     Args:
-        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen. It may
-            be packed in few bits (quantise.py): everything but merging is then the same.
+        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen.
         rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
@@ -67,7 +63,6 @@ class LoRALinear(nn.Module):
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         self.base = base.requires_grad_(False)
-        self.packed = is_packed(base)  # then it can be used, and not added to
         self.rank = rank
         self.alpha = alpha
         self.scaling = alpha / rank
@@ -76,7 +71,7 @@ class LoRALinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.merged = False
         d_in, d_out = self.sizes(base)
-        like = base.meta["scale"] if self.packed else base.weight
+        like = self.like(base)
         self.lora_A = nn.Parameter(like.new_empty(rank, d_in))  # (8, 768)
         self.lora_B = nn.Parameter(like.new_empty(d_out, rank))  # (768, 8)
         self.reset_parameters()
@@ -85,6 +80,11 @@ class LoRALinear(nn.Module):
     def sizes(base: nn.Linear) -> tuple[int, int]:
         """Return d_in and d_out of a base layer."""
         return base.in_features, base.out_features
+
+    @staticmethod
+    def like(base: nn.Linear) -> Tensor:
+        """Return a tensor of the dtype and on the device that A and B are to have."""
+        return base.weight
 
     def reset_parameters(self) -> None:
         """Draw A from torch's global generator and set B to zero."""
@@ -105,7 +105,7 @@ class LoRALinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Compute h = W0 x + b0 + (alpha/r) B A x; with the update merged, W0 holds it already."""
         h = self.base(x)  # (16, 128, 768)
-        if self.merged or self.rank == 0:  # all ranks pruned (gates.py): the frozen layer
+        if self.merged or self.rank == 0:  # no ranks are left: the frozen layer
             return h
         x = self.dropout(x).to(self.lora_A.dtype)
         low = nn.functional.linear(x, self.lora_A)  # (16, 128, 8)
@@ -117,13 +117,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the update to W0, so that inference costs what the base layer costs. Idempotent.
-
-        Raises:
-            UserError: W0 is packed: the sum would have to be quantised again, which is not the sum.
-        """
-        if self.packed:
-            raise UserError("merge: the base is quantised (base_bits): nothing can be added to it")
+        """Add the update to W0, so that inference costs what the base layer costs. Idempotent."""
         if not self.merged:
             self.base.weight += self.delta_weight().to(self.base.weight.dtype)
             self.merged = True

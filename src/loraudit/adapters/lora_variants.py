@@ -1,13 +1,16 @@
-"""LoRA on layers that store their weight otherwise: GPT-2's Conv1D, and embeddings.
+"""LoRA on layers that store their weight otherwise: Conv1D, few bits, and embeddings.
 
-Both are h = W0 x + (alpha / r) B A x with other ways to hold W0 or to give x.
+All are h = W0 x + (alpha / r) B A x with other ways to hold W0 or to give x.
 """
+
+from typing import NoReturn
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters.lora import LoRALinear
+from loraudit.base.errors import UserError
 
 
 class LoRAConv1D(LoRALinear):
@@ -26,6 +29,26 @@ class LoRAConv1D(LoRALinear):
     def delta_weight(self) -> Float[Tensor, "d_in d_out"]:
         """Return the update in the shape of the stored weight (d_in, d_out)."""
         return super().delta_weight().T
+
+
+class LoRAPacked(LoRALinear):
+    """LoRA on a linear layer whose weight is packed in few bits (quantise.py).
+
+    Everything but merging is as in `LoRALinear`, arguments and errors too.
+    """
+
+    @staticmethod
+    def like(base: nn.Module) -> Tensor:
+        """Return the scales of the packed weight: they have the dtype in which it computes."""
+        return base.meta["scale"]
+
+    def merge(self) -> NoReturn:
+        """Refuse: the sum of W0 and the update would have to be quantised again.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("merge: the base is quantised (base_bits): nothing can be added to it")
 
 
 class LoRAEmbedding(LoRALinear):

@@ -207,10 +207,12 @@ def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:
         raise UserError(f"{where}: no lora_A and lora_B in this file")
     for name in sorted(layers):
         pair = {part: state.get(f"{name}.{part}") for part in ("lora_A", "lora_B")}
+        shapes = []
         for part, tensor in pair.items():
             if tensor is None:
                 raise UserError(f"{where}: {name!r} has no {part}")
-        a, b = (tuple(tensor.shape) for tensor in pair.values())
+            shapes.append(tuple(tensor.shape))
+        a, b = shapes
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or 0 in (*a, *b):
             raise UserError(
                 f"{where}: {name!r} has lora_A {a} and lora_B {b} (legal: (r, d_in), (d_out, r))"

@@ -1,13 +1,4 @@
-"""PEFT as the cross-check: the twin model (method "peft"), and adapter folders both ways.
-
-Key table, for a layer called <name> and a head module called <head>:
-
-| in-house            | PEFT file (adapter_model.safetensors)       |
-|---------------------|---------------------------------------------|
-| <name>.lora_A       | base_model.model.<name>.lora_A.weight       |
-| <name>.lora_B       | base_model.model.<name>.lora_B.weight       |
-| <head>.weight, ...  | base_model.model.<head>.weight, ...         |
-"""
+"""PEFT's model of a run: the twin that cross-checks ours, started where ours starts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,29 +14,30 @@ from loraudit.adapters.layers import compute_dtype, freeze, in_head, target_modu
 from loraudit.adapters.peft_folder import PREFIX, from_peft, write_folder
 from loraudit.base.errors import UserError
 from loraudit.studies.entries import HubSource
-from loraudit.studies.spec import RunSpec, derive_seed
+from loraudit.studies.spec import AdapterSpec, RunSpec, derive_seed
 
 
 def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
     """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others.
 
     Raises:
-        UserError: a value of `spec.peft` that PEFT refuses.
+        UserError: a value of the adapter's `peft` that PEFT refuses.
     """
+    adapter = spec.lora
     fields = {
         "task_type": peft.TaskType.SEQ_CLS,
         "base_model_name_or_path": base_name(spec),
-        "r": spec.rank,
-        "lora_alpha": spec.alpha,
-        "lora_dropout": spec.lora_dropout,
-        "init_lora_weights": "gaussian" if spec.init == "gaussian" else True,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.lora_dropout,
+        "init_lora_weights": "gaussian" if adapter.init == "gaussian" else True,
         "target_modules": list(names),
         "modules_to_save": list(spec.model.head),
         "bias": "none",
         "inference_mode": True,
-        **spec.peft,
+        **adapter.peft,
     }
-    with _peft_errors(spec):
+    with _peft_errors(adapter.peft):
         return peft.LoraConfig(**fields)
 
 
@@ -56,14 +48,14 @@ def base_name(spec: RunSpec) -> str:
 
 
 @contextmanager
-def _peft_errors(spec: RunSpec) -> Iterator[None]:
+def _peft_errors(options: dict) -> Iterator[None]:
     """Turn PEFT's refusal of a variant into one sentence; of plain LoRA it is no user's error."""
     try:
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
-        if not spec.peft:
+        if not options:
             raise
-        raise UserError(f"peft = {spec.peft}: PEFT says: {' '.join(str(error).split())}") from None
+        raise UserError(f"peft = {options}: PEFT says: {' '.join(str(error).split())}") from None
 
 
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
@@ -72,17 +64,19 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     PEFT's own initialisation is run again per layer under that layer's derived seed, so equal
     starts mean equal initialisation code, not copied tensors. (Starts that are computed from a
     quantisation error, which PEFT has for bitsandbytes only, are copied.) PEFT's other ways to
-    start, from `spec.peft`, are run once, under the run's seed.
+    start, from the adapter's `peft`, are run once, under the run's seed.
 
     Raises:
         UserError: a target that this model lacks, or a variant that PEFT refuses.
     """
     freeze(model, spec.model.head, train_head=False)
-    found = starts(model, spec, target_modules(model, spec.model, spec.targets))
-    config = with_ranks(lora_config(spec, list(found)), spec, {n: s.rank for n, s in found.items()})
+    adapter = spec.lora
+    found = starts(model, spec, target_modules(model, spec.model, adapter.targets))
+    ranks = {name: start.rank for name, start in found.items()}
+    config = with_ranks(lora_config(spec, list(found)), adapter, ranks)
     config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
     torch.manual_seed(derive_seed(spec.seed, "lora_A"))
-    with _peft_errors(spec):
+    with _peft_errors(adapter.peft):
         twin = peft.get_peft_model(model, config)
     for name, start in found.items():
         layer = twin.get_submodule(PREFIX + name)
@@ -111,17 +105,19 @@ def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec,
     elif init in (True, "gaussian"):
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         layer.reset_lora_parameters("default", init)
-        if spec.init_std:  # PEFT's gaussian has 1/r only
+        if spec.lora.init_std:  # PEFT's gaussian has 1/r only
             torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
-            torch.nn.init.normal_(matrices[0], std=spec.init_std)
+            torch.nn.init.normal_(matrices[0], std=spec.lora.init_std)
 
 
-def with_ranks(config: peft.LoraConfig, spec: RunSpec, ranks: dict[str, int]) -> peft.LoraConfig:
+def with_ranks(
+    config: peft.LoraConfig, adapter: AdapterSpec, ranks: dict[str, int]
+) -> peft.LoraConfig:
     """Name layers of another rank in rank_pattern, and in alpha_pattern so that alpha / r stays."""
-    moved = {name: rank for name, rank in ranks.items() if rank != spec.rank}
+    moved = {name: rank for name, rank in ranks.items() if rank != adapter.rank}
     if moved:
         config.rank_pattern = moved
-        config.alpha_pattern = {name: spec.alpha * r / spec.rank for name, r in moved.items()}
+        config.alpha_pattern = {n: adapter.alpha * r / adapter.rank for n, r in moved.items()}
     return config
 
 
@@ -136,4 +132,4 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
         for key, tensor in from_peft(state).items()
         if key.endswith(".lora_A")
     }
-    write_folder(state, with_ranks(lora_config(spec, list(ranks)), spec, ranks), folder)
+    write_folder(state, with_ranks(lora_config(spec, list(ranks)), spec.lora, ranks), folder)

@@ -72,22 +72,20 @@ def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
     Raises:
         UserError: a layer whose inputs `base_group` does not divide.
     """
-    adapted = target_modules(model, spec.model, spec.targets) if from_error(spec) else []
+    adapter, bits, group = spec.adapter, spec.base_bits, spec.base_group
+    assert bits is not None and group is not None  # the spec sees to it
+    starting = adapter.targets if adapter and adapter.from_error else ()
+    adapted = target_modules(model, spec.model, starting)
     for name, layer in list(model.named_modules()):
         if not is_linear(layer) or in_head(f"{name}.", spec.model.head):
             continue
         weight = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.T).detach()
-        _check_group(name, weight.shape[1], spec.base_group)
+        _check_group(name, weight.shape[1], group)
         bias = None if layer.bias is None else layer.bias.detach()
-        packed = HQQLinear(weight, bias, spec.base_bits, spec.base_group)
+        packed = HQQLinear(weight, bias, bits, group)
         packed.original = weight.clone() if name in adapted else None
         model.set_submodule(name, packed)
     return model
-
-
-def from_error(spec: RunSpec) -> bool:
-    """Tell whether ranks or starts of a run's adapters come from the quantisation error."""
-    return spec.ranks == "error" or spec.init in ("error", "loftq")
 
 
 def _check_group(name: str, d_in: int, group: int) -> None:

@@ -26,19 +26,23 @@ def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
     Raises:
         UserError: a tensor that this model lacks, or has in another shape, or an adapter layer of
             this model that the file lacks.
+        ValueError: the run starts cold.
     """
+    start = spec.warm_start
+    if start is None:
+        raise ValueError("the run's spec has no warm_start")
     _, state = read_folder(folder)
     own = {own_name(name): parameter for name, parameter in model.named_parameters()}
     copied = []
     for name, tensor in state.items():
         if in_head(name, spec.model.head) and (
-            spec.warm_start.tensors == "adapter" or in_head(name, (spec.model.output_layer,))
+            start.tensors == "adapter" or in_head(name, (spec.model.output_layer,))
         ):
             continue
         if name not in own or own[name].shape != tensor.shape:
-            found = tuple(own[name].shape) if name in own else "nothing"
+            has = tuple(own[name].shape) if name in own else "nothing"
             raise UserError(
-                f"warm_start: {folder} has {name} {tuple(tensor.shape)}, this model {found}"
+                f"warm_start: {folder} has {name} {tuple(tensor.shape)}, this model {has}"
             )
         own[name].copy_(tensor)
         copied.append(name)

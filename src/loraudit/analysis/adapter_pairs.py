@@ -21,9 +21,9 @@ def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
     """
     pairs = []
     for group in _groups(study):
-        low, high = group[0].spec.rank, group[-1].spec.rank
+        low, high = group[0].spec.lora.rank, group[-1].spec.lora.rank
         if low < high:
-            small, large = ([r for r in group if r.spec.rank == rank] for rank in (low, high))
+            small, large = ([r for r in group if r.spec.lora.rank == rank] for rank in (low, high))
             both = [(one, two) for two in large for one in small]
             apart = [pair for pair in both if pair[0].spec.seed != pair[1].spec.seed]
             pairs.append((apart or both)[0])
@@ -32,14 +32,16 @@ def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
 
 def seed_pairs(study: Study) -> list[tuple[Run, Run]]:
     """Return per group the first two seeds of its largest rank."""
-    largest = [[run for run in g if run.spec.rank == g[-1].spec.rank] for g in _groups(study)]
+    largest = [
+        [run for run in g if run.spec.lora.rank == g[-1].spec.lora.rank] for g in _groups(study)
+    ]
     return [(group[0], group[1]) for group in largest if len(group) > 1]
 
 
 def weight_runs(study: Study) -> list[Run]:
     """Return per group the first seed of its largest rank."""
     return [
-        next(run for run in group if run.spec.rank == group[-1].spec.rank)
+        next(run for run in group if run.spec.lora.rank == group[-1].spec.lora.rank)
         for group in _groups(study)
     ]
 
@@ -51,4 +53,4 @@ def _groups(study: Study) -> list[list[Run]]:
         spec = run.spec
         key = (spec.task.name, spec.model.name, targets_name(spec), run.label)
         groups.setdefault(key, []).append(run)
-    return [sorted(g, key=lambda run: (run.spec.rank, run.spec.seed)) for g in groups.values()]
+    return [sorted(g, key=lambda run: (run.spec.lora.rank, run.spec.seed)) for g in groups.values()]

@@ -13,7 +13,6 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.methods import LORA_METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.record import RunRecord, read_record
 from loraudit.studies.study import Run, Study, cell_id
@@ -173,13 +172,15 @@ def twins(study: Study, folder: Path) -> list[dict]:
     pairs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
         if run.spec.twins:
-            pairs.setdefault((cell_id(run), run.spec.seed), {})[run.spec.method] = run.id
+            pairs.setdefault((cell_id(run.spec, run.label), run.spec.seed), {})[run.spec.method] = (
+                run.id
+            )
     rows = []
     for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
-                for method in LORA_METHODS
+                for method in ("lora", "peft")
             )
             ours, peft = same_rows(ours, peft)
             row = {"cell": cell, "seed": seed, **agreement(ours, peft)}
@@ -202,8 +203,8 @@ def _cell(run: Run) -> dict:
         "task": spec.task.name,
         "model": spec.model.name,
         "method": spec.method,
-        "rank": spec.rank,
-        "targets": targets_name(spec) if spec.adapter else None,
+        "rank": spec.adapter.rank if spec.adapter else None,
+        "targets": targets_name(spec) or None,
         "label": run.label,
     }
 
@@ -241,7 +242,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **{f"bytes_{name}": count for name, count in train.bytes.items()},
         **{f"rows_{name}": count for name, count in train.rows.items()},
         **{f"published_rows_{name}": count for name, count in (spec.task.rows or {}).items()},
-        "matrices": "+".join(spec.targets or ()),
+        "matrices": "+".join(spec.adapter.targets if spec.adapter else ()),
         "local_copies": ", ".join(
             entry.name
             for entry in (spec.task, spec.model)

@@ -21,10 +21,9 @@ from loraudit.analysis.statistics import (
     welch,
 )
 from loraudit.base.errors import UserError
-from loraudit.studies.methods import ADAPTER_METHODS, LORA_METHODS
+from loraudit.studies.methods import METHODS
 from loraudit.studies.names import variant_of
 from loraudit.studies.reference import Published
-from loraudit.studies.spec import ADAPTIVE
 from loraudit.studies.study import Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
@@ -132,7 +131,7 @@ def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> 
 
 
 def _matching(cell: dict, runs: pd.DataFrame, numbers: list[Published]) -> list[Published]:
-    method = "lora" if cell["method"] in LORA_METHODS else cell["method"]
+    method = METHODS[cell["method"]].published_as or cell["method"]
     first = runs.iloc[0]
     fitting = [
         number
@@ -155,7 +154,7 @@ def obstacle(cell: dict, runs: pd.DataFrame, number: Published) -> str:
         return f"the number is in doubt: it {number.doubt}"
     if number.model != cell["model"]:
         return f"another model: the number is {number.model}'s"
-    if cell["method"] in ADAPTER_METHODS and None in (number.rank, number.targets):
+    if METHODS[cell["method"]].trains == "adapter" and None in (number.rank, number.targets):
         return "the number's rank or targets are not stated"
     if number.split != "validation":
         return f"another split: the number is of {number.split}"
@@ -282,12 +281,13 @@ def text(value: object) -> str:
 
 
 def _is_pair(left: dict, right: dict, labels: set[tuple[str, str]]) -> bool:
-    if left["method"] == "lora" and right["method"] == "peft":
-        return all(left[key] == right[key] for key in ("rank", "targets", "label"))
-    if left["method"] == "lora" and right["method"] in ADAPTIVE:
-        alike = all(left[key] == right[key] for key in ("rank", "targets"))
+    one, two = METHODS[left["method"]], METHODS[right["method"]]
+    alike = all(left[key] == right[key] for key in ("rank", "targets"))
+    if one.name == "lora" and two.name == one.twin:
+        return alike and left["label"] == right["label"]
+    if one.name == "lora" and two.moves_ranks:
         return alike and left["label"] in ("", right["label"])
-    if left["method"] not in ADAPTER_METHODS or right["method"] in ADAPTER_METHODS:
+    if one.trains != "adapter" or two.trains == "adapter":
         return False
     own = (right["method"], left["label"]) in labels
     return right["label"] == (left["label"] if own else "")

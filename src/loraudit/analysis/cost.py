@@ -3,6 +3,7 @@
 import pandas as pd
 
 from loraudit.analysis.statistics import CELL, aggregate
+from loraudit.studies.methods import METHODS
 
 TASKS = 10
 """The poster's example: one base model that serves ten tasks."""
@@ -25,7 +26,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, runs in tidy.groupby(CELL, dropna=False, sort=False):
-        first, full = runs.iloc[0], runs.method.iloc[0] == "full"
+        first, full = runs.iloc[0], not METHODS[runs.method.iloc[0]].saves
         checkpoint = int(first.bytes_checkpoint)
         task = checkpoint if full else int(runs.bytes_adapter.mean())
         seen = runs.rows_train * runs.last_epoch

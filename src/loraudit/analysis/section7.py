@@ -59,7 +59,7 @@ def study_tables(
     """
     _check_most(most)
     runs = lora_runs(study)
-    largest = max(most, *(run.spec.rank for run in runs))
+    largest = max(most, *(run.spec.lora.rank for run in runs))
     bases = {
         name: BaseWeights(models / name, largest)
         for name in dict.fromkeys(run.spec.model.name for run in runs)
@@ -83,7 +83,7 @@ def study_tables(
         add("amplification", amplification_rows(_identity(run), found, base))
     for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
         for one, two in pairs:
-            pair = _pair(name, one, f"r{two.spec.rank} s{two.spec.seed}")
+            pair = _pair(name, one, f"r{two.spec.lora.rank} s{two.spec.seed}")
             add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
     for run in weight_runs(study):
         base = bases[run.spec.model.name]
@@ -131,15 +131,21 @@ def _check_most(most: int) -> None:
 
 def _identity(run: Run) -> dict:
     spec = run.spec
-    subject = {"run": run.id, "task": spec.task.name, "model": spec.model.name, "rank": spec.rank}
-    return {**subject, "targets": targets_name(spec), "label": run.label, "seed": spec.seed}
+    subject = {"run": run.id, "task": spec.task.name, "model": spec.model.name}
+    return {
+        **subject,
+        "rank": spec.lora.rank,
+        "targets": targets_name(spec),
+        "label": run.label,
+        "seed": spec.seed,
+    }
 
 
 def _pair(name: str, run: Run, second: str) -> dict:
     """Name a pair by the fields that both sides share, and its sides by rank and seed."""
     spec = run.spec
     subject = {"task": spec.task.name, "model": spec.model.name, "targets": targets_name(spec)}
-    first = f"r{spec.rank} s{spec.seed}"
+    first = f"r{spec.lora.rank} s{spec.seed}"
     return {**subject, "label": run.label, "pair": name, "first": first, "second": second}
 
 

@@ -75,19 +75,20 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
 
 def layer_cases(model: nn.Module, spec: RunSpec) -> list[single_layer.Case]:
     """Return one case per kind and shape among the layers that the run adapts."""
-    found: dict[tuple, single_layer.Case] = {}
-    for name in target_modules(model, spec.model, spec.targets):
+    cases: dict[tuple, single_layer.Case] = {}
+    adapter = spec.lora
+    for name in target_modules(model, spec.model, adapter.targets):
         layer = model.get_submodule(name)
         case = single_layer.Case(
             "conv1d" if isinstance(layer, Conv1D) else "linear",
             *inject.lora_class(layer).sizes(layer),
-            rank=spec.rank,
-            alpha=spec.alpha,
-            dropout=max(spec.lora_dropout, LAYER_DROPOUT),
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            dropout=max(adapter.lora_dropout, LAYER_DROPOUT),
             bias=layer.bias is not None,
         )
-        found.setdefault((case.kind, case.d_in, case.d_out), case)
-    return list(found.values())
+        cases.setdefault((case.kind, case.d_in, case.d_out), case)
+    return list(cases.values())
 
 
 def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) -> list[dict]:
@@ -114,7 +115,7 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("outputs", _logit_gap(ours, twin, probe), "close")
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
         check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
-        if spec.init == "loftq":  # it has quantised the base anew
+        if spec.lora.init == "loftq":  # it has quantised the base anew
             base = inject.remove(copy.deepcopy(ours))
         read = "read" if spec.base_bits else "close"
         check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), read)

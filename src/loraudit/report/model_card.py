@@ -17,9 +17,9 @@ from loraudit.adapters import peft_folder
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, read_json, write_text
 from loraudit.studies.entries import HubSource, Source
-from loraudit.studies.methods import ADAPTER_METHODS
+from loraudit.studies.methods import names_of
 from loraudit.studies.record import RunRecord, read_record
-from loraudit.studies.spec import RunSpec, with_defaults
+from loraudit.studies.spec import RunSpec
 
 LICENCES = {"adapter": "unknown", "base": "unknown", "data": "unknown"}
 """Whose licences the card names, and what it says when it is told nothing."""
@@ -66,7 +66,7 @@ def _check_is_the_runs(record: RunRecord, config: Any, state: dict[str, Any], ru
     count = sum(t.numel() for name, t in state.items() if name.endswith((".lora_A", ".lora_B")))
     found = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
     spec = record.spec
-    said = spec.rank, spec.alpha, record.train.parameters["adapter"]
+    said = spec.lora.rank, spec.lora.alpha, record.train.parameters["adapter"]
     for (name, value), legal in zip(found.items(), said, strict=True):
         if value != legal:
             raise UserError(f"{run}/adapter: {name} is {value:g}, the record says {legal:g}")
@@ -86,18 +86,20 @@ def read_finished(run: Path) -> RunRecord:
         asked = read_json(run / "spec.json")
     except ValueError as error:
         raise UserError(f"{run}/spec.json: not valid JSON: {error}") from None
-    if with_defaults(asked) != record.spec.model_dump(mode="json"):
+    if asked != record.spec.model_dump(mode="json"):
         raise UserError(f"{run}: spec.json is not the spec of record.json")
     if not record.spec.adapter:
-        legal = ", ".join(ADAPTER_METHODS)
+        legal = ", ".join(names_of(trains="adapter"))
         raise UserError(f"{run}: method {record.spec.method!r} has no adapter (legal: {legal})")
     return record
 
 
 def _without_seed(spec: dict) -> dict:
     """Blank what differs between the seeds of one cell: the seed, and the run it starts from."""
-    start = spec["warm_start"] and {"tensors": spec["warm_start"]["tensors"]}
-    return {**spec, "seed": None, "warm_start": start}
+    adapter = spec["adapter"]
+    if adapter and adapter["warm_start"]:
+        adapter = {**adapter, "warm_start": {"tensors": adapter["warm_start"]["tensors"]}}
+    return {**spec, "seed": None, "adapter": adapter}
 
 
 def seed_scores(spec: RunSpec, study: Path) -> list[float]:
@@ -114,7 +116,7 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     scores = [
         record["train"]["best"][spec.task.headline]
         for record in found
-        if _without_seed(with_defaults(record["spec"])) == wanted
+        if _without_seed(record["spec"]) == wanted
     ]
     if not scores:
         raise UserError(f"{study}: no run of this spec in its tidy table")
@@ -166,7 +168,7 @@ def _bits(spec: RunSpec) -> str:
     """Say that the base is quantised, where it is: on another base the adapter is wrong."""
     if spec.base_bits is None:
         return ""
-    again = ", which starting the adapter has changed" if spec.init == "loftq" else ""
+    again = ", which starting the adapter has changed" if spec.lora.init == "loftq" else ""
     return (
         f", its linear layers outside the head packed in {spec.base_bits} bits by hqq (groups of "
         f"{spec.base_group}{again}; `loraudit.adapters.base_model.load_base` and "
@@ -201,14 +203,13 @@ def _scores(record: RunRecord, seeds: list[float] | None) -> str:
 
 
 def _protocol(spec: RunSpec, rows: dict[str, int]) -> dict[str, Any]:
-    fields = spec.model_dump(mode="json", exclude={"task", "model"})
-    said = {key: value for key, value in fields.items() if value not in (None, {})}
+    said = {key: value for key, value in spec.flat().items() if value not in (None, {})}
     return {
         "task": spec.task.name,
         "data": describe(spec.task.source),
         "rows": ", ".join(f"{split} {count}" for split, count in rows.items()),
         "base model": f"{spec.model.name}: {describe(spec.model.source)}",
-        **{key.replace("_", " "): value for key, value in said.items()},
+        **{k.replace("_", " "): v for k, v in said.items() if k not in ("task", "model")},
     }
 
 

@@ -17,7 +17,6 @@ from loraudit.base.errors import unknown
 from loraudit.report.alt_text import describe
 from loraudit.report.products import FIGURES, TABLES, UPDATES
 from loraudit.report.tables import (
-    METHOD_NAMES,
     READABLE,
     crosscheck_table,
     data_table,
@@ -28,6 +27,7 @@ from loraudit.report.tables import (
     provenance_table,
     switched_table,
 )
+from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.reference import load_all, select
 from loraudit.studies.study import Study
@@ -190,7 +190,9 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 def _untwinned(study: Study) -> str:
     """Name the runs that PEFT alone has: they have nothing to be checked against."""
-    names = dict.fromkeys(run.label for run in study.runs if run.spec.peft)
+    names = dict.fromkeys(
+        run.label for run in study.runs if run.spec.adapter and run.spec.adapter.peft
+    )
     text = f" Not checked, for PEFT alone has them: {', '.join(names)}."
     return text if names else ""
 
@@ -210,12 +212,12 @@ def _run_fact(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:
 def _protocol_fact(study: Study) -> str:
     """Say in words what is trained, from the runs' specs."""
     specs = [run.spec for run in study.runs]
-    methods = ", ".join(METHOD_NAMES[name] for name in dict.fromkeys(s.method for s in specs))
+    methods = ", ".join(METHODS[name].label for name in dict.fromkeys(s.method for s in specs))
     out = [f"Trained by {methods} on {_values(s.task.name for s in specs)}"]
     out[0] += f" from {_values(s.model.name for s in specs)}"
-    adapters = [s for s in specs if s.adapter]
+    adapters = [s.adapter for s in specs if s.adapter]
     if adapters:
-        targets = _values(targets_name(s) for s in adapters)
+        targets = _values(targets_name(s) for s in specs if s.adapter)
         ranks, alphas = (_values(getattr(s, key) for s in adapters) for key in ("rank", "alpha"))
         out.append(f"Adapters of rank {ranks} on {targets} with alpha {alphas}")
     words = {"epochs": "epochs", "global_batch": "rows per step", "learning_rate": "learning rate"}

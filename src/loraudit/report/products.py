@@ -4,6 +4,7 @@ Imports neither torch nor matplotlib: the Snakefile asks.
 """
 
 from loraudit.analysis.adapter_pairs import lora_runs, rank_pairs, seed_pairs
+from loraudit.studies.names import adapter_name
 from loraudit.studies.study import Study
 
 TABLES = ("summary", "verdicts", "switches", "pairs", "cost")
@@ -39,8 +40,8 @@ UPDATES = [
 def study_figures(study: Study) -> dict[str, list[str]]:
     """Return FIGURES without those that the study has nothing for."""
     specs = [run.spec for run in study.runs]
-    ranks = {spec.rank for spec in specs if spec.adapter}
-    kinds = {(spec.method, spec.rank, spec.targets) for spec in specs}
+    ranks = {spec.adapter.rank for spec in specs if spec.adapter}
+    kinds = {(spec.method, adapter_name(spec)) for spec in specs}
     tasks = {spec.task.name for spec in specs}
     wanted = {
         "verdicts": bool(study.compare),

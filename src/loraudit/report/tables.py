@@ -7,18 +7,11 @@ from typing import Any
 import pandas as pd
 
 from loraudit.analysis.cost import TASKS
-from loraudit.studies.spec import ADAPTER_FIELDS, ADAPTIVE, RunSpec
+from loraudit.studies.methods import METHODS
+from loraudit.studies.spec import AdapterSpec, RunSpec
 from loraudit.studies.study import BASE, Study
 
-METHOD_NAMES = {
-    "lora": "LoRA (ours)",
-    "peft": "LoRA (PEFT)",
-    "alora": "ALoRA",
-    "adalora": "AdaLoRA (PEFT)",
-    "full": "full fine-tuning",
-    "bitfit": "BitFit",
-    "head": "head only",
-}
+METHOD_NAMES = {name: method.label for name, method in METHODS.items()}
 
 
 def percent(mean: float, sd: float) -> str:
@@ -59,7 +52,7 @@ def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
     """Return the columns that name a cell."""
     columns = {
         **_subject_columns(rows),
-        "method": [METHOD_NAMES[method] for method in rows.method],
+        "method": [METHODS[method].label for method in rows.method],
         "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
         "targets": ["" if pd.isna(name) else name for name in rows.targets],
     }
@@ -245,8 +238,10 @@ def crosscheck_table(checks: pd.DataFrame) -> pd.DataFrame:
 def protocol_table(study: Study) -> pd.DataFrame:
     """List every run field, the values it takes, and what decides where they differ."""
     rows = []
-    for field in type(study.runs[0].spec).model_fields:
-        values = [_value(run.spec, field) for run in study.runs]
+    flat = [run.spec.flat() for run in study.runs]
+    for field in dict.fromkeys(key for fields in flat for key in fields):
+        columns = zip(study.runs, flat, strict=True)
+        values = [_value(run.spec, fields, field) for run, fields in columns]
         distinct = dict.fromkeys(value for value in values if value is not None)
         row = {"field": field, "value": ", ".join(distinct) or "none", "where it differs": ""}
         if len(distinct) > 1 and field not in ("task", "model", "method"):
@@ -255,24 +250,26 @@ def protocol_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _value(spec: RunSpec, field: str) -> str | None:
-    """Return a field's value, None where the run's method has no use for the field."""
-    value = getattr(spec, field)
-    no_use = not spec.adapter or field == "init"  # AdaLoRA has its own
-    idle = field in ADAPTIVE or (field in ADAPTER_FIELDS and no_use)
-    return None if value is None and idle else _shown(value)
+def _value(spec: RunSpec, fields: dict, field: str) -> str | None:
+    """Return a field's value as text, None where the run's method has no use for the field."""
+    value = fields.get(field)
+    own_start = spec.facts.own_init and field == "init"
+    unused = field not in fields or (not spec.adapter and field in AdapterSpec.model_fields)
+    return None if value is None and (unused or own_start) else _shown(value)
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "none"
-    return "+".join(value) if isinstance(value, tuple) else str(getattr(value, "name", value))
+    if isinstance(value, list):
+        return "+".join(value)
+    return str(value.get("name", value) if isinstance(value, dict) else value)
 
 
 def _decided_by(study: Study, values: list[str | None]) -> str:
     """Say which of method, task or label alone decides a field's value; else it is an axis."""
     keys = {
-        "method": [METHOD_NAMES[run.spec.method] for run in study.runs],
+        "method": [run.spec.facts.label for run in study.runs],
         "task": [run.spec.task.name for run in study.runs],
         "variant": [run.label or "unlabelled" for run in study.runs],
     }
@@ -298,13 +295,13 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> str:
 
 def switched_table(study: Study) -> pd.DataFrame:
     """List what each switch of an ablation sets, beside the base's value."""
-    base = next((run.spec for run in study.runs if run.label == BASE), None)
+    base = next((run.spec.flat() for run in study.runs if run.label == BASE), {})
     return pd.DataFrame(
         [
             {
                 "switch": switch.name,
                 "field": field,
-                "base": _shown(getattr(base, field)),
+                "base": _shown(base.get(field)),
                 "switched": "none" if value is None else str(value),
             }
             for switch in study.switches

@@ -13,7 +13,7 @@ from loraudit.studies.values import validated
 def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
     """Read one task's entry. Raises UserError if unknown, ill-formed or unfit for a path."""
     entry = _entry("task", name, read_yaml(path), path)
-    _fit_for_a_path(f"{path}: task", name)
+    check_name(f"{path}: task", name)
     return validated(TaskEntry, {"name": name, **entry}, f"{path}: {name}")
 
 
@@ -22,7 +22,7 @@ def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry
     table = read_yaml(path)
     families = table.get("families", {})
     entry = dict(_entry("model", name, table.get("models", {}), path))
-    _fit_for_a_path(f"{path}: model", name)
+    check_name(f"{path}: model", name)
     family = entry.pop("family", None)
     shared = {} if family is None else _entry(f"{path}: {name}: family", family, families, path)
     return validated(ModelEntry, {"name": name, **shared, **entry}, f"{path}: {name}")
@@ -43,7 +43,12 @@ NAME, LONGEST = r"\w[\w.+-]*", 100
 """Of names of studies, tasks and models, which become folders: what is legal, and the bytes."""
 
 
-def _fit_for_a_path(what: str, name: str) -> None:
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that is not fit for a path.
+
+    Raises:
+        UserError: with what is legal.
+    """
     if not re.fullmatch(NAME, name) or len(name.encode()) > LONGEST:
         raise UserError(
             f"{what}: {name!r}: legal are letters, digits and . + - _, first a letter or digit, "

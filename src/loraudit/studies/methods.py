@@ -1,20 +1,89 @@
-"""The methods that a run can train by, and the module that carries each of them out."""
+"""The methods that a run can train by: what is known of each before a model is loaded.
 
-METHOD_MODULES = {
-    "lora": "loraudit.adapters.inject",
-    "peft": "loraudit.adapters.peft_twin",
-    "alora": "loraudit.training.alora",
-    "adalora": "loraudit.training.adalora",
-    "full": "loraudit.training.baselines",
-    "bitfit": "loraudit.training.baselines",
-    "head": "loraudit.training.baselines",
-}
-"""Method name -> the module whose `apply` and `export` carry it out."""
+The entries are in methods.yaml beside this file. What a method does to a model is the class that
+its entry names as `code`; training/method.py says what such a class must do.
+"""
+
+import functools
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.values import Frozen, validated
+
+TABLE = Path(__file__).with_name("methods.yaml")
+
+DOTTED = r"^[\w.]+:\w+$"
+"""A class by its module and name: loraudit.training.methods.lora:LoRA."""
+
+
+class Method(Frozen):
+    """One entry of methods.yaml."""
+
+    name: str
+    """the entry's own key"""
+    label: str
+    """what tables and figures call the method"""
+    code: str = Field(pattern=DOTTED)
+    """the class that carries it out"""
+    trains: Literal["adapter", "weights", "head"]
+    """what it trains beside the head: LoRA matrices, weights of the model itself, or nothing"""
+    settings: str | None = Field(default=None, pattern=DOTTED)
+    """the class of the method's own settings, a field of a study file called like the method"""
+    twin: str | None = None
+    """the method that is the same by other code"""
+    published_as: str | None = None
+    """the method whose published numbers are this method's too; null: its own"""
+    crosschecked: bool = False
+    """whether it starts as plain LoRA, so that our layers can be compared with PEFT's"""
+    moves_ranks: bool = False
+    """whether it moves ranks between layers while it trains"""
+    masks_ranks: bool = False
+    """whether ranks out of use stay in the model: then fewer are saved than are trained"""
+    own_init: bool = False
+    """whether it starts A and B in a way of its own, and the field `init` is not used"""
+    saves: bool = True
+    """whether a run keeps what it trained; else one more task costs another checkpoint"""
+
+    @property
+    def module(self) -> str:
+        """The module of `code`, which a rule's digest must name."""
+        return self.code.partition(":")[0]
+
+
+@functools.cache
+def _table() -> dict[str, Method]:
+    entries = read_yaml(TABLE)
+    return {n: validated(Method, {"name": n, **e}, f"{TABLE}: {n}") for n, e in entries.items()}
+
+
+METHODS: dict[str, Method] = _table()
+"""All methods by name, in the order in which they are shown."""
+
+
+def resolve(dotted: str) -> Any:
+    """Import what "module:name" names."""
+    module, _, name = dotted.partition(":")
+    return getattr(import_module(module), name)
+
+
+def names_of(**facts: object) -> list[str]:
+    """Return the methods whose entries say all of `facts`: names_of(trains="adapter")."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if all(getattr(method, key) == value for key, value in facts.items())
+    ]
+
+
+def with_settings() -> Mapping[str, type]:
+    """Return the methods that have settings of their own, and the class of these."""
+    return {name: resolve(m.settings) for name, m in METHODS.items() if m.settings}
 
 
 LORA_METHODS = ("lora", "peft")
 """The two implementations of plain LoRA."""
-
-
-ADAPTER_METHODS = (*LORA_METHODS, "alora", "adalora")
-"""Methods that train LoRA matrices; the last two move ranks between layers."""

@@ -1,19 +1,26 @@
-"""The names of runs, variants and target sets."""
+"""The names of runs, their parts, and sets of target matrices."""
 
 from loraudit.studies.spec import RunSpec
 
 
 def targets_name(spec: RunSpec) -> str:
-    """Return "q+v" and so on, or "all" for every matrix that the model has."""
-    names = spec.targets or ()
+    """Return "q+v" and so on, "all" for every matrix that the model has, "" without an adapter."""
+    if spec.adapter is None:
+        return ""
+    names = spec.adapter.targets
     return "all" if set(names) == set(spec.model.modules) else "+".join(names)
 
 
-def run_id(spec: RunSpec, tag: str = "") -> str:
-    """Name a run: <task>/<model>/<method>[-r<rank>-<targets>][-<tag>]/s<seed>."""
-    parts = [spec.method, *_cell_parts(spec), tag]
-    variant = "-".join(filter(None, parts))
+def run_id(spec: RunSpec, label: str = "") -> str:
+    """Name a run: <task>/<model>/<method>[-r<rank>-<targets>][-<label>]/s<seed>."""
+    variant = "-".join(filter(None, [spec.method, adapter_name(spec), label]))
     return f"{spec.task.name}/{spec.model.name}/{variant}/s{spec.seed}"
+
+
+def cell_id(spec: RunSpec, label: str = "") -> str:
+    """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<label>]."""
+    variant = "-".join(filter(None, [adapter_name(spec), label]))
+    return f"{spec.task.name}/{spec.model.name}/{variant}"
 
 
 def variant_of(run: str) -> str:
@@ -21,5 +28,6 @@ def variant_of(run: str) -> str:
     return run.split("/")[2]
 
 
-def _cell_parts(spec: RunSpec) -> list[str]:
-    return [f"r{spec.rank}", targets_name(spec)] if spec.adapter else []
+def adapter_name(spec: RunSpec) -> str:
+    """Return "r<rank>-<targets>", or "" for a run without an adapter."""
+    return f"r{spec.adapter.rank}-{targets_name(spec)}" if spec.adapter else ""

@@ -8,7 +8,7 @@ recomputed from the predictions (`loraudit verify`).
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -16,9 +16,6 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, sha256, write_json
 from loraudit.studies.spec import RunSpec, digest
 from loraudit.studies.values import Frozen
-
-if TYPE_CHECKING:  # it needs torch, which readers of records do not
-    pass
 
 
 class Train(Frozen):
@@ -42,6 +39,10 @@ class Train(Frozen):
     """What moving ranks cost (alora: forward passes, rows and seconds of scoring)."""
 
 
+LAYOUT = 2
+"""The layout of records that this version writes and reads."""
+
+
 class RunRecord(Frozen):
     """One run, complete: the spec asked for, what training gave, the environment it ran in.
 
@@ -49,6 +50,7 @@ class RunRecord(Frozen):
     started by hand. `files` and `record_sha256` are the seal, None in records older than it.
     """
 
+    layout: Literal[2] = 2
     spec: RunSpec
     spec_sha256: str
     train: Train
@@ -83,6 +85,23 @@ def write_record(folder: Path, record: RunRecord) -> None:
     write_json(folder / "record.json", content)
 
 
+def parse_record(text: str, path: Path | str) -> RunRecord:
+    """Make a record from its JSON text; whether its digests fit is not checked.
+
+    Raises:
+        UserError: the record has another layout than this version reads.
+        ValueError, TypeError, ValidationError, RecursionError: it is no record.
+    """
+    content = json.loads(text)
+    layout = content.get("layout", 1) if isinstance(content, dict) else LAYOUT
+    if layout != LAYOUT:
+        raise UserError(
+            f"{path}: a record of layout {layout}, this version reads layout {LAYOUT}: delete it "
+            "to have the run made again, or use the version of loraudit that wrote it"
+        )
+    return RunRecord(**content)
+
+
 def read_record(path: Path | str) -> RunRecord:
     """Read a record.json.
 
@@ -92,7 +111,9 @@ def read_record(path: Path | str) -> RunRecord:
     """
     try:
         text = Path(path).read_text()
-        record = RunRecord(**json.loads(text))
+        record = parse_record(text, path)
+    except UserError:
+        raise
     except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a complete run record: {reason}") from None

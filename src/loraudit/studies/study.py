@@ -1,13 +1,8 @@
-"""Studies: from a YAML file to named runs.
-
-A study's fields come in layers, later ones winning: config/defaults.yaml, the study's protocol
-(config/protocols), the study's own `defaults`; then each layer's `per_task` and `per_method`; then
-the grid block; then switches on the command line.
-"""
+"""What a study is: a question, the named runs that answer it, and what they are compared with."""
 
 from collections import Counter
 
-from loraudit.studies.names import _cell_parts
+from loraudit.studies.names import cell_id
 from loraudit.studies.reference import Reading
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study_file import Margin
@@ -59,7 +54,7 @@ class Study(Frozen):
         out: dict[str, RunSpec] = {}
         for run in self.runs:
             if run.spec.crosschecked:
-                out.setdefault(cell_id(run), run.spec)
+                out.setdefault(cell_id(run.spec, run.label), run.spec)
         return out
 
     def describe(self) -> str:
@@ -69,9 +64,3 @@ class Study(Frozen):
         warm = sum(run.spec.warm_start is not None for run in self.runs)
         started = f"; {warm} of them start from another run's adapter" if warm else ""
         return f"{len(self.runs)} runs ({methods}{started}), {len(self.cells())} cross-checks"
-
-
-def cell_id(run: Run) -> str:
-    """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<tag>]."""
-    variant = "-".join(filter(None, [*_cell_parts(run.spec), run.label]))
-    return f"{run.spec.task.name}/{run.spec.model.name}/{variant}"

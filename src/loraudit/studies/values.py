@@ -15,13 +15,8 @@ class Frozen(BaseModel):
 
 Positive = Annotated[float, Field(gt=0)]
 
-
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.studies.entries import HubSource, TaskEntry
-from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.method_settings import ALoRA
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.values import validated
 
@@ -105,6 +105,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
         peak_device_memory_mib,
         peak_memory_mib,
     )
+    from loraudit.training.method import method_of
 
     if not launch.get("use_cpu") and not torch.cuda.is_available():
         raise UserError("its launch file asks for a GPU, and this machine has none")
@@ -112,7 +113,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     spec: RunSpec = validated(RunSpec, fields, "spec")
     accelerator = run.make_accelerator(spec)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
-    module = _method(spec).apply(shorten(_base(spec, folders["model"]), spec), spec)
+    module = method_of(spec).apply(shorten(_base(spec, folders["model"]), spec), spec)
     ready = time.monotonic() - started
     examples, pad, real = _examples(spec, folders)
     started = time.monotonic()
@@ -129,7 +130,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
         "ready_seconds": ready + max(0.0, first - FIRST * mean),
         "memory_mib": peak_memory_mib(),
         "device_mib": peak_device_memory_mib(),
-        "saved_values": 0 if spec.method == "full" else parameters["trainable"],
+        "saved_values": parameters["trainable"] if spec.facts.saves else 0,
         "held_values": sum(value.numel() for value in held.weights.values()),
         "ranks": sum(adapter_ranks(module).values()),
         "real_rows": real,
@@ -162,12 +163,6 @@ def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> 
         few = min(SAMPLE_ROWS, spec.train_rows or SAMPLE_ROWS, _rows(tokens))
         crosscheck(spec.model_copy(update={"train_rows": few}), tokens, folders["model"])
     return time.monotonic() - started
-
-
-def _method(spec: RunSpec):
-    import importlib
-
-    return importlib.import_module(METHOD_MODULES[spec.method])
 
 
 def _base(spec: RunSpec, folder: Path):
@@ -314,7 +309,7 @@ def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:
     A round passes its rows twice for each of `ranks`, from the rank's block on: half of the model,
     on average.
     """
-    if spec.alora is None:
+    if not isinstance(spec.settings, ALoRA):
         return 0
-    rounds = sum(step < spec.epochs * per_epoch for step in spec.alora.steps(per_epoch))
-    return rounds * ranks * spec.alora.rows
+    rounds = sum(step < spec.epochs * per_epoch for step in spec.settings.steps(per_epoch))
+    return rounds * ranks * spec.settings.rows

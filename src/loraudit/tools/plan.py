@@ -31,7 +31,6 @@ from loraudit.base.yaml_file import read_yaml
 from loraudit.report.tables import size
 from loraudit.studies import paths
 from loraudit.studies.expand import load_configured
-from loraudit.studies.methods import METHOD_MODULES
 from loraudit.studies.names import targets_name
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Run, Study
@@ -149,12 +148,17 @@ def cost_key(spec: RunSpec) -> str:
     """Return what decides a run's cost: all fields but the seed and the optimizer's."""
     exact = ("train_rows", "validation_rows", "epochs", "rank")
     dropped = {name for name in FREE if name not in exact}
-    return spec.model_dump_json(exclude=dropped)
+    return _without(spec, dropped)
 
 
 def class_key(spec: RunSpec) -> str:
     """Return what decides a step's cost: model, method, targets, batch, lengths, precision."""
-    return spec.model_dump_json(exclude=set(FREE))
+    return _without(spec, set(FREE))
+
+
+def _without(spec: RunSpec, dropped: set[str]) -> str:
+    """Return a run's fields as JSON text, some of them left out."""
+    return json.dumps({key: value for key, value in spec.flat().items() if key not in dropped})
 
 
 def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
@@ -211,7 +215,7 @@ def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> C
     notes: list[str] = []
     named: dict[str, str] = {}
     tasks: list[Task] = []
-    for run in sorted(runs, key=lambda run: -(run.spec.rank or 0)):
+    for run in sorted(runs, key=lambda run: -_rank(run.spec)):
         key = class_key(run.spec)
         if key not in named:
             task = _class_task(run, machine, notes)
@@ -239,14 +243,14 @@ def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
     spec, folders = run.spec, _folders(run.spec)
     model = folders["model"]
     source = calibrate.model_source(spec, model)
-    what = f"{spec.task.name} {spec.model.name} {spec.method} {_targets(spec)}".strip()
+    what = f"{spec.task.name} {spec.model.name} {spec.method} {targets_name(spec)}".strip()
     if source is None:
         notes.append(
             f"{what}: no estimate: the model is not here; `snakemake --cores 1 "
             f"{model}/manifest.json --config ...` fetches it"
         )
         return None
-    code = code_digest("scripts/train.py", METHOD_MODULES[spec.method])
+    code = code_digest("scripts/train.py", spec.facts.module)
     folders["model"] = source
     key = _cache_key(machine, code, class_key(spec), calibrate.readable(folders), source)
     arguments = spec.model_dump(mode="json"), folders, machine.profile(), machine.threads
@@ -262,15 +266,15 @@ def _folders(spec: RunSpec) -> dict[str, Path]:
     }
 
 
-def _targets(spec: RunSpec) -> str:
-    return targets_name(spec) if spec.adapter else ""
+def _rank(spec: RunSpec) -> int:
+    return spec.adapter.rank if spec.adapter else 0
 
 
 def _crosscheck_tasks(study: Study, jobs: Jobs, machine: Machine) -> dict[str, Task]:
     """Return one cross-check to time per model: of the cell with the most matrices and rank."""
     todo = [spec for cell, spec in study.cells().items() if cell in jobs.cells]
     largest: dict[str, RunSpec] = {}
-    for spec in sorted(todo, key=lambda spec: (len(spec.targets or ()), spec.rank or 0)):
+    for spec in sorted(todo, key=lambda spec: (len(spec.lora.targets), _rank(spec))):
         folders = _folders(spec)
         if calibrate.readable(folders) and (folders["model"] / "model.safetensors").is_file():
             largest[spec.model.name] = spec
@@ -434,7 +438,7 @@ def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) 
     kinds: dict[tuple, Counter] = {}
     for run in runs:
         spec, found = run.spec, estimates[run.id]
-        names = spec.task.name, spec.model.name, spec.method, _targets(spec)
+        names = spec.task.name, spec.model.name, spec.method, targets_name(spec)
         counts = kinds.setdefault((*names, found), Counter())
         counts["runs"] += 1
         counts["to do"] += run.id in todo

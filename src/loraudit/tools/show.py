@@ -1,10 +1,10 @@
 """One run in full, and two runs or studies side by side, from their files."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-from pydantic import BaseModel
 
 from loraudit.analysis.collect import read_run, read_study
 from loraudit.analysis.statistics import (
@@ -50,31 +50,34 @@ def describe(folder: Path) -> dict:
 
 def spec_values(spec: RunSpec) -> dict[str, object]:
     """Return a spec's fields, tasks and models by name, and by their source."""
-    values = spec.model_dump(mode="json")
+    values = spec.flat()
     named = {"task": spec.task.name, "model": spec.model.name}
     sources = {
         f"{name} source": " ".join(str(value) for value in values[name]["source"].values() if value)
         for name in named
     }
     start = spec.warm_start.run if spec.warm_start else None
-    targets = "+".join(spec.targets) if spec.targets else None
+    targets = "+".join(spec.adapter.targets) if spec.adapter else None
     return {**values, **named, **sources, "warm_start": start, "targets": targets}
 
 
 def spec_difference(left: RunSpec, right: RunSpec) -> dict[str, dict[str, object]]:
     """Return {field: {"left": value, "right": value}} of the fields in which two specs differ."""
     one, two = spec_values(left), spec_values(right)
-    found = {k: {"left": one[k], "right": two[k]} for k in one if one[k] != two[k]}
-    for name in RunSpec.model_fields:
-        seen = name in found or f"{name} source" in found
-        if getattr(left, name) != getattr(right, name) and not seen:
-            found[name] = {"left": _whole(left, name), "right": _whole(right, name)}
-    return found
+    pairs = {name: (one.get(name), two.get(name)) for name in one | two}
+    different = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    one, two = left.flat(), right.flat()
+    for name in one | two:  # an entry may differ in more than its name and source
+        seen = name in different or f"{name} source" in different
+        if one.get(name) != two.get(name) and not seen:
+            different[name] = (_whole(one.get(name)), _whole(two.get(name)))
+    return {
+        name: dict(zip(("left", "right"), pair, strict=True)) for name, pair in different.items()
+    }
 
 
-def _whole(spec: RunSpec, field: str) -> str:
-    value = getattr(spec, field)
-    return value.model_dump_json() if isinstance(value, BaseModel) else str(value)
+def _whole(value: object) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def costs(record: RunRecord) -> dict[str, object]:

@@ -33,9 +33,9 @@ from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
-from loraudit.studies.methods import METHOD_MODULES
-from loraudit.studies.record import RunRecord, run_files, seal
-from loraudit.studies.spec import digest, with_defaults
+from loraudit.studies.methods import METHODS
+from loraudit.studies.record import RunRecord, parse_record, run_files, seal
+from loraudit.studies.spec import digest
 from loraudit.studies.study import Run, Study
 
 TRAIN_SCRIPT = Path("scripts/train.py")
@@ -159,7 +159,10 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
         return
     try:
         text = path.read_text()
-        record = RunRecord(**json.loads(text))
+        record = parse_record(text, path)
+    except UserError as error:
+        yield Finding("problem", str(path), str(error).removeprefix(f"{path}: "))
+        return
     except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         yield Finding("problem", str(path), f"not a complete run record: {reason}")
@@ -200,17 +203,14 @@ def _check_spec(case: Case, run: Run, expected: dict[str, Run] | None) -> Findin
         written = read_json(case.folder / "spec.json")
     except (OSError, ValueError):
         written = None
-    if with_defaults(written) != record.spec.model_dump(mode="json"):
+    if written != record.spec.model_dump(mode="json"):
         yield case.problem("spec.json", "not the spec of record.json")
     asked = run if expected is None else expected.get(run.id)
     if asked is None:
         yield case.problem("record.json", "stale: the study no longer asks for this run")
     elif asked.spec != record.spec:
-        fields = [
-            name
-            for name in type(asked.spec).model_fields
-            if getattr(asked.spec, name) != getattr(record.spec, name)
-        ]
+        wanted, has = asked.spec.flat(), record.spec.flat()
+        fields = [name for name in wanted | has if wanted.get(name) != has.get(name)]
         text = f"stale: made from another spec than the study asks for ({', '.join(fields)})"
         yield case.problem("record.json", text)
 
@@ -229,7 +229,7 @@ def _check_code(case: Case) -> Findings:
 @functools.cache
 def training_code(method: str) -> str:
     """Return the digest of the code that trains a method, as rule train has it."""
-    return code_digest(TRAIN_SCRIPT, METHOD_MODULES[method])
+    return code_digest(TRAIN_SCRIPT, METHODS[method].module)
 
 
 def _check_evidence(case: Case) -> Findings:
@@ -321,7 +321,7 @@ def _labels(path: Path) -> pd.Series | None:
 def _as_many(case: Case, adapter: int) -> bool:
     """Tell whether a folder may hold so many values of A and B; AdaLoRA's has no masked ranks."""
     said = case.record.train.parameters["adapter"]
-    return adapter <= said if case.record.spec.method == "adalora" else adapter == said
+    return adapter <= said if case.record.spec.facts.masks_ranks else adapter == said
 
 
 def _check_adapter(case: Case) -> Findings:

@@ -291,7 +291,7 @@ def _check_output(model, entry: ModelEntry) -> None:
 
 def _trial_spec(entry: ModelEntry):
     """Return a run's spec on a task of two classes, with rank 1 on every matrix."""
-    from loraudit.studies.spec import RunSpec
+    from loraudit.studies.expand import make_spec
 
     defaults = {
         k: v for k, v in read_yaml(paths.CONFIG / "defaults.yaml").items() if k != "per_method"
@@ -306,4 +306,4 @@ def _trial_spec(entry: ModelEntry):
         headline="accuracy",
     )
     own = {"task": task, "model": entry, "targets": tuple(entry.modules), "rank": 1}
-    return validated(RunSpec, {**defaults, **own, "max_length": 8}, "trial")
+    return make_spec({**defaults, **own, "max_length": 8}, "trial")

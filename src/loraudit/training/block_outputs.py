@@ -24,7 +24,7 @@ def blocks_of(model: nn.Module, entry: ModelEntry) -> dict[str, nn.Module]:
     return {name: model.get_submodule(name) for name in names} if len(patterns) == 1 else {}
 
 
-class Prefix:
+class KeptOutputs:
     """Outputs of blocks by the name of a pass; without blocks, passes are whole.
 
     Args:

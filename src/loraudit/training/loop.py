@@ -20,12 +20,8 @@ from loraudit.data.batches import Examples, collate, global_batches, sorted_batc
 from loraudit.studies.spec import derive_seed
 from loraudit.training import metrics
 from loraudit.training.accounting import out_of_memory
-from loraudit.training.state import (
-    Controller,
-    State,
-    keep,
-    note_ranks,
-)
+from loraudit.training.method import Controller
+from loraudit.training.state import State, keep, note_ranks
 
 EVALUATED = 4
 """Micro batches' rows in one evaluation batch: without a backward pass they fit where one did."""

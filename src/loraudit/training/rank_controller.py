@@ -1,7 +1,7 @@
-"""What methods that move ranks between layers share: when, how often, and a word if never.
+"""What controllers share that move ranks between layers while a run trains.
 
-The training loop calls a method's controller (train.Controller); ALoRA's and AdaLoRA's are
-subclasses of this one.
+The training loop calls a method's controller (method.py); ALoRA's and AdaLoRA's are subclasses of
+the one here, which counts how often ranks moved and warns if they never did.
 """
 
 import math
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from loraudit.training.state import State
 
 
-class Adaptive:
-    """A controller of ranks; a subclass gives `ranks` and `allocate`.
+class RankController:
+    """A controller of ranks; a subclass defines `ranks`, `allocate` and `restore`.
 
     Args:
         state: the loop's, prepared.

@@ -1,11 +1,9 @@
-"""The training loop: one RunSpec in, one folder with a record out.
+"""The life of a run: one RunSpec in, one folder with a record out.
 
-Read from `train` downwards: it is in the order in which things happen. Accelerate carries the
-processes, devices and precision. Which rows make up an optimizer step is decided here, so that the
-global batch is what the spec says, whatever the number of processes.
+Read from `train` downwards: it is in the order in which things happen. The loop itself is in
+loop.py.
 """
 
-import importlib
 import math
 import os
 import sys
@@ -28,7 +26,6 @@ from loraudit.data.batches import (
     pad_id,
     scored_splits,
 )
-from loraudit.studies.methods import METHOD_MODULES
 from loraudit.studies.record import RunRecord, Train, read_record, run_files, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.training.accounting import (
@@ -44,6 +41,7 @@ from loraudit.training.journal import write_journal
 from loraudit.training.loop import (
     run_epochs,
 )
+from loraudit.training.method import method_of
 from loraudit.training.schedule import learning_rate, make_schedule
 from loraudit.training.state import (
     State,
@@ -86,15 +84,14 @@ def train(
     splits = ("train", *scored_splits(spec, tokens))
     examples = {split: load_examples(spec, tokens, split) for split in splits}
     whole = model_parameters(base)
-    method = importlib.import_module(METHOD_MODULES[spec.method])
+    method = method_of(spec)
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
-    copied = method.start_from(model, spec, start / "adapter") if spec.warm_start else []
+    copied = method.start_from(model, spec, start / "adapter") if start else []
     held = base_bytes(model, spec.model.head)
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
     state.started = started
-    if hasattr(method, "controller"):
-        state.controller = method.controller(state, examples)
+    state.controller = method.controller(state, examples)
     provenance = {
         **environment(),
         "processes": accelerator.num_processes,
@@ -110,7 +107,7 @@ def train(
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
             return
-        take_up(state)
+        take_up(state, checkpoints)
         run_epochs(state, examples)
         if accelerator.is_main_process:
             export_best(state, out / "adapter")
@@ -134,9 +131,10 @@ def train(
 
 
 def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpoints) -> bool:
-    """Tell whether another process, which was waited for, has completed this very run.
+    """Tell whether this very run was completed by another process while this one waited for it.
 
-    That is so when a Snakemake was killed and its job lived on while the next Snakemake came to it.
+    That happens when a Snakemake is killed, its job lives on, and the next Snakemake starts the
+    same run.
     """
     found = 0.0
     if checkpoints.waited and (out / "record.json").is_file():
@@ -157,7 +155,7 @@ def export_best(state: State, folder: Path) -> None:
         state.controller.restore(best.ranks)
     best.restore(state.bare)
     with folder_atomic(folder) as new:
-        importlib.import_module(METHOD_MODULES[spec.method]).export(state.bare, spec, new)
+        method_of(spec).export(state.bare, spec, new)
 
 
 def train_result(state: State, **facts: Any) -> Train:

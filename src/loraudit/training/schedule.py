@@ -14,7 +14,8 @@ def learning_rate(spec: RunSpec, parameter: str) -> float:
     Hayou, Ghosh and Yu 2024 (LoRA+). Their code and PEFT's give the higher rate to every other
     one-dimensional parameter too (the head's biases); here it is B's alone.
     """
-    return spec.learning_rate * (spec.lora_plus or 1 if "lora_B" in parameter else 1)
+    ratio = spec.adapter.lora_plus if spec.adapter and "lora_B" in parameter else None
+    return spec.learning_rate * (ratio or 1)
 
 
 def make_schedule(

@@ -3,7 +3,7 @@
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -13,42 +13,16 @@ from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import adapter_ranks
 from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.journal import Best, Journal, put_weights, trained_weights
-
-
-class Controller(Protocol):
-    """What a method does between steps: moves ranks, adds a penalty (alora.py, adalora.py).
-
-    The method's module makes it by `controller(state, examples)`, model and optimizer being ready.
-    """
-
-    counts: dict[str, float]
-    """what it cost, for the record"""
-    with_gradients: bool
-    """whether it needs the step's gradients; if not, it acts once they and the step are dealt with,
-    and may be stopped half-way and begun anew"""
-
-    def penalty(self) -> torch.Tensor | None:
-        """Return a regulariser to add, once a step, to the mean loss."""
-
-    def after_step(self, step: int) -> None:
-        """Act after step `step` (from 1) of optimizer and schedule."""
-
-    def ranks(self) -> dict[str, int]:
-        """Return the rank in use of each adapted layer, by full name."""
-
-    def restore(self, ranks: dict[str, int]) -> None:
-        """Bring the layers to these ranks, before weights of that shape are put in."""
-
-    def state_dict(self) -> dict:
-        """Return plain values and tensors."""
-
-    def load_state_dict(self, content: dict) -> None:
-        """Take over `state_dict`'s, and bring layers and optimizer to the shapes they had then."""
+from loraudit.training.method import Controller
 
 
 @dataclass
 class State:
-    """What the loop works on: `bare` is the model as the method left it, `model` as prepared."""
+    """What the loop works on.
+
+    `bare` is the model as the method left it; `model` is the same as Accelerate has wrapped it.
+    `pad` is the token that fills short rows of a batch.
+    """
 
     spec: RunSpec
     accelerator: Accelerator
@@ -63,18 +37,20 @@ class State:
     checkpoints: Checkpoints | None = None
 
     def heed(self) -> None:
-        """Stop here if a signal came; several processes, which wait for each other, go on.
+        """Stop here if a signal came.
+
+        Several processes wait for each other at every step, so they stop in `keep` instead.
 
         Raises:
             SystemExit: after a checkpoint.
         """
         if self.accelerator.num_processes == 1 and self.checkpoints and self.checkpoints.signal:
-            stop(self)
+            stop(self, self.checkpoints)
 
 
-def take_up(state: State) -> None:
+def take_up(state: State, checkpoints: Checkpoints) -> None:
     """Go on from the run's newest whole checkpoint, if there is one."""
-    content = state.checkpoints.load()
+    content = checkpoints.load()
     if content is None:
         note_ranks(state)
         return
@@ -88,11 +64,11 @@ def take_up(state: State) -> None:
     state.started -= content["seconds"]
     step = state.journal.step
     state.journal.resumed.append({"step": step, "processor": content["processor"]})
-    state.checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
+    checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
 
 
-def save_checkpoint(state: State) -> bool:
-    """Save all that `take_up` needs; returns whether it was written."""
+def save_checkpoint(state: State, checkpoints: Checkpoints) -> bool:
+    """Save all that `take_up` needs, and return whether it was written."""
     content = {
         "journal": {**vars(state.journal), "best": vars(state.journal.best)},
         "weights": trained_weights(state.bare),
@@ -102,15 +78,15 @@ def save_checkpoint(state: State) -> bool:
         "seconds": time.monotonic() - state.started,
         "processor": processor(),
     }
-    return state.checkpoints.save(state.journal.step, content)
+    return checkpoints.save(state.journal.step, content)
 
 
-def stop(state: State) -> NoReturn:
+def stop(state: State, checkpoints: Checkpoints) -> NoReturn:
     """Save a checkpoint and end this process as the signal would have."""
-    step, number = state.journal.step, state.checkpoints.signal or signal.SIGTERM
-    saved = save_checkpoint(state)
+    step, number = state.journal.step, checkpoints.signal or signal.SIGTERM
+    saved = save_checkpoint(state, checkpoints)
     kept = "the next start goes on from here" if saved else "the work since the last one is lost"
-    state.checkpoints.say(f"stopped by {signal.Signals(number).name} at step {step}; {kept}")
+    checkpoints.say(f"stopped by {signal.Signals(number).name} at step {step}; {kept}")
     raise SystemExit(128 + number)
 
 
@@ -125,12 +101,16 @@ def note_ranks(state: State) -> None:
 
 
 def keep(state: State) -> None:
-    """Save a checkpoint if it is time for one, on any process; stop if a signal came."""
-    if state.checkpoints is None:
+    """Save a checkpoint when it is time for one, and stop if a signal came.
+
+    What one process asks for, all processes do, because a checkpoint holds a part of each.
+    """
+    checkpoints = state.checkpoints
+    if checkpoints is None:
         return
-    asked = torch.tensor([state.checkpoints.signal is not None, state.checkpoints.due()])
+    asked = torch.tensor([checkpoints.signal is not None, checkpoints.due()])
     asked = state.accelerator.reduce(asked.float().to(state.accelerator.device), "sum")
     if asked[0]:
-        stop(state)
+        stop(state, checkpoints)
     if asked[1]:
-        save_checkpoint(state)
+        save_checkpoint(state, checkpoints)

@@ -1,4 +1,4 @@
-"""ALoRA: ranks move to where an ablation says that they matter; method "alora".
+"""ALoRA: ranks move to where an ablation says that they matter.
 
 Liu et al., NAACL 2024 (arXiv 2403.16187), Algorithm 1. Training starts as LoRA of rank r in every
 layer. After K1 epochs, and then every K2 epochs, at most N_A times:
@@ -14,10 +14,10 @@ The budget, the sum of ranks, is therefore what it was. The paper leaves open: w
 what M_r switches off (fields of the spec's `alora`); what happens when every layer lost a rank
 (here all then share the new ones by the same rule, since the budget is to stay); and whether
 scoring is done without dropout (here: yes). Every rank keeps the scaling alpha / r of the start, so
-moving ranks rescales none that stay. Optimizer state: gates.py.
+moving ranks rescales none that stay. Optimizer state: rank_moves.py.
 
-Scoring costs two forward passes for each rank, from the rank's block upwards (prefix.py), and whole
-ones for S(M) and for the model without ranks.
+Scoring costs two forward passes for each rank, from the rank's block upwards
+(block_outputs.py), and whole ones for S(M) and for the model without ranks.
 """
 
 import math
@@ -31,16 +31,16 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from loraudit.adapters.inject import apply as apply
-from loraudit.adapters.inject import export as export
 from loraudit.adapters.inject import lora_layers
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.data.batches import Examples, collate, sorted_batches
-from loraudit.studies.spec import ALoRA, derive_seed
-from loraudit.training.block_outputs import Prefix, blocks_of
-from loraudit.training.rank_controller import Adaptive
+from loraudit.studies.method_settings import ALoRA as Settings
+from loraudit.studies.spec import derive_seed
+from loraudit.training.block_outputs import KeptOutputs, blocks_of
+from loraudit.training.methods.lora import LoRA
+from loraudit.training.rank_controller import RankController
 from loraudit.training.rank_moves import gated, grow, prune, resize
 
 if TYPE_CHECKING:
@@ -54,22 +54,25 @@ Scores = dict[str, Tensor]
 """Layer name -> importance of its ranks (rank,), float64."""
 
 
-def controller(state: "State", examples: dict[str, Examples]) -> "Controller":
-    """Return what moves the ranks of a run.
+class ALoRA(LoRA):
+    """Starts and is saved as LoRA; its controller moves ranks on the way."""
 
-    Raises:
-        UserError: settings that do not fit the data or the model.
-    """
-    return Controller(state, examples)
+    def controller(self, state: "State", examples: dict[str, Examples]) -> "ALoRAController":
+        """Return what moves the ranks of a run.
+
+        Raises:
+            UserError: settings that do not fit the data or the model.
+        """
+        return ALoRAController(state, examples)
 
 
-class Controller(Adaptive):
-    """Moves ranks by ALoRA's rule; `Adaptive` says when it is called."""
+class ALoRAController(RankController):
+    """Moves ranks by ALoRA's rule; `RankController` says when it is called."""
 
     def __init__(self, state: "State", examples: dict[str, Examples]):
         super().__init__(state, len(examples["train"]))
-        assert state.spec.alora is not None  # the spec sees to it
-        self.settings: ALoRA = state.spec.alora
+        assert isinstance(state.spec.settings, Settings)  # the spec sees to it
+        self.settings = state.spec.settings
         self.layers = lora_layers(state.bare)
         self.at = round_steps(self.settings, self.per_epoch, self.steps)
         self.pruned = self._pruned()
@@ -78,7 +81,7 @@ class Controller(Adaptive):
         cuts = sorted_batches(split.lengths[rows], -(-len(rows) // CUTS))
         self.batches = [self._batch(split, rows[cut]) for cut in cuts]
         compiled = state.spec.compute == "compiled"  # its graph is of whole passes
-        self.prefix = Prefix({} if compiled else blocks_of(state.bare, state.spec.model))
+        self.prefix = KeptOutputs({} if compiled else blocks_of(state.bare, state.spec.model))
         names = ("rounds", "moved_ranks", "scoring_forwards", "scoring_rows", "scoring_tokens")
         self.counts |= dict.fromkeys(names, 0) | {"scoring_seconds": 0.0}
 
@@ -162,8 +165,7 @@ class Controller(Adaptive):
 
     def _pruned(self) -> int:
         """Return n_A."""
-        kinds = len(self.state.spec.targets or ())
-        words = {"modules": len(self.layers), "kinds": kinds}
+        words = {"modules": len(self.layers), "kinds": len(self.state.spec.lora.targets)}
         asked, total = self.settings.pruned, sum(self.ranks().values())
         count = words[asked] if isinstance(asked, str) else asked
         if count >= total:
@@ -192,7 +194,7 @@ class Controller(Adaptive):
             models[:] = [self.state.model if model is old else model for model in models]
 
 
-def round_steps(settings: ALoRA, per_epoch: int, steps: int) -> list[int]:
+def round_steps(settings: Settings, per_epoch: int, steps: int) -> list[int]:
     """Return the steps after which ranks move, all before the last step.
 
     Raises:
@@ -208,7 +210,7 @@ def round_steps(settings: ALoRA, per_epoch: int, steps: int) -> list[int]:
     return found
 
 
-def scoring_rows(settings: ALoRA, rows: int, seed: int) -> np.ndarray:
+def scoring_rows(settings: Settings, rows: int, seed: int) -> np.ndarray:
     """Return the rows of the fixed batch, by the run's seed, in ascending order.
 
     Raises:
@@ -229,7 +231,7 @@ def importance(
     alone: str = "model",
     share: tuple[int, int] = (0, 1),
     gather: Callable[[list], list] = list,
-    prefix: Prefix | None = None,
+    prefix: KeptOutputs | None = None,
     heed: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score every rank: IS(r) = S(M) - S(M\\r) + S(M_r).
@@ -246,7 +248,7 @@ def importance(
     ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
     mine = ranks[share[0] :: share[1]]
     none = {name: torch.zeros(layer.rank) for name, layer in layers.items()}
-    prefix, found = prefix or Prefix(), []
+    prefix, found = prefix or KeptOutputs(), []
     with prefix.kept_as("whole"):
         whole = score()
     if alone == "model":

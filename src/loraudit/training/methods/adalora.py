@@ -1,4 +1,4 @@
-"""AdaLoRA (Zhang et al., ICLR 2023) as PEFT has it; method "adalora".
+"""AdaLoRA (Zhang et al., ICLR 2023) as PEFT has it.
 
 The update is P diag(lambda) Q, in PEFT's names lora_B, lora_E and lora_A, times
 alpha / (initial rank + 1e-5). PEFT masks: shapes stay, and a rank out of use has its lambda set to
@@ -25,8 +25,10 @@ from loraudit.adapters.peft_folder import PREFIX, write_folder
 from loraudit.adapters.peft_twin import base_name, refreeze_head
 from loraudit.base.errors import UserError
 from loraudit.data.batches import Examples
+from loraudit.studies.method_settings import AdaLoRA as Settings
 from loraudit.studies.spec import RunSpec, derive_seed
-from loraudit.training.rank_controller import Adaptive
+from loraudit.training.method import Method
+from loraudit.training.rank_controller import RankController
 
 if TYPE_CHECKING:
     from loraudit.training.state import State
@@ -35,74 +37,75 @@ NAME = "default"
 """PEFT's name of the adapter."""
 
 
-def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
-    """Wrap the model with PEFT's AdaLoRA; P and Q are drawn per layer, by a derived seed.
+class AdaLoRA(Method):
+    """PEFT's AdaLoraModel; its controller calls PEFT's rank allocator."""
 
-    The schedule needs the number of steps, so the controller sets it.
+    def apply(self, model: nn.Module, spec: RunSpec) -> nn.Module:
+        """Wrap the model with PEFT's AdaLoRA; P and Q are drawn per layer, by a derived seed.
 
-    Raises:
-        UserError: a target that this model lacks.
-    """
-    assert spec.adalora is not None and spec.rank is not None  # the spec sees to it
-    freeze(model, spec.model.head, train_head=False)
-    names = target_modules(model, spec.model, spec.targets or ())
-    settings = spec.adalora
-    config = peft.AdaLoraConfig(
-        task_type=peft.TaskType.SEQ_CLS,
-        target_r=spec.rank,
-        init_r=settings.start(spec.rank),
-        lora_alpha=spec.alpha,
-        lora_dropout=spec.lora_dropout,
-        target_modules=list(names),
-        modules_to_save=list(spec.model.head),
-        **settings.model_dump(include={"deltaT", "beta1", "beta2", "orth_reg_weight"}),
-        total_step=1,
-    )
-    wrapped = peft.get_peft_model(model, config)
-    for name in names:
-        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
-        wrapped.get_submodule(PREFIX + name).reset_lora_parameters(NAME)
-    refreeze_head(wrapped, spec)
-    return wrapped
+        The schedule needs the number of steps, so the controller sets it.
+
+        Raises:
+            UserError: a target that this model lacks.
+        """
+        adapter, settings = spec.lora, spec.settings
+        assert isinstance(settings, Settings)  # the spec sees to it
+        freeze(model, spec.model.head, train_head=False)
+        names = target_modules(model, spec.model, adapter.targets)
+        config = peft.AdaLoraConfig(
+            task_type=peft.TaskType.SEQ_CLS,
+            target_r=adapter.rank,
+            init_r=settings.start(adapter.rank),
+            lora_alpha=adapter.alpha,
+            lora_dropout=adapter.lora_dropout,
+            target_modules=list(names),
+            modules_to_save=list(spec.model.head),
+            **settings.model_dump(include={"deltaT", "beta1", "beta2", "orth_reg_weight"}),
+            total_step=1,
+        )
+        wrapped = peft.get_peft_model(model, config)
+        for name in names:
+            torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
+            wrapped.get_submodule(PREFIX + name).reset_lora_parameters(NAME)
+        refreeze_head(wrapped, spec)
+        return wrapped
+
+    def export(self, model: nn.Module, spec: RunSpec, folder: Path) -> None:
+        """Save every rank whose lambda is not zero, and the head, as PEFT's own loading expects."""
+        config = model.peft_config[NAME]
+        kept = config.rank_pattern
+        config.rank_pattern = {
+            name.removesuffix(f".{NAME}"): (parameter != 0).view(-1).tolist()
+            for name, parameter in model.base_model.model.named_parameters()
+            if name.endswith(f".lora_E.{NAME}")
+        }
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in peft.get_peft_model_state_dict(model).items()
+        }
+        written = copy.copy(config)
+        config.rank_pattern = kept
+        written.inference_mode, written.base_model_name_or_path = True, base_name(spec)
+        write_folder(state, written, folder)
+
+    def controller(self, state: "State", examples: dict[str, Examples]) -> "AdaLoRAController":
+        """Return what allocates the ranks of a run.
+
+        Raises:
+            UserError: a schedule that leaves no step to allocate in.
+        """
+        return AdaLoRAController(state, examples)
 
 
-def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
-    """Save every rank whose lambda is not zero, and the head, as PEFT's own loading expects."""
-    config = model.peft_config[NAME]
-    kept = config.rank_pattern
-    config.rank_pattern = {
-        name.removesuffix(f".{NAME}"): (parameter != 0).view(-1).tolist()
-        for name, parameter in model.base_model.model.named_parameters()
-        if name.endswith(f".lora_E.{NAME}")
-    }
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in peft.get_peft_model_state_dict(model).items()
-    }
-    written = copy.copy(config)
-    config.rank_pattern = kept
-    written.inference_mode, written.base_model_name_or_path = True, base_name(spec)
-    write_folder(state, written, folder)
-
-
-def controller(state: "State", examples: dict[str, Examples]) -> "Controller":
-    """Return what allocates the ranks of a run.
-
-    Raises:
-        UserError: a schedule that leaves no step to allocate in.
-    """
-    return Controller(state, examples)
-
-
-class Controller(Adaptive):
-    """Calls PEFT's allocator; `Adaptive` says when."""
+class AdaLoRAController(RankController):
+    """Calls PEFT's allocator; `RankController` says when."""
 
     with_gradients = True
 
     def __init__(self, state: "State", examples: dict[str, Examples]):
         super().__init__(state, len(examples["train"]))
-        settings = state.spec.adalora
-        assert settings is not None  # the spec sees to it
+        settings = state.spec.settings
+        assert isinstance(settings, Settings)  # the spec sees to it
         self.tuner = state.bare.base_model
         self.config, self.allocator = self.tuner.peft_config[NAME], self.tuner.rankallocator
         tinit, tfinal = (_steps(part, self.steps) for part in (settings.tinit, settings.tfinal))

@@ -1,0 +1,178 @@
+"""Grid blocks and ablations of a study file, expanded into points: one point per run.
+
+A point's fields come in layers, later ones winning: each layer's `defaults`; then each layer's
+`per_task` and `per_method`; then the block itself, whose list-valued fields are axes.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.studies.methods import METHODS
+from loraudit.studies.spec import FLAT_FIELDS
+from loraudit.studies.study import BASE, Switch
+from loraudit.studies.study_file import AblationFile, Layer, StudyFile
+
+NAMED = ("task", "model", "method", "rank", "targets", "seed")
+"""Fields that show in a run's name by themselves; other axes are added to its label."""
+
+MOST_RUNS = 100_000
+"""Runs of one grid block: ten times what planning was measured with."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a study's grid: a run's fields as the files give them, names not yet resolved.
+
+    `label` is what the run's name says beyond `NAMED`; `where` is the place in the study file, for
+    error messages.
+    """
+
+    fields: Mapping[str, Any]
+    label: str
+    where: str
+
+    @property
+    def starts_warm(self) -> bool:
+        """Whether the run starts from another run's adapter."""
+        method = METHODS.get(self.fields["method"])
+        adapter = method is not None and method.trains == "adapter"
+        return adapter and bool(self.fields.get("warm_start"))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A mapping of fields from a study file, and its place there."""
+
+    fields: Mapping[str, Any]
+    where: str
+
+
+def legal_fields() -> list[str]:
+    """Return the names that fields of a run may have in a study file."""
+    return [*FLAT_FIELDS, *(name for name, method in METHODS.items() if method.settings)]
+
+
+def check_known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
+    """Refuse a key that is not legal.
+
+    Raises:
+        UserError: with the nearest legal key.
+    """
+    legal = list(legal)
+    for key in keys:
+        if key not in legal:
+            raise unknown(where, key, legal)
+
+
+def study_switches(file: StudyFile) -> tuple[Switch, ...]:
+    """Return the switches of a study file's ablation; none without one."""
+    changes = file.ablation.switches if file.ablation else {}
+    return tuple(Switch(label=_slug(name), name=name, changes=c) for name, c in changes.items())
+
+
+def study_blocks(file: StudyFile, path: Path) -> list[Block]:
+    """Return a study file's grid blocks; an ablation is a base block and one for each switch.
+
+    Raises:
+        UserError: no blocks, a block that is no mapping, or an ablation with more than one base.
+    """
+    if not isinstance(file.grid, list) or not (file.grid or file.ablation):
+        raise UserError(f"{path}: grid: expected a list of blocks, got {file.grid!r}")
+    blocks = []
+    for number, fields in enumerate(file.grid, 1):
+        where = f"{path}: grid block {number}"
+        if not isinstance(fields, dict):
+            raise UserError(f"{where}: expected keys and values, got {fields!r}")
+        blocks.append(Block(fields, where))
+    if file.ablation:
+        base = file.ablation.base
+        _check_ablation(file.ablation, f"{path}: ablation")
+        blocks.append(Block({**base, "label": BASE}, f"{path}: ablation: base"))
+        blocks += [
+            Block({**base, **s.changes, "label": s.label}, f"{path}: ablation: {s.name}")
+            for s in study_switches(file)
+        ]
+    return blocks
+
+
+def _check_ablation(ablation: AblationFile, where: str) -> None:
+    """Refuse an ablation whose base is not one cell per task and model."""
+    axes = ("task", "model", "seed")
+    for key, value in ablation.base.items():
+        if isinstance(value, list) and key not in axes:
+            raise UserError(f"{where}: base: {key} = {value!r}: a list is legal for {axes} only")
+    for name, changes in ablation.switches.items():
+        if _slug(name) in ("", BASE):
+            raise UserError(f"{where}: switch {name!r}: its name needs letters or digits")
+        for key, value in changes.items():
+            if key in axes or isinstance(value, list):
+                raise UserError(f"{where}: {name}: a switch can't set {key} to {value!r}")
+
+
+def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
+    """Expand one block over its axes.
+
+    Raises:
+        UserError: an unknown key, a label that is not fit for a path, an empty axis, too many runs,
+            or a task, model or method that is no name.
+    """
+    where = block.where
+    check_known(block.fields, [*legal_fields(), "label"], f"{where}: key")
+    shared = {key: value for layer in layers for key, value in layer.defaults.items()}
+    fields = {**shared, **block.fields}
+    label = str(fields.pop("label", ""))
+    if not re.fullmatch(r"[\w.+-]*", label):
+        raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
+    axes = _axes(fields, where)
+    points = []
+    for values in itertools.product(*axes.values()):
+        place = dict(zip(axes, values, strict=True))
+        chosen = _with_special(block, layers, {**fields, **place})
+        tags = [_tag(key, value) for key, value in place.items() if key not in NAMED]
+        if chosen.get("peft") and "peft" not in place:  # a variant that PEFT alone has
+            tags.append(_tag("peft", chosen["peft"]))
+        points.append(Point(chosen, "-".join(filter(None, [*tags, label])), where))
+    return points
+
+
+def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:
+    """Add what the layers say of a point's task and method; what the block itself says stays."""
+    for key in ("task", "model", "method"):
+        if not isinstance(fields.get(key), str):
+            raise UserError(f"{block.where}: {key} = {fields.get(key)!r}: expected a name")
+    chosen = dict(fields)
+    for part, name in (("per_task", fields["task"]), ("per_method", fields["method"])):
+        for layer in layers:
+            special = getattr(layer, part).get(name, {})
+            chosen |= {k: v for k, v in special.items() if k not in block.fields}
+    return chosen
+
+
+def _axes(fields: dict, where: str) -> dict[str, list]:
+    """Return the list-valued fields of a block, whose product makes no more than `MOST_RUNS`."""
+    axes = {key: value for key, value in fields.items() if isinstance(value, list)}
+    for key, value in axes.items():
+        if not value:
+            raise UserError(f"{where}: {key}: an empty list makes no run")
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_RUNS:
+        raise UserError(f"{where}: {count:,} runs (legal: up to {MOST_RUNS:,})")
+    return axes
+
+
+def _tag(key: str, value: Any) -> str:
+    """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter, peft-pissa."""
+    if not isinstance(value, dict):
+        return key + re.sub(r"[^\w.+-]+", "-", str(value))
+    parts = [part if isinstance(part, str) else f"{name}{part}" for name, part in value.items()]
+    return re.sub(r"[^\w.+-]+", "-", "-".join([key, *(parts or ["none"])]))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
