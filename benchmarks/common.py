@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from loraudit.studies.entry_files import load_model
-from loraudit.studies.expand import load_study
+from loraudit.studies.expand import load_study, make_spec
 from loraudit.studies.spec import RunSpec
 
 RANK = 8
@@ -24,8 +24,9 @@ def spec_of(model: str = "minilm", **changes) -> RunSpec:
     """Take the quickstart study's run of LoRA at rank 8 on q and v, with changes."""
     runs = load_study("config/studies/quickstart.yaml").runs
     specs = [run.spec for run in runs if run.spec.method == "lora"]
-    chosen = next(s for s in specs if s.rank == RANK and s.targets == ("q", "v"))
-    return chosen.model_copy(update={"model": load_model(model), **changes})
+    chosen = next(s for s in specs if s.lora.rank == RANK and s.lora.targets == ("q", "v"))
+    entries = {"task": chosen.task, "model": load_model(model)}
+    return make_spec({**chosen.flat(), **entries, **changes}, "benchmarks")
 
 
 def random_model(name: str) -> torch.nn.Module:

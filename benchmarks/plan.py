@@ -102,7 +102,7 @@ def make_results(root: Path, study: Study) -> None:
         folder = root / RESULTS / "runs" / run.id
         make_run(folder, run, random)
         if run.spec.method == "lora":
-            key = run.spec.rank, run.spec.targets
+            key = run.spec.lora.rank, run.spec.lora.targets
             if key not in adapters:
                 adapters[key] = make_adapter(base, run.spec, root / f"adapters/{len(adapters)}")
             shutil.copytree(adapters[key], folder / "adapter", copy_function=os.link)
@@ -143,9 +143,9 @@ def make_adapter(base: torch.nn.Module, spec: RunSpec, folder: Path) -> Path:
 def make_run(folder: Path, run: Run, random: np.random.Generator) -> None:
     """Write one made-up run: scores rise with the rank and spread over seeds."""
     spec = run.spec
-    centre = 0.75 + 0.01 * np.log2(spec.rank)
+    centre = 0.75 + 0.01 * np.log2(spec.lora.rank)
     scores = np.sort(random.normal(centre, 0.01, EPOCHS)).round(3)
-    adapter = 4_608 * spec.rank * len(spec.targets)
+    adapter = 4_608 * spec.lora.rank * len(spec.lora.targets)
     train = Train(
         steps=240,
         best_epoch=EPOCHS,

@@ -37,20 +37,19 @@ from loraudit.adapters.first_token import shorten
 from loraudit.base.files import write_atomic, write_json
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id, sorted_batches
 from loraudit.studies.entries import MATRICES
-from loraudit.studies.spec import ADAPTER_FIELDS, RunSpec
+from loraudit.studies.spec import RunSpec
 from loraudit.training import loop, run
 
 TOKENS, MODEL = Path("resources/tokens/snippets/minilm-128"), Path("resources/models/minilm")
 LAUNCH = ("--quiet", "--config_file", "profiles/accelerate/cpu.yaml")
 LAUNCH += ("--num_cpu_threads_per_process", "1")
-BLANK = dict.fromkeys(ADAPTER_FIELDS)
 GRID = {  # the quickstart grid's kinds of run: our spec's changes, the peer's arguments
     "q+v, r=1": ({"rank": 1}, ["--rank", "1"]),
     "q+v, r=8": ({}, []),
     "all, r=1": ({"rank": 1, "targets": MATRICES}, ["--rank", "1", "--targets", "ALL"]),
     "all, r=8": ({"targets": MATRICES}, ["--targets", "ALL"]),
-    "head": ({"method": "head", **BLANK}, ["--method", "head"]),
-    "full": ({"method": "full", **BLANK}, ["--method", "full"]),
+    "head": ({"method": "head"}, ["--method", "head"]),
+    "full": ({"method": "full"}, ["--method", "full"]),
 }
 ALL = "query,key,value,attention.output.dense,intermediate.dense,output.dense"
 STUDY_ROWS, EPOCHS = 4000, 2

@@ -38,8 +38,8 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.tables import markdown
 from loraudit.studies.entries import MATRICES
-from loraudit.studies.spec import ADAPTER_FIELDS, RunSpec
-from loraudit.training import baselines
+from loraudit.studies.spec import RunSpec
+from loraudit.training.methods.baselines import FullFineTuning
 
 LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
 TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
@@ -57,10 +57,10 @@ def limit(base: nn.Module, spec: RunSpec) -> nn.Module:
 def with_loralib(base: nn.Module, spec: RunSpec) -> nn.Module:
     """Put loralib's layers on, as microsoft/LoRA's examples do."""
     freeze(base, spec.model.head, train_head=True)
-    for name in target_modules(base, spec.model, spec.targets):
+    for name in target_modules(base, spec.model, spec.lora.targets):
         old = base.get_submodule(name)
         layer = loralib.Linear(
-            old.in_features, old.out_features, r=spec.rank, lora_alpha=spec.alpha
+            old.in_features, old.out_features, r=spec.lora.rank, lora_alpha=spec.lora.alpha
         )
         layer.weight, layer.bias = old.weight, old.bias
         base.set_submodule(name, layer)
@@ -79,8 +79,8 @@ METHODS: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
     "ours": lambda base, spec: inject.apply(shorten(base, spec), spec),
     "PEFT": peft_twin.apply,
     "loralib": with_loralib,
-    "full fine-tuning": lambda base, spec: baselines.apply(
-        base, spec.model_copy(update={"method": "full", **dict.fromkeys(ADAPTER_FIELDS)})
+    "full fine-tuning": lambda base, spec: FullFineTuning().apply(
+        base, spec.model_copy(update={"method": "full", "adapter": None})
     ),
 }
 

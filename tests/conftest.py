@@ -98,7 +98,6 @@ def _run_study() -> None:
     from loraudit.base.code_digest import code_digest
     from loraudit.report.products import study_figures
     from loraudit.studies.expand import load_configured
-    from loraudit.studies.methods import METHOD_MODULES
 
     config = {**read_yaml("config/config.yaml"), "study": "small"}
     study = load_configured(config)
@@ -113,7 +112,7 @@ def _run_study() -> None:
     script("study", config=json.dumps(config), out=f"{results}/study.json")
     for run in study.runs:
         folders = {"tokens": tokens, "model": model, "out": f"{results}/runs/{run.id}"}
-        code = code_digest("scripts/train.py", METHOD_MODULES[run.spec.method])
+        code = code_digest("scripts/train.py", run.spec.facts.module)
         script("train", spec=run.spec.model_dump_json(), code=code, **folders)
     for cell, spec in study.cells().items():
         out = f"{results}/crosscheck/{cell}.json"

@@ -13,8 +13,9 @@ from loraudit.base.files import write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
+from loraudit.studies.methods import METHODS, resolve
 from loraudit.studies.record import Train
-from loraudit.studies.spec import RunSpec
+from loraudit.studies.spec import AdapterSpec, RunSpec
 
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
 FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
@@ -140,6 +141,20 @@ def make_spec(**changes) -> RunSpec:
         "learning_rate": 5e-3,
     }
     return expand.make_spec({**fields, **changes}, "test")
+
+
+def changed(spec: RunSpec, **changes) -> RunSpec:
+    """Copy a run with other fields, by their names in a study file; nothing is checked."""
+    method = METHODS[changes.get("method", spec.method)]
+    adapter = {key: changes.pop(key) for key in AdapterSpec.model_fields if key in changes}
+    if method.trains != "adapter":
+        changes["adapter"] = None
+    elif adapter:
+        changes["adapter"] = spec.lora.model_copy(update=adapter)
+    own = changes.pop(method.name, None)
+    if method.settings:
+        changes["settings"] = own or spec.settings or resolve(method.settings)()
+    return spec.model_copy(update=changes)
 
 
 TRAIN = Train(

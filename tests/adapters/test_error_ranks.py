@@ -175,7 +175,7 @@ def test_ranks_above_the_matrix_get_zeros():
 def test_the_original_weights_are_let_go():
     spec = spec_for()
     model = quantise(tiny_model(), spec)
-    names = target_modules(model, spec.model, spec.targets)
+    names = target_modules(model, spec.model, spec.lora.targets)
     assert all(model.get_submodule(name).original is not None for name in names)
     starts(model, spec, names)
     assert all(model.get_submodule(name).original is None for name in names)

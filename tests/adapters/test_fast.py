@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from loraudit.adapters import inject, peft_twin
+from loraudit.adapters import inject
 from loraudit.adapters.fast import FastLoRALinear, LowRankLinear
 from loraudit.adapters.first_token import FirstTokenAttention, shorten
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.studies.entries import MATRICES
-from tiny import make_spec, tiny_entry, tiny_model
+from loraudit.training.method import method_of
+from tiny import changed, make_spec, tiny_entry, tiny_model
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 
@@ -157,14 +158,11 @@ def test_only_the_last_layer_is_cut():
 
 @pytest.mark.parametrize("method", ["full", "bitfit", "head", "peft"])
 def test_every_method_has_the_same_outputs_on_the_cut_layer(method, batch):
-    from loraudit.training import baselines
-
-    spec = make_spec(method=method, rank=8 if method == "peft" else None)
-    apply = peft_twin.apply if method == "peft" else baselines.apply
+    spec = make_spec(method=method)
     gradients = []
     for compute in ("plain", "fast"):
-        made = spec.model_copy(update={"compute": compute})
-        model = apply(shorten(tiny_model("bert").double(), made), made).eval()
+        made = changed(spec, compute=compute)
+        model = method_of(made).apply(shorten(tiny_model("bert").double(), made), made).eval()
         model(**batch).logits.square().sum().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     torch.testing.assert_close(*gradients, **CLOSE)

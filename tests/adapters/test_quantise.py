@@ -36,8 +36,8 @@ def test_all_linear_layers_but_the_heads_are_packed(family):
     heads = {name for name in linear if in_head(f"{name}.", spec.model.head)}
     assert heads
     assert {name for name, layer in linear.items() if not is_packed(layer)} == heads
-    assert target_modules(model, spec.model, spec.targets) == target_modules(
-        tiny_model(family), spec.model, spec.targets
+    assert target_modules(model, spec.model, spec.lora.targets) == target_modules(
+        tiny_model(family), spec.model, spec.lora.targets
     )
 
 

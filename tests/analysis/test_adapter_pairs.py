@@ -19,7 +19,7 @@ def study(*cells: tuple[str, int, int, str]) -> Study:
 
 
 def names(pairs) -> list[tuple]:
-    return [tuple((run.spec.rank, run.spec.seed, run.label) for run in pair) for pair in pairs]
+    return [tuple((run.spec.lora.rank, run.spec.seed, run.label) for run in pair) for pair in pairs]
 
 
 def test_the_smallest_and_largest_rank_meet_at_different_seeds():

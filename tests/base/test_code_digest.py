@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from loraudit.base import code_digest
-from loraudit.studies.methods import METHOD_MODULES
+from loraudit.studies.methods import METHODS
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def digests(tree) -> dict[str, str]:
     code_digest._parsed.cache_clear()
     out = {
         method: code_digest.code_digest(tree / "scripts/train.py", module)
-        for method, module in METHOD_MODULES.items()
+        for name, method in METHODS.items()
     }
     for name in ("crosscheck", "collect", "figures", "report", "fetch_task"):
         out[name] = code_digest.code_digest(tree / "scripts" / f"{name}.py")
@@ -38,7 +38,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-TRAINED = set(METHOD_MODULES)
+TRAINED = set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from loraudit.crosscheck.whole_model import (
     layer_cases,
     require_agreement,
 )
-from tiny import make_spec, tiny_entry, tiny_model
+from tiny import changed, make_spec, tiny_entry, tiny_model
 
 SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
 
@@ -51,7 +51,7 @@ def test_twins_agree(family, targets):
     "change", [{"lora_dropout": 0.1}, {"head": "frozen"}, {"init": "gaussian"}]
 )
 def test_twins_agree_under_every_switch(change):
-    assert not failed(SPEC.model_copy(update=change))
+    assert not failed(changed(SPEC, **change))
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
@@ -96,7 +96,7 @@ def test_all_checks_on_real_rows(tiny):
 
 
 def test_a_layer_case_per_shape():
-    model, wide = tiny_model(), SPEC.model_copy(update={"targets": ("q", "v", "up", "down")})
+    model, wide = tiny_model(), changed(SPEC, targets=("q", "v", "up", "down"))
     cases = layer_cases(model, wide)
     assert [(case.kind, case.d_in, case.d_out) for case in cases] == [
         ("linear", 16, 16),
@@ -160,10 +160,10 @@ def test_a_merge_that_does_nothing_fails(monkeypatch):
 
 def test_other_layers_or_a_frozen_head_fail(monkeypatch):
     good = inject.apply
-    wide = SPEC.model_copy(update={"targets": ("q", "o", "down")})
+    wide = changed(SPEC, targets=("q", "o", "down"))
     monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, wide))
     assert failed() == {"same layers"}
-    frozen = SPEC.model_copy(update={"head": "frozen"})
+    frozen = changed(SPEC, head="frozen")
     monkeypatch.setattr(inject, "apply", lambda model, spec: good(model, frozen))
     assert failed() == {"same layers"}
 

@@ -12,7 +12,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.data.batches import collate, global_batches, load_examples
 from loraudit.data.tokenise import tokenise
-from tiny import make_spec
+from tiny import changed, make_spec
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
 
@@ -50,7 +50,7 @@ def test_subsets_and_padding(tokens):
     assert len(examples) == len(examples.lengths) == 10
     assert examples.lengths.max() <= 9
     index = np.array([0, 3])
-    fixed = collate(examples, index, spec.model_copy(update={"padding": "max_length"}), pad=0)
+    fixed = collate(examples, index, changed(spec, padding="max_length"), pad=0)
     assert fixed["input_ids"].shape == (2, 9)
     with pytest.raises(UserError, match=r"train_rows: 257 asked, .* has 256 .legal: 1 to 256"):
         load_examples(make_spec(train_rows=257, max_length=9), tokens, "train")

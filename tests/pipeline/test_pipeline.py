@@ -16,8 +16,8 @@ from loraudit.analysis.subspace import phi
 from loraudit.base.files import folder_fingerprint, read_json
 from loraudit.data.fetch import fetch_task
 from loraudit.data.tokenise import tokenise
+from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.record import read_record
-from loraudit.studies.spec import AdaLoRA, ALoRA
 from tiny import make_spec
 from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
 
@@ -138,7 +138,7 @@ def test_section_7_is_made_from_the_saved_adapters(switched, project):
     (a, b), (other, _) = (
         [read_folder(run / "adapter")[1][f"{layer}.lora_{name}"] for name in "AB"] for run in runs
     )
-    scaling = read_record(runs[0] / "record.json").spec.alpha / 2
+    scaling = read_record(runs[0] / "record.json").spec.lora.alpha / 2
     where = "layer == 1 and matrix == 'v'"
     mine = spectra[spectra.run == str(runs[0].relative_to(switched / "runs"))].query(where)
     values = torch.linalg.svdvals(scaling * b.double() @ a.double())[:2].tolist()

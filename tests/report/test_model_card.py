@@ -19,7 +19,7 @@ from loraudit.report.model_card import export_run, model_card, plain, seed_score
 from loraudit.studies.record import read_record, write_record
 from loraudit.studies.spec import digest
 from loraudit.training.run import train
-from tiny import make_spec, make_task
+from tiny import changed, make_spec, make_task
 
 SPEC = make_spec(epochs=2, learning_rate=1e-2, rank=2)
 
@@ -122,7 +122,7 @@ def test_other_seeds_are_counted(run, tmp_path):
     assert "n = 2 seeds" in card
     assert "median accuracy 0.6000, mean 0.6000, standard deviation 0.1414" in card
     with pytest.raises(UserError, match="no run of this spec"):
-        seed_scores(SPEC.model_copy(update={"rank": 8}), tmp_path)
+        seed_scores(changed(SPEC, rank=8), tmp_path)
     with pytest.raises(UserError, match="no study here"):
         seed_scores(SPEC, tmp_path / "out")
 
@@ -141,7 +141,7 @@ NASTY = [
 def test_no_name_breaks_the_card(run, nasty):
     record = read_record(run / "record.json")
     spec = make_spec(task=make_task(name=nasty))
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"name": nasty})})
+    spec = changed(spec, **{"model": spec.model.model_copy(update={"name": nasty})})
     environment = {"git": {"commit": nasty, "dirty": True}, "packages": {nasty: nasty}}
     record = record.model_copy(update={"spec": spec, "environment": environment})
     licences = dict.fromkeys(("adapter", "base", "data"), nasty)
@@ -164,7 +164,7 @@ def test_a_cell_is_one_escaped_line():
 def rewrite_spec(run, **changes) -> None:
     """Give a run's record another spec, consistently."""
     record = read_record(run / "record.json")
-    spec = record.spec.model_copy(update=changes)
+    spec = changed(record.spec, **changes)
     record = record.model_copy(update={"spec": spec, "spec_sha256": digest(spec)})
     write_json(run / "spec.json", spec.model_dump(mode="json"))
     write_record(run, record)

@@ -17,9 +17,10 @@ from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured, load_study, parse_targets
+from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.reference import select
-from loraudit.studies.spec import AdaLoRA, ALoRA, digest
-from tiny import save_hub_folder, tiny_entry
+from loraudit.studies.spec import digest
+from tiny import changed, save_hub_folder, tiny_entry
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
 CONFIG = yaml.safe_load(Path("config/config.yaml").read_text())
@@ -73,7 +74,8 @@ def test_a_folder_of_models_stands_in_for_the_hub():
 
 def test_fields_that_a_method_does_not_use_are_blank(tmp_path):
     (run,) = load_study(study_file(tmp_path, "grid: [{method: full}]")).runs
-    assert (run.spec.rank, run.spec.targets, run.spec.alpha) == (None, None, None)
+    assert run.spec.adapter is None
+    assert {run.spec.flat()[key] for key in ("rank", "targets", "alpha")} == {None}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_fields_that_a_method_does_not_use_are_blank(tmp_path):
         ("grid: [{method: lroa}]", r"method: 'lroa' is not known; did you mean 'lora'"),
         ("grid: [{rank: 0}]", "rank = 0: .*greater than or equal to 1"),
         ("grid: [{rank: -8}]", "rank = -8: .*greater than or equal to 1"),
-        ("grid: [{rank: null}]", "needs rank"),
+        ("grid: [{rank: null}]", "rank = None: .*valid integer"),
         ("grid: [{global_batch: 16, micro_batch: 5}]", "global_batch 16 is not divisible"),
         ("grid: [{learning_rate: .nan}]", "learning_rate = nan"),
         ("grid: [{learning_rate: fast}]", "learning_rate = 'fast'"),
@@ -191,7 +193,9 @@ def test_the_papers_protocol_is_its_table_9(method):
         ("learning_rate", "learning rate"),
     ):
         assert {s.task.name: getattr(s, field) for s in runs} == setting("hu2022.table9", metric)
-    assert {(s.rank, s.alpha, s.targets, s.max_length) for s in runs} == {(8, 8, ("q", "v"), 512)}
+    assert {s.max_length for s in runs} == {512}
+    adapters = [s.lora for s in runs]
+    assert {(a.rank, a.alpha, a.targets) for a in adapters} == {(8, 8, ("q", "v"))}
     assert {s.seed for s in runs} == {0, 1, 2, 3, 4}
     warm = {s.task.name for s in runs if s.warm_start}
     assert warm == {"mrpc", "rte", "stsb"}
@@ -205,7 +209,7 @@ def test_the_codes_protocol_has_eight_gpus_batches():
         **dict.fromkeys(("qnli", "rte"), 256),
         "cola": 64,
     }
-    assert {(s.alpha, s.padding, s.init, s.head) for s in runs} == {
+    assert {(s.lora.alpha, s.padding, s.lora.init, s.head) for s in runs} == {
         (16, "max_length", "kaiming", "trained")
     }
 
@@ -213,7 +217,7 @@ def test_the_codes_protocol_has_eight_gpus_batches():
 def test_the_poster_as_run_differs_from_the_poster_where_its_files_do():
     asked = {s.task.name: s for s in specs("poster", method="lora", seed=42)}
     ran = {s.task.name: s for s in specs("poster-as-run", method="lora", seed=42)}
-    assert {name: s.alpha for name, s in ran.items()} == {"sst2": 8, "qqp": 16, "mrpc": 16}
+    assert {name: s.lora.alpha for name, s in ran.items()} == {"sst2": 8, "qqp": 16, "mrpc": 16}
     batches = {n: v for n, v in setting("poster2025.settings_as_run", "batch size").items()}
     assert {name: s.global_batch for name, s in ran.items()} == {n: batches[n] for n in ran}
     assert {s.weight_decay for s in ran.values()} == {0.0}
@@ -224,8 +228,8 @@ def test_the_poster_as_run_differs_from_the_poster_where_its_files_do():
 def test_the_grid_has_the_posters_cells_under_both_readings_of_alpha():
     runs = specs("poster-mnli-grid", method="lora", seed=42)
     cells = {(n.rank, n.targets) for n in select(("poster2025.mnli_grid",))}
-    assert {(s.rank, "+".join(s.targets)) for s in runs} == cells
-    assert {s.alpha / s.rank for s in runs} == {1.0, 16.0, 8.0, 4.0, 2.0, 0.25}
+    assert {(s.lora.rank, "+".join(s.lora.targets)) for s in runs} == cells
+    assert {s.lora.scaling for s in runs} == {1.0, 16.0, 8.0, 4.0, 2.0, 0.25}
 
 
 def test_low_data_has_the_papers_training_sizes():
@@ -238,7 +242,8 @@ def test_equal_budgets_are_equal():
     counts = {}
     for s in specs("mlp", method="lora", seed=0):
         sizes = {"up": 768 + 3072, "down": 768 + 3072}
-        counts[s.rank, s.targets] = 12 * s.rank * sum(sizes.get(t, 2 * 768) for t in s.targets)
+        rank, targets = s.lora.rank, s.lora.targets
+        counts[rank, targets] = 12 * rank * sum(sizes.get(t, 2 * 768) for t in targets)
     assert counts[5, ("q", "v")] == counts[2, ("up", "down")]
     assert counts[20, ("q", "v")] == counts[8, ("up", "down")]
     assert counts[8, ("q", "v")] == 294_912
@@ -290,7 +295,7 @@ def test_a_warm_start_without_its_run_is_refused(tmp_path, old, new, message):
 def test_one_task_of_a_study_brings_the_runs_that_it_starts_from(tmp_path):
     study = load_study(study_file(tmp_path, WARM), {"task": "rte"})
     assert study.name == "mine-rte"
-    found = {(run.spec.task.name, run.spec.rank) for run in study.runs}
+    found = {(run.spec.task.name, run.spec.flat()["rank"]) for run in study.runs}
     assert found == {("rte", 8), ("rte", None), ("mnli", 8)}
 
 
@@ -310,8 +315,8 @@ def test_an_ablation_flips_one_switch_at_a_time(tmp_path):
     by_label = {run.label: run.spec for run in study.runs}
     assert set(by_label) == {"base", "head-trained", "alpha-8-as-table-9"}
     base = by_label["base"]
-    assert by_label["head-trained"] == base.model_copy(update={"head": "trained"})
-    assert by_label["alpha-8-as-table-9"] == base.model_copy(update={"alpha": 8})
+    assert by_label["head-trained"] == changed(base, head="trained")
+    assert by_label["alpha-8-as-table-9"] == changed(base, alpha=8)
     assert [switch.name for switch in study.switches] == ["head trained", "alpha 8, as Table 9"]
 
 
@@ -410,7 +415,7 @@ grid:
 def test_a_base_as_loaded_has_no_groups(tmp_path):
     block = "{task: sst2, model: roberta-base, base_bits: [null, 4], base_group: 32}"
     runs = load_study(study_file(tmp_path, f"grid: [{block}]")).runs
-    assert [run.spec.base_group for run in runs] == [64, 32]
+    assert [run.spec.base_group for run in runs] == [None, 32]
 
 
 def test_glue_is_all_there_with_its_published_sizes():
@@ -499,13 +504,13 @@ def test_adaptive_methods_have_their_own_settings_and_blank_what_they_do_not_use
     study = load_study(study_file(tmp_path, ADAPTIVE_BLOCK))
     specs = {run.id.split("/")[2]: run.spec for run in study.runs}
     assert list(specs) == [*(f"{m}-r4-q+v" for m in ("lora", "peft", "alora", "adalora")), "full"]
-    assert specs["alora-r4-q+v"].alora == ALoRA(rounds=4)
-    assert specs["adalora-r4-q+v"].adalora == AdaLoRA()
-    assert specs["adalora-r4-q+v"].adalora.start(4) == 6
-    assert (specs["alora-r4-q+v"].init, specs["adalora-r4-q+v"].init) == ("gaussian", None)
-    for name, spec in specs.items():
-        for field in ("alora", "adalora"):
-            assert (getattr(spec, field) is None) == (name.split("-")[0] != field)
+    assert specs["alora-r4-q+v"].settings == ALoRA(rounds=4)
+    assert specs["adalora-r4-q+v"].settings == AdaLoRA()
+    assert specs["adalora-r4-q+v"].settings.start(4) == 6
+    assert specs["alora-r4-q+v"].lora.init == "gaussian"
+    assert specs["adalora-r4-q+v"].lora.init is None
+    others = [spec for name, spec in specs.items() if "alora" not in name]
+    assert all(spec.settings is None for spec in others)
     assert list(study.cells()) == ["snippets/minilm/r4-q+v"]  # LoRA's start; AdaLoRA has none
     assert {run.spec.method for run in lora_runs(study)} == {"lora"}
 

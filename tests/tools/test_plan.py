@@ -12,10 +12,10 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
+from loraudit.studies.method_settings import ALoRA
 from loraudit.studies.record import read_record, write_record
-from loraudit.studies.spec import ALoRA
 from loraudit.tools import calibrate, plan
-from tiny import make_spec, make_task
+from tiny import changed, make_spec, make_task
 
 DRY = """
 Job stats:
@@ -57,11 +57,11 @@ def test_a_schedule_is_no_shorter_than_its_parts(seconds, slots):
 def test_rank_and_seed_do_not_make_another_kind_but_batch_and_targets_do():
     spec = make_spec()
     for change in ({"rank": 2}, {"seed": 7}, {"learning_rate": 1.0}, {"epochs": 9}):
-        assert plan.class_key(spec.model_copy(update=change)) == plan.class_key(spec)
+        assert plan.class_key(changed(spec, **change)) == plan.class_key(spec)
     for change in ({"global_batch": 16}, {"targets": ("q",)}, {"max_length": 16}):
-        assert plan.class_key(spec.model_copy(update=change)) != plan.class_key(spec)
-    assert plan.cost_key(spec.model_copy(update={"epochs": 9})) != plan.cost_key(spec)
-    assert plan.cost_key(spec.model_copy(update={"seed": 9})) == plan.cost_key(spec)
+        assert plan.class_key(changed(spec, **change)) != plan.class_key(spec)
+    assert plan.cost_key(changed(spec, epochs=9)) != plan.cost_key(spec)
+    assert plan.cost_key(changed(spec, seed=9)) == plan.cost_key(spec)
 
 
 def test_rows_come_from_the_fetched_task_or_its_published_sizes(tiny, tmp_path):
@@ -88,7 +88,7 @@ def test_a_kind_of_run_is_measured_on_its_own_rows(tiny, method):
     found = measured(make_spec(method=method), tiny / "task", tiny / "model")
     assert found["real_rows"] and found["steps"] == calibrate.STEPS
     spec, layers = make_spec(), 2
-    adapted = spec.rank * len(spec.targets) * layers
+    adapted = spec.lora.rank * len(spec.lora.targets) * layers
     assert found["ranks"] == (adapted if method in ("lora", "peft") else 0)
     for name in ("step_seconds", "evaluate_row_seconds", "ready_seconds", "memory_mib"):
         assert found[name] > 0
@@ -118,7 +118,7 @@ def test_a_runs_seconds_add_up():
     spec = make_spec(epochs=3, global_batch=8)
     rows = {"train": 17, "validation": 10, "mismatched": 10}
     assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
-    moving = spec.model_copy(update={"alora": ALoRA(first=1, between=0.75, rounds=9, rows=8)})
+    moving = changed(spec, alora=ALoRA(first=1, between=0.75, rounds=9, rows=8))
     scored = calibrate.run_seconds(moving, rows, cost) - calibrate.run_seconds(spec, rows, cost)
     assert scored == pytest.approx(3 * 32 * 8 * 0.1)  # after epochs 1, 1.75 and 2.5 of 3
 

@@ -13,7 +13,7 @@ from loraudit.base.files import read_json, write_json
 from loraudit.studies.record import read_record, write_record
 from loraudit.studies.spec import digest
 from loraudit.tools import show
-from tiny import make_spec, make_task
+from tiny import changed, make_spec, make_task
 
 RUNS = Path("results/small/runs/words/tiny")
 LORA, PEFT, HEAD = (RUNS / name / "s0" for name in ("lora-r2-q+v", "peft-r2-q+v", "head"))
@@ -107,7 +107,7 @@ def test_runs_that_are_no_pair_are_refused(project):
 def change(folder: Path, changes: dict) -> None:
     """Rewrite parts of a run's record, seal and digest included."""
     record = read_record(folder / "record.json")
-    spec = record.spec.model_copy(update=changes["spec"])
+    spec = changed(record.spec, **changes["spec"])
     write_record(folder, record.model_copy(update={"spec": spec, "spec_sha256": digest(spec)}))
 
 

@@ -15,6 +15,7 @@ from loraudit.base.files import read_json, write_json
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import verify
 from loraudit.tools.verify import Finding
+from tiny import changed
 
 STUDY = Path("results/small")
 RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
@@ -174,7 +175,7 @@ def other_spec_file():
 
 def other_spec():
     record = read_record(RUN / "record.json")
-    spec = record.spec.model_copy(update={"epochs": 3})
+    spec = changed(record.spec, **{"epochs": 3})
     write_json(RUN / "spec.json", spec.model_dump(mode="json"))
     reseal(spec=spec, spec_sha256=verify.digest(spec))
 

@@ -4,9 +4,9 @@ import peft
 import pytest
 import torch
 
-from loraudit.studies.spec import AdaLoRA
-from loraudit.training import adalora
-from tiny import make_spec, tiny_entry, tiny_model
+from loraudit.studies.method_settings import AdaLoRA
+from loraudit.training.methods import adalora
+from tiny import changed, make_spec, tiny_entry, tiny_model
 
 SPEC = make_spec(
     method="adalora", adalora=AdaLoRA(deltaT=1), rank=2, alpha=6, init=None, init_std=None
@@ -21,7 +21,7 @@ def e_parameters(model) -> dict[str, torch.nn.Parameter]:
 def test_peft_loads_the_export_with_equal_outputs(model_type, tmp_path, batch):
     """One layer keeps all of its ranks, one none, the others some."""
     targets = ("up", "down") if model_type == "gpt2" else ("q", "v")
-    spec = SPEC.model_copy(update={"model": tiny_entry(model_type), "targets": targets})
+    spec = changed(SPEC, model=tiny_entry(model_type), targets=targets)
     model = adalora.apply(tiny_model(model_type), spec).eval()
     masks = ([1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1])
     with torch.no_grad():
@@ -39,8 +39,7 @@ def test_peft_loads_the_export_with_equal_outputs(model_type, tmp_path, batch):
 
 def test_the_start_is_the_seeds_and_changes_no_output(batch):
     one, same, other = (
-        adalora.apply(tiny_model(), SPEC.model_copy(update={"seed": seed})).eval()
-        for seed in (0, 0, 1)
+        adalora.apply(tiny_model(), changed(SPEC, seed=seed)).eval() for seed in (0, 0, 1)
     )
     for name, value in one.named_parameters():
         assert torch.equal(value, same.get_parameter(name))

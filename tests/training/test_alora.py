@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from loraudit.adapters import inject
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
-from loraudit.studies.spec import ALoRA
-from loraudit.training import alora
+from loraudit.studies.method_settings import ALoRA
 from loraudit.training.block_outputs import KeptOutputs, blocks_of
+from loraudit.training.methods import alora
 from loraudit.training.rank_moves import grow, prune
-from tiny import make_spec, tiny_entry, tiny_model
+from tiny import changed, make_spec, tiny_entry, tiny_model
 
 SPEC = make_spec(method="alora", alora=ALoRA(), rank=3, alpha=6)
 
@@ -109,7 +109,7 @@ def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
     model_type, alone, batch
 ):
     targets = ("up", "down") if model_type == "gpt2" else ("q", "up")
-    spec = SPEC.model_copy(update={"model": tiny_entry(model_type), "targets": targets})
+    spec = changed(SPEC, model=tiny_entry(model_type), targets=targets)
     model = moved(alora.apply(tiny_model(model_type), spec)).eval()
     layers, blocks, run = inject.lora_layers(model), blocks_of(model, spec.model), []
     halves = [{k: v[rows] for k, v in batch.items()} for rows in (slice(2), slice(2, 4))]
@@ -193,7 +193,7 @@ def moved(model):
 def test_peft_and_we_load_moved_ranks_with_equal_outputs(model_type, compute, tmp_path, batch):
     targets = ("up", "down") if model_type == "gpt2" else ("q", "v")
     changes = {"model": tiny_entry(model_type), "targets": targets, "compute": compute}
-    spec = SPEC.model_copy(update=changes)
+    spec = changed(SPEC, **changes)
     model = moved(alora.apply(tiny_model(model_type), spec)).eval()
     alora.export(model, spec, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())

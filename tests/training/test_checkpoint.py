@@ -14,11 +14,12 @@ import torch
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json
+from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.record import read_record
-from loraudit.studies.spec import AdaLoRA, ALoRA
-from loraudit.training import alora, loop
+from loraudit.training import loop
+from loraudit.training.methods import alora
 from loraudit.training.run import train
-from tiny import make_spec
+from tiny import changed, make_spec
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, train_rows=61, targets=("q", "v"))
 STEPS = 3 * 8
@@ -31,7 +32,7 @@ KINDS: dict[str, dict] = {
     "alora": {"method": "alora", "alora": ALoRA(rows=8, first=0.3, between=0.3, pruned=3)},
     "adalora": {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
 }
-SPECS = {kind: SPEC.model_copy(update=changes) for kind, changes in KINDS.items()}
+SPECS = {kind: changed(SPEC, **changes) for kind, changes in KINDS.items()}
 
 
 def arguments(tiny, out, spec=SPEC):
@@ -125,7 +126,7 @@ def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
 
 def test_signals_are_given_back(tiny, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    train(*arguments(tiny, tmp_path, SPEC.model_copy(update={"epochs": 1})))
+    train(*arguments(tiny, tmp_path, changed(SPEC, epochs=1)))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -212,7 +213,7 @@ def test_a_checkpoint_of_other_code_or_settings_is_not_used(stopped, tiny, capfd
 
 
 def test_another_seed_does_not_take_it_up(stopped, tiny, capfd):
-    spec = SPEC.model_copy(update={"seed": 1})
+    spec = changed(SPEC, seed=1)
     train(*arguments(tiny, stopped, spec))
     assert "step-11 is not used: spec was" in capfd.readouterr().err
 

@@ -12,12 +12,13 @@ from loraudit.adapters.base_model import load_base
 from loraudit.adapters.peft_folder import read_folder
 from loraudit.base.errors import UserError
 from loraudit.data.batches import collate, load_examples, pad_id
+from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.record import read_record, run_files
-from loraudit.studies.spec import AdaLoRA, ALoRA, RunSpec
+from loraudit.studies.spec import RunSpec
 from loraudit.studies.values import validated
-from loraudit.training import adalora, alora
+from loraudit.training.methods import adalora, alora
 from loraudit.training.run import train
-from tiny import make_spec
+from tiny import changed, make_spec
 
 TARGETS = ("q", "v", "up", "down")
 SHARED = {"rank": 4, "epochs": 3, "learning_rate": 1e-2, "train_rows": 128, "targets": TARGETS}
@@ -36,7 +37,7 @@ STEPS = 3 * 128 // 8
 
 def run(tiny, out, method: str, **changes):
     """Train; returns the record and {step: {layer: rank}}."""
-    train(SPECS[method].model_copy(update=changes), tiny / "tokens", tiny / "model", out)
+    train(changed(SPECS[method], **changes), tiny / "tokens", tiny / "model", out)
     rows = pd.read_csv(out / "ranks.csv")
     ranks = {step: dict(zip(p.layer, p["rank"], strict=True)) for step, p in rows.groupby("step")}
     return read_record(out / "record.json"), ranks
@@ -127,7 +128,7 @@ def test_alora_without_moves_is_lora_to_the_bit(tiny, tmp_path, monkeypatch, cap
     assert "alora: warning: no layer's rank ever changed" in capsys.readouterr().err
     assert set(ranks) == {0}
     plain = {"method": "lora", "alora": None, "epochs": 1}
-    spec = SPECS["alora"].model_copy(update=plain)
+    spec = changed(SPECS["alora"], **plain)
     train(spec, tiny / "tokens", tiny / "model", tmp_path / "lora")
     tables = [tmp_path / name / "predictions.parquet" for name in ("alora", "lora")]
     assert pd.read_parquet(tables[0]).equals(pd.read_parquet(tables[1]))
@@ -163,7 +164,7 @@ def test_the_penalty_is_the_one_that_peft_adds_to_its_own_loss(tiny, monkeypatch
         patch.setattr("loraudit.training.run.write_record", lambda *_: None)
         folder = tiny / "penalty"
         train(
-            SPECS["adalora"].model_copy(update={"epochs": 1}),
+            changed(SPECS["adalora"], epochs=1),
             *(tiny / "tokens", tiny / "model", folder),
         )
     theirs, ours = np.array(list(found.values())).T
@@ -208,7 +209,7 @@ def test_the_score_is_minus_the_mean_loss_on_its_rows(tiny, tmp_path, monkeypatc
     """Compared with one padded batch of the same rows."""
     changes = {"classes": (), "metrics": ("pearson",), "headline": "pearson"} if regression else {}
     task = SPECS["alora"].task.model_copy(update=changes)
-    spec = SPECS["alora"].model_copy(update={"task": task, "epochs": 1})
+    spec = changed(SPECS["alora"], task=task, epochs=1)
     found = []
 
     def probe(self, step):

@@ -14,17 +14,16 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, write_json
 from loraudit.data.tokenise import tokenise
 from loraudit.studies.record import read_record, run_files
-from loraudit.studies.spec import ADAPTER_FIELDS
 from loraudit.training.journal import Best
 from loraudit.training.run import train
-from tiny import make_spec, tiny_model
+from tiny import changed, make_spec, tiny_model
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
 
 
 def run(tiny, out, **changes):
     """Train with changed fields; returns the record and the predictions."""
-    spec = SPEC.model_copy(update=changes)
+    spec = changed(SPEC, **changes)
     train(spec, tiny / "tokens", tiny / "model", out)
     return read_record(out / "record.json"), pd.read_parquet(out / "predictions.parquet")
 
@@ -82,7 +81,7 @@ def test_accumulation_keeps_the_global_batch(reference, tiny, tmp_path):
     """With the model's own dropout the masks depend on the cut, so it is compared without."""
     predictions = []
     for micro in (8, 4):
-        spec = SPEC.model_copy(update={"micro_batch": micro, "train_rows": 61})
+        spec = changed(SPEC, micro_batch=micro, train_rows=61)
         train(spec, tiny / "tokens", without_dropout(tiny), tmp_path / str(micro))
         predictions.append(pd.read_parquet(tmp_path / str(micro) / "predictions.parquet"))
     assert np.abs(logits(predictions[0]) - logits(predictions[1])).max() < 1e-4
@@ -97,7 +96,7 @@ def test_every_way_to_compute_gives_the_same_predictions(tiny, tmp_path, monkeyp
     )
     found = []
     for compute in ("plain", "fast", "compiled"):
-        spec = SPEC.model_copy(update={"compute": compute, "train_rows": 61})
+        spec = changed(SPEC, compute=compute, train_rows=61)
         train(spec, tiny / "tokens", without_dropout(tiny), tmp_path / compute)
         found.append(logits(pd.read_parquet(tmp_path / compute / "predictions.parquet")))
     assert np.abs(found[0] - found[1]).max() < 1e-4
@@ -115,10 +114,7 @@ def test_a_quantised_base_trains_is_smaller_and_is_loaded_again(change, referenc
     from loraudit.adapters.base_model import load_base
     from loraudit.data.batches import collate, load_examples, pad_id
 
-    spec = {**QUANTISED, **change}
-    if spec.get("method") == "head":
-        spec |= dict.fromkeys(ADAPTER_FIELDS)
-    record, predictions = run(tiny, tmp_path, **spec)
+    record, predictions = run(tiny, tmp_path, **QUANTISED, **change)
     assert record.train.best["accuracy"] > 0.55
     plain = reference[1].train
     assert record.train.bytes["base_linear"] < plain.bytes["base_linear"] / 2
@@ -208,9 +204,8 @@ def test_a_frozen_head_stays_as_drawn_but_is_saved(tiny, tmp_path, method):
 
 
 def test_baselines_train_what_they_say(tiny, tmp_path):
-    blank = dict.fromkeys(ADAPTER_FIELDS)
     head, bitfit, full = (
-        run(tiny, tmp_path / method, method=method, epochs=1, **blank)[0].train
+        run(tiny, tmp_path / method, method=method, epochs=1)[0].train
         for method in ("head", "bitfit", "full")
     )
     assert head.parameters["trainable"] == head.parameters["head"] == 2 * 16 + 2
@@ -237,7 +232,7 @@ def test_further_validation_splits_are_scored_beside_the_first(tiny, tmp_path):
     write_json(tmp_path / "task/manifest.json", manifest)
     tokenise(tmp_path / "task", tiny / "model", 64, tmp_path / "tokens")
     task = SPEC.task.model_copy(update={"also_validate": {"mismatched": "anything"}})
-    spec = SPEC.model_copy(update={"task": task, "epochs": 1})
+    spec = changed(SPEC, task=task, epochs=1)
     train(spec, tmp_path / "tokens", tiny / "model", tmp_path / "run")
     result = read_record(tmp_path / "run/record.json").train
     assert result.best["accuracy_mismatched"] == result.best["accuracy"]

@@ -263,7 +263,7 @@ def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
 
 def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> AdapterSpec:
     """Make a run's adapter; `own_init` says that the method starts A and B in a way of its own."""
-    if isinstance(fields.get("targets"), str | list | tuple):
+    if "targets" in fields:
         try:
             fields["targets"] = parse_targets(fields["targets"], model)
         except UserError as error:
