@@ -13,6 +13,7 @@ from loraudit.base.files import write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
+from loraudit.studies.method_settings import MethodSettings
 from loraudit.studies.methods import METHODS, resolve
 from loraudit.studies.record import Train
 from loraudit.studies.spec import AdapterSpec, RunSpec
@@ -140,7 +141,8 @@ def make_spec(**changes) -> RunSpec:
         "epochs": 2,
         "learning_rate": 5e-3,
     }
-    return expand.make_spec({**fields, **changes}, "test")
+    own = {k: v.model_dump() for k, v in changes.items() if isinstance(v, MethodSettings)}
+    return expand.make_spec({**fields, **changes, **own}, "test")
 
 
 def changed(spec: RunSpec, **changes) -> RunSpec:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loraudit.adapters import inject, peft_folder, peft_twin
+from loraudit.adapters import inject, peft_folder, peft_twin, warm_start
 from loraudit.base.errors import UserError
 from loraudit.studies.record import read_record
 from loraudit.studies.spec import digest
@@ -31,7 +31,7 @@ def started(folder, tensors: str, method: str = "lora", **changes):
     spec = make_spec(model=tiny_entry("roberta"), method=method, warm_start=start, **changes)
     model = MODULES[method].apply(tiny_model("roberta"), spec)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    copied = MODULES[method].start_from(model, spec, folder)
+    copied = warm_start.start_from(model, spec, folder)
     rename = peft_folder.own_name
     return (
         {rename(n): p for n, p in before.items()},

@@ -43,7 +43,7 @@ def test_shipped_studies_load(path):
 def test_quickstart_is_the_grid_of_the_readme():
     runs = load_study("config/studies/quickstart.yaml").runs
     adapters = [run.spec for run in runs if run.spec.adapter]
-    cells = {(s.method, s.rank, len(s.targets), s.seed) for s in adapters}
+    cells = {(s.method, s.lora.rank, len(s.lora.targets), s.seed) for s in adapters}
     assert cells == {
         (m, r, t, s) for m in ("lora", "peft") for r in (1, 8) for t in (2, 6) for s in (0, 1)
     }

@@ -22,13 +22,13 @@ def test_peft_loads_the_export_with_equal_outputs(model_type, tmp_path, batch):
     """One layer keeps all of its ranks, one none, the others some."""
     targets = ("up", "down") if model_type == "gpt2" else ("q", "v")
     spec = changed(SPEC, model=tiny_entry(model_type), targets=targets)
-    model = adalora.apply(tiny_model(model_type), spec).eval()
+    model = adalora.AdaLoRA().apply(tiny_model(model_type), spec).eval()
     masks = ([1, 1, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1])
     with torch.no_grad():
         for parameter, mask in zip(e_parameters(model).values(), masks, strict=True):
             parameter.copy_(torch.randn(3, 1) * torch.tensor(mask)[:, None] * 100)
         expected = model(**batch).logits
-        adalora.export(model, spec, tmp_path)
+        adalora.AdaLoRA().export(model, spec, tmp_path)
         loaded = peft.PeftModel.from_pretrained(tiny_model(model_type), tmp_path).eval()
         plain = tiny_model(model_type).eval()(**batch).logits
         assert (expected - plain).abs().max() > 1e-2
@@ -39,7 +39,7 @@ def test_peft_loads_the_export_with_equal_outputs(model_type, tmp_path, batch):
 
 def test_the_start_is_the_seeds_and_changes_no_output(batch):
     one, same, other = (
-        adalora.apply(tiny_model(), changed(SPEC, seed=seed)).eval() for seed in (0, 0, 1)
+        adalora.AdaLoRA().apply(tiny_model(), changed(SPEC, seed=seed)).eval() for seed in (0, 0, 1)
     )
     for name, value in one.named_parameters():
         assert torch.equal(value, same.get_parameter(name))

@@ -110,7 +110,7 @@ def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
 ):
     targets = ("up", "down") if model_type == "gpt2" else ("q", "up")
     spec = changed(SPEC, model=tiny_entry(model_type), targets=targets)
-    model = moved(alora.apply(tiny_model(model_type), spec)).eval()
+    model = moved(alora.ALoRA().apply(tiny_model(model_type), spec)).eval()
     layers, blocks, run = inject.lora_layers(model), blocks_of(model, spec.model), []
     halves = [{k: v[rows] for k, v in batch.items()} for rows in (slice(2), slice(2, 4))]
 
@@ -194,8 +194,8 @@ def test_peft_and_we_load_moved_ranks_with_equal_outputs(model_type, compute, tm
     targets = ("up", "down") if model_type == "gpt2" else ("q", "v")
     changes = {"model": tiny_entry(model_type), "targets": targets, "compute": compute}
     spec = changed(SPEC, **changes)
-    model = moved(alora.apply(tiny_model(model_type), spec)).eval()
-    alora.export(model, spec, tmp_path)
+    model = moved(alora.ALoRA().apply(tiny_model(model_type), spec)).eval()
+    alora.ALoRA().export(model, spec, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert sorted(config["rank_pattern"].values()) == [1, 5]
     assert sorted(config["alpha_pattern"].values()) == [2, 10]  # alpha / r stays 2

@@ -105,7 +105,7 @@ def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
         update={"method": "alora", "alora": ALoRA(first=0.5, between=0.5, rows=8, pruned=2)}
     )
     train(*arguments(tiny, tmp_path / "whole", spec))
-    inner, calls = alora.Controller.score, []
+    inner, calls = alora.ALoRAController.score, []
 
     def score(self):
         calls.append(1)
@@ -114,7 +114,7 @@ def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
         return inner(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(alora.Controller, "score", score)
+        patch.setattr(alora.ALoRAController, "score", score)
         with pytest.raises(SystemExit):
             train(*arguments(tiny, tmp_path / "stopped", spec))
     assert len(calls) <= 72

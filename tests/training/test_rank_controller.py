@@ -159,7 +159,7 @@ def test_the_penalty_is_the_one_that_peft_adds_to_its_own_loss(tiny, monkeypatch
         found[step] = (out.loss - plain).item(), self.penalty().item()
         model.train()
 
-    monkeypatch.setattr(adalora.Controller, "allocate", probe)
+    monkeypatch.setattr(adalora.AdaLoRAController, "allocate", probe)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("loraudit.training.run.write_record", lambda *_: None)
         folder = tiny / "penalty"
@@ -215,7 +215,7 @@ def test_the_score_is_minus_the_mean_loss_on_its_rows(tiny, tmp_path, monkeypatc
     def probe(self, step):
         model = self.state.bare.eval()
         examples = load_examples(spec, tiny / "tokens", "validation")
-        rows = alora.scoring_rows(spec.alora, 128, spec.seed)
+        rows = alora.scoring_rows(spec.settings, 128, spec.seed)
         with torch.no_grad():
             out = model(**collate(examples, rows, spec, pad_id(tiny / "tokens"))).logits
         labels = torch.as_tensor(examples.labels[rows])
@@ -226,7 +226,7 @@ def test_the_score_is_minus_the_mean_loss_on_its_rows(tiny, tmp_path, monkeypatc
         found.append((self.score(), -loss.item()))
         model.train()
 
-    monkeypatch.setattr(alora.Controller, "allocate", probe)
+    monkeypatch.setattr(alora.ALoRAController, "allocate", probe)
     train(spec, tiny / "tokens", tiny / "model", tmp_path)
     ours, expected = np.array(found).T
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
