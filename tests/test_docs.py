@@ -23,7 +23,7 @@ from loraudit.reference import select
 from loraudit.report import fill_blocks
 from loraudit.statistics import aggregate
 from loraudit.study import load_study
-from loraudit.tables import markdown, published_table, read_table, summary_table
+from loraudit.tables import markdown, processors, published_table, read_table, summary_table
 
 COMMITTED = Path("results/committed")
 CHANGED_RESULTS = ("shortcuts",)
@@ -77,6 +77,13 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     states = [environment["git"] for environment in records.environment]
     assert all(state["commit"] for state in states)
     assert folder.name in CHANGED_RESULTS or not any(state["dirty"] for state in states)
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_a_committed_study_says_on_which_processor_it_was_made(folder):
+    records = pd.read_json(folder / "records.jsonl", lines=True)
+    note = (folder / "README.md").read_text()
+    assert f"made on {' and '.join(processors(records.to_dict('records')))}. Another kind" in note
 
 
 FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))

@@ -39,7 +39,7 @@ from loraudit.first_token import shorten
 from loraudit.journal import Best, Journal, put_weights, trained_weights, write_journal
 from loraudit.models import load_base
 from loraudit.progress import progress
-from loraudit.provenance import environment, processor
+from loraudit.provenance import environment, machine
 from loraudit.record import RunRecord, Train, read_record, run_files, write_record
 from loraudit.schedule import learning_rate, make_schedule
 from loraudit.spec import METHOD_MODULES, RunSpec, derive_seed, digest
@@ -126,7 +126,8 @@ def train(
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
-    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits.
+    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits if it is on
+    the same kind of CPU; the record names the CPUs that came before.
 
     Args:
         spec: the run.
@@ -337,7 +338,7 @@ def take_up(state: State) -> None:
     state.scheduler.load_state_dict(content["scheduler"])
     state.started -= content["seconds"]
     step = state.journal.step
-    state.journal.resumed.append({"step": step, "processor": content["processor"]})
+    state.journal.resumed.append({"step": step, **content["machine"]})
     state.checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
 
 
@@ -350,7 +351,7 @@ def save_checkpoint(state: State) -> bool:
         "scheduler": state.scheduler.state_dict(),
         "controller": state.controller.state_dict() if state.controller else None,
         "seconds": time.monotonic() - state.started,
-        "processor": processor(),
+        "machine": machine(),
     }
     return state.checkpoints.save(state.journal.step, content)
 
