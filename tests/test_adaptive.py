@@ -18,6 +18,8 @@ from loraudit.spec import AdaLoRA, ALoRA, RunSpec, validated
 from loraudit.tasks import collate, load_examples, pad_id
 from loraudit.train import train
 
+pytestmark = pytest.mark.numerics
+
 TARGETS = ("q", "v", "up", "down")
 SHARED = {"rank": 4, "epochs": 3, "learning_rate": 1e-2, "train_rows": 128, "targets": TARGETS}
 LAYERS = 2 * len(TARGETS)

@@ -11,13 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import make_spec, tiny_entry, tiny_model
+from conftest import MILD, make_spec, tiny_entry, tiny_model
 from loraudit import alora, inject
 from loraudit.errors import UserError
 from loraudit.gates import grow, prune
 from loraudit.lora import LoRALinear
 from loraudit.prefix import Prefix, blocks_of
 from loraudit.spec import ALoRA
+
+pytestmark = pytest.mark.numerics
 
 SPEC = make_spec(method="alora", alora=ALoRA(), rank=3, alpha=6)
 
@@ -179,11 +181,11 @@ def moved(model):
     """Move ranks of a model with adapters about: one layer ends at 0, others at 1, 5 and 3."""
     layers = list(inject.lora_layers(model).values())
     for layer in layers:
-        torch.nn.init.normal_(layer.lora_B)
+        torch.nn.init.normal_(layer.lora_B, std=MILD)
     prune(layers[0], torch.zeros(3, dtype=torch.bool))
     prune(layers[1], torch.tensor([False, True, False]))
     grow(layers[2], 2, seed=0)
-    torch.nn.init.normal_(layers[2].lora_B)
+    torch.nn.init.normal_(layers[2].lora_B, std=MILD)
     return model
 
 

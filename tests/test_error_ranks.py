@@ -17,6 +17,8 @@ from loraudit.error_ranks import allocate, error, start, starts
 from loraudit.models import target_modules
 from loraudit.quantise import HQQLinear, quantise
 
+pytestmark = pytest.mark.numerics
+
 ALL = ("q", "k", "v", "o", "up", "down")
 
 

@@ -13,6 +13,8 @@ from loraudit.first_token import FirstTokenAttention, shorten
 from loraudit.lora import LoRALinear
 from loraudit.spec import MATRICES
 
+pytestmark = pytest.mark.numerics
+
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 
 

@@ -7,6 +7,8 @@ from loraudit.fast import FastLoRALinear
 from loraudit.gates import gated, grow, prune, resize
 from loraudit.lora import LoRALinear
 
+pytestmark = pytest.mark.numerics
+
 D_IN, D_OUT, RANK = 6, 5, 4
 
 

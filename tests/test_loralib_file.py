@@ -15,11 +15,13 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import tiny_config, tiny_entry, tiny_model
+from conftest import MILD, tiny_config, tiny_entry, tiny_model
 from loraudit import inject
 from loraudit.errors import UserError
 from loraudit.loralib_file import import_file, read_bin, recognise, skeleton, unwrapped
 from loraudit.study import load_model
+
+pytestmark = pytest.mark.numerics
 
 ALPHA, RANK = 16, 4
 QUERY = "roberta.encoder.layer.0.attention.self.query"
@@ -41,12 +43,12 @@ def loralib_model(family: str = "roberta", matrices=("query", "value"), classes:
             options = {"r": RANK, "lora_alpha": ALPHA, "merge_weights": False}
             theirs = loralib.Linear(*sizes, fan_in_fan_out=turned, **options)
             theirs.load_state_dict(layer.state_dict(), strict=False)
-            torch.nn.init.normal_(theirs.lora_B)
+            torch.nn.init.normal_(theirs.lora_B, std=MILD)
             model.set_submodule(name, theirs)
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
         if name.startswith(HEADS):
-            torch.nn.init.normal_(parameter)
+            torch.nn.init.normal_(parameter, std=MILD)
     return model.eval()
 
 

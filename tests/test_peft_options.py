@@ -15,6 +15,8 @@ from loraudit.peft_options import GOVERNED, lora_fields
 from loraudit.schedule import learning_rate
 from loraudit.spec import RunSpec, digest, validated
 
+pytestmark = pytest.mark.numerics
+
 VARIANTS = [
     {"use_rslora": True},
     {"use_dora": True},

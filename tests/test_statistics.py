@@ -29,6 +29,8 @@ from loraudit.statistics import (
     welch,
 )
 
+pytestmark = pytest.mark.numerics
+
 scores = st.lists(st.floats(0, 1), min_size=2, max_size=9)
 
 

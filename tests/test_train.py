@@ -19,6 +19,8 @@ from loraudit.spec import ADAPTER_FIELDS
 from loraudit.tokenise import tokenise
 from loraudit.train import train
 
+pytestmark = pytest.mark.numerics
+
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
 
 

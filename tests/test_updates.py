@@ -24,6 +24,8 @@ from loraudit.study import Run, Study, run_id
 from loraudit.subspace import expected_similarity, phi
 from loraudit.updates import BaseWeights, read_updates
 
+pytestmark = pytest.mark.numerics
+
 MODULES = tiny_entry().modules
 OTHER = tiny_entry("distilbert").modules
 PAIR = {"pair": "seeds", "first": "r2 s0", "second": "r2 s1"}

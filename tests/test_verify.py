@@ -16,8 +16,6 @@ from loraudit.files import read_json, write_json
 from loraudit.record import read_record, write_record
 from loraudit.verify import Finding
 
-pytestmark = pytest.mark.numerics
-
 STUDY = Path("results/small")
 RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
 

@@ -10,6 +10,8 @@ from loraudit.record import read_record
 from loraudit.spec import digest
 from loraudit.train import train
 
+pytestmark = pytest.mark.numerics
+
 MODULES = {"lora": inject, "peft": peft_bridge}
 THREE = make_task(name="three", classes=("a", "b", "c"))
 

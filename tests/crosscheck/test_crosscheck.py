@@ -18,6 +18,8 @@ from loraudit.errors import UserError
 from loraudit.lora import LoRALinear
 from loraudit.quantise import quantise
 
+pytestmark = pytest.mark.numerics
+
 SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
 
 

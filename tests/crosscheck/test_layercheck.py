@@ -10,6 +10,8 @@ from loraudit.layercheck import Case, compare_layer, references
 from loraudit.lora import LoRALinear
 from loraudit.lora_variants import LoRAConv1D, LoRAEmbedding
 
+pytestmark = pytest.mark.numerics
+
 KINDS = ["linear", "conv1d", "embedding"]
 CLASSES = {"linear": LoRALinear, "conv1d": LoRAConv1D, "embedding": LoRAEmbedding}
 
