@@ -14,6 +14,8 @@ from loraudit.studies.entries import MATRICES
 from loraudit.training.method import method_of
 from tiny import changed, make_spec, tiny_entry, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 
 

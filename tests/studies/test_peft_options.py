@@ -15,6 +15,8 @@ from loraudit.studies.spec import RunSpec, digest
 from loraudit.training.schedule import learning_rate
 from tiny import make_spec, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 VARIANTS = [
     {"use_rslora": True},
     {"use_dora": True},
