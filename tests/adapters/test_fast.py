@@ -17,6 +17,8 @@ from tiny import changed, make_spec, tiny_entry, tiny_model
 pytestmark = pytest.mark.numerics
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
+TRAJECTORY = {"atol": 1e-8, "rtol": 1e-8}
+"""AdamW divides by the root of a squared gradient and so magnifies the rounding of small ones."""
 
 
 def pair(d_in=6, d_out=10, rank=3, bias=True, dropout=0.0, dtype=torch.float64):
@@ -133,7 +135,7 @@ def test_a_model_trains_along_the_same_trajectory(family, padded, implementation
             optimizer.step()
             optimizer.zero_grad()
         plain, fast = (dict(m.named_parameters()) for m in pair)
-        torch.testing.assert_close(fast, plain, **CLOSE)
+        torch.testing.assert_close(fast, plain, **TRAJECTORY)
 
 
 def test_parameters_keep_their_names_and_order():
@@ -143,8 +145,8 @@ def test_parameters_keep_their_names_and_order():
 
 @pytest.mark.parametrize("family", ["distilbert", "deberta-v2", "gpt2"])
 def test_other_families_keep_their_last_layer(family):
-    spec = make_spec(model=tiny_entry(family))
-    model = shorten(tiny_model(family), spec)
+    entry = tiny_entry(family)
+    model = shorten(tiny_model(family), make_spec(model=entry, targets="all"))
     assert not any(isinstance(module, FirstTokenAttention) for module in model.modules())
 
 

@@ -88,9 +88,3 @@ def test_a_run_starts_at_the_adapter_of_the_run_that_its_spec_names(tiny, tmp_pa
         with pytest.raises(UserError, match=message):
             train(spec, tiny / "tokens", tiny / "model", tmp_path / "third", folder)
     assert not (tmp_path / "third").exists()
-
-
-def test_only_adapters_start_warm():
-    start = {"run": "x", "spec_sha256": "0" * 64, "tensors": "adapter"}
-    with pytest.raises(ValueError, match="has no adapter to start from"):
-        make_spec(method="full", warm_start=start)

@@ -446,9 +446,8 @@ def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     """Without dropout (each process has masks of its own); one step has a row for one process only.
 
     Logits agree to 1e-4 and losses to 1e-5 (sums in another order); predictions are equal where two
-    logits are further apart than that, metrics but for the rows where they are not. 37 rows in
-    evaluation batches of 16 are two batches for one process and one for the other: every row is
-    evaluated once.
+    logits are further apart than that, and metrics where all are. 37 rows in evaluation batches of
+    16 are two batches for one process and one for the other: every row is evaluated once.
     """
     spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37, **changes)
     source = _folder({"folder": str(project / "hub"), "config": "sst2"})
