@@ -1,17 +1,25 @@
 # make results: tables, figures and report of the default study (environment made once).
 # make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase,
+# test-portable (the tests that compute, as another kind of CPU would, on one and on two threads),
 # test-slurm (the SLURM profile on a SLURM started for it; root on Debian, about 12 minutes beside other work).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test test-slurm lint docs bench lock showcase
+.PHONY: results test test-portable test-slurm lint docs bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
 
 test: $(VENV)/.ready
 	pytest
+
+# Torch's own kernels, MKL, oneDNN and OpenBLAS (of numpy and scipy) on instructions that every x86
+# CPU has: sums are rounded otherwise, as they are on another kind of CPU.
+PORTABLE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott
+test-portable: $(VENV)/.ready
+	env $(PORTABLE) OMP_NUM_THREADS=1 pytest -m numerics
+	env $(PORTABLE) OMP_NUM_THREADS=2 pytest -m numerics
 
 test-slurm: $(VENV)/.ready
 	pytest -m slurm

@@ -7,12 +7,14 @@ behind each to figures/committed/<study>. A block of README.md or docs/*.md betw
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import folder_atomic, write_text
 from loraudit.report.page import fill_blocks
+from loraudit.report.tables import processors
 
 COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
 BENCH = "bench"
@@ -26,7 +28,11 @@ Made by
 make showcase STUDY={name}
 ```
 
-The numbers are one machine's; `report.html` names code, versions, hardware and data behind them;
+The runs were made on {processors}. Another kind of processor gives other
+bits, and for unstable cells (those of a large spread over seeds) other results:
+[what comes again](../../../docs/report.md#what-comes-again-bit-for-bit).
+
+`report.html` names code, versions, hardware and data behind the numbers;
 `records.jsonl` holds every run's record (spec, scores, parameters, times, environment), one a line.
 Running the study writes yours to `results/{name}` and `figures/{name}`.
 """
@@ -66,6 +72,13 @@ def copy(
             write_text(folder / "README.md", note)
 
 
+def study_note(name: str, command: str, records: Path) -> str:
+    """Write a study's README, from the command that made it and its runs' records."""
+    lines = records.read_text().splitlines()
+    names = " and ".join(processors([json.loads(line) for line in lines]))
+    return NOTE.format(name=name, command=command, processors=names)
+
+
 def main() -> None:
     """Read the arguments, copy, and refresh the README."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -74,12 +87,13 @@ def main() -> None:
     parser.add_argument("--glue", help="folder of the local GLUE copy: the copies say 'glue'")
     arguments = parser.parse_args()
     name = arguments.study
-    note = BENCH_NOTE if name == BENCH else NOTE.format(name=name, command=arguments.command)
-    note += HIDDEN if arguments.glue else ""
     results, figures = Path("results"), Path("figures")
     last = results / name / ("speed.md" if name == BENCH else "report.html")
     if not last.is_file():
         raise UserError(f"no {last}: run the study first")
+    records = results / name / "tidy" / "records.jsonl"
+    note = BENCH_NOTE if name == BENCH else study_note(name, arguments.command, records)
+    note += HIDDEN if arguments.glue else ""
     patterns = ("*.*",) if name == BENCH else COPIED
     copy(results / name, patterns, results / "committed" / name, note, arguments.glue)
     copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from loraudit.adapters import inject
 from loraudit.adapters.peft_folder import CONFIG, PREFIX, WEIGHTS
 from loraudit.base.errors import UserError
-from tiny import make_spec, tiny_model
+from tiny import UP_TO_ROUNDING, make_spec, tiny_model
+
+pytestmark = pytest.mark.numerics
 
 LAYER = "bert.encoder.layer.0.attention.self.query"
 A, B = f"{PREFIX}{LAYER}.lora_A.weight", f"{PREFIX}{LAYER}.lora_B.weight"
@@ -150,7 +152,7 @@ def test_ranks_and_alphas_of_each_layers_own_are_read_as_peft_reads_them(folder,
     with_config(folder, rank_pattern={LAYER: 5}, alpha_pattern={LAYER: 3})
     theirs = peft.PeftModel.from_pretrained(tiny_model(), folder).eval()
     ours = inject.load(tiny_model(), folder).eval()
-    assert torch.allclose(ours(**batch).logits, theirs(**batch).logits, atol=1e-6)
+    torch.testing.assert_close(ours(**batch).logits, theirs(**batch).logits, **UP_TO_ROUNDING)
 
 
 EMBEDDING = f"{PREFIX}bert.embeddings.word_embeddings.weight"

@@ -17,6 +17,8 @@ from loraudit.adapters.quantise import HQQLinear, quantise
 from loraudit.training.accounting import count_parameters
 from tiny import make_spec, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 ALL = ("q", "k", "v", "o", "up", "down")
 
 

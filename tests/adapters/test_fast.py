@@ -13,6 +13,8 @@ from loraudit.base.errors import UserError
 from loraudit.studies.entries import MATRICES
 from tiny import make_spec, tiny_entry, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 
 

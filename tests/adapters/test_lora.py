@@ -9,6 +9,8 @@ from torch import nn
 
 from loraudit.adapters.lora import LoRALinear
 
+pytestmark = pytest.mark.numerics
+
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 16), st.integers(1, 32))
 
 

@@ -20,7 +20,9 @@ from loraudit.adapters.loralib_file import import_file, read_bin, recognise, ske
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from mutations import EDITS, PLACE, mutated
-from tiny import tiny_config, tiny_entry, tiny_model
+from tiny import MILD, tiny_config, tiny_entry, tiny_model
+
+pytestmark = pytest.mark.numerics
 
 ALPHA, RANK = 16, 4
 QUERY = "roberta.encoder.layer.0.attention.self.query"
@@ -42,12 +44,12 @@ def loralib_model(family: str = "roberta", matrices=("query", "value"), classes:
             options = {"r": RANK, "lora_alpha": ALPHA, "merge_weights": False}
             theirs = loralib.Linear(*sizes, fan_in_fan_out=turned, **options)
             theirs.load_state_dict(layer.state_dict(), strict=False)
-            torch.nn.init.normal_(theirs.lora_B)
+            torch.nn.init.normal_(theirs.lora_B, std=MILD)
             model.set_submodule(name, theirs)
     torch.manual_seed(4)
     for name, parameter in model.named_parameters():
         if name.startswith(HEADS):
-            torch.nn.init.normal_(parameter)
+            torch.nn.init.normal_(parameter, std=MILD)
     return model.eval()
 
 

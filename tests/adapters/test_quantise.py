@@ -14,7 +14,9 @@ from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.values import validated
 from loraudit.training.accounting import base_bytes, model_parameters
-from tiny import make_spec, tiny_entry, tiny_model
+from tiny import UP_TO_ROUNDING, make_spec, tiny_entry, tiny_model
+
+pytestmark = pytest.mark.numerics
 
 FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"]
 BITS = [8, 4, 3, 2]
@@ -58,7 +60,7 @@ def test_a_packed_layer_is_its_dequantised_weight(bits):
     layer = packed(spec_for(bits)).get_submodule("bert.encoder.layer.0.intermediate.dense")
     x = torch.randn(3, 5, 16, requires_grad=True)
     expected = nn.functional.linear(x, layer.dequantize(), layer.bias)
-    assert torch.allclose(layer(x), expected, atol=1e-6)
+    torch.testing.assert_close(layer(x), expected, **UP_TO_ROUNDING)
     (ours,) = torch.autograd.grad(layer(x).square().sum(), x)
     (other,) = torch.autograd.grad(expected.square().sum(), x)
     assert torch.allclose(ours, other, rtol=1e-4, atol=1e-5)
@@ -139,10 +141,11 @@ def test_an_export_goes_back_on_its_base_here_and_in_peft(change, batch, tmp_pat
     expected = model(**batch).logits
     inject.export(model, spec, tmp_path / "adapter")
     again = inject.switch(inject.apply(packed(spec), spec), tmp_path / "adapter").eval()
+    # the same plain layers on the same base, packed anew by the same operations
     assert torch.equal(again(**batch).logits, expected)
     base = inject.remove(inject.apply(packed(spec), spec))
     loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    assert torch.allclose(loaded(**batch).logits, expected, atol=1e-6)
+    torch.testing.assert_close(loaded(**batch).logits, expected, **UP_TO_ROUNDING)
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"use_rslora": True}], ids=str)

@@ -10,6 +10,8 @@ from loraudit.studies.spec import digest
 from loraudit.training.run import train
 from tiny import make_spec, make_task, tiny_entry, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 MODULES = {"lora": inject, "peft": peft_twin}
 THREE = make_task(name="three", classes=("a", "b", "c"))
 

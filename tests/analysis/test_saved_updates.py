@@ -26,6 +26,8 @@ from loraudit.studies.names import run_id
 from loraudit.studies.study import Run, Study
 from tiny import make_spec, tiny_entry, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 MODULES = tiny_entry().modules
 OTHER = tiny_entry("distilbert").modules
 PAIR = {"pair": "seeds", "first": "r2 s0", "second": "r2 s1"}

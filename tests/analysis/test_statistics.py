@@ -29,6 +29,8 @@ from loraudit.analysis.statistics import (
 )
 from loraudit.studies.reference import Reading
 
+pytestmark = pytest.mark.numerics
+
 scores = st.lists(st.floats(0, 1), min_size=2, max_size=9)
 
 

@@ -20,6 +20,8 @@ from loraudit.analysis.subspace import (
     update_svd,
 )
 
+pytestmark = pytest.mark.numerics
+
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(6, 12))
 
 

@@ -18,6 +18,8 @@ from loraudit.crosscheck.whole_model import (
 )
 from tiny import make_spec, tiny_entry, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
 
 

@@ -445,9 +445,10 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     """Without dropout (each process has masks of its own); one step has a row for one process only.
 
-    Logits agree to 1e-4 and losses to 1e-5 (sums in another order), predictions and metrics are
-    equal. 37 rows in evaluation batches of 16 are two batches for one process and one for the
-    other: every row is evaluated once.
+    Logits agree to 1e-4 and losses to 1e-5 (sums in another order); predictions are equal where two
+    logits are further apart than that, metrics but for the rows where they are not. 37 rows in
+    evaluation batches of 16 are two batches for one process and one for the other: every row is
+    evaluated once.
     """
     spec = make_spec(micro_batch=4, train_rows=57, validation_rows=37, **changes)
     source = _folder({"folder": str(project / "hub"), "config": "sst2"})
@@ -475,12 +476,16 @@ def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     if moved[0].exists():
         assert moved[0].read_text() == moved[1].read_text()
         assert two.train.counts["rank_changes"] > 0
-    columns = [name for name in table if not name.startswith("logit_")]
+    columns = ["split", "epoch", "row", "label"]
     pd.testing.assert_frame_equal(table[columns], table2[columns])
-    gap = (table.filter(like="logit_") - table2.filter(like="logit_")).abs().max().max()
-    assert gap < 1e-4
+    logits, logits2 = (found.filter(like="logit_") for found in (table, table2))
+    assert (logits - logits2).abs().max().max() < 1e-4
+    clear = (logits.logit_0 - logits.logit_1).abs() > 2e-4
+    assert clear.mean() > 0.9
+    assert table.prediction[clear].equals(table2.prediction[clear])
     assert losses == pytest.approx(losses2, rel=1e-5)
-    assert (one.train.best, one.train.last) == (two.train.best, two.train.last)
+    if clear.all():
+        assert (one.train.best, one.train.last) == (two.train.best, two.train.last)
     assert one.train.steps == two.train.steps == 2 * 8
 
 

@@ -22,7 +22,7 @@ from loraudit.base.errors import UserError
 from loraudit.report import figures
 from loraudit.report.figure_registry import DRAWN
 from loraudit.report.page import fill_blocks
-from loraudit.report.tables import markdown, published_table, summary_table
+from loraudit.report.tables import markdown, processors, published_table, summary_table
 from loraudit.studies.expand import load_study
 from loraudit.studies.reference import select
 
@@ -78,6 +78,13 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     states = [environment["git"] for environment in records.environment]
     assert all(state["commit"] for state in states)
     assert folder.name in CHANGED_RESULTS or not any(state["dirty"] for state in states)
+
+
+@pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
+def test_a_committed_study_says_on_which_processor_it_was_made(folder):
+    records = pd.read_json(folder / "records.jsonl", lines=True)
+    note = (folder / "README.md").read_text()
+    assert f"made on {' and '.join(processors(records.to_dict('records')))}. Another kind" in note
 
 
 FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))

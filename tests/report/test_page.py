@@ -1,6 +1,7 @@
 """The report: all figures and tables have a place, words come from numbers, text is escaped."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from loraudit.report import figures, page, section7_figures
 from loraudit.report.alt_text import DESCRIBE, describe, listed
 from loraudit.report.figure_registry import DRAWN
 from loraudit.report.products import FIGURES, TABLES, UPDATES, study_figures
-from loraudit.report.tables import data_table, protocol_table, provenance_table, switched_table
+from loraudit.report.tables import (
+    data_table,
+    processors,
+    protocol_table,
+    provenance_table,
+    switched_table,
+)
 from loraudit.studies.expand import load_study
 from loraudit.studies.study import Run, Study, Switch
 from tiny import make_spec, make_task
@@ -194,6 +201,39 @@ def test_provenance_keeps_values_that_differ_and_names_fingerprints():
     assert table["data sha256, sst2 train"] == "1a"
     assert table["weights sha256, minilm"] == "2b"
     assert table["packages torch"] == "2"
+
+
+INTEL = {"processor": "Xeon"}
+AMD = {"processor": "EPYC", "processor_kind": "family 25, torch uses AVX2"}
+GPU = {"processor": "Xeon", "device": "cuda:0", "gpus": ["H100", "H100"]}
+
+
+@pytest.mark.parametrize(
+    ("environments", "counts"),
+    [
+        ([INTEL, INTEL], {"Xeon": 2}),
+        ([AMD, INTEL], {"EPYC (family 25, torch uses AVX2)": 1, "Xeon": 1}),
+        ([AMD, {**AMD, "processor_kind": "family 26, torch uses AVX512"}],
+         {"EPYC (family 25, torch uses AVX2)": 1, "EPYC (family 26, torch uses AVX512)": 1}),
+        ([{**INTEL, "resumed": [{"step": 3, **INTEL}]}], {"Xeon": 1}),
+        ([{**INTEL, "resumed": [{"step": 3, **AMD}]}],
+         {"Xeon": 1, "EPYC (family 25, torch uses AVX2)": 1}),
+        ([GPU, {**GPU, "processor": "another"}], {"H100": 2}),
+    ],
+)  # fmt: skip
+def test_runs_are_counted_by_the_kind_of_processor(environments, counts):
+    assert processors([{"environment": one} for one in environments]) == counts
+
+
+def test_a_page_says_when_its_runs_were_made_on_several_kinds_of_processor(tmp_path):
+    one, two = page.machine_facts({"Xeon": 2}), page.machine_facts({"Xeon": 2, "EPYC": 1})
+    assert one.keys() == {"provenance"}
+    assert one["provenance"].startswith("All runs were made on Xeon. On another kind of processor")
+    assert "2 kinds of processor (Xeon: 2 runs; EPYC: 1 run)" in two["processors"]
+    made = made_page(tmp_path)
+    for facts, count in ((one, 1), (two, 2)):
+        shown = page.render(replace(made, facts=made.facts | facts))
+        assert shown.count(facts["provenance"].replace("'", "&#39;")) == count
 
 
 def test_the_data_table_leaves_out_columns_that_say_nothing():

@@ -16,6 +16,8 @@ from loraudit.studies.values import validated
 from loraudit.training.schedule import learning_rate
 from tiny import make_spec, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 VARIANTS = [
     {"use_rslora": True},
     {"use_dora": True},

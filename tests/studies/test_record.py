@@ -1,10 +1,12 @@
 """Records are sealed: any digit that is changed afterwards shows."""
 
 import json
+import platform
 import re
 
 import pytest
 
+from loraudit.base import provenance
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, sha256, write_json
 from loraudit.studies.record import RunRecord, read_record, run_files, seal, write_record
@@ -64,3 +66,28 @@ def test_a_changed_record_is_refused_and_an_unsealed_one_is_read(folder):
     del content["record_sha256"], content["files"], content["code_sha256"]
     write_json(folder / "record.json", content)
     assert read_record(folder / "record.json").train.steps == TRAIN.steps + 1
+
+
+CPUS = {
+    "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\n"
+    "stepping\t: 1\nflags\t\t: fpu\n\nvendor_id\t: another": (
+        "AMD EPYC",
+        "vendor_id AuthenticAMD, cpu family 25, model 1, stepping 1, torch uses ",
+    ),
+    "BogoMIPS\t: 50\nCPU implementer\t: 0x41\nCPU part\t: 0xd40": (
+        platform.processor() or platform.machine(),
+        "CPU implementer 0x41, CPU part 0xd40, torch uses ",
+    ),
+    None: (platform.processor() or platform.machine(), "torch uses "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "names"), CPUS.items(), ids=["x86", "ARM", "no Linux"])
+def test_a_processor_of_a_bare_name_is_told_by_its_numbers(text, names, tmp_path, monkeypatch):
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
+    found = provenance.machine()
+    assert found == {"processor": names[0], "processor_kind": found["processor_kind"]}
+    assert found["processor_kind"].startswith(names[1])
+    assert found.items() <= provenance.environment().items()

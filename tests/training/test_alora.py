@@ -18,7 +18,9 @@ from loraudit.studies.spec import ALoRA
 from loraudit.training import alora
 from loraudit.training.block_outputs import Prefix, blocks_of
 from loraudit.training.rank_moves import grow, prune
-from tiny import make_spec, tiny_entry, tiny_model
+from tiny import MILD, make_spec, tiny_entry, tiny_model
+
+pytestmark = pytest.mark.numerics
 
 SPEC = make_spec(method="alora", alora=ALoRA(), rank=3, alpha=6)
 
@@ -180,11 +182,11 @@ def moved(model):
     """Move ranks of a model with adapters about: one layer ends at 0, others at 1, 5 and 3."""
     layers = list(inject.lora_layers(model).values())
     for layer in layers:
-        torch.nn.init.normal_(layer.lora_B)
+        torch.nn.init.normal_(layer.lora_B, std=MILD)
     prune(layers[0], torch.zeros(3, dtype=torch.bool))
     prune(layers[1], torch.tensor([False, True, False]))
     grow(layers[2], 2, seed=0)
-    torch.nn.init.normal_(layers[2].lora_B)
+    torch.nn.init.normal_(layers[2].lora_B, std=MILD)
     return model
 
 

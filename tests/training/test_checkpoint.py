@@ -1,4 +1,7 @@
-"""Checkpoints: a run that was stopped, at whatever point, ends in the bits of one that was not."""
+"""Checkpoints: a run that was stopped, at whatever point, ends in the bits of one that was not.
+
+On the same machine, with the same number of threads.
+"""
 
 import json
 import os
@@ -78,6 +81,7 @@ def uninterrupted(tiny, tmp_path_factory):
     return {kind: make(spec) for kind, spec in SPECS.items()}
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("at", ["step", "evaluation"])
 def test_a_signal_at_any_point_changes_no_bit(kind, at, uninterrupted, tiny, tmp_path, monkeypatch):

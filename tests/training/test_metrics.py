@@ -6,6 +6,8 @@ import pytest
 from loraudit.training import metrics
 from tiny import make_task
 
+pytestmark = pytest.mark.numerics
+
 
 def test_classification_by_hand():
     """2 true positives, 1 false positive, 1 false negative, 2 true negatives."""

@@ -19,6 +19,8 @@ from loraudit.training import adalora, alora
 from loraudit.training.run import train
 from tiny import make_spec
 
+pytestmark = pytest.mark.numerics
+
 TARGETS = ("q", "v", "up", "down")
 SHARED = {"rank": 4, "epochs": 3, "learning_rate": 1e-2, "train_rows": 128, "targets": TARGETS}
 LAYERS = 2 * len(TARGETS)

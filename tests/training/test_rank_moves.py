@@ -7,6 +7,8 @@ from loraudit.adapters.fast import FastLoRALinear
 from loraudit.adapters.lora import LoRALinear
 from loraudit.training.rank_moves import gated, grow, prune, resize
 
+pytestmark = pytest.mark.numerics
+
 D_IN, D_OUT, RANK = 6, 5, 4
 
 

@@ -19,6 +19,8 @@ from loraudit.training.journal import Best
 from loraudit.training.run import train
 from tiny import make_spec, tiny_model
 
+pytestmark = pytest.mark.numerics
+
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
 
 

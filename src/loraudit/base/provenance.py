@@ -11,6 +11,10 @@ from pathlib import Path
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "numpy", "hqq")
 """Packages whose versions a record names, where they are installed."""
 
+CPUINFO = Path("/proc/cpuinfo")
+KIND = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
+"""Lines of /proc/cpuinfo that tell kinds of CPU apart, on x86 and on ARM."""
+
 
 def git_state(folder: Path | str = Path(__file__).parent) -> dict:
     """Return the commit of a folder, this code's by default, and whether tracked files differ.
@@ -41,7 +45,7 @@ def environment() -> dict:
         "python": platform.python_version(),
         "packages": dict(_versions()),
         "platform": platform.platform(),
-        "processor": processor(),
+        **machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": gpus,
@@ -54,11 +58,33 @@ def _versions() -> Iterator[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
 
 
+def machine() -> dict[str, str]:
+    """Return the name of the CPU and its kind: on another kind the same spec gives other bits."""
+    return {"processor": processor(), "processor_kind": processor_kind()}
+
+
 def processor() -> str:
     """Return the name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_kind() -> str:
+    """Return what tells CPUs apart whose names are bare ("AMD EPYC").
+
+    These are the CPU's numbers, and the instructions that torch uses on it, which a variable of the
+    environment may limit.
+    """
+    import torch
+
+    facts = _cpuinfo()
+    numbers = [f"{key} {facts[key]}" for key in KIND if key in facts]
+    return ", ".join([*numbers, f"torch uses {torch.backends.cpu.get_cpu_capability()}"])
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux says of the first CPU; nothing elsewhere."""
+    if not CPUINFO.is_file():
+        return {}
+    first = CPUINFO.read_text().split("\n\n", 1)[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

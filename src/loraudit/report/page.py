@@ -24,6 +24,7 @@ from loraudit.report.tables import (
     interval,
     p_value,
     points,
+    processors,
     protocol_table,
     provenance_table,
     switched_table,
@@ -129,6 +130,7 @@ def read_page(
         for name in ("runs", "crosscheck", "twins")
     }
     lines = (folder / "tidy" / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     updates = folder / "tidy" / "amplification.parquet"
     if lora_runs(study) and updates.is_file():
         found["amplification"] = pd.read_parquet(updates)
@@ -142,14 +144,14 @@ def read_page(
         "twins": found["twins"],
         "protocol": protocol_table(study),
         "data": data_table(data),
-        "provenance": provenance_table([json.loads(line) for line in lines]),
+        "provenance": provenance_table(records),
     }
     paths = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
     return Page(
         study=study,
         tables={name: tables[name] for name in TABLE_NAMES if len(tables.get(name, ()))},
         figures={name: paths[name] for name in FIGURES if name in paths},
-        facts=facts(study, found),
+        facts=facts(study, found) | machine_facts(processors(records)),
         remake=remake,
     )
 
@@ -186,6 +188,22 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     if "amplification" in tables:
         out["updates"] = _update_fact(tables["amplification"])
     return out
+
+
+def machine_facts(counts: dict[str, int]) -> dict[str, str]:
+    """Say on which processors the runs were made; more than one kind is said at the top too."""
+    text = (
+        "On another kind of processor the same specs give other bits, and for an unstable setting "
+        "another result."
+    )
+    if len(counts) == 1:
+        return {"provenance": f"All runs were made on {next(iter(counts))}. {text}"}
+    names = "; ".join(f"{name}: {n} run{'' if n == 1 else 's'}" for name, n in counts.items())
+    text = (
+        f"The runs were made on {len(counts)} kinds of processor ({names}). {text} A difference "
+        "between runs of different kinds may be the processors'."
+    )
+    return {"provenance": text, "processors": text} if counts else {}
 
 
 def _untwinned(study: Study) -> str:

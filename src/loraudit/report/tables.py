@@ -343,6 +343,29 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
     )
 
 
+def processors(records: list[dict]) -> dict[str, int]:
+    """Count the runs made on each kind of processor, the GPU's name where a GPU trained.
+
+    A run that went on from a checkpoint of another kind counts for both.
+    """
+    found: dict[str, int] = {}
+    for record in records:
+        environment = record["environment"]
+        machines = [environment, *environment.get("resumed", [])]
+        names = [", ".join(dict.fromkeys(environment.get("gpus", [])))]
+        if not str(environment.get("device", "")).startswith("cuda"):
+            names = [_processor(machine) for machine in machines]
+        for name in dict.fromkeys(names):
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def _processor(machine: dict) -> str:
+    """Name a processor; its kind is in brackets, where the record is new enough to have it."""
+    name, kind = machine.get("processor") or "an unnamed processor", machine.get("processor_kind")
+    return f"{name} ({kind})" if kind else name
+
+
 def flat(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield nested values with their keys joined: "git commit", "packages torch"."""
     for key, value in values.items():

@@ -1,5 +1,8 @@
 """A run's checkpoint: all that the loop needs to go on where it stopped, bit for bit.
 
+The bits are those of a run that was left alone on the same kind of CPU. On another kind the run
+goes on too (jobs move between machines), and its record names both.
+
 <run>/checkpoint/step-<n>/ holds state.pt (what the loop says it needs), random-<process>.pt (each
 process's random numbers) and, written last, manifest.json: the hashes of both, and what the
 checkpoint belongs to. One that is damaged, or of other code, data, threads or processes, is not

@@ -58,7 +58,7 @@ class Journal:
     ranks: list[dict] = field(default_factory=list)
     """step, layer and rank: a row per layer at the start and whenever the method moved ranks"""
     resumed: list[dict] = field(default_factory=list)
-    """per checkpoint taken up: its step, and the processor that had come so far"""
+    """per checkpoint taken up: its step, and the processor (name and kind) that had come so far"""
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -62,7 +62,8 @@ def train(
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
-    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits.
+    A run that was stopped goes on from its checkpoint (checkpoint.py), to the same bits if it is on
+    the same kind of CPU; the record names the CPUs that came before.
 
     Args:
         spec: the run.

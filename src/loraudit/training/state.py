@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 import torch
 from accelerate import Accelerator
 
-from loraudit.base.provenance import processor
+from loraudit.base.provenance import machine
 from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import adapter_ranks
 from loraudit.training.checkpoint import Checkpoints
@@ -87,7 +87,7 @@ def take_up(state: State) -> None:
     state.scheduler.load_state_dict(content["scheduler"])
     state.started -= content["seconds"]
     step = state.journal.step
-    state.journal.resumed.append({"step": step, "processor": content["processor"]})
+    state.journal.resumed.append({"step": step, **content["machine"]})
     state.checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
 
 
@@ -100,7 +100,7 @@ def save_checkpoint(state: State) -> bool:
         "scheduler": state.scheduler.state_dict(),
         "controller": state.controller.state_dict() if state.controller else None,
         "seconds": time.monotonic() - state.started,
-        "processor": processor(),
+        "machine": machine(),
     }
     return state.checkpoints.save(state.journal.step, content)
 
