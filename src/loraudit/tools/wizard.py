@@ -133,7 +133,7 @@ def _end(text: str, block: str) -> int:
     root = yaml.compose(text)
     for key, value in root.value if root else ():
         if key.value == block:
-            # A plain or {braced} value ends within a line, a block value at column 0 of a later one.
+            # A plain or {braced} value ends inside a line, a block value at the start of one.
             return value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
     raise UserError(f"no block {block!r} in this file")
 
