@@ -243,7 +243,7 @@ def verify(
     the seal and the adapter. It compares the data and the model in resources/ with those of the
     record, and spec and code with today's: a run of other code is stale. Then it makes the tables
     and the CSV behind each figure again. The seal shows that a digit of a record was edited or
-    damaged. Whoever edits a record and seals it anew gets past the seal, but not past the scores.
+    damaged. Whoever edits a record and seals it anew is found out by the recomputed scores.
 
     A note names what could not be checked, such as data that were not fetched. Use --config for a
     study whose file is not in config/studies.
@@ -499,7 +499,7 @@ def add_model(
     ] = [],  # noqa: B006
     head: Annotated[list[str], typer.Option(help="Without --family: a module of the head.")] = [],  # noqa: B006
     output: Annotated[
-        str | None, typer.Option(help="The output layer, if no --head names it.")
+        str | None, typer.Option(help="The output layer, if not the last --head.")
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
