@@ -295,9 +295,9 @@ class Tags(HTMLParser):
 
 
 def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
-    page = Tags()
-    page.feed(page.render(made_page(tmp_path)))
-    assert page.tags.count("script") == 1
-    assert page.tags.count("img") == len(made_page(tmp_path).figures)
-    assert "onerror" not in page.names
-    assert any(HOSTILE in text for text in page.text)
+    tags = Tags()
+    tags.feed(page.render(made_page(tmp_path)))
+    assert tags.tags.count("script") == 1
+    assert tags.tags.count("img") == len(made_page(tmp_path).figures)
+    assert "onerror" not in tags.names
+    assert any(HOSTILE in text for text in tags.text)
