@@ -1,5 +1,6 @@
-# loraudit: from a study file to tables, figures and a report. The order below is the order of the
-# science; each file in workflow/rules holds one stage, each rule calls one program in scripts/.
+# loraudit: from a study file to tables, figures and a report. The includes below are in the order
+# of the science. Each file in workflow/rules holds one stage, each rule calls one program in
+# scripts/.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -11,8 +12,8 @@ configfile: "config/config.yaml"
 include: "workflow/rules/common.smk"
 
 
-# The runs and cross-checks stand here although the report needs them too: a product that is only
-# behind another one is not made again when it is deleted.
+# The report needs the runs and cross-checks anyway. They are listed because Snakemake makes a
+# deleted file again only if it is asked for, not if all that was made from it is still there.
 rule all:
     default_target: True
     input:

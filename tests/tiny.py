@@ -18,6 +18,16 @@ from loraudit.studies.methods import METHODS, resolve
 from loraudit.studies.record import Train
 from loraudit.studies.spec import AdapterSpec, RunSpec
 
+UP_TO_ROUNDING = {"atol": 1e-5, "rtol": 1e-5}
+"""For float32 values of order 1 that are computed in two ways (fast and plain layers, merged and
+not, PEFT and here): sums of a few hundred terms in another order differ by some roundings of 6e-8,
+and by which of them depends on the CPU. Equal bits are asked only of the same operations in the
+same order, and of values that are copied, drawn from one seed, or have zero added to them."""
+
+MILD = 0.3
+"""Deviation of random adapters and heads that keeps a tiny model's values of order 1: with one of 1
+roundings of 1e-7 grow to 4e-5 on the way to the outputs."""
+
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
 FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
 

@@ -5,6 +5,7 @@ import torch
 
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.lora import LoRALinear
+from loraudit.adapters.lora_variants import LoRAPacked
 from loraudit.adapters.quantise import quantise
 from loraudit.base.errors import UserError
 from loraudit.crosscheck.whole_model import (
@@ -79,7 +80,7 @@ def quantised(bits: int, **changes):
 
 
 def test_a_merge_into_packed_weights_fails(monkeypatch):
-    monkeypatch.setattr(LoRALinear, "merge", lambda self: None)
+    monkeypatch.setattr(LoRAPacked, "merge", lambda self: None)
     spec = quantised(4)
     rows = compare(quantise(tiny_model(), spec), spec, batches(), "float64")
     assert {row["check"] for row in rows if not row["ok"]} == {"merging refused"}
@@ -105,7 +106,7 @@ def test_a_layer_case_per_shape():
         ("linear", 16, 32),
         ("linear", 32, 16),
     ]
-    assert {(case.rank, case.alpha) for case in cases} == {(SPEC.rank, SPEC.alpha)}
+    assert {(case.rank, case.alpha) for case in cases} == {(SPEC.lora.rank, SPEC.lora.alpha)}
 
 
 def scaling_is_alpha(layer):

@@ -419,14 +419,14 @@ def test_every_shipped_study_plans_without_a_network(project, name):
 
 COUNTED = """
 import os, pathlib, runpy, sys
-from loraudit import train
-folder, forward = sys.argv[-1], train.forward
+from loraudit.training import loop
+folder, forward = sys.argv[-1], loop.forward
 def counted(state, examples, index):
     if not state.model.training:
         with open(pathlib.Path(folder, os.environ.get("RANK", "0") + ".rows"), "a") as file:
             file.writelines(f"{row}\\n" for row in index)
     return forward(state, examples, index)
-train.forward = counted
+loop.forward = counted
 sys.argv[-1] += "/run"
 runpy.run_path("scripts/train.py", run_name="__main__")
 """

@@ -135,13 +135,13 @@ TRAIN = """
 import resource, sys
 sys.argv = ["scripts/train.py", *sys.argv[2:]]
 import torch
-from loraudit import train
-inner = train.run_epochs
+from loraudit.training import run
+inner = run.run_epochs
 def limited(*arguments):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20),) * 2)
     return inner(*arguments)
-train.run_epochs = limited
+run.run_epochs = limited
 import runpy
 runpy.run_path("scripts/train.py", run_name="__main__")
 """

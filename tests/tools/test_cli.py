@@ -103,7 +103,7 @@ def test_import_says_what_it_found(bin_file, tmp_path):
     options = ["--model", "roberta-base", "--base", tmp_path / "base", "--out", out]
     result = call("import", bin_file, "--alpha", 16, *options)
     assert result.exit_code == 0, result.stderr
-    for shown in ("adapted matrices", "q+v", "file bytes", "16 (as told)", "wrote"):
+    for shown in ("adapted matrices", "q+v", "file bytes", "16 (as given)", "wrote"):
         assert shown in result.stdout
     assert json.loads((out / "adapter_config.json").read_text())["lora_alpha"] == 16
     inject.load(tiny_model("roberta"), out)
@@ -170,7 +170,7 @@ def test_crosscheck_refuses_with_one_line(run, tmp_path):
     assert "did you mean" in error_of("crosscheck", "--study", "quickstrt", "--cell", "x")
     near = ["--study", "quickstart", "--cell", "snippets/minilm/r8-q+k"]
     assert "did you mean 'snippets/minilm/r8-q+v'" in error_of("crosscheck", *near)
-    assert "no JSON file" in error_of("crosscheck", tmp_path / "spec.json")
+    assert "can't be read as JSON" in error_of("crosscheck", tmp_path / "spec.json")
     (tmp_path / "spec.json").write_text("[]")
     assert "expected keys and values" in error_of("crosscheck", tmp_path / "spec.json")
     nothing = ["--tokens", tmp_path, "--model", tmp_path]
@@ -237,7 +237,7 @@ def test_bundle_writes_a_zip(project, tmp_path):
 
 def test_plan_counts_and_times_the_runs(project, monkeypatch):
     """Snakemake's own answer is left to the pipeline tests."""
-    study = plan.load_configured(plan.locate.settings("small"))
+    study = plan.load_configured(plan.paths.settings("small"))
     given = []
     jobs = Jobs({"train": 6}, {run.id for run in study.runs}, set())
     monkeypatch.setattr(plan, "dry_run", lambda config: given.append(config) or jobs)

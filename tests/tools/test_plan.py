@@ -102,7 +102,7 @@ def test_without_data_tokens_are_random_and_without_weights_the_model_is(tiny, t
 
 
 def test_a_launch_on_several_machines_is_not_timed_here():
-    with pytest.raises(UserError, match="one on several machines"):
+    with pytest.raises(UserError, match="a launch on several machines"):
         plan.measure_launch("profiles/accelerate/two_nodes.yaml", 1)
 
 
@@ -226,7 +226,7 @@ def test_a_size_that_nobody_knows_yet_leaves_the_time_open(planned):
     found = planned(ids())
     assert found["jobs_without_estimate"] == 6
     assert all(kind["step"] > 0 and kind["seconds"] is None for kind in found["kinds"])
-    assert any("not known before it is fetched" in note for note in found["notes"])
+    assert any("its size is unknown until it is fetched" in note for note in found["notes"])
 
 
 def test_nothing_to_do_takes_no_time(planned):

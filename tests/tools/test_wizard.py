@@ -128,7 +128,7 @@ def test_metrics_must_fit_the_labels(project):
         table.to_parquet(path)
     arguments = ["add-task", "--name", "new", "--folder", "three", "--config", "sst2", *LABELS[:4]]
     three = [*arguments, "--classes", "a,b,c"]
-    assert "not for these labels" in call(*three, "--metrics", "f1", code=1)
+    assert "do not fit these labels" in call(*three, "--metrics", "f1", code=1)
     call(*three, "--metrics", "accuracy")
 
 

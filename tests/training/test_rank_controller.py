@@ -129,8 +129,7 @@ def test_alora_without_moves_is_lora_to_the_bit(tiny, tmp_path, monkeypatch, cap
     assert record.train.counts["rank_changes"] == 0
     assert "alora: warning: no layer's rank ever changed" in capsys.readouterr().err
     assert set(ranks) == {0}
-    plain = {"method": "lora", "alora": None, "epochs": 1}
-    spec = changed(SPECS["alora"], **plain)
+    spec = changed(SPECS["alora"], method="lora", epochs=1)
     train(spec, tiny / "tokens", tiny / "model", tmp_path / "lora")
     tables = [tmp_path / name / "predictions.parquet" for name in ("alora", "lora")]
     assert pd.read_parquet(tables[0]).equals(pd.read_parquet(tables[1]))
@@ -192,16 +191,20 @@ def test_what_does_not_fit_is_refused(tiny, tmp_path, method, changes, message):
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("alora", {"rank": 0}, "rank = 0: .* greater than or equal to 1"),
-        ("alora", {"alora": None}, "alora goes with method 'alora', and only with it"),
-        ("alora", {"method": "lora"}, "alora goes with method 'alora', and only with it"),
-        ("adalora", {"adalora": {"init_rank": 4}}, "init_rank 4 is not above the target, rank 4"),
-        ("adalora", {"init": "kaiming"}, "AdaLoRA draws A and B from"),
-        ("adalora", {"base_bits": 4}, r"does not go with base_bits 4 .legal: null"),
+        ("alora", {"adapter": {"rank": 0}}, "rank = 0: .* greater than or equal to 1"),
+        ("alora", {"settings": None}, "method 'alora' needs settings of its own"),
+        ("alora", {"method": "lora"}, "method 'lora' has no settings of its own"),
+        ("adalora", {"settings": {"init_rank": 4}}, "init_rank 4 is not above the target, rank 4"),
+        ("adalora", {"adapter": {"init": "kaiming"}}, "AdaLoRA draws A and B from"),
+        ("adalora", {"base_bits": 4, "base_group": 8}, r"not go with base_bits 4 .legal: null"),
+        ("alora", {"adapter": None}, "method 'alora' needs an adapter"),
+        ("alora", {"method": "full", "settings": None}, "method 'full' has no adapter"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(method, changes, message):
-    fields = {**SPECS[method].model_dump(mode="json"), **changes}
+    fields = SPECS[method].model_dump(mode="json")
+    for key, value in changes.items():
+        fields[key] = {**fields[key], **value} if isinstance(value, dict) else value
     with pytest.raises(UserError, match=message):
         validated(RunSpec, fields, "spec")
 

@@ -17,7 +17,7 @@ rule study:
     params:
         code=code_digest("scripts/study.py"),
         study=digest(STUDY),
-        config=lambda w: json.dumps(CHOICES),  # a function: braces in it are text
+        config=lambda w: json.dumps(CHOICES),  # in a function, because braces are then plain text
     message:
         "expand the study"
     shell:

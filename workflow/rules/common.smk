@@ -1,5 +1,5 @@
-# The study, and the helpers that the rules share. Everything wrong in a study is found here, before
-# any job starts.
+# The study, and the helpers that the rules share. A study is checked here as a whole, before any job
+# starts.
 import json
 import shlex
 from pathlib import Path
@@ -18,6 +18,7 @@ from loraudit.studies.study_file import Config
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+# Snakemake takes {...} in a path for a wildcard.
 if {"{", "}"} & set(str(Path.cwd())):
     raise WorkflowError(
         f"{Path.cwd()}: Snakemake can't work in a folder with {{ or }} in its name; rename it"
@@ -29,7 +30,7 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process:
+if workflow.is_main_process:  # each job parses this file again and need not repeat the line
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
 RUNS = {run.id: run.spec for run in STUDY.runs}
 CELLS = STUDY.cells()
@@ -40,8 +41,9 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURE_TABLES = study_figures(STUDY)
 DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
+# The keys that decide what the study is, without those that say how its runs are launched.
 CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
-SWITCHES = " ".join(  # how this study is asked for on the command line
+SWITCHES = " ".join(  # what to write after --config to get this study; the report shows it
     shlex.quote(f"{key}={value}")
     for key, value in CHOICES.items()
     if key == "study" or value != DEFAULTS[key]
@@ -75,7 +77,7 @@ def tokens_of(spec):
 
 
 def start_record(wildcards):
-    """Return the record that a run starts from: an edge of the DAG, or nothing."""
+    """Return the record of the run that this one starts from, or nothing: that run comes first."""
     start = run_spec(wildcards).warm_start
     return f"{RESULTS}/runs/{start.run}/record.json" if start else []
 
@@ -86,17 +88,17 @@ def cell_spec(wildcards):
 
 
 def minutes(job):
-    """Return the function of a job's wildcards and attempt that gives its time limit (minutes)."""
+    """Return a function of a job's wildcards and attempt that gives its time limit in minutes."""
     return lambda wildcards, attempt: _needs(job, wildcards, attempt).minutes
 
 
 def memory(job):
-    """Return the function of a job's wildcards and attempt that gives its memory (MB)."""
+    """Return a function of a job's wildcards and attempt that gives its memory in MB."""
     return lambda wildcards, attempt: _needs(job, wildcards, attempt).mem_mb
 
 
 def _needs(job, wildcards, attempt):
-    """Look a job up in config/cluster.yaml; without a wildcard it is about all of the study."""
+    """Return what config/cluster.yaml gives a job, for its task and model or for all of them."""
     models = [wildcards.model] if "model" in wildcards.keys() else list(MODELS)
     tasks = [wildcards.task] if "task" in wildcards.keys() else list(TASKS)
     return CLUSTER.needs(job, models, tasks, attempt)

@@ -1,5 +1,5 @@
-# Our LoRA beside PEFT's, for every task x model x rank x target set: a job that fails where they
-# differ by more than the tolerance.
+# Our LoRA beside PEFT's, for every task x model x rank x target set. A job fails if they differ by
+# more than the tolerance.
 
 
 rule crosscheck:

@@ -1,4 +1,4 @@
-# Every figure as SVG, PNG, and the CSV behind it.
+# Every figure, as SVG and PNG, and the CSV behind it.
 
 
 localrules:

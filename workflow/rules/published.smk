@@ -1,4 +1,4 @@
-# What published numbers say of each other; needs no run.
+# Published numbers compared with each other; no run is needed for that.
 
 
 localrules:

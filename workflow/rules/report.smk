@@ -1,4 +1,4 @@
-# One page per study, readable from disk.
+# One page per study, which a browser reads from disk.
 
 
 localrules:
@@ -26,7 +26,7 @@ rule report:
     params:
         code=code_digest("scripts/report.py"),
         results=lambda w, input: str(Path(input.study).parent),
-        switches=lambda w: SWITCHES,  # a function: braces in it are text
+        switches=lambda w: SWITCHES,  # in a function: braces are then plain text
     message:
         "write the report"
     shell:
@@ -34,8 +34,8 @@ rule report:
         " --data {input.data:q} --switches {params.switches:q} --out {output:q} > {log:q} 2>&1"
 
 
-# Asked for by name, and made again whenever it is: a report on what is there when jobs have failed,
-# or while others run. It has no output for Snakemake, so it waits for nothing.
+# A report on what an unfinished study has so far, after jobs have failed or while others run. The rule
+# has no output and no runs as input: it runs whenever it is called by name, and waits for no run.
 rule partial:
     input:
         study=f"{RESULTS}/study.json",
@@ -47,7 +47,7 @@ rule partial:
         code=code_digest("scripts/partial.py"),
         results=lambda w, input: str(Path(input.study).parent),
         logs=f"logs/{STUDY.name}",
-        switches=lambda w: SWITCHES,  # a function: braces in it are text
+        switches=lambda w: SWITCHES,  # in a function: braces are then plain text
     message:
         "report on the runs that are there: {params.results}/partial/report.html"
     shell:

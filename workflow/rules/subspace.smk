@@ -1,4 +1,4 @@
-# Section 7 of the paper, from the saved in-house adapters: what the updates look like.
+# Section 7 of the paper: what the updates of the saved in-house adapters look like.
 
 
 rule subspace:

@@ -1,4 +1,4 @@
-# Token ids, made once per task, model and length, and mapped into memory by every run.
+# Token ids are made once per task, model and length, and every run maps them into memory.
 
 
 rule tokenise:

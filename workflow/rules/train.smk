@@ -1,5 +1,5 @@
-# One job per run. How it is launched (devices, processes) is a resource, not a parameter: moving a
-# study to another machine reruns nothing.
+# One job per run. How it is launched (devices, processes) is a resource and not a parameter, so that
+# moving a study to another machine reruns nothing.
 
 TRAIN_CODE = {
     name: code_digest("scripts/train.py", method.module) for name, method in METHODS.items()
@@ -28,7 +28,7 @@ rule train:
         gpu=GPUS,
         runtime=minutes("train"),
         mem_mb=memory("train"),
-        # 90 to 150 s before its time limit a run is told to stop: time for a checkpoint
+        # SLURM tells a run to stop 90 to 150 s before its time limit, so that it can save a checkpoint
         slurm_extra="--signal=TERM@90",
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:

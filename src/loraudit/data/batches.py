@@ -1,4 +1,4 @@
-"""Tasks in training: token files mapped into memory, and batches made from them."""
+"""What training reads: token files mapped into memory, and batches made from them."""
 
 import functools
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ from loraudit.studies.spec import RunSpec
 class Examples:
     """A tokenised split of n examples; example i's tokens are `ids[starts[i]:starts[i + 1]]`.
 
-    `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `types` segment ids
-    beside `ids` or None. Tokens are read-only and mapped: runs on one machine share them.
+    `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `types` the segment
+    id of each of the `ids`, or None. Tokens are read-only and mapped into memory, so that all runs
+    on a machine share them.
     """
 
     rows: np.ndarray
@@ -32,18 +33,18 @@ class Examples:
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens per example."""
+        """Number of tokens of each example (n,)."""
         return np.diff(self.starts)
 
 
 def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
-    """Map the first `train_rows` or `validation_rows` rows of a tokenised split.
+    """Map the first rows of a tokenised split into memory.
 
-    Splits other than "train" are validation splits.
+    `train_rows` of the spec says how many of "train", `validation_rows` how many of any other.
 
     Raises:
-        UserError: the split has fewer rows than the spec asks for, or was cut at another length, or
-            its file is not the one that was made.
+        UserError: the split has fewer rows than the spec asks for, was cut at another length, or
+            its file was changed after it was made.
     """
     manifest = read_json(Path(tokens) / "manifest.json")
     if manifest["max_length"] != spec.max_length:
@@ -74,18 +75,18 @@ def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
 
 
 def scored_splits(spec: RunSpec, tokens: Path) -> list[str]:
-    """Name the splits to score: validation, and those of `also_validate` that were fetched."""
+    """Return the names of the splits to score: validation, and fetched ones of `also_validate`."""
     absent = read_json(Path(tokens) / "manifest.json")["absent"]
     return ["validation", *(name for name in spec.task.also_validate if name not in absent)]
 
 
 def pad_id(tokens: Path) -> int:
-    """Return the tokenizer's padding token."""
+    """Return the id of the tokenizer's padding token."""
     return read_json(Path(tokens) / "manifest.json")["pad_id"]
 
 
 def data_fingerprint(tokens: Path) -> dict[str, str]:
-    """Return the hashes of the fetched task's splits."""
+    """Return the SHA-256 of each split of the fetched task."""
     return read_json(Path(tokens) / "manifest.json")["splits"]
 
 
@@ -94,8 +95,8 @@ def global_batches(
 ) -> list[np.ndarray]:
     """Order one epoch's rows into global batches; the last may be short.
 
-    "shuffle" is a permutation cut into batches. "length_grouped" sorts each block of 50 batches of
-    the permutation by length before cutting, then shuffles the batches.
+    "shuffle" permutes the rows and cuts them into batches. "length_grouped" also sorts each block
+    of 50 batches by length before cutting, and then shuffles the batches.
     """
     order = generator.permutation(len(lengths))
     if batching == "length_grouped":
@@ -116,8 +117,8 @@ def sorted_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
 def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> dict:
     """Pad the chosen examples to a batch of tensors (len(index), longest or max_length).
 
-    A batch without padding has no attention_mask: models then attend to all tokens, without the
-    cost of a mask.
+    A batch in which nothing is padded has no attention_mask: models then attend to all tokens and
+    save the cost of a mask.
     """
     lengths = examples.lengths[index]
     width = spec.max_length if spec.padding == "max_length" else lengths.max()

@@ -1,6 +1,6 @@
 """Fetch a model or a task into a folder below resources/, whole or not at all.
 
-Training reads those folders only, so that only the fetch jobs ever need a network.
+Training reads only those folders, so that only the fetch jobs ever need a network.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ from loraudit.studies.entries import (
 )
 
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
-"""What is kept of a model's folder or repository: config, tokenizer, weights as safetensors."""
+"""Files that are kept of a model: config, tokenizer, and weights as safetensors."""
 
 
 def fetch_model(entry: ModelEntry, out: Path) -> None:
     """Put a model's files and a manifest.json of their hashes into `out`, whole or not at all.
 
     Raises:
-        UserError: wrong hash, missing files, or an unreachable hub.
+        UserError: a hash is wrong, files are missing, or the hub can't be reached.
     """
     with folder_atomic(out) as folder:
         _copy_model(entry.source, folder)
@@ -64,10 +64,10 @@ def _copy_model(source: Source, out: Path) -> None:
         require_hub(source, "model", MODEL_FILES)
         patterns = list(MODEL_FILES)
         try:
-            found = snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns)
-        except Exception as error:  # the hub's, the network's and the disk's
+            copy = snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns)
+        except Exception as error:  # of the hub, the network or the disk
             raise not_got(source, "model", error) from None
-        folder = Path(found)
+        folder = Path(copy)
     for pattern in MODEL_FILES:
         for file in folder.glob(pattern):
             shutil.copyfile(file, out / file.name)
@@ -77,14 +77,14 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
     """Write train.parquet, validation.parquet and manifest.json into `out`, all or nothing.
 
     The tables have the columns row (its number in the source), text_1, text_2 (if any), label.
-    Splits of `also_validate` are written beside them; one that the source does not have (a local
-    copy may hold a part only) is named under "absent" in the manifest.
+    Splits of `also_validate` are written too. One that the source does not have, since a local copy
+    may hold only a part, is named under "absent" in the manifest.
 
     Returns:
         The manifest: row counts, what was dropped, class counts, and the files' hashes.
 
     Raises:
-        UserError: missing source, split or column, or a label out of range.
+        UserError: a source, split or column is missing, or a label is out of range.
     """
     tables, dropped = _source_tables(entry)
     with folder_atomic(out) as folder:
@@ -105,10 +105,10 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
 
 
 def read_rows(entry: TaskEntry, rows: int) -> dict[str, pd.DataFrame]:
-    """Return the first rows of every split of a task, without keeping anything.
+    """Return the first rows of every split of a task, without writing anything.
 
     Raises:
-        UserError: as `fetch_task`.
+        UserError: for the same reasons as in `fetch_task`.
     """
     tables, _ = _source_tables(entry)
     return {split: canonical(table, entry, split)[:rows] for split, table in tables.items()}
@@ -152,7 +152,7 @@ def normalised(text: str) -> str:
 def split_by_rating(
     table: pd.DataFrame, rule: RatingRule, text: tuple[str, ...]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """Apply a `RatingRule` (its docstring states it) to a table.
+    """Split a table by a `RatingRule`, whose docstring states the rule.
 
     Returns:
         The two splits, and how many rows each step dropped.
@@ -186,7 +186,7 @@ def _load_split(
         arguments = {"path": _data_folder(source)}
         bars_on_terminals_only()
     try:
-        # A cache of its own: the shared one can hand back another folder of the same name.
+        # In a temporary cache, since the shared one can hand back another folder of the same name.
         with tempfile.TemporaryDirectory() as cache:
             dataset = load_dataset(name=source.config, split=split, cache_dir=cache, **arguments)
             return dataset.to_pandas()
@@ -212,7 +212,7 @@ def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame
     """Bring a split into the columns row, text_1, text_2 (if any), label.
 
     Raises:
-        UserError: a missing column, an empty split, a missing text, or a label out of range.
+        UserError: a column or a text is missing, the split is empty, or a label is out of range.
     """
     where = f"task {entry.name!r}, split {split!r}"
     label = entry.label or "label"

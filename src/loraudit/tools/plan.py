@@ -1,7 +1,7 @@
 """What a study will take, before anything starts: jobs, time, memory and disk.
 
-Which jobs there are to do Snakemake says itself (a dry run). Times come from finished runs of the
-study on this machine, or else from a short calibration (calibrate.py), kept in .loraudit/.
+A dry run of Snakemake tells which jobs are to do. Times come from the study's finished runs on this
+machine; for other kinds of run calibrate.py measures a few steps, kept in .loraudit/.
 """
 
 import hashlib
@@ -44,17 +44,17 @@ FREE = (
     *("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start"),
     *("train_rows", "validation_rows", "epochs"),
 )
-"""Fields that do not change what a step costs, or (rank) hardly."""
+"""Fields that do not change what a step costs; rank does, but too little to matter here."""
 
 BUSY = 0.5
-"""Load per CPU from which a calibration says that it was not alone."""
+"""Load per CPU above which the plan notes that other work ran beside the measurements."""
 
 PREDICTION_BYTES = 40
-"""Of a row in predictions.parquet, at most: row, label, prediction, logits."""
+"""The most that a row of predictions.parquet takes: row, label, prediction and logits."""
 
 
 class Jobs(NamedTuple):
-    """What Snakemake would do: jobs per rule, runs to train and cells to check."""
+    """What Snakemake would do: the number of jobs per rule, runs to train and cells to check."""
 
     rules: dict[str, int]
     runs: set[str]
@@ -62,7 +62,7 @@ class Jobs(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """This machine as a run sees it: `launch` is its file in profiles/accelerate."""
+    """What decides how fast a run is here; `launch` is its file in profiles/accelerate."""
 
     processor: str
     cpus: int
@@ -72,7 +72,7 @@ class Machine(NamedTuple):
     launch: str
 
     def profile(self) -> dict:
-        """Return the launch file."""
+        """Return the content of the launch file."""
         return read_yaml(self.launch)
 
     @property
@@ -88,13 +88,13 @@ def plan(
 
     Args:
         config: the whole configuration.
-        given: the part of it that was given, as KEY=VALUE, for Snakemake.
+        given: the keys that were set on the command line, as KEY=VALUE, for Snakemake.
         cores: Snakemake's --cores.
-        measure: calibrate what finished runs do not tell; False leaves it unknown.
-        again: forget earlier calibrations.
+        measure: measure kinds of run that no finished run tells about; otherwise they are unknown.
+        again: repeat earlier measurements.
 
     Raises:
-        UserError: anything wrong in the study, or no repository here.
+        UserError: something in the study is wrong, or this is not the repository's folder.
     """
     study = load_configured(config)
     checked = Config(**config)
@@ -109,15 +109,16 @@ def plan(
     asked = {cost_key(run.spec): run for run in study.runs if cost_key(run.spec) not in known}
     keys = {cost_key(run.spec) for run in todo}
     needed = [run for key, run in asked.items() if key in keys]
-    found = calibrated(needed, study, jobs, machine) if measure else Calibration({}, {}, None, [])
-    return _answer(study, jobs, machine, known, found)
+    unmeasured = Calibration({}, {}, None, [])
+    measured = calibrated(needed, study, jobs, machine) if measure else unmeasured
+    return _answer(study, jobs, machine, known, measured)
 
 
 def dry_run(given: list[str]) -> Jobs:
     """Ask Snakemake what it would do.
 
     Raises:
-        UserError: no Snakefile here, or Snakemake's reason for not planning.
+        UserError: there is no Snakefile here, or Snakemake refuses, with its reason.
     """
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile here: run this in the repository's folder")
@@ -132,7 +133,11 @@ def dry_run(given: list[str]) -> Jobs:
 
 
 def parse_jobs(text: str) -> Jobs:
-    """Read the output of a dry run, whose messages are those of rules train and crosscheck."""
+    """Read the output of a dry run.
+
+    The patterns are the messages of rules train and crosscheck (workflow/rules), so a change there
+    needs one here.
+    """
     table = text.partition("Job stats:")[2].partition("\ntotal ")[0]
     counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
     runs = re.findall(r"^Job \d+: train (\S+) (\S+) (\S+) seed (\d+)$", text, re.M)
@@ -145,7 +150,7 @@ def parse_jobs(text: str) -> Jobs:
 
 
 def cost_key(spec: RunSpec) -> str:
-    """Return what decides a run's cost: all fields but the seed and the optimizer's."""
+    """Return what decides a run's cost, as JSON: all fields but the seed and the optimizer's."""
     exact = ("train_rows", "validation_rows", "epochs", "rank")
     dropped = {name for name in FREE if name not in exact}
     return _without(spec, dropped)
@@ -180,10 +185,10 @@ def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
 
 
 def _mean(costs: list[dict]) -> dict:
-    found = {
+    means = {
         name: sum(c[name] for c in costs) / len(costs) for name in ("seconds", "step", "bytes")
     }
-    return {**found, "memory_mib": max(cost["memory"][0] for cost in costs), "runs": len(costs)}
+    return {**means, "memory_mib": max(cost["memory"][0] for cost in costs), "runs": len(costs)}
 
 
 def _same_machine(environment: dict, machine: Machine) -> bool:
@@ -193,7 +198,10 @@ def _same_machine(environment: dict, machine: Machine) -> bool:
 
 
 class Calibration(NamedTuple):
-    """What was measured: {class key: cost}, {model: seconds of a cross-check}, launch seconds."""
+    """What was measured: {class key: cost}, {model: seconds of a cross-check}, launch seconds.
+
+    `notes` are sentences for the reader: what could not be measured, and why.
+    """
 
     classes: dict[str, dict]
     crosschecks: dict[str, float]
@@ -202,7 +210,7 @@ class Calibration(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A measurement to make: its name in the cache, what it is of, and the call."""
+    """A measurement to make: its key in the cache, what it measures in words, and the call."""
 
     key: str
     what: str
@@ -211,7 +219,7 @@ class Task(NamedTuple):
 
 
 def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> Calibration:
-    """Measure what the cache does not have, as many at once as runs will be."""
+    """Measure what the cache lacks, in as many processes at once as there will be runs at once."""
     notes: list[str] = []
     named: dict[str, str] = {}
     tasks: list[Task] = []
@@ -271,7 +279,7 @@ def _rank(spec: RunSpec) -> int:
 
 
 def _crosscheck_tasks(study: Study, jobs: Jobs, machine: Machine) -> dict[str, Task]:
-    """Return one cross-check to time per model: of the cell with the most matrices and rank."""
+    """Return a cross-check to time for each model: the cell with the most matrices and ranks."""
     todo = [spec for cell, spec in study.cells().items() if cell in jobs.cells]
     largest: dict[str, RunSpec] = {}
     for spec in sorted(todo, key=lambda spec: (len(spec.lora.targets), _rank(spec))):
@@ -294,13 +302,13 @@ def _launch_task(machine: Machine) -> Task:
 
 
 def measure_launch(profile: str, threads: int) -> float:
-    """Return the seconds from the launch of a run to the loop's imports being done.
+    """Return the seconds from the launch of a run until the training modules are imported.
 
     Raises:
-        UserError: the launch failed, or it is one on several machines.
+        UserError: the launch failed, or the profile starts processes on several machines.
     """
     if read_yaml(profile)["num_machines"] > 1:
-        raise UserError("the launch is one on several machines and can't be timed on this one")
+        raise UserError("a launch on several machines can't be timed on this one")
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write("import loraudit.training.run\n")
         file.flush()
@@ -323,7 +331,7 @@ def _cache() -> dict:
 
 
 def _measured(tasks: list[Task], slots: int) -> tuple[dict, dict[str, str]]:
-    """Return the cache with the tasks' results in it, and why some have none."""
+    """Return the cache with the tasks' results, and for each task without one the reason."""
     cache = _cache()
     missing = {task.key: task for task in tasks if task.key not in cache}
     failed: dict[str, str] = {}
@@ -349,7 +357,7 @@ def _measured(tasks: list[Task], slots: int) -> tuple[dict, dict[str, str]]:
 
 
 class Estimate(NamedTuple):
-    """What one run takes; None where nobody knows. `source` says where it is from."""
+    """What one run takes, with None for what is unknown; `source` says where this comes from."""
 
     seconds: float | None
     step: float | None
@@ -361,14 +369,17 @@ class Estimate(NamedTuple):
 UNKNOWN = Estimate(None, None, None, None, "unknown")
 
 
-def estimate(spec: RunSpec, known: dict[str, dict], found: Calibration) -> Estimate:
-    """Return what a run takes, by finished runs of its kind or by the calibration."""
-    launch = found.launch_seconds or 0.0
+def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Estimate:
+    """Return what a run takes, by finished runs of its kind or else by the calibration.
+
+    `known` is `finished_costs`' answer.
+    """
+    launch = measured.launch_seconds or 0.0
     if (cost := known.get(cost_key(spec))) is not None:
         source = f"{cost['runs']} finished run" + "s" * (cost["runs"] > 1)
         seconds = cost["seconds"] + launch
         return Estimate(seconds, cost["step"], cost["memory_mib"], cost["bytes"], source)
-    cost = found.classes.get(class_key(spec))
+    cost = measured.classes.get(class_key(spec))
     if cost is None:
         return UNKNOWN
     rows = calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
@@ -382,14 +393,15 @@ def estimate(spec: RunSpec, known: dict[str, dict], found: Calibration) -> Estim
 
 
 def _answer(
-    study: Study, jobs: Jobs, machine: Machine, known: dict[str, dict], found: Calibration
+    study: Study, jobs: Jobs, machine: Machine, known: dict[str, dict], measured: Calibration
 ) -> dict:
-    estimates = {run.id: estimate(run.spec, known, found) for run in study.runs}
+    estimates = {run.id: estimate(run.spec, known, measured) for run in study.runs}
     todo = [run for run in study.runs if run.id in jobs.runs]
+    # A run with a warm start waits for the run that it starts from, so these are a second wave.
     cold = [estimates[run.id].seconds for run in todo if not run.spec.warm_start]
     warm = [estimates[run.id].seconds for run in todo if run.spec.warm_start]
     cells = {name: spec for name, spec in study.cells().items() if name in jobs.cells}
-    checks = [found.crosschecks.get(spec.model.name) for spec in cells.values()]
+    checks = [measured.crosschecks.get(spec.model.name) for spec in cells.values()]
     timed = [[s for s in part if s is not None] for part in ([*cold, *checks], warm)]
     untimed = sum(s is None for s in (*cold, *warm, *checks))
     memory = sorted((estimates[r.id].memory_mib or 0.0 for r in todo), reverse=True)
@@ -409,9 +421,9 @@ def _answer(
         ),
         "memory_mib": sum(memory[: machine.slots]),
         "disk_bytes": sum(size for size in sizes if size is not None),
-        "crosscheck_seconds": found.crosschecks,
-        "launch_seconds": found.launch_seconds,
-        "notes": [*found.notes, *_unknown_sizes(todo)],
+        "crosscheck_seconds": measured.crosschecks,
+        "launch_seconds": measured.launch_seconds,
+        "notes": [*measured.notes, *_unknown_sizes(todo)],
     }
 
 
@@ -421,11 +433,11 @@ def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
         for run in todo
         if calibrate.row_counts(run.spec.task, _folders(run.spec)["task"], run.spec) is None
     }
-    return [f"task {name}: its size is not known before it is fetched" for name in sorted(tasks)]
+    return [f"task {name}: its size is unknown until it is fetched" for name in sorted(tasks)]
 
 
 def schedule(seconds: Iterable[float], slots: int) -> float:
-    """Return the time until jobs are done that start in order, `slots` at once."""
+    """Return the time until all jobs are done if they start in order, `slots` at once."""
     ends = [0.0] * slots
     for length in seconds:
         ends.sort()
@@ -434,12 +446,12 @@ def schedule(seconds: Iterable[float], slots: int) -> float:
 
 
 def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) -> list[dict]:
-    """Return a row per kind of run: those of one task, model, method and targets at one cost."""
+    """Return a row per kind of run: equal task, model, method, targets and estimate."""
     kinds: dict[tuple, Counter] = {}
     for run in runs:
-        spec, found = run.spec, estimates[run.id]
+        spec = run.spec
         names = spec.task.name, spec.model.name, spec.method, targets_name(spec)
-        counts = kinds.setdefault((*names, found), Counter())
+        counts = kinds.setdefault((*names, estimates[run.id]), Counter())
         counts["runs"] += 1
         counts["to do"] += run.id in todo
     return [
@@ -452,7 +464,7 @@ def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) 
     ]
 
 
-def shown(found: dict) -> list[tuple[str, list[str], list[list[object]]]]:
+def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
     """Turn `plan`'s answer into tables for the screen: title, columns, rows."""
     columns = ["task", "model", "method", "targets", "runs", "to do", "s per step", "per run"]
     columns += ["memory", "from"]
@@ -464,31 +476,31 @@ def shown(found: dict) -> list[tuple[str, list[str], list[list[object]]]]:
             "" if kind["memory_mib"] is None else f"{kind['memory_mib']:,.0f} MiB",
             kind["source"],
         ]
-        for kind in found["kinds"]
+        for kind in answer["kinds"]
     ]
-    return [(f"study {found['study']}", columns, kinds)]
+    return [(f"study {answer['study']}", columns, kinds)]
 
 
-def sentences(found: dict) -> list[str]:
-    """Say what a study will take; every number is `plan`'s."""
-    counts = found["runs"]
-    jobs = ", ".join(f"{count} {rule}" for rule, count in found["jobs"].items()) or "none"
-    said = [
+def sentences(answer: dict) -> list[str]:
+    """Say what a study will take, in sentences made from `plan`'s answer."""
+    counts = answer["runs"]
+    jobs = ", ".join(f"{count} {rule}" for rule, count in answer["jobs"].items()) or "none"
+    lines = [
         f"runs: {counts['all']}, done {counts['done']}, to do {counts['to do']}",
         f"jobs to do: {jobs}",
     ]
-    timed = counts["to do"] + found["jobs"].get("crosscheck", 0) - found["jobs_without_estimate"]
+    timed = counts["to do"] + answer["jobs"].get("crosscheck", 0) - answer["jobs_without_estimate"]
     if timed:
-        least = "at least " if found["jobs_without_estimate"] else "about "
-        said.append(
-            f"time: {least}{duration(found['wall_seconds'])} with {found['machine']['cores']} "
-            f"cores ({found['at once']} jobs at once), {duration(found['cpu_seconds'])} of one "
-            f"core; the {found['other_jobs']} short jobs are not counted"
+        least = "at least " if answer["jobs_without_estimate"] else "about "
+        lines.append(
+            f"time: {least}{duration(answer['wall_seconds'])} with {answer['machine']['cores']} "
+            f"cores ({answer['at once']} jobs at once), {duration(answer['cpu_seconds'])} of one "
+            f"core; the {answer['other_jobs']} short jobs are not counted"
         )
-        said.append(
-            f"memory: {found['memory_mib']:,.0f} MiB at once; disk: {size(found['disk_bytes'])} of "
-            "runs"
+        lines.append(
+            f"memory: {answer['memory_mib']:,.0f} MiB at once; disk: {size(answer['disk_bytes'])} "
+            "of runs"
         )
-    if found["jobs_without_estimate"]:
-        said.append(f"no estimate for {found['jobs_without_estimate']} runs and cross-checks")
-    return said + [f"note: {note}" for note in found["notes"]]
+    if answer["jobs_without_estimate"]:
+        lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")
+    return lines + [f"note: {note}" for note in answer["notes"]]

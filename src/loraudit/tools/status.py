@@ -1,7 +1,7 @@
 """How far a study is, from its files only: records, and the logs of rule train.
 
-Shared files are enough, so this works on a cluster's front end while jobs run elsewhere. Nothing is
-kept per finished run, so that it also watches 10,000.
+Only files are read, so this works on a cluster's front end while jobs run elsewhere. It keeps
+nothing in memory for finished runs, so that it can watch 10,000 of them.
 """
 
 import json
@@ -17,20 +17,22 @@ from loraudit.studies import paths
 
 STATES = ("done", "running", "silent", "failed", "waiting")
 SILENT_SECONDS = 300
-"""A running job whose log is older may have been killed; a log line comes every 20 s or so."""
+"""A job whose log is older may have been killed: while it runs, a line comes every 20 s or so."""
 
 TAIL_BYTES = 8192
 SHOWN = 20
-"""Runs that are listed per state; the rest is counted."""
+"""The most runs that are listed per state; further ones are only counted."""
 
+# The last line of a Python traceback: "torch.OutOfMemoryError: ...", "KeyboardInterrupt".
 RAISED = re.compile(r"^(\w+\.)*\w*(Error|Exception|Interrupt|Warning|Killed)\b.*")
 
 ENDED = re.compile(r"epoch (\d+)/\1:")
-"""The last line of a run that went through; without its record, the log is of an earlier result."""
+"""The last line of a run that was completed: epoch n of n. If such a run has no record, its result
+was deleted after the log was written."""
 
 
 class Place(NamedTuple):
-    """What is needed of a run to look for it."""
+    """A run as `status` needs it: where its files are, and the row that it counts in."""
 
     id: str
     task: str
@@ -38,7 +40,7 @@ class Place(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """A run's state; `line` is its log's last word, `age` the seconds since."""
+    """A run's state, the last line of its log, and the log's age in seconds."""
 
     id: str
     state: str
@@ -47,10 +49,10 @@ class RunState(NamedTuple):
 
 
 def places(name: str) -> list[Place]:
-    """Return the runs of a study: of its study.json, or of its file where nothing ran yet.
+    """Return the runs of a study, from its study.json or, if nothing ran yet, from its file.
 
     Raises:
-        UserError: no such study.
+        UserError: there is no such study.
     """
     path = paths.RESULTS / name / "study.json"
     if path.is_file():
@@ -66,10 +68,11 @@ def places(name: str) -> list[Place]:
 
 
 def states(name: str, runs: list[Place]) -> Iterator[RunState]:
-    """Look at every run of a study.
+    """Yield the state of every run of a study.
 
-    done: its record is there. failed: its log ends in an error. running: it has a log. silent: so,
-    but nothing was written for `SILENT_SECONDS`. waiting: no log, or a deleted result's.
+    done: it has a record. failed: its log ends in an error. running: it has a log. silent: it has a
+    log to which nothing was written for `SILENT_SECONDS`. waiting: it has no log, or the log of a
+    result that was deleted.
     """
     for run in runs:
         if (paths.RESULTS / name / "runs" / run.id / "record.json").is_file():
@@ -100,7 +103,7 @@ def _unfinished(run: str, log: Path) -> RunState:
 
 
 def tail(path: Path) -> list[str]:
-    """Return the last lines of a file that are not blank, from its last 8 KiB."""
+    """Return the lines in the last 8 KiB of a file, without blank ones."""
     with open(path, "rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - TAIL_BYTES))
@@ -109,9 +112,10 @@ def tail(path: Path) -> list[str]:
 
 
 def error_line(lines: list[str]) -> str:
-    """Return the error that a log ends with, "" if none: our own line, or what Python raised.
+    """Return the error that a log ends with, or "" if it ends without one.
 
-    The launcher prints a traceback of its own after the program's.
+    This is our own line "error: ..." or else what Python raised. The launcher prints a traceback of
+    its own after the program's, so the first traceback counts.
     """
     own = [line for line in lines if line.startswith("error: ")]
     if own:
@@ -122,13 +126,16 @@ def error_line(lines: list[str]) -> str:
 
 
 def summary(name: str, runs: list[Place]) -> dict:
-    """Count a study's runs by state, in all and per task and method, and list those not at rest."""
+    """Count a study's runs by state, in all and per task and method.
+
+    Runs that failed, are silent or are running are also listed one by one, up to `SHOWN` each.
+    """
     cells: dict[tuple[str, str], Counter] = {}
     listed: dict[str, list[dict]] = {state: [] for state in ("failed", "silent", "running")}
-    for run, found in zip(runs, states(name, runs), strict=True):
-        cells.setdefault((run.task, run.method), Counter())[found.state] += 1
-        if found.state in listed and len(listed[found.state]) < SHOWN:
-            listed[found.state].append(found._asdict())
+    for run, now in zip(runs, states(name, runs), strict=True):
+        cells.setdefault((run.task, run.method), Counter())[now.state] += 1
+        if now.state in listed and len(listed[now.state]) < SHOWN:
+            listed[now.state].append(now._asdict())
     total = sum(cells.values(), Counter())
     return {
         "study": name,
@@ -142,8 +149,8 @@ def summary(name: str, runs: list[Place]) -> dict:
     }
 
 
-def renderable(found: dict):
-    """Turn `summary`'s answer into a table with the runs that need a look below it."""
+def renderable(counts: dict):
+    """Turn `summary`'s answer into a table of counts, with the listed runs below it."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -151,51 +158,53 @@ def renderable(found: dict):
     from loraudit.base.terminal import duration, grid
 
     rows = [
-        [cell["task"], cell["method"], *(cell[s] or "" for s in STATES)] for cell in found["cells"]
+        [cell["task"], cell["method"], *(cell[s] or "" for s in STATES)] for cell in counts["cells"]
     ]
     if len(rows) > 1:
-        rows.append(["all", "", *(found[state] or "" for state in STATES)])
-    title = f"{found['study']}: {found['done']} of {found['runs']} runs done"
+        rows.append(["all", "", *(counts[state] or "" for state in STATES)])
+    title = f"{counts['study']}: {counts['done']} of {counts['runs']} runs done"
     parts: list[Table | Text] = [grid(title, ["task", "method", *STATES], rows)]
-    for state, runs in found["listed"].items():
+    for state, runs in counts["listed"].items():
         for run in runs:
             line = f"{state}: {run['id']}, {duration(run['age'])} ago: {run['line']}"
             parts.append(Text(line, style="red" if state == "failed" else ""))
-        if found[state] > len(runs):
-            parts.append(Text(f"{state}: and {found[state] - len(runs)} more"))
+        if counts[state] > len(runs):
+            parts.append(Text(f"{state}: and {counts[state] - len(runs)} more"))
     return Group(*parts)
 
 
 def watch(name: str, runs: list[Place], every: float) -> None:
-    """Show a study until it is done: live on a terminal, a line per change in a pipe.
+    """Show a study until it is done, live on a terminal and as one line per change in a pipe.
 
     Args:
-        every: seconds between looks.
+        name: the study's name.
+        runs: its runs, from `places`.
+        every: seconds between updates.
     """
     from rich.live import Live
 
     from loraudit.base.terminal import console
 
     screen = console()
-    found = summary(name, runs)
+    counts = summary(name, runs)
     if not screen.is_terminal:
-        _lines(name, runs, every, found)
+        _lines(name, runs, every, counts)
         return
-    with Live(renderable(found), console=screen, auto_refresh=False) as live:
-        while found["done"] < found["runs"]:
+    with Live(renderable(counts), console=screen, auto_refresh=False) as live:
+        while counts["done"] < counts["runs"]:
             time.sleep(every)
-            found = summary(name, runs)
-            live.update(renderable(found), refresh=True)
+            counts = summary(name, runs)
+            live.update(renderable(counts), refresh=True)
 
 
-def _lines(name: str, runs: list[Place], every: float, found: dict) -> None:
-    said = ""
+def _lines(name: str, runs: list[Place], every: float, counts: dict) -> None:
+    last = ""
     while True:
-        line = ", ".join(f"{found[state]} {state}" for state in STATES)
-        if line != said:
+        line = ", ".join(f"{counts[state]} {state}" for state in STATES)
+        if line != last:
             print(f"{name}: {line}", flush=True)
-        said = line
-        if found["done"] == found["runs"]:
+        last = line
+        if counts["done"] == counts["runs"]:
             return
         time.sleep(every)
-        found = summary(name, runs)
+        counts = summary(name, runs)

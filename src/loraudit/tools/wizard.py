@@ -15,13 +15,16 @@ from loraudit.studies.entries import MATRICES, FolderSource, ModelEntry, TaskEnt
 from loraudit.studies.values import validated
 
 ROWS = 32
-"""Rows that a task is tried on."""
+"""Rows of each split that a new task is tried on."""
 
 NAME = r"[a-z0-9][a-z0-9._-]*"
 
 
 class Tried(NamedTuple):
-    """An entry that works: the new text of its table, and what the trial saw."""
+    """An entry that works.
+
+    `text` is the whole text of the table in `path` with the entry in it, `seen` what the trial saw.
+    """
 
     path: Path
     text: str
@@ -29,21 +32,22 @@ class Tried(NamedTuple):
     seen: list[list[object]]
 
     def write(self) -> None:
-        """Write the table with the entry in it."""
+        """Write the table, which now holds the entry."""
         write_text(self.path, self.text)
 
 
 def source(wheel: str | None, folder: str | None, hub: str | None, **more: str | None) -> dict:
-    """Return a source as its keys in YAML.
+    """Return a source as its keys in YAML. Exactly one of wheel, folder and hub is to be given.
 
     Args:
-        wheel: NAME==VERSION; with `sha256` and `path`.
+        wheel: NAME==VERSION; needs `sha256` and `path` in `more`.
         folder: a local folder in the hub's layout.
-        hub: OWNER/NAME; with `revision`.
-        more: sha256, path, revision, config.
+        hub: OWNER/NAME; needs `revision` in `more`.
+        more: sha256, path, revision and config, as far as they were given.
 
     Raises:
-        UserError: not exactly one of the three, or a key that does not go with it.
+        UserError: not exactly one of the three was given, or a key is missing or does not go with
+            it.
     """
     given = {"wheel": wheel, "folder": folder, "hub": hub}
     chosen = {key: value for key, value in given.items() if value is not None}
@@ -65,7 +69,7 @@ def rating(value: str) -> dict:
     """Return a rating rule from COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS.
 
     Raises:
-        UserError: not of that form.
+        UserError: the value does not have that form.
     """
     parts = value.split(",")
     try:
@@ -78,16 +82,19 @@ def rating(value: str) -> dict:
 
 
 def insert(text: str, block: str | None, name: str, fields: dict) -> str:
-    """Return a YAML table's text with one more entry; all that stands there stays as it is.
+    """Return a YAML table's text with one more entry, and change nothing else in it.
+
+    The entry is put in as text, because writing the parsed table would lose its comments. The
+    result is parsed again to see that it holds the old content and the entry.
 
     Args:
-        text: the table, its comments included.
-        block: the top-level key whose mapping takes the entry; None for the top level itself.
+        text: the table, comments included.
+        block: the top-level key whose mapping gets the entry; None for the top level itself.
         name: the entry's key.
         fields: its values.
 
     Raises:
-        UserError: a name that is not fit for a path, or taken.
+        UserError: the name is not fit for a path or is taken, or the file has no place for it.
     """
     if not re.fullmatch(NAME, name):
         raise UserError(f"name: {name!r}: legal are small letters, digits and . _ -")
@@ -113,7 +120,7 @@ def insert(text: str, block: str | None, name: str, fields: dict) -> str:
 
 
 def dump(name: str, fields: dict) -> str:
-    """Return an entry as YAML, lists in one line."""
+    """Return an entry as YAML, each list on one line."""
     return yaml.safe_dump({name: fields}, sort_keys=False, width=96, default_flow_style=None)
 
 
@@ -122,24 +129,25 @@ def _indented(entry: str) -> str:
 
 
 def _end(text: str, block: str) -> int:
-    """Return the number of the line after a top-level mapping's last."""
+    """Return the index of the line after the last one of a top-level mapping."""
     root = yaml.compose(text)
     for key, value in root.value if root else ():
         if key.value == block:
+            # A plain or {braced} value ends inside a line, a block value at the start of one.
             return value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
     raise UserError(f"no block {block!r} in this file")
 
 
 def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
-    """Make a task's entry and try it: read `ROWS` rows, check labels, metrics, and tokenise.
+    """Make a task's entry and try it: read `ROWS` rows, check labels and metrics, and tokenise.
 
     Args:
         name: the task's name.
         fields: the keys of its entry in tasks.yaml.
-        model: folder of a fetched model whose tokenizer is tried; None tries none.
+        model: folder of a fetched model whose tokenizer is tried; None skips that.
 
     Raises:
-        UserError: whatever is wrong; nothing was written then.
+        UserError: the entry does not work, with the reason; nothing was written.
     """
     path = paths.CONFIG / "tasks.yaml"
     text = insert(path.read_text(), None, name, fields)
@@ -149,9 +157,9 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     seen: list[list[object]] = []
     for split, table in read_rows(entry, ROWS).items():
         kinds = table.label.nunique()
-        text_1 = str(table.text_1.iloc[0])
-        shown = text_1 if len(text_1) < 60 else text_1[:57] + "..."
-        seen.append([split, f"{len(table)} rows, {kinds} labels, first text {shown!r}"])
+        first = str(table.text_1.iloc[0])
+        short = first if len(first) < 60 else first[:57] + "..."
+        seen.append([split, f"{len(table)} rows, {kinds} labels, first text {short!r}"])
         _check_metrics(entry, table)
         if model is not None:
             seen.append([split, _tokens(table, model)])
@@ -159,7 +167,7 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
 
 
 def _check_metrics(entry: TaskEntry, table) -> None:
-    """Score the labels as if they were predicted."""
+    """Score the labels against themselves, which fails where a metric does not fit them."""
     import numpy as np
 
     from loraudit.training.metrics import compute
@@ -172,7 +180,7 @@ def _check_metrics(entry: TaskEntry, table) -> None:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"metrics = {list(entry.metrics)}: not for these labels: {reason}"
+            f"metrics = {list(entry.metrics)}: they do not fit these labels: {reason}"
         ) from None
 
 
@@ -191,7 +199,7 @@ def fetched_models() -> list[Path]:
 
 
 def try_model(name: str, fields: dict) -> Tried:
-    """Make a model's entry and try it: match its matrices, tokenise, run it with LoRA on all.
+    """Make a model's entry and try it: match its matrices and run two sentences with LoRA on all.
 
     Args:
         name: the model's name.
@@ -199,11 +207,11 @@ def try_model(name: str, fields: dict) -> Tried:
             that of the model's type.
 
     Raises:
-        UserError: whatever is wrong; nothing was written then.
+        UserError: the entry does not work, with the reason; nothing was written.
     """
     path = paths.CONFIG / "models.yaml"
     families = read_yaml(path).get("families", {})
-    insert(path.read_text(), "models", name, fields)
+    insert(path.read_text(), "models", name, fields)  # refuses a bad name before it fetches
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
         _fetch(name, fields["source"], out)
@@ -220,7 +228,7 @@ def try_model(name: str, fields: dict) -> Tried:
 
 
 def _fetch(name: str, origin: dict, out: Path) -> None:
-    """Fetch a model whose modules are not known yet."""
+    """Fetch a model before its modules are known; an entry needs some, so these are made up."""
     from loraudit.data.fetch import fetch_model
 
     known = {"name": name, "source": origin, "modules": {"q": "unknown"}, "head": ["unknown"]}
@@ -241,7 +249,7 @@ def _family(folder: Path, families: dict) -> str:
 
 
 def _linear_layers(folder: Path) -> list[str]:
-    """Return the names of a model's linear layers, layer numbers as *."""
+    """Return the names of a model's linear layers, with * for layer numbers."""
     from torch import nn
     from transformers import AutoConfig, AutoModelForSequenceClassification
     from transformers.pytorch_utils import Conv1D
