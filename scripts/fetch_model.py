@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from loraudit.base.errors import run_program
-from loraudit.data.fetch import fetch_model
+from loraudit.data.fetch_model import fetch_model
 from loraudit.data.sources import describe, megabytes
 from loraudit.studies.entries import ModelEntry
 from loraudit.studies.values import validated

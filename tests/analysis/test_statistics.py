@@ -27,7 +27,7 @@ from loraudit.analysis.statistics import (
     tost,
     welch,
 )
-from loraudit.studies.reference import Reading
+from loraudit.studies.study_file import Reading
 
 scores = st.lists(st.floats(0, 1), min_size=2, max_size=9)
 

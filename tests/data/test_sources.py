@@ -9,7 +9,8 @@ import pytest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, sha256
 from loraudit.data import sources
-from loraudit.data.fetch import MODEL_FILES, fetch_model, fetch_task
+from loraudit.data.fetch_model import MODEL_FILES, fetch_model
+from loraudit.data.fetch_task import fetch_task
 from loraudit.studies.entries import HubSource, WheelSource
 from tiny import make_task, save_tiny_model, tiny_entry
 

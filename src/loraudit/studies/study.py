@@ -6,12 +6,13 @@ the grid block; then switches on the command line.
 """
 
 from collections import Counter
+from pathlib import Path
 
+from loraudit.base.files import read_json
 from loraudit.studies.names import _cell_parts
-from loraudit.studies.reference import Reading
 from loraudit.studies.spec import RunSpec
-from loraudit.studies.study_file import Margin
-from loraudit.studies.values import Frozen
+from loraudit.studies.study_file import Margin, Reading
+from loraudit.studies.values import Frozen, validated
 
 
 class Run(Frozen):
@@ -75,3 +76,12 @@ def cell_id(run: Run) -> str:
     """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<tag>]."""
     variant = "-".join(filter(None, [*_cell_parts(run.spec), run.label]))
     return f"{run.spec.task.name}/{run.spec.model.name}/{variant}"
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study.json.
+
+    Raises:
+        UserError: what it holds is no study.
+    """
+    return validated(Study, read_json(path), str(path))

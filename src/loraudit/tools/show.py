@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel
 
-from loraudit.analysis.collect import read_run, read_study
+from loraudit.analysis.collect import read_run
 from loraudit.analysis.statistics import (
     agreement,
     holm,
@@ -19,6 +19,7 @@ from loraudit.base.errors import UserError
 from loraudit.report.tables import flat, interval, p_value, points, size
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
+from loraudit.studies.study import read_study
 from loraudit.training.glue_metric import MEASURES
 
 Section = tuple[str, list[str], list[list[object]]]

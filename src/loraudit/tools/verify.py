@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from loraudit.analysis.adapter_pairs import lora_runs
-from loraudit.analysis.collect import collected, read_study
+from loraudit.analysis.collect import collected
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
@@ -36,7 +36,7 @@ from loraudit.studies.expand import load_configured
 from loraudit.studies.methods import METHOD_MODULES
 from loraudit.studies.record import RunRecord, run_files, seal
 from loraudit.studies.spec import digest, with_defaults
-from loraudit.studies.study import Run, Study
+from loraudit.studies.study import Run, Study, read_study
 
 TRAIN_SCRIPT = Path("scripts/train.py")
 MANY = 3
