@@ -5,14 +5,15 @@ lock of its device for as long as its process lives, so that of a killed one is 
 locks are per user; other users' programs are not seen.
 """
 
-import fcntl
+import contextlib
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_SECONDS = 0.5
@@ -26,7 +27,7 @@ def visible(count: int) -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip()]
 
 
-@contextmanager
+@contextlib.contextmanager
 def hold(wanted: int, devices: list[str]) -> Iterator[None]:
     """Hold `wanted` of the devices, and show only these to what is started in the block.
 
@@ -45,35 +46,26 @@ def hold(wanted: int, devices: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for descriptor in held.values():
-            os.close(descriptor)
+        for lock in held.values():
+            lock.release()
 
 
-def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, int]:
+def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, FileLock]:
     """Return {device: its lock}: all or none at a time, so that no two jobs wait for each other."""
     said = False
     while True:
-        held: dict[str, int] = {}
+        held: dict[str, FileLock] = {}
         for device in devices:
-            lock = _lock(folder / device.replace("/", "_")) if len(held) < wanted else None
-            if lock is not None:
-                held[device] = lock
+            lock = FileLock(folder / device.replace("/", "_"), mode=0o600, fallback_to_soft=False)
+            with contextlib.suppress(Timeout):  # another process has it
+                if len(held) < wanted:
+                    lock.acquire(blocking=False)
+                    held[device] = lock
         if len(held) == wanted:
             return held
-        for descriptor in held.values():
-            os.close(descriptor)
+        for lock in held.values():
+            lock.release()
         if not said:
             print(f"waiting for {wanted} free of GPUs {', '.join(devices)}", file=sys.stderr)
             said = True
         time.sleep(WAIT_SECONDS)
-
-
-def _lock(path: Path) -> int | None:
-    """Lock a file and return its descriptor, or None where another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
