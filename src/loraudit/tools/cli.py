@@ -279,11 +279,14 @@ def bundle(
 
     Example: `loraudit bundle quickstart --out quickstart.zip`
     """
-    from loraudit.report.tables import size
+    from humanize import naturalsize
+
     from loraudit.tools.bundle import bundle as made
 
     found = made(study, out, weights)
-    said = [f"wrote {out}: {found['files']} files, {size(found['bytes'])}, {found['runs']} runs"]
+    said = [
+        f"wrote {out}: {found['files']} files, {naturalsize(found['bytes'])}, {found['runs']} runs"
+    ]
     said += [f"not finished, so not in it: {name}" for name in found["missing"]]
     _print({"out": str(out), **found}, as_json, [], said)
 
