@@ -1,8 +1,8 @@
-"""One GPU per job on a machine with several: a lock per device, which the system frees.
+"""Give each job on a machine with several GPUs devices of its own, by a lock per device.
 
 Snakemake counts GPUs (`--resources gpu=2`) but does not say which one a job gets. A job holds the
-lock of its device for as long as its process lives, so that of a killed one is free at once. The
-locks are per user; other users' programs are not seen.
+locks of its devices for as long as its process lives; the system frees them when it ends, even by a
+kill. The locks are per user: they do not see what other users run.
 """
 
 import contextlib
@@ -31,8 +31,9 @@ def visible(count: int) -> list[str]:
 def hold(wanted: int, devices: list[str]) -> Iterator[None]:
     """Hold `wanted` of the devices, and show only these to what is started in the block.
 
-    Waits until as many are free. Inside of a SLURM job the scheduler has chosen: where no more are
-    visible than wanted, they are left alone, and the locks are the job's own.
+    This waits until as many are free. Inside of a SLURM job the scheduler has chosen already: where
+    only the wanted number is visible, nothing is locked, and otherwise only the processes of that
+    job share the locks.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if wanted == 0 or (wanted > len(devices)) or (job and wanted == len(devices)):
@@ -51,7 +52,10 @@ def hold(wanted: int, devices: list[str]) -> Iterator[None]:
 
 
 def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, FileLock]:
-    """Return {device: its lock}: all or none at a time, so that no two jobs wait for each other."""
+    """Wait until as many devices are free, and return {device: its lock}.
+
+    Each try takes all of them or none, so that no two jobs wait for each other.
+    """
     said = False
     while True:
         held: dict[str, FileLock] = {}
