@@ -31,6 +31,7 @@ lint: $(VENV)/.ready
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 	mypy
+	lint-imports --no-logo
 
 # The site, built without a network and with every link checked: open site/index.html from disk.
 docs: export NO_MKDOCS_2_WARNING := 1

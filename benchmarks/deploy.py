@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 import transformers
+from humanize import naturalsize
 
 from common import interleaved, random_model, spec_of, spread
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.base_model import reset_head
 from loraudit.base.files import write_atomic, write_text
-from loraudit.report.tables import markdown, size
+from loraudit.report.tables import markdown
 from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import folder_bytes
 
@@ -99,7 +100,7 @@ def main() -> None:
         switching["bytes"] = [folder_bytes(checkpoint), folder_bytes(folders[0])]
     table = pd.concat([forward, switching], ignore_index=True)
     shown = table.round(3).astype(object)
-    shown["bytes"] = ["" if pd.isna(count) else size(count) for count in table.bytes]
+    shown["bytes"] = ["" if pd.isna(count) else naturalsize(count) for count in table.bytes]
     write_atomic(arguments.out, lambda path: table.to_csv(path, index=False))
     write_text(arguments.out.with_suffix(".md"), markdown(shown))
     print(markdown(shown))

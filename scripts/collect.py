@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import read_study, write_collected
+from loraudit.analysis.collect import write_collected
 from loraudit.base.errors import run_program
+from loraudit.studies.study import read_study
 
 
 def main() -> None:

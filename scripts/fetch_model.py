@@ -4,9 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
+from humanize import naturalsize
+
 from loraudit.base.errors import run_program
-from loraudit.data.fetch import fetch_model
-from loraudit.data.sources import describe, megabytes
+from loraudit.data.fetch_model import fetch_model
+from loraudit.data.sources import describe
 from loraudit.studies.entries import ModelEntry
 from loraudit.studies.values import validated
 
@@ -19,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     entry = validated(ModelEntry, json.loads(arguments.entry), "model")
     fetch_model(entry, arguments.out)
-    size = megabytes(sum(file.stat().st_size for file in arguments.out.rglob("*")))
+    size = naturalsize(sum(file.stat().st_size for file in arguments.out.rglob("*")))
     print(f"model {entry.name}: {describe(entry.source)}; {size} in {arguments.out}")
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from loraudit.base.errors import run_program
-from loraudit.data.fetch import fetch_task
+from loraudit.data.fetch_task import fetch_task
 from loraudit.data.sources import describe
 from loraudit.studies.entries import TaskEntry
 from loraudit.studies.values import validated

@@ -7,13 +7,14 @@ study's own are not touched.
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import complete, missing, read_study, write_collected
+from loraudit.analysis.collect import complete, missing, write_collected
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import folder_atomic, read_json, write_text
 from loraudit.report.figure_registry import make_from
 from loraudit.report.page import read_page, render
 from loraudit.report.products import UPDATES, study_figures
 from loraudit.report.study_tables import write_tables
+from loraudit.studies.study import read_study
 
 
 def main() -> None:

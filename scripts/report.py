@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import read_study
 from loraudit.base.errors import run_program
 from loraudit.base.files import read_json, write_text
 from loraudit.report.page import read_page, render
+from loraudit.studies.study import read_study
 
 
 def main() -> None:

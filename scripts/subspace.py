@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import read_study
 from loraudit.analysis.section7 import MOST, study_tables
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import run_program
+from loraudit.studies.study import read_study
 
 
 def main() -> None:

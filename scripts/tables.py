@@ -7,9 +7,9 @@ summary (scores over seeds), verdicts (beside published numbers), switches (an a
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import read_study
 from loraudit.base.errors import run_program
 from loraudit.report.study_tables import write_tables
+from loraudit.studies.study import read_study
 
 
 def main() -> None:

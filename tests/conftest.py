@@ -40,7 +40,7 @@ def shapes_checked(request, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Give the folders of a fetched tiny task, a fetched tiny model, and the tokens."""
-    from loraudit.data.fetch import fetch_task
+    from loraudit.data.fetch_task import fetch_task
     from loraudit.data.tokenise import tokenise
 
     root = tmp_path_factory.mktemp("tiny")

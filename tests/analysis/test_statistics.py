@@ -27,7 +27,7 @@ from loraudit.analysis.statistics import (
     tost,
     welch,
 )
-from loraudit.studies.reference import Reading
+from loraudit.studies.study_file import Reading
 
 pytestmark = pytest.mark.numerics
 

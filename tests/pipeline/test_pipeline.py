@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from loraudit.adapters.peft_folder import read_folder
 from loraudit.analysis.subspace import phi
 from loraudit.base.files import folder_fingerprint, read_json
-from loraudit.data.fetch import fetch_task
+from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
 from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.record import read_record

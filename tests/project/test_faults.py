@@ -11,7 +11,7 @@ import pytest
 from fake_hub import COMMIT, fake_hub
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint
-from loraudit.data.fetch import fetch_task
+from loraudit.data.fetch_task import fetch_task
 from loraudit.studies.entries import HubSource
 from loraudit.studies.record import read_record
 from loraudit.tools import verify

@@ -20,7 +20,8 @@ from loraudit.base.files import sha256
 from loraudit.base.provenance import environment
 from loraudit.base.yaml_file import read_yaml
 from loraudit.data import sources
-from loraudit.data.fetch import fetch_model, fetch_task
+from loraudit.data.fetch_model import fetch_model
+from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
 from loraudit.report.page import Page, render
 from loraudit.report.tables import markdown

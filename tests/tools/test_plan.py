@@ -1,5 +1,6 @@
 """Plans: what Snakemake says is read right, and estimates follow from what was measured."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,38 +13,47 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
+from loraudit.studies.expand import load_configured
 from loraudit.studies.method_settings import ALoRA
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import calibrate, plan
 from tiny import changed, make_spec, make_task
 
-DRY = """
-Job stats:
-job           count
-----------  -------
-crosscheck        1
-train             2
-all               1
-total             4
-
-
-Job 3: train words tiny lora-r2-q+v seed 0
-Reason: Missing output files
-Job 4: cross-check words tiny r2-q+v
-Job 5: train words tiny head seed 11
-Job stats:
-job           count
-----------  -------
-crosscheck        1
-"""
+CELL = {"task": "words", "model": "tiny"}
+JOBS = [
+    {"rule": "train", "wildcards": {**CELL, "variant": "lora-r2-q+v", "seed": "0"}},
+    {"rule": "crosscheck", "wildcards": {**CELL, "variant": "r2-q+v"}},
+    {"rule": "train", "wildcards": {**CELL, "variant": "head", "seed": "11"}},
+    {"rule": "figure", "wildcards": {"figure": "cost"}},
+    {"rule": "all", "wildcards": {}},
+]
 
 
 def test_the_dry_run_is_read():
-    jobs = plan.parse_jobs(DRY)
-    assert jobs.rules == {"crosscheck": 1, "train": 2}
+    jobs = plan.parse_jobs("\n".join(map(json.dumps, JOBS)))
+    assert jobs.rules == {"crosscheck": 1, "train": 2, "figure": 1}
     assert jobs.runs == {"words/tiny/lora-r2-q+v/s0", "words/tiny/head/s11"}
     assert jobs.cells == {"words/tiny/r2-q+v"}
-    assert plan.parse_jobs("Nothing to be done.").rules == {}
+    assert plan.parse_jobs("").rules == {}
+
+
+def test_a_dry_run_names_every_run_of_a_study_that_is_not_there(project):
+    root = Path(__file__).parents[2]
+    shutil.copyfile(root / "Snakefile", "Snakefile")
+    for folder in ("workflow", "src"):
+        shutil.copytree(root / folder, folder)
+    shutil.rmtree("results")
+    study = load_configured({**read_yaml("config/config.yaml"), "study": "small"})
+    jobs = plan.dry_run(["study=small"])
+    assert jobs.runs == {run.id for run in study.runs}
+    assert jobs.cells == set(study.cells())
+    assert jobs.rules["train"] == len(study.runs)
+
+
+def test_snakemakes_own_error_is_passed_on(project):
+    Path("Snakefile").write_text("rule all:\n    input: 'nowhere'\n")
+    with pytest.raises(UserError, match=r"can't plan this: .*nowhere"):
+        plan.dry_run([])
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=20), st.integers(1, 8))

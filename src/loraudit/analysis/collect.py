@@ -16,7 +16,6 @@ from loraudit.studies.entries import FolderSource, place_of
 from loraudit.studies.names import targets_name
 from loraudit.studies.record import RunRecord, read_record
 from loraudit.studies.study import Run, Study, cell_id
-from loraudit.studies.values import validated
 
 
 def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
@@ -52,11 +51,6 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
     """
     runs = progress(study.runs, len(study.runs), "read records")
     return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
-
-
-def read_study(path: Path | str) -> Study:
-    """Read a study.json."""
-    return validated(Study, read_json(path), str(path))
 
 
 def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, progress, the terminal, digests of code, provenance."""
+"""What all other packages use: errors, files, progress, terminal, digests of code, provenance."""

@@ -1,80 +1,160 @@
 """Fresh means computed from this code: a digest of the code behind a rule.
 
 Snakemake does not see an edit of a library under a `shell:` rule. Every rule therefore carries
-`params: code=` a digest of its script and of the loraudit modules that it imports, as parsed:
-comments, docstrings and layout do not count, everything else does.
+`params: code=`, a digest of its script and of the loraudit modules that run when it runs: those it
+imports, anywhere in its code, those that they import, and the `__init__` of the packages around
+them. Comments, docstrings, layout and what stands under `if TYPE_CHECKING:` do not run and do not
+count. Everything else does.
 """
 
 import ast
 import functools
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+
+FILE_NAME = re.compile(r"[\w./-]{1,200}\.py")
 
 
 def code_digest(script: Path | str, *modules: str) -> str:
     """Return the digest of a script, of named modules, and of all that they import from here.
 
     A module that is chosen at run time (importlib) is not seen in the code and must be named.
-    A string that names a .py file of the package counts as an import of it.
+    A string that names a .py file of the package, relative to the folder of the file that it
+    stands in, counts as an import of that file.
+
+    Raises:
+        ModuleNotFoundError: a named module is none of this package.
     """
-    pending = [Path(script), *filter(None, map(_module_file, modules))]
-    seen: dict[Path, str] = {}
-    while pending:
-        file = pending.pop()
-        if file not in seen:
-            seen[file], imported = _parsed(file)
-            pending += imported
-    parts = sorted(f"{file.parent.name}/{file.name}:{text}" for file, text in seen.items())
+    script = Path(script).absolute()
+    found = _closure(script, modules)
+    parts = [f"{name}:{_parsed(file, name)[0]}" for name, file in sorted(found.items())]
+    parts.append(f"{script.parent.name}/{script.name}:{_parsed(script, '')[0]}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-@functools.cache
-def _parsed(file: Path) -> tuple[str, tuple[Path, ...]]:
-    """Return the digest of one file's code, and the package files that it imports."""
-    tree = ast.parse(file.read_text(), str(file))
-    for node in ast.walk(tree):
-        _drop_docstring(node)
-    text = ast.dump(tree, include_attributes=False)
-    return hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(set(_imports(tree, file))))
+def closure(script: Path | str, *modules: str) -> list[str]:
+    """Return the dotted names of the modules that the digest of the same arguments covers."""
+    return sorted(_closure(Path(script).absolute(), modules))
 
 
-def _drop_docstring(node: ast.AST) -> None:
-    """Remove string statements: they change nothing that runs."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        node.body = [
-            part
-            for part in node.body
-            if not (
-                isinstance(part, ast.Expr)
-                and isinstance(part.value, ast.Constant)
-                and isinstance(part.value.value, str)
-            )
-        ]
-
-
-def _imports(tree: ast.AST, file: Path) -> Iterator[Path]:
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and str(node.value).endswith(".py"):
-            named = file.parent / str(node.value)
-            if named.is_relative_to(PACKAGE) and named.is_file():
-                yield named
-    yield from filter(None, map(_module_file, names))
+def _closure(script: Path, modules: tuple[str, ...]) -> dict[str, Path]:
+    """Return {dotted name: file} of all modules behind a script, itself left out."""
+    for name in modules:
+        if _module_file(name) is None:
+            raise ModuleNotFoundError(f"no module {name} in {PACKAGE}")
+    pending = [*modules, *_parsed(script, "")[1]]
+    found: dict[str, Path] = {}
+    while pending:
+        name = pending.pop()
+        if not name or name in found:
+            continue
+        pending.append(name.rpartition(".")[0])  # the packages around it run first
+        if (file := _module_file(name)) is not None:
+            found[name] = file
+            pending += _parsed(file, name)[1]
+    return found
 
 
 def _module_file(name: str) -> Path | None:
-    """Return the file of a loraudit module, None for anything else."""
-    package, _, rest = name.partition(".")
-    if package != "loraudit":
+    """Return the file of a loraudit module or package, None for anything else."""
+    package, *inside = name.split(".")
+    if package != PACKAGE.name:
         return None
-    file = (
-        PACKAGE.joinpath(*rest.split(".")).with_suffix(".py") if rest else PACKAGE / "__init__.py"
-    )
-    return file if file.is_file() else None
+    path = PACKAGE.joinpath(*inside)
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
+
+
+@functools.cache
+def _parsed(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the digest of one file's code, and the names that it imports.
+
+    Args:
+        file: the file to read.
+        name: its dotted name, which relative imports start from; empty for a script.
+    """
+    tree = _WhatRuns().visit(ast.parse(file.read_text(encoding="utf-8"), str(file)))
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    imported = {*_imports(tree, package), *_named_files(tree, file.parent)}
+    return hashlib.sha256(_text(tree).encode()).hexdigest(), tuple(sorted(imported))
+
+
+class _WhatRuns(ast.NodeTransformer):
+    """Remove string statements, such as docstrings, and blocks under `if TYPE_CHECKING:`."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Remove an expression statement that is a string alone."""
+        value = node.value
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """Put what stands under `else` in the place of an `if TYPE_CHECKING:`."""
+        self.generic_visit(node)
+        test = node.test
+        name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
+        return node.orelse if name == "TYPE_CHECKING" else node
+
+
+def _text(node: object) -> str:
+    """Write a syntax tree in a way that is the same in Python 3.11 to 3.13.
+
+    Fields that are None or an empty list are left out: newer versions add such fields. The parts of
+    an f-string are brought into one form, since its empty parts differ by version.
+    """
+    if isinstance(node, ast.Constant):
+        return f"{type(node.value).__name__}:{node.value!a}"
+    if isinstance(node, list):
+        return f"[{','.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return ascii(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, ast.JoinedStr):
+        fields["values"] = _joined(node.values)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.format_spec, ast.JoinedStr):
+        fields["format_spec"] = _joined(node.format_spec.values)
+    shown = {key: _text(value) for key, value in fields.items() if value not in (None, [])}
+    return f"{type(node).__name__}({','.join(f'{key}={shown[key]}' for key in sorted(shown))})"
+
+
+def _joined(values: list[ast.expr]) -> list[ast.expr]:
+    """Return an f-string's parts with neighbouring texts as one, and without empty texts."""
+    joined: list[ast.expr] = []
+    for part in values:
+        last = joined[-1] if joined else None
+        if isinstance(part, ast.Constant) and isinstance(last, ast.Constant):
+            joined[-1] = ast.Constant(f"{last.value!s}{part.value!s}")
+        elif not (isinstance(part, ast.Constant) and part.value == ""):
+            joined.append(part)
+    return joined
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """List the names that a tree may import; a name that is no module is dropped later."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _named_files(tree: ast.AST, folder: Path) -> Iterator[str]:
+    """List the modules of this package whose files a tree's strings name."""
+    for node in ast.walk(tree):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str) and FILE_NAME.fullmatch(value):
+            file = Path(os.path.normpath(folder / value))
+            if file.is_relative_to(PACKAGE) and file.is_file():
+                inside = file.relative_to(PACKAGE).with_suffix("").parts
+                yield ".".join([PACKAGE.name, *inside]).removesuffix(".__init__")

@@ -1,4 +1,4 @@
-"""One clear sentence for the user, and an exit code that is not zero."""
+"""Errors that the user can mend: one clear sentence, and an exit code that is not zero."""
 
 import difflib
 import errno
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 LONGEST = 4000
-"""Characters of a message."""
+"""The most characters that a message may have."""
 
 
 class UserError(Exception):
@@ -30,7 +30,7 @@ def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""A disk that is full, over quota or read-only, or a folder that is not ours."""
+"""Error numbers of a disk that is full, over quota or read-only, or a folder that is not ours."""
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -1,18 +1,19 @@
-"""One GPU per job on a machine with several: a lock per device, which the system frees.
+"""Give each job on a machine with several GPUs devices of its own, by a lock per device.
 
 Snakemake counts GPUs (`--resources gpu=2`) but does not say which one a job gets. A job holds the
-lock of its device for as long as its process lives, so that of a killed one is free at once. The
-locks are per user; other users' programs are not seen.
+locks of its devices for as long as its process lives; the system frees them when it ends, even by a
+kill. The locks are per user: they do not see what other users run.
 """
 
-import fcntl
+import contextlib
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_SECONDS = 0.5
@@ -26,12 +27,13 @@ def visible(count: int) -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip()]
 
 
-@contextmanager
+@contextlib.contextmanager
 def hold(wanted: int, devices: list[str]) -> Iterator[None]:
     """Hold `wanted` of the devices, and show only these to what is started in the block.
 
-    Waits until as many are free. Inside of a SLURM job the scheduler has chosen: where no more are
-    visible than wanted, they are left alone, and the locks are the job's own.
+    This waits until as many are free. Inside of a SLURM job the scheduler has chosen already: where
+    only the wanted number is visible, nothing is locked, and otherwise only the processes of that
+    job share the locks.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if wanted == 0 or (wanted > len(devices)) or (job and wanted == len(devices)):
@@ -45,35 +47,29 @@ def hold(wanted: int, devices: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for descriptor in held.values():
-            os.close(descriptor)
+        for lock in held.values():
+            lock.release()
 
 
-def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, int]:
-    """Return {device: its lock}: all or none at a time, so that no two jobs wait for each other."""
+def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, FileLock]:
+    """Wait until as many devices are free, and return {device: its lock}.
+
+    Each try takes all of them or none, so that no two jobs wait for each other.
+    """
     said = False
     while True:
-        held: dict[str, int] = {}
+        held: dict[str, FileLock] = {}
         for device in devices:
-            lock = _lock(folder / device.replace("/", "_")) if len(held) < wanted else None
-            if lock is not None:
-                held[device] = lock
+            lock = FileLock(folder / device.replace("/", "_"), mode=0o600, fallback_to_soft=False)
+            with contextlib.suppress(Timeout):  # another process has it
+                if len(held) < wanted:
+                    lock.acquire(blocking=False)
+                    held[device] = lock
         if len(held) == wanted:
             return held
-        for descriptor in held.values():
-            os.close(descriptor)
+        for lock in held.values():
+            lock.release()
         if not said:
             print(f"waiting for {wanted} free of GPUs {', '.join(devices)}", file=sys.stderr)
             said = True
         time.sleep(WAIT_SECONDS)
-
-
-def _lock(path: Path) -> int | None:
-    """Lock a file and return its descriptor, or None where another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor

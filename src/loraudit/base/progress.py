@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, sparse plain lines in a log."""
+"""Show the progress of long work: a bar on a terminal, a line now and then in a log."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ LINE_EVERY_SECONDS = 20.0
 
 
 def progress(items: Iterable[T], total: int, label: str, quiet: bool = False) -> Iterator[T]:
-    """Iterate and show how far it is, on stderr; `quiet` shows nothing."""
+    """Iterate over the items and show on stderr how many are done; `quiet` shows nothing."""
     if quiet:
         yield from items
     elif sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Where a number came from: code, versions, machine."""
+"""Describe where a number came from: the code, the packages' versions, and the machine."""
 
 import contextlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Tables on the screen, or plain in a pipe."""
+"""Print tables: fitted to a terminal, or in wide lines to a pipe."""
 
 import json
 import math
@@ -32,7 +32,10 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
 
 
 def duration(seconds: float) -> str:
-    """Write a time span in the two units that fit: 12 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    """Write a time span in the two units that fit: 12 s, 3 min 20 s, 2 h 05 min, 3 d 4 h.
+
+    humanize has no short form for a table's column: it writes "2 hours and 5 minutes".
+    """
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

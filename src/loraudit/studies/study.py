@@ -1,12 +1,13 @@
 """What a study is: a question, the named runs that answer it, and what they are compared with."""
 
 from collections import Counter
+from pathlib import Path
 
+from loraudit.base.files import read_json
 from loraudit.studies.names import cell_id
-from loraudit.studies.reference import Reading
 from loraudit.studies.spec import RunSpec
-from loraudit.studies.study_file import Margin
-from loraudit.studies.values import Frozen
+from loraudit.studies.study_file import Margin, Reading
+from loraudit.studies.values import Frozen, validated
 
 
 class Run(Frozen):
@@ -64,3 +65,12 @@ class Study(Frozen):
         warm = sum(run.spec.warm_start is not None for run in self.runs)
         started = f"; {warm} of them start from another run's adapter" if warm else ""
         return f"{len(self.runs)} runs ({methods}{started}), {len(self.cells())} cross-checks"
+
+
+def read_study(path: Path | str) -> Study:
+    """Read a study.json.
+
+    Raises:
+        UserError: what it holds is no study.
+    """
+    return validated(Study, read_json(path), str(path))

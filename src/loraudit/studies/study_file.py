@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from loraudit.studies.reference import Reading
 from loraudit.studies.values import Frozen
 
 Margin = Annotated[float, Field(gt=0, le=0.1)]
+
+Reading = Literal["sd", "population sd", "standard error", "95% interval", "half range"]
+"""What a published ± of unstated meaning may be taken to be."""
 
 
 class AblationFile(Frozen):

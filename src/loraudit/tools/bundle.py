@@ -8,14 +8,13 @@ import mimetypes
 from importlib.metadata import metadata
 from pathlib import Path
 
-from loraudit.analysis.collect import read_study
 from loraudit.base.errors import UserError
 from loraudit.base.files import sha256, write_atomic
 from loraudit.base.progress import progress
 from loraudit.base.provenance import git_state
 from loraudit.studies import paths
 from loraudit.studies.record import read_record
-from loraudit.studies.study import Run, Study
+from loraudit.studies.study import Run, Study, read_study
 
 RUN_FILES = ("spec.json", "record.json", "history.csv", "predictions.parquet")
 KINDS = {".parquet": "application/vnd.apache.parquet", ".jsonl": "application/jsonl"}

@@ -291,11 +291,14 @@ def bundle(
 
     Example: `loraudit bundle quickstart --out quickstart.zip`
     """
-    from loraudit.report.tables import size
+    from humanize import naturalsize
+
     from loraudit.tools.bundle import bundle as write_bundle
 
     held = write_bundle(study, out, weights)
-    lines = [f"wrote {out}: {held['files']} files, {size(held['bytes'])}, {held['runs']} runs"]
+    lines = [
+        f"wrote {out}: {held['files']} files, {naturalsize(held['bytes'])}, {held['runs']} runs"
+    ]
     lines += [f"left out, because it is not finished: {name}" for name in held["missing"]]
     _print({"out": str(out), **held}, as_json, [], lines)
 

@@ -7,7 +7,6 @@ machine; for other kinds of run calibrate.py measures a few steps, kept in .lora
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from humanize import naturalsize
+
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
@@ -28,7 +29,6 @@ from loraudit.base.progress import progress
 from loraudit.base.provenance import processor
 from loraudit.base.terminal import duration
 from loraudit.base.yaml_file import read_yaml
-from loraudit.report.tables import size
 from loraudit.studies import paths
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import targets_name
@@ -122,31 +122,27 @@ def dry_run(given: list[str]) -> Jobs:
     """
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile here: run this in the repository's folder")
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor"]
+    command = [sys.executable, "-m", "loraudit.tools.dry_run"]
     command += ["--config", *given] if given else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    text = done.stdout + done.stderr
     if done.returncode:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"snakemake can't plan this: {lines[-1] if lines else 'no reason given'}")
-    return parse_jobs(text)
+    return parse_jobs(done.stdout)
 
 
-def parse_jobs(text: str) -> Jobs:
-    """Read the output of a dry run.
-
-    The patterns are the messages of rules train and crosscheck (workflow/rules), so a change there
-    needs one here.
-    """
-    table = text.partition("Job stats:")[2].partition("\ntotal ")[0]
-    counts = {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
-    runs = re.findall(r"^Job \d+: train (\S+) (\S+) (\S+) seed (\d+)$", text, re.M)
-    cells = re.findall(r"^Job \d+: cross-check (\S+) (\S+) (\S+)$", text, re.M)
-    return Jobs(
-        {name: count for name, count in counts.items() if name != "all"},
-        {f"{task}/{model}/{variant}/s{seed}" for task, model, variant, seed in runs},
-        {"/".join(parts) for parts in cells},
-    )
+def parse_jobs(lines: str) -> Jobs:
+    """Read the jobs that dry_run.py prints, one a line."""
+    jobs = [json.loads(line) for line in lines.splitlines()]
+    names: dict[str, set[str]] = {"train": set(), "crosscheck": set()}
+    for job in jobs:
+        if job["rule"] in names:
+            wildcards = dict(job["wildcards"])
+            seed = [f"s{wildcards.pop('seed')}"] if "seed" in wildcards else []
+            parts = [wildcards[name] for name in ("task", "model", "variant")]
+            names[job["rule"]].add("/".join(parts + seed))
+    counts = Counter(job["rule"] for job in jobs if job["rule"] != "all")
+    return Jobs(dict(counts), names["train"], names["crosscheck"])
 
 
 def cost_key(spec: RunSpec) -> str:
@@ -498,8 +494,8 @@ def sentences(answer: dict) -> list[str]:
             f"core; the {answer['other_jobs']} short jobs are not counted"
         )
         lines.append(
-            f"memory: {answer['memory_mib']:,.0f} MiB at once; disk: {size(answer['disk_bytes'])} "
-            "of runs"
+            f"memory: {answer['memory_mib']:,.0f} MiB at once; "
+            f"disk: {naturalsize(answer['disk_bytes'])} of runs"
         )
     if answer["jobs_without_estimate"]:
         lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from humanize import naturalsize
 
-from loraudit.analysis.collect import read_run, read_study
+from loraudit.analysis.collect import read_run
 from loraudit.analysis.statistics import (
     agreement,
     holm,
@@ -16,9 +17,10 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
-from loraudit.report.tables import flat, interval, p_value, points, size
+from loraudit.report.tables import flat, interval, p_value, points
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
+from loraudit.studies.study import read_study
 from loraudit.training.glue_metric import MEASURES
 
 Section = tuple[str, list[str], list[list[object]]]
@@ -135,7 +137,9 @@ def sections(run: dict) -> list[Section]:
             made.append((title, ["label", *run["classes"]], rows))
     counted = {name: f"{count:,}" for name, count in run["parameters"].items()}
     made.append(("parameters", ["part", "count"], _pairs(counted)))
-    cost = {k: size(v) if k.startswith("bytes") else _number(v) for k, v in run["cost"].items()}
+    cost = {
+        k: naturalsize(v) if k.startswith("bytes") else _number(v) for k, v in run["cost"].items()
+    }
     made.append(("cost", ["what", "value"], _pairs(cost)))
     origin = {**run["provenance"], "record": "sealed" if run["sealed"] else "unsealed"}
     made.append(("provenance", ["fact", "value"], _pairs(origin)))

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from loraudit.analysis.adapter_pairs import lora_runs
-from loraudit.analysis.collect import collected, read_study
+from loraudit.analysis.collect import collected
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
@@ -37,7 +37,7 @@ from loraudit.studies.expand import load_configured
 from loraudit.studies.methods import METHODS
 from loraudit.studies.record import RunRecord, parse_record, run_files, seal
 from loraudit.studies.spec import digest
-from loraudit.studies.study import Run, Study
+from loraudit.studies.study import Run, Study, read_study
 
 TRAIN_SCRIPT = Path("scripts/train.py")
 MANY = 3

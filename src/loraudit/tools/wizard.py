@@ -152,7 +152,7 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     path = paths.CONFIG / "tasks.yaml"
     text = insert(path.read_text(), None, name, fields)
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
-    from loraudit.data.fetch import read_rows
+    from loraudit.data.fetch_task import read_rows
 
     seen: list[list[object]] = []
     for split, table in read_rows(entry, ROWS).items():
@@ -229,7 +229,7 @@ def try_model(name: str, fields: dict) -> Tried:
 
 def _fetch(name: str, origin: dict, out: Path) -> None:
     """Fetch a model before its modules are known; an entry needs some, so these are made up."""
-    from loraudit.data.fetch import fetch_model
+    from loraudit.data.fetch_model import fetch_model
 
     known = {"name": name, "source": origin, "modules": {"q": "unknown"}, "head": ["unknown"]}
     fetch_model(validated(ModelEntry, known, f"model {name!r}"), out)

@@ -14,7 +14,6 @@ as arbitrary pickles, and goes on in silence where random numbers can't be resto
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -26,10 +25,14 @@ from types import FrameType
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
+from humanize import naturalsize
 
 from loraudit.base.files import folder_fingerprint, read_json, write_json
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+"""Name of the file, in the run's folder, that the process that trains the run holds locked."""
 
 
 class Checkpoints:
@@ -41,7 +44,8 @@ class Checkpoints:
         belongs: what a checkpoint must agree in to be used again.
         minutes: time between two of them; 0 is after every step.
 
-    Where another process trains this run, it is waited for; `waited` then says so.
+    Where another process trains this run, this one waits until that one ends, and then has
+    `waited` set.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, belongs: dict, minutes: float):
@@ -53,30 +57,26 @@ class Checkpoints:
         self.waited = False
         self.lock = self._lock() if accelerator.is_main_process else None
 
-    def _lock(self) -> int | None:
-        """Lock the folder for this process; the system frees it when the process ends.
+    def _lock(self) -> FileLock | None:
+        """Lock the run for this process, and make the folder.
 
-        Returns the lock's descriptor, None on a file system without locks. After a wait the folder
-        may be gone, and is made anew.
+        The system frees the lock when the process ends, whatever ends it. The locked file lies
+        beside the folder, since the process that is waited for deletes the folder. Returns None on
+        a file system without locks.
         """
-        while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY)
+        lock = FileLock(self.folder.with_name(LOCK), fallback_to_soft=False)
+        while not lock.is_locked:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                if not self.waited:
-                    self.say("another process is training this run; waiting for it to end")
+                lock.acquire(blocking=self.waited, poll_interval=1)
+            except Timeout:
+                self.say("another process is training this run; waiting for it to end")
                 self.waited = True
-                time.sleep(1)
-                continue
-            except OSError:
-                os.close(descriptor)
-                return None
-            if self.folder.is_dir() and os.path.samestat(os.fstat(descriptor), self.folder.stat()):
-                return descriptor
-            os.close(descriptor)
+            except OSError as error:
+                if not (self.waited and isinstance(error, FileNotFoundError)):
+                    break
+                # the run's folder was deleted during the wait: the next turn makes it anew
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return lock if lock.is_locked else None
 
     def __enter__(self) -> "Checkpoints":
         """From here on take note of SIGTERM and SIGINT, in `signal`, instead of dying of them."""
@@ -89,10 +89,12 @@ class Checkpoints:
         """Give signals back, and the run to other processes."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.lock is not None:
-            os.close(self.lock)
         with contextlib.suppress(OSError):  # not there, or with a checkpoint in it
             self.folder.rmdir()
+        if self.lock is not None:
+            # deleted while it is held: who waits for it then locks a new file of that name
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+            self.lock.release()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
@@ -115,7 +117,7 @@ class Checkpoints:
                 raise
             shutil.rmtree(new, ignore_errors=True)
             reason, free = " ".join(str(error).split())[:200], shutil.disk_usage(self.folder).free
-            self.say(f"no checkpoint at step {step}: {reason} ({free / 1e6:.1f} MB free there)")
+            self.say(f"no checkpoint at step {step}: {reason} ({naturalsize(free)} free there)")
             return False
         if self.accelerator.is_main_process:
             files = folder_fingerprint(new)

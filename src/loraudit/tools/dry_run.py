@@ -1,0 +1,42 @@
+"""A dry run of Snakemake that prints each of its jobs as a line of JSON: rule and wildcards.
+
+`python -m loraudit.tools.dry_run OPTIONS` takes Snakemake's options. A logger plugin, the interface
+at which Snakemake hands out what it says as data, prints the jobs on stdout and errors on stderr,
+in place of Snakemake's own text. This is a program of its own because Snakemake sets its loggers up
+once per process.
+"""
+
+import json
+import logging
+import sys
+
+from snakemake.cli import main
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+
+NAME = "loraudit-jobs"
+
+
+class LogHandler(LogHandlerBase):
+    """Prints jobs and errors; all else that Snakemake says is left out."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record that is about a job or an error."""
+        if getattr(record, "event", None) == LogEvent.JOB_INFO:
+            fields = vars(record)
+            wildcards = dict(fields["wildcards"] or {})
+            print(json.dumps({"rule": fields["rule_name"], "wildcards": wildcards}))
+        elif record.levelno >= logging.ERROR:
+            print(record.getMessage(), file=sys.stderr)
+
+    writes_to_stream = True
+    writes_to_file = False
+    has_filter = False
+    has_formatter = False
+    needs_rulegraph = False
+
+
+if __name__ == "__main__":
+    LoggerPluginRegistry().register_plugin(NAME, sys.modules[__name__])
+    main(["--dry-run", "--nocolor", "--logger", NAME, *sys.argv[1:]])
