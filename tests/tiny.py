@@ -173,9 +173,9 @@ def changed(spec: RunSpec, **changes) -> RunSpec:
         changes["adapter"] = None
     elif adapter:
         changes["adapter"] = spec.lora.model_copy(update=adapter)
-    own = changes.pop(method.name, None)
-    if method.settings:
-        changes["settings"] = own or spec.settings or resolve(method.settings)()
+    own = changes.pop(method.name, None) if method.settings else None
+    cls = resolve(method.settings) if method.settings else None
+    changes["settings"] = (own or spec.settings or cls()) if cls else None
     return spec.model_copy(update=changes)
 
 

@@ -11,6 +11,7 @@ from loraudit.base import code_digest
 from loraudit.studies.methods import METHODS
 
 TRAINED = set(METHODS)
+BASELINES = {"full", "bitfit", "head"}
 SCRIPTS = ("crosscheck", "collect", "figures", "report", "subspace", "fetch_task", "fetch_model")
 
 
@@ -236,8 +237,13 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("adapters/lora.py", "A frozen `nn.Linear` plus", "Another docstring", set()),
         ("adapters/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "alora", "crosscheck"}),
         ("training/rank_moves.py", "layer.rank > 0", "layer.rank > 1", {"alora"}),
-        ("training/adalora.py", "if not weight", "if weight", {"adalora"}),
-        ("training/baselines.py", '== "full"', '!= "full"', {"full", "bitfit", "head"}),
+        ("training/methods/adalora.py", "if not weight", "if weight", {"adalora"}),
+        (
+            "training/methods/baselines.py",
+            "return False",
+            "return None",
+            {"full", "bitfit", "head"},
+        ),
         ("training/loop.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("training/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
         ("training/__init__.py", '"""', 'import os\n"""', TRAINED | {"crosscheck"}),

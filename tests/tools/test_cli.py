@@ -179,7 +179,7 @@ def test_crosscheck_refuses_with_one_line(run, tmp_path):
 
 def test_crosscheck_needs_an_adapter(run, tmp_path):
     spec = json.loads((run / "spec.json").read_text())
-    (tmp_path / "spec.json").write_text(json.dumps({**spec, "method": "full"}))
+    (tmp_path / "spec.json").write_text(json.dumps({**spec, "method": "full", "adapter": None}))
     assert "'full' has no cross-check" in error_of("crosscheck", tmp_path / "spec.json")
 
 

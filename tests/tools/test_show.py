@@ -30,7 +30,7 @@ def test_a_run_is_shown_as_its_files_are(project):
         "last": record.train.last["accuracy"],
     }
     assert run["spec"]["targets"] == "q+v" and run["spec"]["task"] == "words"
-    assert set(run["spec"]) >= set(type(record.spec).model_fields)
+    assert set(run["spec"]) >= set(record.spec.flat())
     counts = np.array(run["confusion"]["last"])
     rows = predictions[predictions.epoch == 2]
     assert counts.sum() == len(rows) == 128
@@ -90,7 +90,7 @@ def test_a_run_equals_itself(project):
 def test_a_difference_inside_a_field_is_shown():
     changed = make_spec().task.model_copy(update={"metrics": ("accuracy",)})
     found = show.spec_difference(make_spec(), make_spec(task=changed))
-    assert list(found) == ["task"] and '"metrics":["accuracy"]' in found["task"]["right"]
+    assert list(found) == ["task"] and '"metrics": ["accuracy"]' in found["task"]["right"]
 
 
 def test_runs_that_are_no_pair_are_refused(project):
