@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from loraudit.analysis.cost import PRICES, TASKS, cost, pareto, without_twins
-from loraudit.report.tables import cost_table, size
+from loraudit.report.study_tables import cost_table
+from loraudit.report.tables import size
 
 
 def tidy() -> pd.DataFrame:

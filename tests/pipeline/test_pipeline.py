@@ -326,7 +326,7 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 
 def test_an_edit_of_a_plot_never_retrains(done, project):
-    with edited(project / "src/loraudit/report/figures.py", "alpha=0.12", "alpha=0.13"):
+    with edited(project / "src/loraudit/report/curve_figures.py", "alpha=0.12", "alpha=0.13"):
         jobs = planned(project)
     assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.errors import UserError
 from loraudit.data.fetch import fetch_task
-from loraudit.report.products import study_figures
+from loraudit.report.figure_registry import study_figures
 from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource
 from loraudit.studies.entry_files import load_model, load_task
@@ -480,7 +480,8 @@ def test_planning_imports_nothing_heavy():
     """The Snakefile imports these modules in every call, and in every job's process."""
     heavy = ("torch", "transformers", "peft", "pandas", "scipy", "statsmodels", "matplotlib")
     code = (
-        "import sys, loraudit.studies.expand, loraudit.report.products, loraudit.base.code_digest; "
+        "import sys, loraudit.studies.expand, loraudit.base.code_digest, "
+        "loraudit.report.figure_registry, loraudit.report.table_registry; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -265,7 +265,7 @@ def test_a_study_file_elsewhere_is_given_by_its_configuration(project):
     assert {f.text for f in found()} == {
         "no file of config/studies has this name: not compared with today's settings"
     }
-    config = verify.locate.settings("quickstart") | {"study": "small.yaml"}
+    config = verify.paths.settings("quickstart") | {"study": "small.yaml"}
     assert found(config=config) == []
     with pytest.raises(UserError, match="it asks for study 'quickstart'"):
         found(config=config | {"study": "quickstart"})

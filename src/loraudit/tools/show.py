@@ -16,7 +16,8 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
-from loraudit.report.tables import flat, interval, p_value, points, size
+from loraudit.report.page_tables import flat
+from loraudit.report.tables import interval, p_value, points, size
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
 from loraudit.training.glue_metric import MEASURES
