@@ -20,7 +20,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         for row in subjects.itertuples()
     )
     unlike = "" if len(tables["verdicts"]) else "Not set beside published numbers: "
-    out = {
+    sentences = {
         "runs": _run_fact(study, runs, tables["missing"]),
         "comparison": f"{unlike}{subjects_text}.",
         "missing": "Section 7 needs every adapter: it is made when the study is complete.",
@@ -29,19 +29,19 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "the validation split itself and so is optimistic; the last epoch is not.",
     }
     if len(tables["verdicts"]):
-        out["verdicts"] = _verdict_fact(study, tables["verdicts"])
+        sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
     if len(tables["switches"]):
-        out["switches"] = _switch_fact(tables["switches"])
+        sentences["switches"] = _switch_fact(tables["switches"])
     if len(checks):
         worst = checks.groupby("dtype", sort=False).difference.max()
         text = ", ".join(f"{value:.2g} in {name}" for name, value in worst.items())
-        out["crosscheck"] = (
+        sentences["crosscheck"] = (
             f"{int(checks.ok.sum())} of {len(checks)} checks in {checks.cell.nunique()} cells are "
             f"within tolerance. Largest absolute difference: {text}."
         ) + _untwinned(study)
     if "amplification" in tables:
-        out["updates"] = _update_fact(tables["amplification"])
-    return out
+        sentences["updates"] = _update_fact(tables["amplification"])
+    return sentences
 
 
 def machine_facts(counts: dict[str, int]) -> dict[str, str]:
@@ -63,7 +63,7 @@ def machine_facts(counts: dict[str, int]) -> dict[str, str]:
 def _untwinned(study: Study) -> str:
     """Name the runs that PEFT alone has: they have nothing to be checked against."""
     names = dict.fromkeys(run.label for run in study.runs if run.spec.peft)
-    text = f" Not checked, for PEFT alone has them: {', '.join(names)}."
+    text = f" Not checked, because only PEFT has them: {', '.join(names)}."
     return text if names else ""
 
 

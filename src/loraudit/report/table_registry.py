@@ -102,14 +102,14 @@ _TABLES = (
     ),
     Table(
         name="crosscheck",
-        title="Checks, the largest difference over all cells",
+        title="The largest difference of each check over all cells",
         section="crosscheck",
         source="tidy/crosscheck",
         readable=f"{PAGE}:crosscheck_table",
     ),
     Table(
         name="twins",
-        title="Trained twins, on the same validation rows",
+        title="Trained twins on the same validation rows",
         section="crosscheck",
         source="tidy/twins",
     ),
