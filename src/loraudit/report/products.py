@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loraudit.analysis.collect import write_collected
 from loraudit.analysis.section7_runs import lora_runs
-from loraudit.report.figure_registry import study_figures
+from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
 from loraudit.report.study_tables import write_tables
@@ -84,21 +84,30 @@ def products(
     ]
     if updates and lora_runs(study):
         made.append(_section7(study, places))
-    for name, figure in study_figures(study).items():
-        stem = places.figures / name
-        inputs = tuple(places.results / table for table in figure.tables)
-        for kind, make, suffixes in (
-            ("rows", make_rows, (".csv",)),
-            ("picture", make_picture, (".svg", ".png")),
-        ):
-            files = tuple(stem.with_suffix(suffix) for suffix in suffixes)
-            do = partial(make, figure, places.results, stem)
-            made.append(Product(f"{kind} of figure {name}", inputs, files, do))
+    for figure in study_figures(study).values():
+        made += _figure(figure, places)
     return [*made, _report(study, places)]
 
 
 def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ...]:
     return tuple(folder / f"{name}{suffix}" for name in names for suffix in suffixes)
+
+
+def _figure(figure: Figure, places: Places) -> list[Product]:
+    """Return a figure as two products: the rows that it draws, and its picture."""
+    inputs = tuple(places.results / table for table in figure.tables)
+    stem = places.figures / figure.name
+    rows, svg, png = (stem.with_suffix(suffix) for suffix in (".csv", ".svg", ".png"))
+    draw = partial(make_picture, figure, places.results, stem)
+    return [
+        Product(
+            f"rows of figure {figure.name}",
+            inputs,
+            (rows,),
+            partial(make_rows, figure, places.results, stem),
+        ),
+        Product(f"picture of figure {figure.name}", inputs, (svg, png), draw),
+    ]
 
 
 def _section7(study: Study, places: Places) -> Product:
