@@ -20,8 +20,8 @@ rule all:
         [f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
         [f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
         f"{RESULTS}/report.html",
-        [f"{RESULTS}/tables/{name}.md" for name in TABLES],
-        [f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],
+        [f"{RESULTS}/tables/{name}.md" for name in STUDY_TABLES],
+        [f"{FIGURES}/{name}.svg" for name in FIGURES_WANTED],
         "results/published/verdicts.md",
 
 

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from loraudit.adapters import inject
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import write_json, write_text
-from loraudit.report.figures import COLOURS, MARKERS, STYLE, save
+from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
 from loraudit.report.tables import markdown
 from loraudit.studies.expand import load_study
 from loraudit.studies.record import RunRecord, Train

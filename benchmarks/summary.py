@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.base.files import write_atomic, write_text
-from loraudit.report.figures import COLOURS, MARKERS, STYLE, save
+from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
 from loraudit.report.tables import markdown
 
 SHARE = "LoRA's share of one linear layer, forward and backward, r=8"

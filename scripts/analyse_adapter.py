@@ -10,8 +10,8 @@ from loraudit.analysis.section7 import MOST, adapter_tables
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import run_program
 from loraudit.base.yaml_file import read_yaml
-from loraudit.report.figure_registry import make
-from loraudit.report.products import FIGURES
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figures import make_figure
 
 
 def main() -> None:
@@ -33,8 +33,7 @@ def main() -> None:
     for name, table in tables.items():
         write_tidy(table, arguments.out / "tidy" / name)
     for name in ("spectra", "stable_rank", "amplification", "subspace_weights"):
-        (file,) = FIGURES[name]
-        make(name, [tables[Path(file).stem]], arguments.out / "figures" / name)
+        make_figure(FIGURES[name], arguments.out, arguments.out / "figures" / name)
 
 
 run_program(main)

@@ -7,13 +7,11 @@ study's own are not touched.
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.collect import complete, missing, write_collected
+from loraudit.analysis.collect import complete, missing
 from loraudit.base.errors import UserError, run_program
-from loraudit.base.files import folder_atomic, read_json, write_text
-from loraudit.report.figure_registry import make_from
-from loraudit.report.page import read_page, render
-from loraudit.report.products import UPDATES, study_figures
-from loraudit.report.study_tables import write_tables
+from loraudit.base.files import folder_atomic
+from loraudit.report.page import write_page
+from loraudit.report.products import REPORT, Places, products
 from loraudit.studies.study import read_study
 
 
@@ -30,23 +28,18 @@ def main() -> None:
     study, cells = complete(planned, folder)
     if not study.runs:
         raise UserError(f"{folder}: no run of {planned.name} has a result yet")
-    tasks = dict.fromkeys(run.spec.task.name for run in planned.runs)
-    manifests = {task: arguments.data / task / "manifest.json" for task in tasks}
-    data = {task: read_json(path) for task, path in manifests.items() if path.is_file()}
-    remake = f"snakemake --cores 1 partial --config {arguments.switches}"
     with folder_atomic(folder / "partial") as out:
-        write_collected(study, cells, folder, out)
-        write_tables(study, out)
-        wanted = study_figures(study)
-        if not cells:
-            wanted.pop("crosscheck", None)
-        for name in wanted.keys() - set(UPDATES):
-            make_from(name, [out / table for table in wanted[name]], out / "figures" / name)
-        figures = sorted((out / "figures").glob("*.svg"))
+        places = Places(source=folder, results=out, figures=out / "figures")
+        for product in products(study, places, cells, updates=False):
+            if product.name != REPORT and product.can_be_made():
+                product.make()
+        figures = sorted(places.figures.glob("*.svg"))
+        tasks = dict.fromkeys(run.spec.task.name for run in planned.runs)
+        manifests = [arguments.data / task / "manifest.json" for task in tasks]
+        remake = f"snakemake --cores 1 partial --config {arguments.switches}"
         remakes = {path.stem: remake for path in figures}
         lost = missing(planned, study, cells, folder, arguments.logs)
-        page = read_page(out, planned, figures, data, remakes, lost)
-        write_text(out / "report.html", render(page))
+        write_page(planned, out, figures, manifests, remakes, lost)
 
 
 run_program(main)

@@ -1,11 +1,10 @@
-"""Write a study's report.html, self-contained."""
+"""Write report.html, self-contained, into a study's folder."""
 
 import argparse
 from pathlib import Path
 
 from loraudit.base.errors import run_program
-from loraudit.base.files import read_json, write_text
-from loraudit.report.page import read_page, render
+from loraudit.report.page import write_page
 from loraudit.studies.study import read_study
 
 
@@ -16,16 +15,13 @@ def main() -> None:
     parser.add_argument("--figures", required=True, nargs="+", type=Path, help="SVG files")
     parser.add_argument("--data", nargs="+", type=Path, help="manifests of the fetched tasks")
     parser.add_argument("--switches", required=True, help="how the study is asked for: study=...")
-    parser.add_argument("--out", required=True, type=Path)
     arguments = parser.parse_args()
     study = read_study(arguments.results / "study.json")
-    data = {path.parent.name: read_json(path) for path in arguments.data}
     remake = {
         path.stem: f"snakemake --cores 1 {path.as_posix()} --config {arguments.switches}"
         for path in arguments.figures
     }
-    page = read_page(arguments.results, study, arguments.figures, data, remake)
-    write_text(arguments.out, render(page))
+    write_page(study, arguments.results, arguments.figures, arguments.data, remake)
 
 
 run_program(main)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import folder_atomic, write_text
-from loraudit.report.page import fill_blocks
-from loraudit.report.tables import processors
+from loraudit.report.blocks import fill_blocks
+from loraudit.report.page_tables import processors
 
 COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
 BENCH = "bench"
@@ -59,11 +59,11 @@ def copy(
 
     `hidden` is a path of this machine that is written as "glue" in every text file.
     """
-    found = [file for pattern in patterns for file in sorted(source.glob(pattern))]
-    if not found:
+    files = [file for pattern in patterns for file in sorted(source.glob(pattern))]
+    if not files:
         raise UserError(f"nothing to copy in {source}: run the study first")
     with folder_atomic(out) as folder:
-        for file in found:
+        for file in files:
             shutil.copyfile(file, folder / file.name)
             if hidden and file.suffix != ".png":
                 text = file.read_text().replace(hidden, "glue")

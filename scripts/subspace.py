@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from loraudit.analysis.section7 import MOST, study_tables
-from loraudit.analysis.tidy_files import write_tidy
+from loraudit.analysis.section7 import MOST, write_study_tables
 from loraudit.base.errors import run_program
 from loraudit.studies.study import read_study
 
@@ -19,9 +18,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.results
     study = read_study(folder / "study.json")
-    tables = study_tables(study, folder, arguments.models, arguments.side, arguments.most)
-    for name, table in tables.items():
-        write_tidy(table, folder / "tidy" / name)
+    options = (arguments.side, arguments.most)
+    write_study_tables(study, folder, arguments.models, folder, *options)
 
 
 run_program(main)

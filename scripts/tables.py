@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", required=True, type=Path, help="the study's folder")
     folder = parser.parse_args().results
-    write_tables(read_study(folder / "study.json"), folder)
+    write_tables(read_study(folder / "study.json"), folder, folder)
 
 
 run_program(main)

@@ -6,6 +6,7 @@ import os
 import runpy
 import shutil
 import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -96,7 +97,7 @@ def finished(tmp_path_factory):
 def _run_study() -> None:
     """Do what the DAG does, in this process."""
     from loraudit.base.code_digest import code_digest
-    from loraudit.report.products import study_figures
+    from loraudit.report.products import Places, products
     from loraudit.studies.expand import load_configured
 
     config = {**read_yaml("config/config.yaml"), "study": "small"}
@@ -117,12 +118,9 @@ def _run_study() -> None:
     for cell, spec in study.cells().items():
         out = f"{results}/crosscheck/{cell}.json"
         script("crosscheck", spec=spec.model_dump_json(), tokens=tokens, model=model, out=out)
-    script("collect", results=results)
-    script("tables", results=results)
-    script("subspace", results=results, models="resources/models")
-    for name, tables in study_figures(study).items():
-        svg = f"figures/{study.name}/{name}.svg"
-        script("figures", figure=name, tables=[f"{results}/{table}" for table in tables], svg=svg)
+    places = Places(Path(results), Path(results), Path("figures") / study.name)
+    for product in products(study, places):
+        product.make()
 
 
 def script(name: str, **options: object) -> None:

@@ -16,8 +16,10 @@ from loraudit.analysis.subspace import phi
 from loraudit.base.files import folder_fingerprint, read_json
 from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
+from loraudit.report.products import Places, products
 from loraudit.studies.method_settings import AdaLoRA, ALoRA
 from loraudit.studies.record import read_record
+from loraudit.studies.study import read_study
 from tiny import make_spec
 from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
 
@@ -93,6 +95,9 @@ def test_every_product_is_there(done, project):
     for table in TABLES:
         assert (done / f"tables/{table}.csv").is_file()
         assert (done / f"tables/{table}.md").stat().st_size > 0
+    places = Places(done, done, project / "figures/small")
+    listed = products(read_study(done / "study.json"), places)
+    assert [path for product in listed for path in product.files if not path.is_file()] == []
     lines = (done / "tidy/records.jsonl").read_text().splitlines()
     assert [json.loads(line)["spec"]["method"] for line in lines] == [
         "lora",
@@ -325,8 +330,14 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
     )
 
 
-def test_an_edit_of_a_plot_never_retrains(done, project):
-    with edited(project / "src/loraudit/report/figures.py", "alpha=0.12", "alpha=0.13"):
+def test_an_edit_of_a_plot_draws_that_figure_alone_again(done, project):
+    with edited(project / "src/loraudit/report/curve_figures.py", "alpha=0.12", "alpha=0.13"):
+        jobs = planned(project)
+    assert jobs == ["draw learning_curves", "write the report"]
+
+
+def test_an_edit_of_all_figures_style_never_retrains(done, project):
+    with edited(project / "src/loraudit/report/figure_style.py", "TITLE = 36", "TITLE = 35"):
         jobs = planned(project)
     assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
 

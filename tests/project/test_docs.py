@@ -14,15 +14,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from loraudit.analysis.comparisons import published_verdicts
 from loraudit.analysis.cost import cost
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.tidy_files import read_table
+from loraudit.analysis.verdicts import published_verdicts
 from loraudit.base.errors import UserError
-from loraudit.report import figures
-from loraudit.report.figure_registry import DRAWN
-from loraudit.report.page import fill_blocks
-from loraudit.report.tables import markdown, processors, published_table, summary_table
+from loraudit.report.blocks import fill_blocks
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figure_style import save
+from loraudit.report.forest_figures import published
+from loraudit.report.page_tables import processors
+from loraudit.report.study_tables import published_table, summary_table
+from loraudit.report.tables import markdown
 from loraudit.studies.expand import load_study
 from loraudit.studies.reference import select
 
@@ -87,18 +90,18 @@ def test_a_committed_study_says_on_which_processor_it_was_made(folder):
     assert f"made on {' and '.join(processors(records.to_dict('records')))}. Another kind" in note
 
 
-FIGURES = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
+DRAWN = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e-?\d+)?")
 
 
-@pytest.mark.parametrize("path", FIGURES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", DRAWN, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
     """Drawn again they are the same, but for the last digits that another processor may give."""
     rows = read_table(path)
     if "label" in rows:
         rows["label"] = rows.label.fillna("")
-    draw = figures.published if path.parent.name == "published" else DRAWN[path.stem][1]
-    figures.save(draw(rows), rows, tmp_path / path.stem)
+    draw = published if path.parent.name == "published" else FIGURES[path.stem].code("draw")
+    save(draw(rows), rows, tmp_path / path.stem)
     shown, again = (
         re.sub(r"\b[a-z][0-9a-f]{10}\b", "id", file.read_text())  # digests of what is drawn
         for file in (path.with_suffix(".svg"), tmp_path / f"{path.stem}.svg")

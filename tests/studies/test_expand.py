@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.errors import UserError
 from loraudit.data.fetch_task import fetch_task
-from loraudit.report.products import study_figures
+from loraudit.report.figure_registry import study_figures
 from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource
 from loraudit.studies.entry_files import load_model, load_task

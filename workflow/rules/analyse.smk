@@ -32,11 +32,8 @@ rule collect:
         predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in RUNS],
         crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
     output:
-        multiext(f"{RESULTS}/tidy/runs", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/crosscheck", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/twins", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/history", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/ranks", ".csv", ".parquet"),
+        [f"{RESULTS}/tidy/{name}.csv" for name in TIDY],
+        [f"{RESULTS}/tidy/{name}.parquet" for name in TIDY],
         f"{RESULTS}/tidy/records.jsonl",
     log:
         f"logs/{STUDY.name}/collect.log",
@@ -57,17 +54,17 @@ rule tables:
         runs=f"{RESULTS}/tidy/runs.parquet",
         references=sorted(Path("config/reference").glob("*.yaml")),
     output:
-        [f"{RESULTS}/tables/{name}.csv" for name in TABLES],
+        [f"{RESULTS}/tables/{name}.csv" for name in STUDY_TABLES],
         [
             report(f"{RESULTS}/tables/{name}.md", f"../report/{name}.rst", category="Tables")
-            for name in TABLES
+            for name in STUDY_TABLES
         ],
     log:
         f"logs/{STUDY.name}/tables.log",
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("scripts/tables.py"),
+        code=code_digest("scripts/tables.py", *table_modules(STUDY_TABLES)),
         results=lambda w, input: str(Path(input.study).parent),
     message:
         "aggregate over seeds"

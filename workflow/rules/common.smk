@@ -5,10 +5,11 @@ import shlex
 from pathlib import Path
 
 import yaml
-from loraudit.analysis.adapter_pairs import lora_runs
+from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
-from loraudit.report.products import TABLES, study_figures
+from loraudit.report.figure_registry import figure_modules, study_figures
+from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
 from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.methods import METHODS
@@ -39,7 +40,8 @@ TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
-FIGURE_TABLES = study_figures(STUDY)
+FIGURES_WANTED = study_figures(STUDY)
+STUDY_TABLES = study_tables()
 DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
 # The keys that decide what the study is, without those that say how its runs are launched.
 CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})

@@ -5,9 +5,15 @@ localrules:
     figure,
 
 
+FIGURE_CODE = {
+    name: code_digest("scripts/figures.py", figure.module)
+    for name, figure in FIGURES_WANTED.items()
+}
+
+
 rule figure:
     input:
-        tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURE_TABLES[w.figure]],
+        tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURES_WANTED[w.figure].tables],
         style="src/loraudit/report/loraudit.mplstyle",
     output:
         svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
@@ -18,10 +24,11 @@ rule figure:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("scripts/figures.py"),
+        code=lambda w: FIGURE_CODE[w.figure],
+        results=RESULTS,
         caption=lambda w: Path(f"workflow/report/{w.figure}.rst").read_text().strip(),
     message:
         "draw {wildcards.figure}"
     shell:
-        "python scripts/figures.py --figure {wildcards.figure} --tables {input.tables:q}"
+        "python scripts/figures.py --figure {wildcards.figure} --results {params.results:q}"
         " --svg {output.svg:q} > {log:q} 2>&1"

@@ -7,7 +7,7 @@ localrules:
 
 rule published:
     input:
-        pairs="config/published.yaml",
+        numbers="config/published.yaml",
         references=sorted(Path("config/reference").glob("*.yaml")),
         style="src/loraudit/report/loraudit.mplstyle",
     output:
@@ -29,5 +29,5 @@ rule published:
     message:
         "compare published numbers"
     shell:
-        "python scripts/published.py --pairs {input.pairs:q} --csv {output.csv:q}"
+        "python scripts/published.py --numbers {input.numbers:q} --csv {output.csv:q}"
         " --markdown {output.markdown:q} --svg {output.svg:q} > {log:q} 2>&1"

@@ -11,9 +11,9 @@ rule report:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
         updates=[f"{RESULTS}/tidy/amplification.parquet"] if LORA_RUNS else [],
-        tables=[f"{RESULTS}/tables/{name}.csv" for name in TABLES],
-        figures=[f"{FIGURES}/{name}.svg" for name in FIGURE_TABLES],
-        csv=[f"{FIGURES}/{name}.csv" for name in FIGURE_TABLES],
+        tables=[f"{RESULTS}/tables/{name}.csv" for name in STUDY_TABLES],
+        figures=[f"{FIGURES}/{name}.svg" for name in FIGURES_WANTED],
+        csv=[f"{FIGURES}/{name}.csv" for name in FIGURES_WANTED],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
         template="src/loraudit/report/report.html.jinja",
         captions=sorted(Path("workflow/report").glob("*.rst")),
@@ -24,14 +24,14 @@ rule report:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("scripts/report.py"),
+        code=code_digest("scripts/report.py", *figure_modules(STUDY), *table_modules(TABLES)),
         results=lambda w, input: str(Path(input.study).parent),
         switches=lambda w: SWITCHES,  # in a function: braces are then plain text
     message:
         "write the report"
     shell:
         "python scripts/report.py --results {params.results:q} --figures {input.figures:q}"
-        " --data {input.data:q} --switches {params.switches:q} --out {output:q} > {log:q} 2>&1"
+        " --data {input.data:q} --switches {params.switches:q} > {log:q} 2>&1"
 
 
 # A report on what an unfinished study has so far, after jobs have failed or while others run. The rule
@@ -44,7 +44,7 @@ rule partial:
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("scripts/partial.py"),
+        code=code_digest("scripts/partial.py", *figure_modules(STUDY), *table_modules(TABLES)),
         results=lambda w, input: str(Path(input.study).parent),
         logs=f"logs/{STUDY.name}",
         switches=lambda w: SWITCHES,  # in a function: braces are then plain text

@@ -9,9 +9,8 @@ rule subspace:
             {f"resources/models/{run.spec.model.name}/manifest.json" for run in LORA_RUNS}
         ),
     output:
-        multiext(f"{RESULTS}/tidy/spectra", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/amplification", ".csv", ".parquet"),
-        multiext(f"{RESULTS}/tidy/subspaces", ".csv", ".parquet"),
+        [f"{RESULTS}/tidy/{name}.csv" for name in SECTION7],
+        [f"{RESULTS}/tidy/{name}.parquet" for name in SECTION7],
     log:
         f"logs/{STUDY.name}/subspace.log",
     conda:

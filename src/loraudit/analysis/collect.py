@@ -1,4 +1,4 @@
-"""A study's tidy tables: one row per run, per pair of twins, per epoch, per layer's rank."""
+"""A study's tidy tables: a row per run, two twins, epoch, and layer's rank."""
 
 import csv
 import json
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from loraudit.analysis.statistics import CELL, agreement, mcnemar, same_rows
+from loraudit.analysis.cells import CELL
+from loraudit.analysis.statistics import agreement, mcnemar, same_rows
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
@@ -68,7 +69,7 @@ def _write_lines(path: Path, records: Iterable[dict]) -> None:
 
 
 def complete(study: Study, folder: Path) -> tuple[Study, list[str]]:
-    """Return the study with the runs that have a result of its spec, and the cells checked."""
+    """Return the study with the runs that have a result of its spec, and the cross-checks made."""
     runs = tuple(run for run in study.runs if not _lacks(run, folder / "runs" / run.id))
     checked = [c for c in study.cells() if (folder / "crosscheck" / f"{c}.json").is_file()]
     return study.model_copy(update={"runs": runs}), checked
@@ -131,7 +132,7 @@ def history(study: Study, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
-RANKS = ["run", *CELL[:-1], "seed", "step", "layer", "matrix", "in_use"]  # CELL ends in the metric
+RANKS = ["run", *CELL, "seed", "step", "layer", "matrix", "in_use"]
 
 
 def ranks(study: Study, folder: Path) -> pd.DataFrame:
@@ -145,32 +146,31 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
         file = Path(folder) / run.id / "ranks.csv"
         if not run.spec.uneven_ranks or not file.is_file():
             continue
-        found = pd.read_csv(file)
+        moves = pd.read_csv(file)
         last = pd.read_csv(file.with_name("history.csv")).step.max()
-        if found.step.max() < last:
-            found = pd.concat([found, found[found.step == found.step.max()].assign(step=last)])
-        places = [place_of(name, run.spec.model.modules) for name in found.layer]
+        if moves.step.max() < last:
+            moves = pd.concat([moves, moves[moves.step == moves.step.max()].assign(step=last)])
+        places = [place_of(name, run.spec.model.modules) for name in moves.layer]
         cell = {"run": run.id, **_cell(run), "seed": run.spec.seed}
         layers, matrices = zip(*places, strict=True)
-        found = found.rename(columns={"rank": "in_use"})
-        tables.append(found.assign(**cell, layer=layers, matrix=matrices)[RANKS])
+        moves = moves.rename(columns={"rank": "in_use"})
+        tables.append(moves.assign(**cell, layer=layers, matrix=matrices)[RANKS])
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def twins(study: Study, folder: Path) -> list[dict]:
-    """Compare each pair of runs that differ in lora or peft only, on their last epochs' rows.
+    """Compare the runs that differ in lora or peft only, on their last epochs' rows.
 
-    Returns a row per pair: share of equal predictions, largest difference of a logit, rows that
-    one alone got right and the exact McNemar p (classification only).
+    Returns a row per two twins: share of equal predictions, largest difference of a logit, rows
+    that one alone got right and the exact McNemar p (classification only).
     """
-    pairs: dict[tuple, dict[str, str]] = {}
+    twin_runs: dict[tuple, dict[str, str]] = {}
     for run in study.runs:
         if run.spec.twins:
-            pairs.setdefault((cell_id(run.spec, run.label), run.spec.seed), {})[run.spec.method] = (
-                run.id
-            )
+            cell = cell_id(run.spec, run.label)
+            twin_runs.setdefault((cell, run.spec.seed), {})[run.spec.method] = run.id
     rows = []
-    for (cell, seed), ids in progress(pairs.items(), len(pairs), "compare twins"):
+    for (cell, seed), ids in progress(twin_runs.items(), len(twin_runs), "compare twins"):
         if len(ids) == 2:
             ours, peft = (
                 pd.read_parquet(Path(folder) / ids[method] / "predictions.parquet")
@@ -185,9 +185,9 @@ def twins(study: Study, folder: Path) -> list[dict]:
 
 
 def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
-    found = mcnemar(left.prediction == left.label, right.prediction == right.label)
+    test = mcnemar(left.prediction == left.label, right.prediction == right.label)
     names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
-    return {names[key]: value for key, value in found.items()}
+    return {names[key]: value for key, value in test.items()}
 
 
 def _cell(run: Run) -> dict:

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from loraudit.analysis.statistics import CELL, aggregate
+from loraudit.analysis.cells import SCORED_CELL, SUBJECT
+from loraudit.analysis.statistics import aggregate
 from loraudit.studies.methods import METHODS
 
 TASKS = 10
@@ -25,14 +26,14 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
     included; on a GPU `device_mib` is what tensors took at most.
     """
     rows = []
-    for key, runs in tidy.groupby(CELL, dropna=False, sort=False):
+    for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         first, full = runs.iloc[0], not METHODS[runs.method.iloc[0]].saves
         checkpoint = int(first.bytes_checkpoint)
         task = checkpoint if full else int(runs.bytes_adapter.mean())
         seen = runs.rows_train * runs.last_epoch
         rows.append(
             {
-                **dict(zip(CELL, key, strict=True)),
+                **dict(zip(SCORED_CELL, key, strict=True)),
                 "n": len(runs),
                 **{
                     f"parameters_{part}": round(runs[f"parameters_{part}"].mean())
@@ -54,7 +55,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
 
 def without_twins(rows: pd.DataFrame) -> pd.DataFrame:
     """Drop the rows of PEFT's runs that have ours beside them; what PEFT alone has stays."""
-    keys = ["task", "model", "rank", "targets", "label"]
+    keys = [*SUBJECT, "rank", "targets", "label"]
     cells = rows[keys].astype("string").fillna("").agg("|".join, axis=1)
     return rows[(rows.method != "peft") | ~cells.isin(cells[rows.method == "lora"])]
 
@@ -68,7 +69,7 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     left out beside ours: they are the same method.
     """
     tidy = without_twins(tidy)
-    scores = aggregate(tidy)[[*CELL, "n", "last_mean", "last_sd"]]
+    scores = aggregate(tidy)[[*SCORED_CELL, "n", "last_mean", "last_sd"]]
     prices = cost(tidy)
     table = scores.assign(
         parameters_trainable=prices.parameters_trainable,
@@ -76,7 +77,7 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
         memory_mib=prices.device_mib.fillna(prices.peak_mib),
     )
     for price in PRICES:
-        fronts = [_front(part, price) for _, part in table.groupby(["task", "model"], sort=False)]
+        fronts = [_front(part, price) for _, part in table.groupby(SUBJECT, sort=False)]
         table[f"front_{price}"] = pd.concat(fronts)
     return table
 

@@ -47,7 +47,7 @@ def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Updat
     config, state = read_folder(folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     places = _places(names, modules)
-    found = {}
+    updates = {}
     for name in names:
         a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
         rank = rank_of(config, name)
@@ -55,8 +55,8 @@ def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Updat
             problem = f"rank {a.shape[0]}, the config says {rank}"
             raise UserError(f"{folder / WEIGHTS}: {name}: {problem}")
         delta = update_svd(a, b, alpha_of(config, name) / rank)
-        found[places[name]] = Update(name, a, b, delta)
-    return dict(sorted(found.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
+        updates[places[name]] = Update(name, a, b, delta)
+    return dict(sorted(updates.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
 
 
 def _places(names: list[str], families: Iterable[Mapping[str, str]]) -> dict[str, Place]:
@@ -97,18 +97,18 @@ class BaseWeights:
             UserError: no such weight, more than one, or one of another shape than B A.
         """
         name = f"{update.name}.weight"
-        hits = [key for key in self.keys if f".{name}".endswith(f".{key}")]
-        hits += [key for key in self.keys if key.endswith(f".{name}")]
-        if len(hits) != 1:
-            found = " and ".join(hits) or "none"
-            raise UserError(f"{self.path}: expected one weight for {name!r}, found {found}")
-        weight = self.file.get_tensor(hits[0])
+        keys = [key for key in self.keys if f".{name}".endswith(f".{key}")]
+        keys += [key for key in self.keys if key.endswith(f".{name}")]
+        if len(keys) != 1:
+            several = " and ".join(keys) or "none"
+            raise UserError(f"{self.path}: expected one weight for {name!r}, found {several}")
+        weight = self.file.get_tensor(keys[0])
         if self.transposed:
             weight = weight.T
         wanted = (update.b.shape[0], update.a.shape[1])
         if tuple(weight.shape) != wanted:
             shape = tuple(weight.shape)
-            raise UserError(f"{self.path}: {hits[0]} has shape {shape}, the adapter {wanted}")
+            raise UserError(f"{self.path}: {keys[0]} has shape {shape}, the adapter {wanted}")
         return weight
 
     def directions(self, update: Update) -> SVD:

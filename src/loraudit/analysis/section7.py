@@ -6,8 +6,8 @@
   Delta W beside W). Rows with `control` are random directions in the same numbers.
 
 The first two grow with the runs: per layer and matrix, r rows and one. `subspaces` has at most one
-pair of each kind per target set and label (`pairs.py`), i and j up to `most`, and one control per
-matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
+pair of each kind per target set and label (`section7_runs.py`), i and j up to `most`, and one
+control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from loraudit.analysis.adapter_pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
 from loraudit.analysis.saved_updates import BaseWeights, Place, Update, read_updates, tenth
+from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs, weight_runs
 from loraudit.analysis.subspace import (
     Side,
     amplification,
@@ -27,6 +27,7 @@ from loraudit.analysis.subspace import (
     stable_rank,
     svd,
 )
+from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.studies.entries import MATRICES
@@ -77,20 +78,28 @@ def study_tables(
                 columns[name].setdefault(key, []).append(value)
 
     for run in progress(runs, len(runs), "measure updates"):
-        found = updates(run)
-        add("spectra", spectra_rows(_identity(run), found))
+        layers = updates(run)
+        add("spectra", spectra_rows(_identity(run), layers))
         base = bases[run.spec.model.name]
-        add("amplification", amplification_rows(_identity(run), found, base))
+        add("amplification", amplification_rows(_identity(run), layers, base))
     for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
         for one, two in pairs:
-            pair = _pair(name, one, f"r{two.spec.lora.rank} s{two.spec.seed}")
+            pair = _pair_identity(name, one, f"r{two.spec.lora.rank} s{two.spec.seed}")
             add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
     for run in weight_runs(study):
         base = bases[run.spec.model.name]
-        pair = _pair("weights", run, "W")
+        pair = _pair_identity("weights", run, "W")
         add("subspaces", weight_rows(pair, updates(run), base, side, most))
-    made = {name: pd.DataFrame(found) for name, found in columns.items()}
+    made = {name: pd.DataFrame(values) for name, values in columns.items()}
     return {**made, "subspaces": made["subspaces"].assign(side=side)}
+
+
+def write_study_tables(
+    study: Study, results: Path, models: Path, out: Path, side: Side = "right", most: int = MOST
+) -> None:
+    """Make the three tables of a study (`study_tables`) and write them to out/tidy."""
+    for name, table in study_tables(study, results, models, side, most).items():
+        write_tidy(table, out / "tidy" / name)
 
 
 def adapter_tables(
@@ -141,7 +150,7 @@ def _identity(run: Run) -> dict:
     }
 
 
-def _pair(name: str, run: Run, second: str) -> dict:
+def _pair_identity(name: str, run: Run, second: str) -> dict:
     """Name a pair by the fields that both sides share, and its sides by rank and seed."""
     spec = run.spec
     subject = {"task": spec.task.name, "model": spec.model.name, "targets": targets_name(spec)}
@@ -180,12 +189,12 @@ def pair_rows(
     """
     one, two = _moved(one), _moved(two)
     for place in (place for place in one if place in two):
-        pair = [
+        sides = [
             svd(update.a if side == "right" else update.b).side(side)
             for update in (one[place], two[place])
         ]
-        counts = [range(1, min(most, directions.shape[1]) + 1) for directions in pair]
-        yield from _with_control(identity, place, pair, counts, one)
+        counts = [range(1, min(most, directions.shape[1]) + 1) for directions in sides]
+        yield from _with_control(identity, place, sides, counts, one)
 
 
 def weight_rows(
@@ -197,11 +206,11 @@ def weight_rows(
     """
     updates = _moved(updates)
     for place, update in updates.items():
-        pair = [update.delta.side(side), base.directions(update).side(side)]
-        last = min(pair[1].shape[1], max(most, tenth(update)))
+        sides = [update.delta.side(side), base.directions(update).side(side)]
+        last = min(sides[1].shape[1], max(most, tenth(update)))
         steps = torch.linspace(last / most, last, most).round().int().clamp(min=1)
-        counts = [range(1, min(most, pair[0].shape[1]) + 1), steps.unique().tolist()]
-        yield from _with_control(identity, place, pair, counts, updates)
+        counts = [range(1, min(most, sides[0].shape[1]) + 1), steps.unique().tolist()]
+        yield from _with_control(identity, place, sides, counts, updates)
 
 
 def _moved(updates: dict[Place, Update]) -> dict[Place, Update]:
@@ -211,18 +220,18 @@ def _moved(updates: dict[Place, Update]) -> dict[Place, Update]:
 def _with_control(
     identity: dict,
     place: Place,
-    pair: list[Tensor],
+    sides: list[Tensor],
     counts: Sequence[Iterable[int]],
     all_places: Iterable[Place],
 ) -> Iterator[dict]:
     """List phi of a place's pair, and in the matrix's first layer of random directions too."""
     layer, matrix = place
-    shown = {False: similarity(*pair)}
+    grids = {False: similarity(*sides)}
     if layer == min(number for number, name in all_places if name == matrix):
         source = _generator("subspaces", identity["pair"], matrix)
-        drawn = [random_directions(d, k, source) for d, k in (side.shape for side in pair)]
-        shown[True] = similarity(*drawn)
-    for control, grid in shown.items():
+        drawn = [random_directions(d, k, source) for d, k in (side.shape for side in sides)]
+        grids[True] = similarity(*drawn)
+    for control, grid in grids.items():
         for i in counts[0]:
             for j in counts[1]:
                 where = {"layer": layer, "matrix": matrix, "control": control, "i": i, "j": j}

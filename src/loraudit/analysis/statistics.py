@@ -7,7 +7,7 @@ Everything that is reported about a cell names its n. p-values are two-sided unl
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,17 +16,44 @@ from scipy.integrate import quad
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from loraudit.analysis.cells import SCORED_CELL
 from loraudit.base.progress import progress
-
-Verdict = Literal["reproduced", "not reproduced", "undecided", "not comparable"]
 
 READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
 """What a published ± can mean; few papers say."""
 
 SIGNIFICANCE = 0.05
 
-CELL = ["task", "model", "method", "rank", "targets", "label", "metric"]
-"""Columns that make a cell of a study: all its runs differ in the seed only."""
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of n values with their standard deviation (n - 1).
+
+    One value of ours (n = 1) has the sd NaN; a published one (n = 1) may have an sd that is known
+    from elsewhere. A number that is taken as exact has n None and the sd 0.
+    """
+
+    mean: float
+    sd: float
+    n: int | None
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Return the mean of at least one value; the order of the values changes no bit.
+
+    Raises:
+        ValueError: no values.
+    """
+    data = np.sort(np.asarray(values, dtype=float))
+    if not len(data):
+        raise ValueError("no values to summarise")
+    sd = data.std(ddof=1) if len(data) > 1 else math.nan
+    return Mean(float(data.mean()), float(sd), len(data))
+
+
+def exact(value: float) -> Mean:
+    """Return a number that is taken as exact, to compare a mean with."""
+    return Mean(value, 0.0, None)
 
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, float]:
@@ -40,20 +67,18 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, fl
     Raises:
         ValueError: no values.
     """
-    data = np.sort(np.asarray(values, dtype=float))
-    n = len(data)
-    if n == 0:
-        raise ValueError("no values to summarise")
-    mean, sd = data.mean(), data.std(ddof=1) if n > 1 else math.nan
-    half = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * sd / math.sqrt(n) if n > 1 else math.nan
+    ours, n = mean_of(values), len(values)
+    half = math.nan
+    if n > 1:
+        half = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1)) * ours.sd / math.sqrt(n)
     return {
         "n": n,
-        "mean": float(mean),
-        "sd": float(sd),
-        "median": float(np.median(data)),
-        "low": float(mean - half),
-        "high": float(mean + half),
-        **_bootstrap_mean(data, confidence),
+        "mean": ours.mean,
+        "sd": ours.sd,
+        "median": float(np.median(values)),
+        "low": ours.mean - half,
+        "high": ours.mean + half,
+        **_bootstrap_mean(np.sort(np.asarray(values, dtype=float)), confidence),
     }
 
 
@@ -61,25 +86,25 @@ def _bootstrap_mean(data: np.ndarray, confidence: float) -> dict[str, float]:
     if len(data) < 2 or data[0] == data[-1]:
         edge = float(data[0]) if len(data) > 1 else math.nan
         return {"boot_low": edge, "boot_high": edge}
-    found = scipy.stats.bootstrap(
-        (data,), np.mean, confidence_level=confidence, method="percentile", rng=_fixed()
+    interval = scipy.stats.bootstrap(
+        (data,), np.mean, confidence_level=confidence, method="percentile", rng=_fixed_random()
     ).confidence_interval
-    return {"boot_low": float(found.low), "boot_high": float(found.high)}
+    return {"boot_low": float(interval.low), "boot_high": float(interval.high)}
 
 
-def _fixed() -> np.random.Generator:
+def _fixed_random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
 def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
     """Summarise a study's tidy table per cell, for the best and for the last epoch.
 
-    Returns one row per cell: CELL, the parameter counts, n, then best_mean, best_sd, ...,
+    Returns one row per cell: SCORED_CELL, the parameter counts, n, then best_mean, best_sd, ...,
     last_mean and so on. Rows come in the order in which the cells first appear.
     """
     rows = []
-    for cell, runs in tidy.groupby(CELL, dropna=False, sort=False):
-        row = dict(zip(CELL, cell, strict=True))
+    for cell, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
+        row = dict(zip(SCORED_CELL, cell, strict=True))
         counts = [name for name in runs if name.startswith("parameters_")]
         row.update({name: round(runs[name].mean()) for name in counts})
         row["n"] = len(runs)
@@ -124,66 +149,64 @@ NO_SPREAD = 1e-9
 """A standard error below this is rounding: scores that tie. Nothing can be tested on it."""
 
 
-def _standard_error(sd_1: float, n_1: int, sd_2: float, n_2: int | None) -> tuple[float, float]:
-    """Return Welch's standard error and degrees of freedom; n_2 None: the second mean is exact."""
-    part_1, part_2 = sd_1**2 / n_1, sd_2**2 / n_2 if n_2 else 0.0
+def _standard_error(left: Mean, right: Mean) -> tuple[float, float]:
+    """Return Welch's standard error and degrees of freedom.
+
+    The error is 0 where nothing can be tested: one value of ours, or scores that all tie.
+    """
+    if not left.n or left.n < 2:
+        return 0.0, math.inf
+    part_1, part_2 = left.sd**2 / left.n, right.sd**2 / right.n if right.n else 0.0
     error = math.sqrt(part_1 + part_2)
     if error < NO_SPREAD:
         return 0.0, math.inf
-    if n_2 == 1:  # a spread that was not estimated on its own: the first one's freedom
-        return error, n_1 - 1
-    rest = part_2**2 / (n_2 - 1) if n_2 else 0.0
-    return error, (part_1 + part_2) ** 2 / (part_1**2 / (n_1 - 1) + rest)
+    if right.n == 1:  # a spread that was not estimated on its own: the first one's freedom
+        return error, left.n - 1
+    rest = part_2**2 / (right.n - 1) if right.n else 0.0
+    return error, (part_1 + part_2) ** 2 / (part_1**2 / (left.n - 1) + rest)
 
 
-def welch(
-    mean_1: float,
-    sd_1: float,
-    n_1: int,
-    mean_2: float,
-    sd_2: float = 0.0,
-    n_2: int | None = None,
-    confidence: float = 0.95,
-) -> dict[str, float]:
+def welch(left: Mean, right: Mean, confidence: float = 0.95) -> dict[str, float]:
     """Compare two means from their summaries, without equal variances (Welch 1947).
 
-    With n_2 None the second number is taken as exact: the one-sample t test. With n_2 = 1 it is
-    one draw, whose sd is known from elsewhere.
+    Args:
+        left: ours.
+        right: what it is compared with. If it is `exact`, this is the one-sample t test; with
+            n = 1 it is one draw, whose sd is known from elsewhere.
+        confidence: of the interval.
 
     Returns:
-        difference (first minus second), its interval low and high, and p. With n_1 = 1, or scores
-        that all tie (no spread), these three are NaN; but equal means without spread have p = 1.
+        difference (left minus right), its interval low and high, and p. If left has one value, or
+        all scores tie (no spread), the last three are NaN; but equal means without spread have
+        p = 1.
     """
-    difference = mean_1 - mean_2
-    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    difference = left.mean - right.mean
+    error, freedom = _standard_error(left, right)
     if not error:
-        p = 1.0 if n_1 > 1 and abs(difference) < NO_SPREAD else math.nan
+        p = 1.0 if left.n != 1 and abs(difference) < NO_SPREAD else math.nan
         return {"difference": difference, "low": math.nan, "high": math.nan, "p": p}
     half = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error
     p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
     return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
 
 
-def tost(
-    mean_1: float,
-    sd_1: float,
-    n_1: int,
-    mean_2: float,
-    sd_2: float = 0.0,
-    n_2: int | None = None,
-    margin: float = 0.01,
-) -> float:
+def tost(left: Mean, right: Mean, margin: float) -> float:
     """Return the p of "the means differ by `margin` or more": small means equivalent.
 
-    Two one-sided Welch tests (Schuirmann 1987), the larger p. NaN with n_1 = 1 or without spread.
+    These are two one-sided Welch tests (Schuirmann 1987), and the larger of their p. It is NaN if
+    left has one value, or without spread.
+
+    Args:
+        left, right: as in `welch`.
+        margin: the largest difference that still counts as equal, in the means' unit.
 
     Raises:
         ValueError: a margin that is not positive.
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
-    difference = mean_1 - mean_2
-    error, freedom = _standard_error(sd_1, n_1, sd_2, n_2) if n_1 > 1 else (0.0, math.inf)
+    difference = left.mean - right.mean
+    error, freedom = _standard_error(left, right)
     if not error:
         return math.nan
     above = scipy.stats.t.sf((difference + margin) / error, freedom)
@@ -200,18 +223,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return values.tolist()
 
 
-def decide(p_different: float, p_equivalent: float, significance: float = SIGNIFICANCE) -> Verdict:
-    """Turn two tests into a word.
-
-    "reproduced": equivalent within the margin (even where a small difference is significant).
-    "not reproduced": different, and not shown to be equivalent. "undecided": neither, because the
-    seeds are too few or too spread, or there is but one (NaN).
-    """
-    if p_equivalent < significance:
-        return "reproduced"
-    return "not reproduced" if p_different < significance else "undecided"
-
-
 def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.95) -> dict:
     """Compare two methods on the same seeds: mean difference, t interval, p of the paired t test.
 
@@ -220,9 +231,8 @@ def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.
     """
     if len(left) != len(right):
         raise ValueError(f"{len(left)} and {len(right)} scores are no pairs")
-    found = summarise(np.subtract(left, right).tolist(), confidence)
-    test = welch(found["mean"], found["sd"], len(left), 0.0, confidence=confidence)
-    return {"n": found["n"], **test}
+    gaps = mean_of(np.subtract(left, right).tolist())
+    return {"n": len(left), **welch(gaps, exact(0.0), confidence)}
 
 
 def mcnemar(correct_left: Sequence[bool], correct_right: Sequence[bool]) -> dict[str, float]:
@@ -259,23 +269,24 @@ def paired_bootstrap(
     def statistic(index: np.ndarray) -> float:
         return score(labels[index], left[index]) - score(labels[index], right[index])
 
-    def shown(index: np.ndarray) -> float:
+    def counted(index: np.ndarray) -> float:
         next(draws, None)
         return statistic(index)
 
     rows = np.arange(len(labels))
     draws = iter(progress(range(resamples), resamples, "bootstrap"))
-    found = scipy.stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (rows,),
-        shown,
+        counted,
         n_resamples=resamples,
         vectorized=False,
         confidence_level=confidence,
         method="percentile",
-        rng=_fixed(),
+        rng=_fixed_random(),
     ).confidence_interval
     next(draws, None)  # past the last: a bar is closed
-    return {"difference": statistic(rows), "low": float(found.low), "high": float(found.high)}
+    low, high = float(interval.low), float(interval.high)
+    return {"difference": statistic(rows), "low": low, "high": high}
 
 
 def last_validation(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -1,65 +1,296 @@
-"""Every figure of a study by its name: which rows of a table it draws, and how."""
+"""The registry of figures: one entry for each.
 
+A new figure is an entry here, the code that draws it, and its caption, workflow/report/<name>.rst.
+An entry names its code by strings, which are looked up when the figure is drawn: the Snakefile
+reads the entries when it is parsed, and must not import matplotlib, pandas or torch for them.
+"""
+
+import importlib
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-import pandas as pd
-from matplotlib.figure import Figure
-
-from loraudit.analysis.cost import pareto
-from loraudit.analysis.tidy_files import read_table
-from loraudit.report import figures, rank_figures, section7_figures
-from loraudit.report.figure_limits import few, say
-
-Rows = Callable[..., pd.DataFrame]
-Draw = Callable[[pd.DataFrame], Figure]
+from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs
+from loraudit.studies.names import adapter_name
+from loraudit.studies.spec import RunSpec
+from loraudit.studies.study import Study
 
 
-def _all(table: pd.DataFrame) -> pd.DataFrame:
-    return table
+@dataclass(frozen=True)
+class Limit:
+    """How much one figure can show per task and model.
+
+    `most` is the number of units, `unit` what they are called, `columns` those that make one unit.
+    Where the method is not among the columns, twins (ours and PEFT's) stay together.
+    """
+
+    most: int
+    unit: str
+    columns: tuple[str, ...]
 
 
-DRAWN: dict[str, tuple[Rows, Draw]] = {
-    "verdicts": (_all, figures.verdicts),
-    "switches": (_all, figures.switches),
-    "score_vs_rank": (figures.score_rows, figures.score_vs_rank),
-    "score_vs_parameters": (figures.score_rows, figures.score_vs_parameters),
-    "score_vs_rows": (figures.score_rows, figures.score_vs_rows),
-    "score_vs_bits": (rank_figures.bits_rows, rank_figures.score_vs_bits),
-    "learning_curves": (_all, figures.learning_curves),
-    "ranks": (rank_figures.rank_rows, rank_figures.ranks),
-    "cost": (_all, figures.cost),
-    "pareto": (pareto, figures.pareto),
-    "crosscheck": (figures.crosscheck_rows, figures.crosscheck),
-    "spectra": (section7_figures.spectra_rows, section7_figures.spectra),
-    "stable_rank": (section7_figures.stable_rank_rows, section7_figures.stable_rank),
-    "amplification": (section7_figures.amplification_rows, section7_figures.amplification),
-    **{
-        f"subspace_{pair}": (
-            partial(section7_figures.pair_rows, pair=pair),
-            section7_figures.subspaces,
-        )
-        for pair in ("ranks", "seeds", "weights")
-    },
-}
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a study.
+
+    `tables` are the files that it is drawn from, below results/<study>. `module` has its code:
+    `rows(*tables)` selects the rows to draw ("": all of the one table), `draw(rows)` returns the
+    matplotlib figure, `describe(rows)` the alt text. `wanted` tells whether a study has something
+    to draw.
+    """
+
+    name: str
+    title: str
+    section: str
+    tables: tuple[str, ...]
+    module: str
+    draw: str
+    describe: str
+    rows: str = ""
+    wanted: Callable[[Study], bool] = lambda study: True
+    limit: Limit | None = None
+
+    def code(self, role: str) -> Callable[..., Any]:
+        """Return the function of a role: "rows", "draw" or "describe"."""
+        return getattr(importlib.import_module(self.module), getattr(self, role))
 
 
-def drawn_rows(name: str, tables: list[pd.DataFrame]) -> tuple[pd.DataFrame, str]:
-    """Return the rows that a figure draws of its tables, and a note if some are left out."""
-    rows, _ = DRAWN[name]
-    return few(name, rows(*tables))
+def _specs(study: Study) -> list[RunSpec]:
+    return [run.spec for run in study.runs]
 
 
-def make_from(name: str, files: list[Path], stem: Path) -> None:
-    """Draw a figure from its tables' files, Parquet or CSV."""
-    read = {".parquet": pd.read_parquet, ".csv": read_table}
-    make(name, [read[file.suffix](file) for file in files], stem)
+def _has_several_ranks(study: Study) -> bool:
+    return len({spec.adapter.rank for spec in _specs(study) if spec.adapter}) > 1
 
 
-def make(name: str, tables: list[pd.DataFrame], stem: Path) -> None:
-    """Draw a figure from its tables (`products.FIGURES`): SVG, PNG, and a CSV of what is drawn."""
-    drawn, note = drawn_rows(name, tables)
-    figure = DRAWN[name][1](drawn)
-    say(figure, note)
-    figures.save(figure, drawn, stem)
+def _has_several_sizes(study: Study) -> bool:
+    return len({(spec.method, adapter_name(spec)) for spec in _specs(study)}) > 1
+
+
+def _has_several_rows(study: Study) -> bool:
+    rows = {(spec.task.name, spec.train_rows) for spec in _specs(study)}
+    return len(rows) > len({task for task, _ in rows})
+
+
+def _has_several_cells(study: Study) -> bool:
+    return len({run.id.rpartition("/")[0] for run in study.runs}) > 1
+
+
+def _has_several_bits(study: Study) -> bool:
+    return len({spec.base_bits for spec in _specs(study)}) > 1
+
+
+def _has_lora(study: Study) -> bool:
+    return bool(lora_runs(study))
+
+
+HERE = "loraudit.report"
+RUNS = "tidy/runs.parquet"
+VERDICTS = "tables/verdicts.csv"
+CELL = ("method", "rank", "targets", "label")
+LINE = ("targets", "label")
+
+_FIGURES = (
+    Figure(
+        name="verdicts",
+        title="Differences to published numbers",
+        section="verdicts",
+        tables=(VERDICTS,),
+        module=f"{HERE}.forest_figures",
+        draw="verdicts",
+        describe="describe_verdicts",
+        wanted=lambda study: bool(study.compare),
+        limit=Limit(40, "cells", CELL),
+    ),
+    Figure(
+        name="switches",
+        title="What each switch changes",
+        section="switches",
+        tables=("tables/switches.csv",),
+        module=f"{HERE}.forest_figures",
+        draw="switches",
+        describe="describe_switches",
+        wanted=lambda study: bool(study.switches),
+    ),
+    Figure(
+        name="score_vs_rank",
+        title="Score over rank",
+        section="scores",
+        tables=(RUNS, VERDICTS),
+        module=f"{HERE}.score_figures",
+        rows="score_rows",
+        draw="score_vs_rank",
+        describe="describe_score_vs_rank",
+        wanted=_has_several_ranks,
+        limit=Limit(12, "series", LINE),
+    ),
+    Figure(
+        name="score_vs_parameters",
+        title="Score over trainable parameters",
+        section="scores",
+        tables=(RUNS, VERDICTS),
+        module=f"{HERE}.score_figures",
+        rows="score_rows",
+        draw="score_vs_parameters",
+        describe="describe_score_vs_parameters",
+        wanted=_has_several_sizes,
+        limit=Limit(12, "series", LINE),
+    ),
+    Figure(
+        name="score_vs_rows",
+        title="Score over training rows",
+        section="scores",
+        tables=(RUNS, VERDICTS),
+        module=f"{HERE}.score_figures",
+        rows="score_rows",
+        draw="score_vs_rows",
+        describe="describe_score_vs_rows",
+        wanted=_has_several_rows,
+        limit=Limit(12, "series", ("rank", "targets")),
+    ),
+    Figure(
+        name="score_vs_bits",
+        title="Score over the bits of the base",
+        section="scores",
+        tables=(RUNS,),
+        module=f"{HERE}.score_figures",
+        rows="bits_rows",
+        draw="score_vs_bits",
+        describe="describe_score_vs_bits",
+        wanted=_has_several_bits,
+        limit=Limit(24, "cells", CELL),
+    ),
+    Figure(
+        name="learning_curves",
+        title="Learning curves",
+        section="curves",
+        tables=("tidy/history.parquet",),
+        module=f"{HERE}.curve_figures",
+        draw="learning_curves",
+        describe="describe_learning_curves",
+        limit=Limit(12, "cells", ("rank", *LINE)),
+    ),
+    Figure(
+        name="ranks",
+        title="Ranks by layer, matrix and step",
+        section="ranks",
+        tables=("tidy/ranks.parquet",),
+        module=f"{HERE}.rank_figures",
+        rows="rank_rows",
+        draw="ranks",
+        describe="describe_ranks",
+        wanted=lambda study: any(spec.uneven_ranks for spec in _specs(study)),
+    ),
+    Figure(
+        name="pareto",
+        title="Score against its price",
+        section="cost",
+        tables=(RUNS,),
+        module=f"{HERE}.cost_figures",
+        rows="pareto_rows",
+        draw="pareto",
+        describe="describe_pareto",
+        wanted=_has_several_cells,
+        limit=Limit(40, "cells", CELL),
+    ),
+    Figure(
+        name="cost",
+        title="Disk, memory and time",
+        section="cost",
+        tables=("tables/cost.csv",),
+        module=f"{HERE}.cost_figures",
+        draw="cost",
+        describe="describe_cost",
+        limit=Limit(40, "cells", CELL),
+    ),
+    Figure(
+        name="crosscheck",
+        title="Our LoRA beside PEFT and loralib",
+        section="crosscheck",
+        tables=("tidy/crosscheck.parquet",),
+        module=f"{HERE}.crosscheck_figures",
+        rows="crosscheck_rows",
+        draw="crosscheck",
+        describe="describe_crosscheck",
+        wanted=lambda study: bool(study.cells()),
+    ),
+    Figure(
+        name="spectra",
+        title="Singular values of the update",
+        section="updates",
+        tables=("tidy/spectra.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="spectra_rows",
+        draw="spectra",
+        describe="describe_spectra",
+        wanted=_has_lora,
+    ),
+    Figure(
+        name="stable_rank",
+        title="Stable rank of the update",
+        section="updates",
+        tables=("tidy/amplification.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="stable_rank_rows",
+        draw="stable_rank",
+        describe="describe_stable_rank",
+        wanted=_has_lora,
+    ),
+    Figure(
+        name="amplification",
+        title="The paper's Table 7 per layer",
+        section="updates",
+        tables=("tidy/amplification.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="amplification_rows",
+        draw="amplification",
+        describe="describe_amplification",
+        wanted=_has_lora,
+    ),
+    Figure(
+        name="subspace_ranks",
+        title="Directions of two ranks",
+        section="updates",
+        tables=("tidy/subspaces.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="rank_pair_rows",
+        draw="subspaces",
+        describe="describe_subspaces",
+        wanted=lambda study: bool(rank_pairs(study)),
+    ),
+    Figure(
+        name="subspace_seeds",
+        title="Directions of two seeds",
+        section="updates",
+        tables=("tidy/subspaces.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="seed_pair_rows",
+        draw="subspaces",
+        describe="describe_subspaces",
+        wanted=lambda study: bool(seed_pairs(study)),
+    ),
+    Figure(
+        name="subspace_weights",
+        title="Directions of the update and of W",
+        section="updates",
+        tables=("tidy/subspaces.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="weight_pair_rows",
+        draw="subspaces",
+        describe="describe_subspaces",
+        wanted=_has_lora,
+    ),
+)
+
+FIGURES = {figure.name: figure for figure in _FIGURES}
+"""All figures by name; within a section of the page they stand in this order."""
+
+
+def study_figures(study: Study) -> dict[str, Figure]:
+    """Return the figures that a study has something for."""
+    return {name: figure for name, figure in FIGURES.items() if figure.wanted(study)}
+
+
+def figure_modules(study: Study) -> list[str]:
+    """Return the modules behind a study's figures: `code_digest` must be told of them."""
+    return sorted({figure.module for figure in study_figures(study).values()})

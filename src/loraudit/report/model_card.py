@@ -64,10 +64,10 @@ def export_run(
 def _check_is_the_runs(record: RunRecord, config: Any, state: dict[str, Any], run: Path) -> None:
     """Refuse an adapter whose rank, alpha or size is not what the run's record says."""
     count = sum(t.numel() for name, t in state.items() if name.endswith((".lora_A", ".lora_B")))
-    found = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
+    values = {"r": config.r, "alpha": config.lora_alpha, "adapter parameters": count}
     spec = record.spec
     said = spec.lora.rank, spec.lora.alpha, record.train.parameters["adapter"]
-    for (name, value), legal in zip(found.items(), said, strict=True):
+    for (name, value), legal in zip(values.items(), said, strict=True):
         if value != legal:
             raise UserError(f"{run}/adapter: {name} is {value:g}, the record says {legal:g}")
 
@@ -111,11 +111,11 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     records = study / "tidy" / "records.jsonl"
     if not records.is_file():
         raise UserError(f"{study}: no study here ({records.relative_to(study)} is missing)")
-    found = [json.loads(line) for line in records.read_text().splitlines()]
+    all_records = [json.loads(line) for line in records.read_text().splitlines()]
     wanted = _without_seed(spec.model_dump(mode="json"))
     scores = [
         record["train"]["best"][spec.task.headline]
-        for record in found
+        for record in all_records
         if _without_seed(record["spec"]) == wanted
     ]
     if not scores:
@@ -247,8 +247,8 @@ def table(rows: dict[str, Any]) -> str:
 
 def text(value: Any) -> str:
     """Escape a value for one cell or line of Markdown: no markup, no HTML, no line breaks."""
-    shown = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return re.sub(r"([\\`*\[\]<>|#!&~])", r"\\\1", plain(shown))
+    joined = "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"([\\`*\[\]<>|#!&~])", r"\\\1", plain(joined))
 
 
 def plain(value: str) -> str:

@@ -1,60 +1,139 @@
-"""What a study makes: its tables, and its figures with the tables behind each.
+"""A study's products in the order in which they are made, each with its files and what makes it.
 
-Imports neither torch nor matplotlib: the Snakefile asks.
+The DAG's rules make the same products by the same functions, one rule each. `verify`, partial
+reports and the tests make them through this list.
 """
 
-from loraudit.analysis.adapter_pairs import lora_runs, rank_pairs, seed_pairs
-from loraudit.studies.names import adapter_name
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from loraudit.analysis.collect import write_collected
+from loraudit.analysis.section7_runs import lora_runs
+from loraudit.report.figure_registry import Figure, study_figures
+from loraudit.report.figures import make_picture, make_rows
+from loraudit.report.page import write_page
+from loraudit.report.study_tables import write_tables
+from loraudit.report.table_registry import SECTION7, TIDY, study_tables
+from loraudit.studies import paths
 from loraudit.studies.study import Study
 
-TABLES = ("summary", "verdicts", "switches", "pairs", "cost")
-
-FIGURES = {
-    "verdicts": ["tables/verdicts.csv"],
-    "switches": ["tables/switches.csv"],
-    "score_vs_rank": ["tidy/runs.parquet", "tables/verdicts.csv"],
-    "score_vs_parameters": ["tidy/runs.parquet", "tables/verdicts.csv"],
-    "score_vs_rows": ["tidy/runs.parquet", "tables/verdicts.csv"],
-    "score_vs_bits": ["tidy/runs.parquet"],
-    "learning_curves": ["tidy/history.parquet"],
-    "ranks": ["tidy/ranks.parquet"],
-    "cost": ["tables/cost.csv"],
-    "pareto": ["tidy/runs.parquet"],
-    "crosscheck": ["tidy/crosscheck.parquet"],
-    "spectra": ["tidy/spectra.parquet"],
-    "stable_rank": ["tidy/amplification.parquet"],
-    "amplification": ["tidy/amplification.parquet"],
-    "subspace_ranks": ["tidy/subspaces.parquet"],
-    "subspace_seeds": ["tidy/subspaces.parquet"],
-    "subspace_weights": ["tidy/subspaces.parquet"],
-}
-"""The tables that each figure is drawn from, below results/<study>, in `gallery`'s order."""
-
-UPDATES = [
-    *("spectra", "stable_rank", "amplification"),
-    *("subspace_ranks", "subspace_seeds", "subspace_weights"),
-]
-"""The figures of section 7, which need every saved adapter."""
+REPORT = "report"
+"""The name of the last product: the page."""
 
 
-def study_figures(study: Study) -> dict[str, list[str]]:
-    """Return FIGURES without those that the study has nothing for."""
-    specs = [run.spec for run in study.runs]
-    ranks = {spec.adapter.rank for spec in specs if spec.adapter}
-    kinds = {(spec.method, adapter_name(spec)) for spec in specs}
-    tasks = {spec.task.name for spec in specs}
-    wanted = {
-        "verdicts": bool(study.compare),
-        "switches": bool(study.switches),
-        "score_vs_rank": len(ranks) > 1,
-        "score_vs_parameters": len(kinds) > 1,
-        "score_vs_rows": len({(spec.task.name, spec.train_rows) for spec in specs}) > len(tasks),
-        "score_vs_bits": len({spec.base_bits for spec in specs}) > 1,
-        "ranks": any(spec.uneven_ranks for spec in specs),
-        "pareto": len({run.id.rpartition("/")[0] for run in study.runs}) > 1,
-        "crosscheck": bool(study.cells()),
-        **dict.fromkeys(UPDATES, bool(lora_runs(study))),
-        "subspace_ranks": bool(rank_pairs(study)),
-        "subspace_seeds": bool(seed_pairs(study)),
+@dataclass(frozen=True)
+class Places:
+    """Where a study's products are made from, and where they go to.
+
+    `source` is the study's folder, with runs/ and crosscheck/. `results` gets tidy/, tables/ and
+    report.html, `figures` the figures. `resources` has the fetched tasks and models.
+    """
+
+    source: Path
+    results: Path
+    figures: Path
+    resources: Path = paths.RESOURCES
+
+
+@dataclass(frozen=True)
+class Product:
+    """Files that are made in one step.
+
+    `make()` makes `files` from the runs and from `inputs`, which are files of products before this
+    one, or fetched.
+    """
+
+    name: str
+    inputs: tuple[Path, ...]
+    files: tuple[Path, ...]
+    make: Callable[[], None]
+
+    def can_be_made(self) -> bool:
+        """Tell whether all inputs are there."""
+        return all(path.is_file() for path in self.inputs)
+
+
+def products(
+    study: Study, places: Places, cells: Iterable[str] | None = None, updates: bool = True
+) -> list[Product]:
+    """List a study's products in order: tidy tables, tables, section 7's, figures, the report.
+
+    Args:
+        study: its runs all have results.
+        places: where the products are made from and go to.
+        cells: the cross-checks that have results; None: all of the study's.
+        updates: list section 7's tables, which are measured on every adapter, too.
+    """
+    cells = list(study.cells() if cells is None else cells)
+    tidy, tables = places.results / "tidy", places.results / "tables"
+    made = [
+        Product(
+            "tidy tables",
+            (),
+            (*_files(tidy, TIDY, ".csv", ".parquet"), tidy / "records.jsonl"),
+            partial(write_collected, study, cells, places.source, places.results),
+        ),
+        Product(
+            "tables",
+            (tidy / "runs.parquet",),
+            _files(tables, study_tables(), ".csv", ".md"),
+            partial(write_tables, study, places.results, places.results),
+        ),
+    ]
+    if updates and lora_runs(study):
+        made.append(_section7(study, places))
+    for figure in study_figures(study).values():
+        made += _figure(figure, places)
+    return [*made, _report(study, places)]
+
+
+def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ...]:
+    return tuple(folder / f"{name}{suffix}" for name in names for suffix in suffixes)
+
+
+def _figure(figure: Figure, places: Places) -> list[Product]:
+    """Return a figure as two products: the rows that it draws, and its picture."""
+    inputs = tuple(places.results / table for table in figure.tables)
+    stem = places.figures / figure.name
+    rows, svg, png = (stem.with_suffix(suffix) for suffix in (".csv", ".svg", ".png"))
+    draw = partial(make_picture, figure, places.results, stem)
+    return [
+        Product(
+            f"rows of figure {figure.name}",
+            inputs,
+            (rows,),
+            partial(make_rows, figure, places.results, stem),
+        ),
+        Product(f"picture of figure {figure.name}", inputs, (svg, png), draw),
+    ]
+
+
+def _section7(study: Study, places: Places) -> Product:
+    models = places.resources / "models"
+    names = sorted({run.spec.model.name for run in lora_runs(study)})
+
+    def make() -> None:
+        from loraudit.analysis.section7 import write_study_tables
+
+        write_study_tables(study, places.source, models, places.results)
+
+    inputs = tuple(models / name / "model.safetensors" for name in names)
+    files = _files(places.results / "tidy", SECTION7, ".csv", ".parquet")
+    return Product("section 7's tables", inputs, files, make)
+
+
+def _report(study: Study, places: Places) -> Product:
+    figures = _files(places.figures, study_figures(study), ".svg")
+    numbers = _files(places.figures, study_figures(study), ".csv")
+    tables = _files(places.results / "tables", study_tables(), ".csv")
+    tasks = dict.fromkeys(run.spec.task.name for run in study.runs)
+    manifests = [places.resources / "tasks" / task / "manifest.json" for task in tasks]
+    remake = {
+        path.stem: f"snakemake --cores 1 {path.as_posix()} --config study={study.name}"
+        for path in figures
     }
-    return {name: tables for name, tables in FIGURES.items() if wanted.get(name, True)}
+    inputs = (places.results / "tidy" / "runs.parquet", *tables, *figures, *numbers)
+    do = partial(write_page, study, places.results, figures, manifests, remake)
+    return Product(REPORT, inputs, (places.results / "report.html",), do)

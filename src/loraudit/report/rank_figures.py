@@ -1,6 +1,4 @@
-"""Figures of moving ranks and quantised bases: which rank is where and when, score over bits."""
-
-import re
+"""The figure of moving ranks: which rank is in use where and when."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,23 +7,13 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loraudit.analysis.comparisons import cell_name, text
-from loraudit.report.figures import (
-    CELL,
-    STYLE,
-    WIDTH,
-    legend,
-    look,
-    percent_axis,
-    seeds,
-    subjects,
-)
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.figure_style import STYLE, WIDTH
 from loraudit.studies.entries import MATRICES
 
 MOST_CELLS = 6
 """Panels of the rank map; the table has all cells."""
-FULL = "32"
-"""The name of a base that is not quantised, on the axis of bits."""
 
 
 def rank_rows(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +27,7 @@ def rank_rows(ranks: pd.DataFrame) -> pd.DataFrame:
         The cells' columns, matrix, layer, step, in_use (mean over seeds) and seeds (their number),
         of the first `MOST_CELLS` cells.
     """
-    found = []
+    tables = []
     for _, cell in list(ranks.groupby(CELL, dropna=False, sort=False))[:MOST_CELLS]:
         steps = sorted(cell.step.unique())
         wide = [
@@ -51,8 +39,8 @@ def rank_rows(ranks: pd.DataFrame) -> pd.DataFrame:
         mean = sum(wide[1:], wide[0]) / len(wide)
         rows = mean.stack(["matrix", "layer"], future_stack=True).rename("in_use").reset_index()
         first = cell.iloc[0]
-        found.append(rows.assign(**{key: first[key] for key in CELL}, seeds=len(wide)))
-    return pd.concat(found, ignore_index=True) if found else ranks
+        tables.append(rows.assign(**{key: first[key] for key in CELL}, seeds=len(wide)))
+    return pd.concat(tables, ignore_index=True) if tables else ranks
 
 
 def ranks(table: pd.DataFrame) -> Figure:
@@ -70,8 +58,8 @@ def ranks(table: pd.DataFrame) -> Figure:
             image = _rank_map(axes, part, norm)
         for axes in grid[:, 0]:
             axes.set_ylabel("matrix, layers downwards")
-        shown = table.seeds.drop_duplicates().tolist()
-        count = f"mean of {min(shown)}" + (f" to {max(shown)}" if len(shown) > 1 else "")
+        counts = table.seeds.drop_duplicates().tolist()
+        count = f"mean of {min(counts)}" + (f" to {max(counts)}" if len(counts) > 1 else "")
         figure.colorbar(image, ax=grid, label=f"rank in use ({count} seeds)", shrink=0.6)
     return figure
 
@@ -98,52 +86,15 @@ def _rank_map(axes: plt.Axes, part: pd.DataFrame, norm: Normalize):
     return image
 
 
-def bits_rows(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Select what `score_vs_bits` draws: the runs, each with the name of its line.
+def describe_ranks(rows: pd.DataFrame) -> str:
+    """Say each cell's mean rank per matrix after the last step."""
 
-    A line is a cell of the study with the bits left out of its name.
-    """
-    columns = [*CELL, "run", "seed", "metric", "base_bits", "best", "last"]
-    rows = tidy[columns].copy()
-    bare = [re.sub(r"base_bits(None|\d+)-?", "", text(label)).strip("-") for label in rows.label]
-    cells = rows.assign(label=bare).to_dict("records")
-    return rows.assign(line=[cell_name(cell) for cell in cells])
+    def say(part: pd.DataFrame) -> str:
+        cells = []
+        for _, cell in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
+            means = cell[cell.step == cell.step.max()].groupby("matrix").in_use.mean()
+            ends = ", ".join(f"{matrix} {mean:.1f}" for matrix, mean in means.items())
+            cells.append(f"{cell_name(cell.iloc[0].to_dict())} {ends}")
+        return listed(cells, 6)
 
-
-def score_vs_bits(table: pd.DataFrame) -> Figure:
-    """Draw the last epoch's score over the bits of the frozen base: a line of means per cell.
-
-    Dots are seeds, bars the standard deviation over seeds (n - 1). Lines with one base have a
-    marker alone.
-    """
-    bits = sorted(table.base_bits.dropna().unique())
-    names = [f"{value:g}" for value in bits] + ([FULL] if table.base_bits.isna().any() else [])
-    place = {name: number for number, name in enumerate(names)}
-    table = table.assign(
-        place=[place[FULL if value != value else f"{value:g}"] for value in table.base_bits]
-    )
-    looks = {name: number for number, name in enumerate(table.line.unique())}
-    groups = subjects(table)
-    with plt.rc_context(STYLE):
-        size = (WIDTH, 0.9 + 2.2 * len(groups))
-        figure, grid = plt.subplots(len(groups), 1, figsize=size, squeeze=False)
-        for (axes,), ((task, model), part) in zip(grid, groups, strict=True):
-            for name, line in part.groupby("line", sort=False):
-                _bits_line(axes, line, name, looks[name], len(looks))
-            axes.set_xticks(range(len(names)), names)
-            axes.set_xlim(-0.5, len(names) - 0.5)
-            axes.set_xlabel("bits of a frozen weight")
-            axes.set_title(f"{task}, {model}", loc="left")
-            percent_axis(axes, f"last-epoch {part.metric.iloc[0]}")
-        legend(figure, f"bars: SD over {seeds(table, CELL)}", most=2)
-    return figure
-
-
-def _bits_line(axes: plt.Axes, line: pd.DataFrame, name: str, number: int, lines: int) -> None:
-    """Draw one line, moved a little sideways so that bars do not hide each other."""
-    shift = min(0.12, 0.6 / lines) * (number - (lines - 1) / 2)
-    found = line.groupby("place")["last"].agg(["mean", "std"])
-    series = look(number)
-    axes.scatter(line.place + shift, line["last"], s=5, alpha=0.5, linewidths=0, **series)
-    error = found["std"].fillna(0)
-    axes.errorbar(found.index + shift, found["mean"], yerr=error, label=name, **series)
+    return f"Mean rank per matrix after the last step. {each_subject(rows, say)}"

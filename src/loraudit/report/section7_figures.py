@@ -7,11 +7,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loraudit.report.figures import COLOURS, MARKERS, SMALL, STYLE, WIDTH, legend, nothing
+from loraudit.analysis.cells import SUBJECT
+from loraudit.report.alt_text import each_subject
+from loraudit.report.figure_style import COLOURS, MARKERS, SMALL, STYLE, WIDTH, legend, nothing
 from loraudit.studies.entries import MATRICES
 
-SUBJECT = ["task", "model"]
-CELL = ["rank", "targets", "label"]
+SERIES = ["rank", "targets", "label"]
+"""Columns that make one line of a task and model: our LoRA is the only method here."""
 MOST_SUBJECTS = 4
 """Tasks and models with a row of panels in section 7's figures; the tables have all."""
 MOST_TICKS = 4
@@ -43,7 +45,7 @@ def _matrices(table: pd.DataFrame) -> list[str]:
     return [name for name in MATRICES if name in set(table.matrix)]
 
 
-def _cell_title(cell: dict) -> str:
+def _series_title(cell: dict) -> str:
     """Name a cell by rank, targets and label."""
     return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], cell["label"]]))
 
@@ -68,9 +70,9 @@ def _matrix_panels(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list]:
         for axes, matrix in zip(row, matrices, strict=True):
             panels.append((axes, part[part.matrix == matrix]))
             axes.set_title(matrix, loc="left")
-        cells = part[CELL].drop_duplicates().to_dict("records")
-        shown = [*subject, *([_cell_title(cells[0])] if len(cells) == 1 else [])]
-        row[0].set_title(f"{', '.join(shown)}\n{matrices[0]}", loc="left")
+        cells = part[SERIES].drop_duplicates().to_dict("records")
+        title = [*subject, *([_series_title(cells[0])] if len(cells) == 1 else [])]
+        row[0].set_title(f"{', '.join(title)}\n{matrices[0]}", loc="left")
         row[0].set_ylabel(y)
     for axes in grid[-1]:
         axes.set_xlabel(x)
@@ -88,8 +90,8 @@ def spectra_rows(table: pd.DataFrame) -> pd.DataFrame:
 def stable_rank_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Select what `stable_rank` draws: without rank 1 where there are others (it is always 1)."""
     table = table[table["rank"] > 1] if (table["rank"] > 1).any() else table
-    shown = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
-    return shown[[*SUBJECT, *CELL, "run", "layer", "matrix", "stable_rank"]]
+    kept = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
+    return kept[[*SUBJECT, *SERIES, "run", "layer", "matrix", "stable_rank"]]
 
 
 def amplification_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -118,17 +120,17 @@ def stable_rank(table: pd.DataFrame) -> Figure:
 
     The first cells have a colour each; the others are in the table only.
     """
-    shown = stable_rank_rows(table)
-    cells = shown[CELL].drop_duplicates().to_dict("records")
+    table = stable_rank_rows(table)
+    cells = table[SERIES].drop_duplicates().to_dict("records")
     with plt.rc_context(STYLE):
-        figure, panels = _matrix_panels(shown, "layer", "stable rank of ΔW")
+        figure, panels = _matrix_panels(table, "layer", "stable rank of ΔW")
         for axes, part in panels:
             for cell, colour, marker in zip(cells, COLOURS, MARKERS, strict=False):
-                rows = part[(part[CELL] == pd.Series(cell)).all(axis=1)]
+                rows = part[(part[SERIES] == pd.Series(cell)).all(axis=1)]
                 look = {"color": colour, "marker": marker}
                 axes.scatter(rows.layer, rows.stable_rank, s=5, alpha=0.4, linewidths=0, **look)
                 means = rows.groupby("layer").stable_rank.mean()
-                axes.plot(means.index, means, markersize=3, label=_cell_title(cell), **look)
+                axes.plot(means.index, means, markersize=3, label=_series_title(cell), **look)
         hidden = len(cells) - len(COLOURS)
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
         legend(figure, title)
@@ -159,13 +161,28 @@ def pair_rows(table: pd.DataFrame, pair: str) -> pd.DataFrame:
 
     One cell (`_widest`) of the first task and model that has such a pair.
     """
-    found = table[table.pair == pair] if len(table) else table
-    if found.empty:
-        return found
-    rows = _widest(found, 1)
+    pairs = table[table.pair == pair] if len(table) else table
+    if pairs.empty:
+        return pairs
+    rows = _widest(pairs, 1)
     layers = sorted(rows.layer.unique())
-    shown = {layers[0], layers[len(layers) // 2], layers[-1]}
-    return rows[rows.layer.isin(shown) | rows.control].reset_index(drop=True)
+    kept = {layers[0], layers[len(layers) // 2], layers[-1]}
+    return rows[rows.layer.isin(kept) | rows.control].reset_index(drop=True)
+
+
+def rank_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `subspaces` draws of two ranks."""
+    return pair_rows(table, "ranks")
+
+
+def seed_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `subspaces` draws of two seeds."""
+    return pair_rows(table, "seeds")
+
+
+def weight_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `subspaces` draws of an update and W."""
+    return pair_rows(table, "weights")
 
 
 def subspaces(rows: pd.DataFrame) -> Figure:
@@ -190,8 +207,8 @@ def subspaces(rows: pd.DataFrame) -> Figure:
         for row, matrix in zip(grid, matrices, strict=True):
             part = rows[rows.matrix == matrix]
             for axes, layer in zip(row, layers, strict=False):
-                shown = part[~part.control & (part.layer == layer)]
-                _map(axes, shown, colours, f"{matrix}, layer {layer}")
+                learned = part[~part.control & (part.layer == layer)]
+                _map(axes, learned, colours, f"{matrix}, layer {layer}")
             _map(row[-1], part[part.control], colours, f"{matrix}, random")
         bar = {"aspect": 12 * len(matrices)}  # as wide whatever the number of rows
         figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)", **bar)
@@ -216,3 +233,58 @@ def _map(axes: plt.Axes, part: pd.DataFrame, colours: ScalarMappable, title: str
     steps = [1 + (count - 1) // MOST_TICKS for count in grid.shape]
     axes.set_yticks(range(0, grid.shape[0], steps[0]), grid.index[:: steps[0]])
     axes.set_xticks(range(0, grid.shape[1], steps[1]), grid.columns[:: steps[1]])
+
+
+def describe_spectra(rows: pd.DataFrame) -> str:
+    """Say the span of the largest singular values, and how far the second is below."""
+
+    def say(part: pd.DataFrame) -> str:
+        grid = part.pivot(index=["layer", "matrix"], columns="index", values="singular_value")
+        text = f"largest value {grid[1].min():.2g} to {grid[1].max():.2g}"
+        if 2 in grid and grid[1].any():
+            text += f", the second in the median {(grid[2] / grid[1]).median():.2g} of the first"
+        return text
+
+    return f"Singular values of the update over layers and matrices. {each_subject(rows, say)}"
+
+
+def describe_stable_rank(rows: pd.DataFrame) -> str:
+    """Say where the stable rank is lowest and where it is highest."""
+
+    def say(part: pd.DataFrame) -> str:
+        means = part.groupby(["matrix", "layer"]).stable_rank.mean().dropna()
+        if means.empty:
+            return "not defined, no adapter has moved"
+        places = (("lowest", means.idxmin()), ("highest", means.idxmax()))
+        ends = [f"{word} {means[at]:.2f} in {at[0]} of layer {at[1]}" for word, at in places]
+        return ", ".join(ends)
+
+    return f"Stable rank, mean over cells and seeds. {each_subject(rows, say)}"
+
+
+def describe_amplification(rows: pd.DataFrame) -> str:
+    """Say the medians of Table 7's norms."""
+
+    def say(part: pd.DataFrame) -> str:
+        middle = part.median(numeric_only=True)
+        return (
+            f"the update's norm {middle.update_norm:.2g}, W in its own directions "
+            f"{middle.projected_weight:.2g}, in the update's {middle.projected_update:.2g}, in "
+            f"random ones {middle.projected_random:.2g}"
+        )
+
+    return f"Median Frobenius norms over layers and matrices. {each_subject(rows, say)}"
+
+
+def describe_subspaces(rows: pd.DataFrame) -> str:
+    """Say the largest phi, and the largest of random directions."""
+
+    def largest(part: pd.DataFrame) -> str:
+        top = part.loc[part.phi.idxmax()]
+        return f"{top.phi:.2g} ({top.matrix}, layer {top.layer}, i={top.i}, j={top.j})"
+
+    control = rows.control.astype(bool)
+    text = f"Similarity of directions, largest phi {largest(rows[~control])}"
+    return (
+        f"{text}; of random directions {largest(rows[control])}." if control.any() else f"{text}."
+    )

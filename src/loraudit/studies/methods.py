@@ -83,7 +83,3 @@ def names_of(**facts: object) -> list[str]:
 def with_settings() -> Mapping[str, type]:
     """Return the methods that have settings of their own, and the class of these."""
     return {name: resolve(m.settings) for name, m in METHODS.items() if m.settings}
-
-
-LORA_METHODS = ("lora", "peft")
-"""The two implementations of plain LoRA."""

@@ -17,7 +17,8 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
-from loraudit.report.tables import flat, interval, p_value, points
+from loraudit.report.page_tables import flat
+from loraudit.report.tables import interval, p_value, points
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study
@@ -108,13 +109,13 @@ def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[li
         return None
     classes = range(len(task.classes))
     scored = predictions[predictions.split == "validation"]
-    found = {}
+    counts = {}
     for name, epoch in (("best", train.best_epoch), ("last", train.last_epoch)):
         rows = scored[scored.epoch == epoch]
         table = pd.crosstab(rows.label, rows.prediction)
         filled = table.reindex(index=classes, columns=classes, fill_value=0)
-        found[name] = filled.to_numpy().tolist()
-    return found
+        counts[name] = filled.to_numpy().tolist()
+    return counts
 
 
 def sections(run: dict) -> list[Section]:
@@ -147,10 +148,10 @@ def sections(run: dict) -> list[Section]:
 
 
 def _pairs(values: dict) -> list[list[object]]:
-    return [[key, *_shown([value])] for key, value in values.items()]
+    return [[key, *_with_none([value])] for key, value in values.items()]
 
 
-def _shown(values: Iterable[object]) -> list[object]:
+def _with_none(values: Iterable[object]) -> list[object]:
     return ["none" if value is None else value for value in values]
 
 
@@ -174,7 +175,7 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         raise UserError(f"runs of different tasks: {task.name!r} and {two.spec.task.name!r}")
     a, b = _aligned(one_rows, two_rows, task.name)
     values = a.label.to_numpy(), a.prediction.to_numpy(), b.prediction.to_numpy()
-    found = {
+    comparison = {
         "left": str(left),
         "right": str(right),
         "task": task.name,
@@ -185,8 +186,8 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         "resamples": resamples,
     }
     if not task.regression:
-        found["mcnemar"] = mcnemar(a.prediction == a.label, b.prediction == b.label)
-    return found
+        comparison["mcnemar"] = mcnemar(a.prediction == a.label, b.prediction == b.label)
+    return comparison
 
 
 def _aligned(
@@ -201,29 +202,29 @@ def _aligned(
     return one, two
 
 
-def run_sections(found: dict) -> list[Section]:
+def run_sections(comparison: dict) -> list[Section]:
     """Turn the spec difference of `compare_runs` into a table for the screen."""
-    rows = [[name, *_shown(pair.values())] for name, pair in found["spec"].items()]
+    rows = [[name, *_with_none(values.values())] for name, values in comparison["spec"].items()]
     return [("specs", ["field", "left", "right"], rows or [["(no difference)", "", ""]])]
 
 
-def run_sentences(found: dict) -> list[str]:
+def run_sentences(comparison: dict) -> list[str]:
     """Turn `compare_runs`' answer into sentences; the numbers are its own."""
-    test = found["bootstrap"]
+    test = comparison["bootstrap"]
     said = [
-        f"{found['rows']} rows of {found['task']}, last epochs; left minus right, "
-        f"{found['metric']}: {points(test['difference'])} points, 95 % paired bootstrap "
-        f"{interval(test['low'], test['high'])} ({found['resamples']:,} resamples)"
+        f"{comparison['rows']} rows of {comparison['task']}, last epochs; left minus right, "
+        f"{comparison['metric']}: {points(test['difference'])} points, 95 % paired bootstrap "
+        f"{interval(test['low'], test['high'])} ({comparison['resamples']:,} resamples)"
     ]
-    if "mcnemar" in found:
-        counts = found["mcnemar"]
+    if "mcnemar" in comparison:
+        counts = comparison["mcnemar"]
         said.append(
             f"right on one side only: {counts['only_left']} left, {counts['only_right']} right; "
             f"exact McNemar p = {p_value(counts['p'])}"
         )
     said.append(
-        f"equal predictions: {100 * found['equal_share']:.1f} %, "
-        f"largest logit difference {found['largest_logit_difference']:.3g}"
+        f"equal predictions: {100 * comparison['equal_share']:.1f} %, "
+        f"largest logit difference {comparison['largest_logit_difference']:.3g}"
     )
     return said
 
@@ -235,7 +236,7 @@ def compare_studies(left: Path, right: Path) -> dict:
         left, right: results/<study> of each.
 
     Returns:
-        The names, how many runs are common or in one only, how many pairs have equal predictions,
+        The names, how many runs are common or in one only, how many of them have equal predictions,
         the fields in which the common runs' specs differ, and a row per cell: seeds, mean scores,
         paired difference with its 95 % t interval, p, and p by Holm over the cells.
 
@@ -257,8 +258,8 @@ def compare_studies(left: Path, right: Path) -> dict:
         metric = a.spec.task.headline
         score = b.train.last.get(metric)
         if score is not None:
-            pair = (a.train.last[metric], score)
-            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(pair)
+            scores = (a.train.last[metric], score)
+            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)
     return {
         "left": left.name,
         "right": right.name,
@@ -290,14 +291,14 @@ def _equal_predictions(left: pd.DataFrame, right: pd.DataFrame) -> bool | None:
 def _cell_rows(cells: dict[str, list[tuple[float, float]]]) -> list[dict]:
     rows = []
     for name, scores in cells.items():
-        left, right = ([pair[side] for pair in scores] for side in (0, 1))
+        left, right = ([both[side] for both in scores] for side in (0, 1))
         means = {"left": sum(left) / len(left), "right": sum(right) / len(right)}
         rows.append({"cell": name, **means, **paired(left, right)})
     adjusted = holm([row["p"] for row in rows])
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def study_sections(found: dict) -> list[Section]:
+def study_sections(comparison: dict) -> list[Section]:
     """Turn `compare_studies`' rows into a table for the screen."""
     rows = [
         [
@@ -309,19 +310,20 @@ def study_sections(found: dict) -> list[Section]:
             interval(row["low"], row["high"]),
             p_value(row["p_holm"]),
         ]
-        for row in found["cells"]
+        for row in comparison["cells"]
     ]
     columns = ["cell, last epoch", "n", "left, %", "right, %", "difference", "95 % interval"]
     return [("same runs of both studies, paired by seed", [*columns, "p (Holm)"], rows)]
 
 
-def study_sentences(found: dict) -> list[str]:
+def study_sentences(comparison: dict) -> list[str]:
     """Say how many runs two studies share and where these differ."""
-    fields = ", ".join(found["fields"]) or "nothing"
+    left, right = comparison["left"], comparison["right"]
+    fields = ", ".join(comparison["fields"]) or "nothing"
     return [
-        f"left: {found['left']}; right: {found['right']}; {found['common']} finished runs in "
-        f"common, {found['only_left']} only left, {found['only_right']} only right",
+        f"left: {left}; right: {right}; {comparison['common']} finished runs in common, "
+        f"{comparison['only_left']} only left, {comparison['only_right']} only right",
         f"the common runs' specs differ in: {fields}",
-        f"equal predictions on all rows: {found['equal_predictions']} of the {found['same_rows']} "
-        "pairs that scored the same rows",
+        f"equal predictions on all rows: {comparison['equal_predictions']} of the "
+        f"{comparison['same_rows']} runs that scored the same rows",
     ]

@@ -10,8 +10,8 @@ not a forger who seals anew: scores are recomputed from the predictions in any c
 import csv
 import functools
 import io
-import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,12 @@ import pandas as pd
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from loraudit.analysis.adapter_pairs import lora_runs
-from loraudit.analysis.collect import collected
-from loraudit.analysis.tidy_files import read_table
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, sha256
 from loraudit.base.progress import progress
-from loraudit.report.products import study_figures
+from loraudit.report.products import Places, Product, products
+from loraudit.report.table_registry import SECTION7
 from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
@@ -116,7 +114,7 @@ def expected_runs(study: Study, config: dict | None) -> tuple[dict[str, Run] | N
 
 def local_copies(study: Study) -> dict[str, str]:
     """Return the local folders that stood in for the hub: config keys glue and models."""
-    found = {}
+    folders = {}
     for run in study.runs:
         for key, entry, load in (
             ("glue", run.spec.task, load_task),
@@ -124,8 +122,8 @@ def local_copies(study: Study) -> dict[str, str]:
         ):
             if isinstance(entry.source, FolderSource) and _from_hub(entry.name, load):
                 folder = Path(entry.source.folder)
-                found[key] = str(folder if key == "glue" else folder.parent)
-    return found
+                folders[key] = str(folder if key == "glue" else folder.parent)
+    return folders
 
 
 @functools.cache
@@ -185,13 +183,13 @@ def _check_seal(case: Case, text: str) -> Findings:
         return
     if seal(text) != record.record_sha256:
         yield case.problem("record.json", "changed after the run: its seal is broken")
-    found = run_files(case.folder)
+    hashes = run_files(case.folder)
     for name, value in record.files.items():
-        if name not in found:
+        if name not in hashes:
             yield case.problem(name, "missing, but the record has its hash")
-        elif found[name] != value:
+        elif hashes[name] != value:
             yield case.problem(name, "changed after the run: its hash is not the record's")
-    for name in found.keys() - record.files.keys():
+    for name in hashes.keys() - record.files.keys():
         yield case.problem(name, "not of this run: the record does not name it")
 
 
@@ -259,20 +257,20 @@ def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
         ("best", train.best_epoch, train.best),
         ("last", train.last_epoch, train.last),
     ):
-        found: dict[str, float] = {}
+        computed: dict[str, float] = {}
         for split, rows in predictions[predictions.epoch == epoch].groupby("split", sort=False):
             values = rows.filter(like="logit_").to_numpy()
             suffix = "" if split == "validation" else f"_{split}"
             scores = metrics.compute(values, rows.label.to_numpy(), task)
-            found |= {f"{metric}{suffix}": score for metric, score in scores.items()}
+            computed |= {f"{metric}{suffix}": score for metric, score in scores.items()}
             if len(rows) != train.rows.get(str(split)):
                 yield case.problem("predictions.parquet", f"{len(rows)} rows of {split}")
-        for metric in said.keys() | found.keys():
-            if not _rounded(said.get(metric, math.nan), found.get(metric, math.nan)):
+        for metric in said.keys() | computed.keys():
+            if not _rounded(said.get(metric, math.nan), computed.get(metric, math.nan)):
                 yield case.problem(
                     "record.json",
                     f"{name} {metric} is {said.get(metric)}, the predictions give "
-                    f"{found.get(metric)}",
+                    f"{computed.get(metric)}",
                 )
 
 
@@ -361,22 +359,22 @@ def _check_sources(case: Case) -> Findings:
     spec, environment = case.record.spec, case.record.environment
     task = paths.RESOURCES / "tasks" / spec.task.name
     for split, said in (environment.get("data") or {}).items():
-        found = _hash(task / f"{split}.parquet")
-        if found is None:
+        sha = _hash(task / f"{split}.parquet")
+        if sha is None:
             yield Finding("note", str(task), "not fetched here: the data were not checked")
             break
-        if found != said:
+        if sha != said:
             text = f"{split} of {task} is not the data that it was made from"
             yield case.problem("record.json", text)
     model = paths.RESOURCES / "models" / spec.model.name / "model.safetensors"
-    if (found := _hash(model)) is None:
+    if (sha := _hash(model)) is None:
         yield Finding("note", str(model), "not fetched here: the weights were not checked")
-    elif found != environment.get("weights"):
+    elif sha != environment.get("weights"):
         yield case.problem("record.json", f"{model} is not the model that it was made from")
     if spec.warm_start:
-        start = _runs_folder(case) / spec.warm_start.run / "adapter"
-        if folder_fingerprint(start) != environment.get("started_from"):
-            yield case.problem("record.json", f"{start} is not the adapter that it started from")
+        adapter = _runs_folder(case) / spec.warm_start.run / "adapter"
+        if folder_fingerprint(adapter) != environment.get("started_from"):
+            yield case.problem("record.json", f"{adapter} is not the adapter that it started from")
 
 
 def _runs_folder(case: Case) -> Path:
@@ -389,101 +387,69 @@ def _hash(path: Path) -> str | None:
 
 
 def check_products(study: Study, folder: Path, updates: bool) -> Findings:
-    """Make tidy tables, tables, and the CSV behind every figure again, and compare."""
-    try:
-        made = collected(study, study.cells(), folder)
-    except (UserError, OSError, ValueError, KeyError) as error:
-        where = f"{folder}/tidy and tables, {paths.FIGURES / study.name}"
-        yield Finding("note", where, f"not checked, because they can't be made again: {error}")
-        return
+    """Make tidy tables, tables, and the CSV behind every figure again, and compare.
+
+    Pictures and the report are not made again; they must be there.
+    """
     yield from _check_crosschecks(study, folder)
-    if updates and lora_runs(study):
-        yield from _section7(study, folder, made)
-    tidy = {}
-    for name, table in made.items():
-        tidy[name] = _as_parquet(table)
-        yield from _same_csv(folder / "tidy" / f"{name}.csv", _csv(table))
-        yield from _same_parquet(folder / "tidy" / f"{name}.parquet", _csv(tidy[name]))
-    yield from _check_records(study, folder)
-    yield from _check_tables(study, folder, tidy)
-    yield from _check_figures(study, folder, tidy)
+    there = Places(folder, folder, paths.FIGURES / study.name)
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Places(folder, Path(temporary) / "results", Path(temporary) / "figures")
+        had, made = (products(study, places, updates=updates) for places in (there, again))
+        for old, new in zip(had, made, strict=True):
+            yield from _check_product(old, new, again.results)
 
 
-def _section7(study: Study, folder: Path, made: dict[str, pd.DataFrame]) -> Findings:
-    """Add section 7's tables to `made`, where the base models are here."""
-    from loraudit.analysis.section7 import study_tables
+def _check_product(old: Product, new: Product, made: Path) -> Findings:
+    """Make one product again, where that is exact and its inputs are here, and compare its files.
 
-    models = paths.RESOURCES / "models"
-    names = {run.spec.model.name for run in lora_runs(study)}
-    absent = [name for name in sorted(names) if not (models / name / "model.safetensors").is_file()]
-    if absent:
-        text = f"not made again: no {', '.join(absent)} in {models}"
-        yield Finding("note", f"{folder}/tidy/spectra, amplification, subspaces", text)
+    Args:
+        old: the product as it is.
+        new: the product as it is made again.
+        made: the folder of what was made again so far.
+    """
+    if not {path.suffix for path in new.files} <= COMPARE.keys():
+        for path in old.files:
+            if not path.is_file():
+                yield Finding("problem", str(path), "missing")
         return
-    for _ in progress([None], 1, "measure the updates again"):
-        made.update(study_tables(study, folder, models))
-
-
-def _as_parquet(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as it is after it was written and read: types as the pipeline sees them."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    return pd.read_parquet(buffer)
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False)
-
-
-def _read_csv(text: str) -> pd.DataFrame:
-    return read_table(io.StringIO(text))
-
-
-def _same_parquet(path: Path, wanted: str) -> Findings:
+    absent = [path for path in new.inputs if not path.is_file()]
+    if fetched := [path.parent.name for path in absent if not path.is_relative_to(made)]:
+        text = f"not made again: no {', '.join(fetched)} in {absent[0].parents[1]}"
+        yield Finding("note", f"{old.files[0].parent}: {old.name}", text)
+    if absent:
+        return
     try:
-        found = _csv(pd.read_parquet(path))
+        new.make()
+    except (UserError, OSError, ValueError, KeyError) as error:
+        text = f"not checked, because it can't be made again: {error}"
+        yield Finding("note", f"{old.files[0].parent}: {old.name}", text)
+        return
+    for had, wanted in zip(old.files, new.files, strict=True):
+        yield from COMPARE[had.suffix](had, wanted)
+
+
+def _same_parquet(path: Path, wanted: Path) -> Findings:
+    try:
+        had = _csv(path)
     except FileNotFoundError:
         yield Finding("problem", str(path), "missing")
     except (OSError, ValueError) as error:
         yield Finding("problem", str(path), f"can't be read: {' '.join(str(error).split())}")
     else:
-        yield from _same_text(path, found, wanted)
+        yield from _same_text(path, had, _csv(wanted))
 
 
-def _check_records(study: Study, folder: Path) -> Findings:
-    path = folder / "tidy" / "records.jsonl"
-    records = (folder / "runs" / run.id / "record.json" for run in study.runs)
-    wanted = "".join(json.dumps(read_json(record)) + "\n" for record in records)
-    yield from _same_lines(path, wanted, "records")
-
-
-def _check_tables(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> Findings:
-    from loraudit.report.study_tables import readable, summaries
-
-    for name, table in summaries(study, tidy["runs"]).items():
-        stem = folder / "tables" / name
-        yield from _same_csv(stem.with_suffix(".csv"), _csv(table))
-        yield from _same_lines(stem.with_suffix(".md"), readable(name, table), "table")
-        tidy[name] = _read_csv(_csv(table))
-
-
-def _check_figures(study: Study, folder: Path, tidy: dict[str, pd.DataFrame]) -> Findings:
-    from loraudit.report.figure_registry import drawn_rows
-
-    figures = paths.FIGURES / study.name
-    for name, sources in study_figures(study).items():
-        tables = [tidy.get(Path(source).stem) for source in sources]
-        if any(table is None for table in tables):
-            continue
-        yield from _same_csv(figures / f"{name}.csv", _csv(drawn_rows(name, tables)[0]))
-        for suffix in ("svg", "png"):
-            if not (figures / f"{name}.{suffix}").is_file():
-                yield Finding("problem", f"{figures}/{name}.{suffix}", "missing")
+def _csv(path: Path) -> str:
+    return pd.read_parquet(path).to_csv(index=False)
 
 
 def _check_crosschecks(study: Study, folder: Path) -> Findings:
     for cell in study.cells():
         path = folder / "crosscheck" / f"{cell}.json"
+        if not path.is_file():
+            yield Finding("problem", str(path), "missing")
+            continue
         for row in read_json(path):
             check, ok = f"{row['check']}, {row['dtype']}, {row['against']}", row["ok"]
             if ok != (row["difference"] <= row["tolerance"]):
@@ -493,46 +459,42 @@ def _check_crosschecks(study: Study, folder: Path) -> Findings:
                 yield Finding("problem", str(path), f"{check}: the difference is above tolerance")
 
 
-def _same_csv(path: Path, wanted: str) -> Findings:
+def _same_csv(path: Path, wanted: Path) -> Findings:
     if not path.is_file():
         yield Finding("problem", str(path), "missing")
     else:
-        yield from _same_text(path, path.read_text(errors="replace"), wanted)
+        yield from _same_text(path, path.read_text(errors="replace"), wanted.read_text())
 
 
-def _same_text(path: Path, found: str, wanted: str) -> Findings:
-    """Compare two CSV texts; names the first cells that differ, beyond rounding if computed."""
-    if found == wanted:
+def _same_text(path: Path, text: str, wanted: str) -> Findings:
+    """Compare two CSV texts; name the first values that differ, beyond rounding if computed."""
+    if text == wanted:
         return
-    have, want = (list(csv.reader(io.StringIO(text))) for text in (found, wanted))
+    have, want = (list(csv.reader(io.StringIO(lines))) for lines in (text, wanted))
     if have[:1] != want[:1]:
         yield Finding("problem", str(path), "other columns than the records give")
         return
     if len(have) != len(want):
-        text = f"{len(have) - 1} rows, the records give {len(want) - 1}"
-        yield Finding("problem", str(path), text)
+        count = f"{len(have) - 1} rows, the records give {len(want) - 1}"
+        yield Finding("problem", str(path), count)
         return
     if have == want:
         yield Finding("problem", str(path), "other line ends than it was written with")
-    cells = [
+    differences = [
         f"row {number}, {column}: {one!r}, the records give {two!r}"
         for number, (left, right) in enumerate(zip(have[1:], want[1:], strict=True), 1)
         for column, one, two in zip(want[0], left, right, strict=False)
         if one != two and not (_computed(path) and not one.isdigit() and _rounded(one, two))
     ]
-    if not cells:
+    if not differences:
         return
-    more = f"; and {len(cells) - MANY} more cells" if len(cells) > MANY else ""
-    yield Finding("problem", str(path), "; ".join(cells[:MANY]) + more)
-
-
-MEASURED = ("spectra", "amplification", "subspaces")
-"""Section 7's tidy tables: decompositions, whose last digits depend on CPU and threads."""
+    more = f"; and {len(differences) - MANY} more cells" if len(differences) > MANY else ""
+    yield Finding("problem", str(path), "; ".join(differences[:MANY]) + more)
 
 
 def _computed(path: Path) -> bool:
     """Tell whether a table is computed; tidy ones but section 7's copy what the records say."""
-    return path.parent.name != "tidy" or path.stem in MEASURED
+    return path.parent.name != "tidy" or path.stem in SECTION7
 
 
 def _rounded(one: str | float, two: str | float) -> bool:
@@ -547,14 +509,24 @@ def _rounded(one: str | float, two: str | float) -> bool:
         return False
 
 
-def _same_lines(path: Path, wanted: str, what: str) -> Findings:
-    """Compare a text file line by line; names the first line that differs."""
+def _same_lines(path: Path, wanted: Path) -> Findings:
+    """Compare a text file line by line; name the first line that differs."""
     if not path.is_file():
         yield Finding("problem", str(path), "missing")
         return
-    found = path.read_text(errors="replace")
-    if found != wanted:
-        pairs = zip(found.splitlines(), wanted.splitlines(), strict=False)
-        line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), None)
-        where = f"line {line}" if line else "its number of lines"
+    had, want = path.read_text(errors="replace"), wanted.read_text()
+    if had != want:
+        lines = zip(had.splitlines(), want.splitlines(), strict=False)
+        number = next((n for n, (one, two) in enumerate(lines, 1) if one != two), None)
+        where = f"line {number}" if number else "its number of lines"
+        what = "records" if path.suffix == ".jsonl" else "table"
         yield Finding("problem", str(path), f"{where} is not what the {what} give")
+
+
+COMPARE: dict[str, Callable[[Path, Path], Findings]] = {
+    ".csv": _same_csv,
+    ".parquet": _same_parquet,
+    ".md": _same_lines,
+    ".jsonl": _same_lines,
+}
+"""How a file is compared with the one made again, by its suffix; other files only must exist."""

@@ -6,8 +6,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from loraudit.report.figure_limits import MOST, MOST_SUBJECTS, few, say
-from loraudit.report.figures import STYLE
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figure_style import STYLE
+from loraudit.report.thinning import MOST_SUBJECTS, thinned, write_note
+
+LIMITS = {name: figure.limit for name, figure in FIGURES.items() if figure.limit}
 
 KEYS = ["task", "model", "method", "rank", "targets", "label"]
 
@@ -23,25 +26,25 @@ def cells(labels: int, tasks: int = 1, **extra) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**extra)
 
 
-@pytest.mark.parametrize("figure", [*MOST, "crosscheck"])
+@pytest.mark.parametrize("figure", [*LIMITS, "crosscheck"])
 def test_a_study_that_fits_is_kept_whole(figure):
     table = cells(3)
-    kept, note = few(figure, table)
+    kept, note = thinned(table, LIMITS.get(figure))
     pd.testing.assert_frame_equal(kept, table)
     assert note == ""
 
 
-@pytest.mark.parametrize("figure", [name for name in MOST if name != "score_vs_rows"])
+@pytest.mark.parametrize("figure", [name for name in LIMITS if name != "score_vs_rows"])
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_a_large_one_is_thinned_evenly_with_whole_groups_and_says_so(figure, tasks):
     table = cells(100, tasks)
-    kept, note = few(figure, table)
-    _, columns, most = MOST[figure]
+    kept, note = thinned(table, LIMITS[figure])
+    columns, most = list(LIMITS[figure].columns), LIMITS[figure].most
     groups = kept.groupby(["task", *columns], dropna=False)
     whole = table.groupby(["task", *columns], dropna=False).size()
     assert (groups.size() == whole[groups.size().index]).all()  # all seeds and twins of each
-    found = kept.groupby("task").apply(lambda part: part.groupby(columns, dropna=False).ngroups)
-    assert set(found) == {most}
+    counts = kept.groupby("task").apply(lambda part: part.groupby(columns, dropna=False).ngroups)
+    assert set(counts) == {most}
     keys = table[["task", *columns]].drop_duplicates()
     first, last = keys.iloc[0], keys.iloc[-1]
     drawn = kept[["task", *columns]].drop_duplicates()
@@ -52,13 +55,13 @@ def test_a_large_one_is_thinned_evenly_with_whole_groups_and_says_so(figure, tas
 
 def test_the_order_of_rows_stays():
     table = cells(100).assign(place=range(402))
-    kept, _ = few("learning_curves", table)
+    kept, _ = thinned(table, LIMITS["learning_curves"])
     assert kept.place.is_monotonic_increasing
 
 
 def test_subjects_are_thinned_too():
     table = cells(1, tasks=2 * MOST_SUBJECTS)
-    kept, note = few("score_vs_rank", table)
+    kept, note = thinned(table, LIMITS["score_vs_rank"])
     assert kept.task.nunique() == MOST_SUBJECTS
     assert f"{MOST_SUBJECTS + 1} of {2 * MOST_SUBJECTS + 1} series" in note  # and the baseline's
 
@@ -66,10 +69,10 @@ def test_subjects_are_thinned_too():
 def test_published_numbers_stay_and_what_is_not_drawn_takes_no_place():
     table = cells(100)
     table.loc[table.label == "x1", "method"] = "published"
-    assert (few("score_vs_rank", table)[0].method == "published").sum() == 4
+    assert (thinned(table, LIMITS["score_vs_rank"])[0].method == "published").sum() == 4
     table = cells(100, verdict="not comparable")
     table.loc[table.label.isin(["x1", "x2"]), "verdict"] = "undecided"
-    kept, note = few("verdicts", table)
+    kept, note = thinned(table, LIMITS["verdicts"])
     assert len(kept) == len(table)
     assert note == ""
 
@@ -78,7 +81,7 @@ def test_the_note_is_drawn_above_the_panels():
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots()
         axes.set_title("a panel")
-        say(figure, "12 of 100 series are drawn")
+        write_note(figure, "12 of 100 series are drawn")
         figure.canvas.draw()
     note, title = (text.get_window_extent() for text in (figure._suptitle, axes.title))
     assert note.y0 >= title.y1

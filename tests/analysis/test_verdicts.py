@@ -1,18 +1,15 @@
 """Verdicts: the poster's known answers, and what may never be called reproduced."""
 
+import math
+
 import pandas as pd
 import pytest
 
-from loraudit.analysis.comparisons import (
-    method_pairs,
-    published_summary,
-    published_verdicts,
-    switch_effects,
-    verdicts,
-)
+from loraudit.analysis.statistics import Mean
+from loraudit.analysis.verdicts import decide, published_mean, published_verdicts, verdicts
 from loraudit.base.errors import UserError
 from loraudit.studies.reference import Published, select
-from loraudit.studies.study import Study, Switch
+from loraudit.studies.study import Study
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +143,10 @@ def test_peft_runs_are_lora_and_full_runs_are_not():
     assert verdicts(study(), tidy(method="full", rank=None, targets=None), [number()]).empty
 
 
+def test_runs_that_move_ranks_have_no_published_lora_beside_them():
+    assert verdicts(study(), tidy(method="alora"), [number()]).empty
+
+
 def test_last_epoch_numbers_are_compared_with_last_epochs():
     table = tidy()
     table["last_accuracy"] = 0.5
@@ -180,21 +181,18 @@ def test_the_reason_and_the_verdict_are_of_the_same_correction():
 
 def test_what_is_not_published_is_assumed_and_said():
     ours = 0.002
-    found = published_summary(number(pm=None), "sd", ours)
-    assert found == {
-        "mean": 0.897,
-        "sd": ours,
-        "n": 5,
-        "assumed": "spread unpublished: ours, n=5",
-    }
-    single = published_summary(number(pm=None, n=1), "sd", ours)
-    assert (single["sd"], single["n"]) == (ours, 1)
-    unknown = published_summary(number(n=None), "sd", ours)
-    assert (unknown["sd"], unknown["n"]) == (pytest.approx(0.007), 1)
+    assert published_mean(number(pm=None), "sd", ours) == (
+        Mean(0.897, ours, 5),
+        "spread unpublished: ours, n=5",
+    )
+    single, _ = published_mean(number(pm=None, n=1), "sd", ours)
+    assert (single.sd, single.n) == (ours, 1)
+    unknown, _ = published_mean(number(n=None), "sd", ours)
+    assert (unknown.sd, unknown.n) == (pytest.approx(0.007), 1)
     seeds = number(pm=None, seeds={0: (80.0, 90.0), 1: (80.0, 70.0)}, value=85.0)
-    own = published_summary(seeds, "sd", ours)
-    assert own["sd"] == pytest.approx(0.0707, abs=1e-4)
-    assert (own["mean"], own["n"], own["assumed"]) == (pytest.approx(0.85), 2, "")
+    own, assumed = published_mean(seeds, "sd", ours)
+    assert own.sd == pytest.approx(0.0707, abs=1e-4)
+    assert (own.mean, own.n, assumed) == (pytest.approx(0.85), 2, "")
 
 
 def test_one_published_run_near_ours_is_not_proof():
@@ -229,73 +227,15 @@ def test_published_seeds_without_a_partner_are_an_error():
         )
 
 
-def test_switches_are_compared_on_the_same_seeds():
-    base, other = tidy(label="base"), tidy(label="head-trained")
-    other["best"] = base.best.add([0.01, 0.012, 0.008, 0.01, 0.01])
-    base["last"] = base.best - [0.002, 0.001, 0.0, 0.003, 0.001]
-    switch = Switch(label="head-trained", name="head trained", changes={"head": "trained"})
-    cells = pd.concat([base, other.sample(frac=1, random_state=0)], ignore_index=True)
-    table = switch_effects(study(switches=(switch,)), cells, "base")
-    found = table.set_index(["switch", "epoch"])
-    assert found.loc[("head trained", "best"), "difference"] == pytest.approx(0.01)
-    assert found.loc[("head trained", "best"), "p"] < 1e-3
-    assert found.loc[("last epoch, not the best", "best"), "difference"] == pytest.approx(-0.0014)
-    assert pd.isna(found.loc[("last epoch, not the best", "best"), "p"])
-    assert len(table) == 3
-
-
-def test_methods_are_compared_on_the_same_seeds():
-    full = tidy(method="full", rank=None, targets=None)
-    full["best"] = full.best.add([0.02, 0.021, 0.019, 0.02, 0.02])
-    cells = pd.concat([tidy(), tidy(method="peft"), full], ignore_index=True)
-    table = method_pairs(cells)
-    pairs = {(row.left, row.right) for row in table.itertuples()}
-    assert pairs == {
-        ("lora r8 q+v", "peft r8 q+v"),
-        ("lora r8 q+v", "full"),
-        ("peft r8 q+v", "full"),
-    }
-    best = table[(table.epoch == "best") & (table.right == "full")]
-    assert list(best.difference) == pytest.approx([-0.02, -0.02])
-    assert method_pairs(tidy((0.9,))).empty
-
-
-def test_contrasts_are_the_only_pairs_and_the_only_ones_adjusted_for():
-    cells = pd.concat(
-        [
-            tidy(method=method, label=label, run=f"t/m/{method}-r8-q+v{tag}/s0")
-            for method, label, tag in (("lora", "", ""), ("peft", "", ""), ("lora", "b", "-b"))
-        ],
-        ignore_index=True,
-    )
-    cells["best"] += [0, 0.01, 0.02, 0.01, 0] * 3
-    table = method_pairs(cells, [("lora-r8-q+v-b", "lora-r8-q+v"), ("full", "lora-r8-q+v")])
-    assert {(row.left, row.right) for row in table.itertuples()} == {
-        ("lora r8 q+v b", "lora r8 q+v")
-    }
-    assert (table.p_holm.fillna(1) == table.p.fillna(1)).all()
-
-
-def test_methods_that_move_ranks_stand_beside_lora_of_their_rank_and_no_published_lora():
-    one, other = tidy(method="alora"), tidy(method="adalora", label="few")
-    table = method_pairs(pd.concat([tidy(), tidy(rank=4), one, other], ignore_index=True))
-    assert {(row.left, row.right) for row in table.itertuples()} == {
-        ("lora r8 q+v", "alora r8 q+v"),
-        ("lora r8 q+v", "adalora r8 q+v few"),
-    }
-    assert len(verdicts(study(), one, [number()])) == 0
-
-
-def test_a_baseline_of_the_same_label_is_the_partner():
-    def cell(method, label):
-        adapter = {} if method == "lora" else {"rank": None, "targets": None}
-        return tidy(method=method, label=label, **adapter)
-
-    cells = [cell("lora", "few"), cell("lora", "all"), cell("full", "few"), cell("full", "all")]
-    pairs = method_pairs(pd.concat([*cells, cell("head", "")], ignore_index=True))
-    assert {(row.left, row.right) for row in pairs.itertuples()} == {
-        ("lora r8 q+v few", "full few"),
-        ("lora r8 q+v all", "full all"),
-        ("lora r8 q+v few", "head"),
-        ("lora r8 q+v all", "head"),
-    }
+@pytest.mark.parametrize(
+    ("different", "equivalent", "word"),
+    [
+        (0.001, 0.9, "not reproduced"),
+        (0.6, 0.01, "reproduced"),
+        (0.001, 0.01, "reproduced"),  # a real difference, smaller than the margin
+        (0.3, 0.4, "undecided"),
+        (math.nan, math.nan, "undecided"),
+    ],
+)
+def test_the_words(different, equivalent, word):
+    assert decide(different, equivalent) == word

@@ -3,7 +3,7 @@
 import torch
 
 from loraudit.adapters import inject
-from loraudit.analysis.adapter_pairs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs, weight_runs
 from loraudit.studies.names import run_id
 from loraudit.studies.study import Run, Study
 from tiny import make_spec, tiny_model

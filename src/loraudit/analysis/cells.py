@@ -1,0 +1,21 @@
+"""Cells: the runs of a study that differ in the seed only, by their columns and by their names."""
+
+import pandas as pd
+
+SUBJECT = ["task", "model"]
+CELL = [*SUBJECT, "method", "rank", "targets", "label"]
+"""Columns that make a cell of a study: all its runs differ in the seed only."""
+
+SCORED_CELL = [*CELL, "metric"]
+"""The columns of a cell, and the metric that its task is scored by."""
+
+
+def label_text(label: object) -> str:
+    """Return a label as text; a missing one is empty."""
+    return "" if pd.isna(label) else str(label)
+
+
+def cell_name(cell: dict) -> str:
+    """Name a cell within its task and model: "lora r8 q+v label"."""
+    rank = "" if pd.isna(cell["rank"]) else f"r{cell['rank']:g} {cell['targets']}"
+    return " ".join(filter(None, [cell["method"], rank, label_text(cell["label"])]))

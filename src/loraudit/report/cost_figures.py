@@ -1,0 +1,142 @@
+"""Figures of what cells cost, and of scores against their price."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loraudit.analysis.cells import cell_name
+from loraudit.analysis.cost import PRICES, TASKS
+from loraudit.analysis.cost import pareto as pareto_rows
+from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.figure_style import (
+    COLOURS,
+    SMALL,
+    STYLE,
+    WIDTH,
+    decades,
+    legend,
+    look,
+    numbered,
+    percent_axis,
+    subjects,
+)
+
+__all__ = ["cost", "describe_cost", "describe_pareto", "pareto", "pareto_rows"]
+
+
+def cost(table: pd.DataFrame) -> Figure:
+    """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task."""
+    panels = [
+        ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
+        ("peak_mib", 1, "peak memory, MiB"),
+        ("seconds_step", 1e-3, "time per step, ms"),
+    ]
+    groups = subjects(table)
+    with plt.rc_context(STYLE):
+        heights = [0.5 + 0.16 * len(part) for _, part in groups]
+        figure, grid = plt.subplots(
+            len(groups),
+            len(panels),
+            figsize=(WIDTH, 0.2 + sum(heights)),
+            height_ratios=heights,
+            sharey="row",
+            squeeze=False,
+        )
+        for row, ((task, model), part) in zip(grid, groups, strict=True):
+            names = [cell_name(cell) for cell in part.to_dict("records")]
+            for axes, (column, unit, label) in zip(row, panels, strict=True):
+                values = part[column] / unit
+                bars = axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
+                labels = [f"{value:,.0f}" for value in values]
+                axes.bar_label(bars, labels, fontsize=SMALL, padding=2)
+                axes.set_xlim(0, 1.4 * values.max())
+                axes.xaxis.set_major_locator(MaxNLocator(3))
+                axes.set_xlabel(label)
+                axes.grid(axis="y", visible=False)
+            row[0].set_yticks(range(len(part)), names)
+            row[0].invert_yaxis()
+            row[0].set_title(f"{task}, {model}", loc="left")
+    return figure
+
+
+def pareto(table: pd.DataFrame) -> Figure:
+    """Draw the last epoch's score over three prices; cells that none beats are filled and joined.
+
+    Takes `cost.pareto`'s rows. Bars are the standard deviation over seeds (n - 1).
+    """
+    groups = subjects(table)
+    looks = numbered(cell_name(cell) for cell in table.to_dict("records"))
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 0.8 + 1.8 * len(groups))
+        figure, grid = plt.subplots(
+            len(groups), len(PRICES), figsize=size, sharey="row", squeeze=False
+        )
+        for row, ((task, model), part) in zip(grid, groups, strict=True):
+            for axes, (price, label) in zip(row, PRICES.items(), strict=True):
+                _front(axes, part, price, looks)
+                axes.set_xlabel(label)
+                if price == "parameters_trainable":
+                    decades(axes, part[price])
+                else:
+                    axes.xaxis.set_major_locator(MaxNLocator(3))
+                    axes.set_xlim(0, 1.1 * part[price].max())
+            row[0].set_title(f"{task}, {model}", loc="left")
+            percent_axis(row[0], f"last-epoch {part.metric.iloc[0]}")
+        title = "bars: SD over seeds; filled and joined: no cell is better and as cheap"
+        legend(figure, title)
+    return figure
+
+
+def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
+    """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
+    front = part[part[f"front_{price}"]].sort_values(price)
+    axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
+    for cell in part.to_dict("records"):
+        name = cell_name(cell)
+        series = look(looks[name])
+        fill = series["color"] if cell[f"front_{price}"] else "white"
+        axes.errorbar(
+            cell[price],
+            cell["last_mean"],
+            yerr=cell["last_sd"] if cell["last_sd"] == cell["last_sd"] else 0,
+            linestyle="none",
+            elinewidth=0.7,
+            markersize=5,
+            markerfacecolor=fill,
+            **series,
+        )
+        axes.plot([], [], linestyle="none", markersize=5, label=name, **series)
+
+
+def describe_cost(rows: pd.DataFrame) -> str:
+    """Say the cheapest and the dearest cell by each kind of cost."""
+
+    def say(part: pd.DataFrame) -> str:
+        return (
+            f"disk for {TASKS} tasks {_span(part, 'bytes_tasks', 1e6)} MB, peak memory "
+            f"{_span(part, 'peak_mib')} MiB, time per step {_span(part, 'seconds_step', 1e-3)} ms"
+        )
+
+    return f"Cost from the cheapest to the dearest cell. {each_subject(rows, say)}"
+
+
+def _span(part: pd.DataFrame, column: str, unit: float = 1) -> str:
+    """Say the smallest and largest value with their cells."""
+    cells = part.to_dict("records")
+    low, high = (pick(cells, key=lambda cell: cell[column]) for pick in (min, max))
+    return " to ".join(f"{cell[column] / unit:,.0f} ({cell_name(cell)})" for cell in (low, high))
+
+
+def describe_pareto(rows: pd.DataFrame) -> str:
+    """Name the cells on the front of each price, with their scores."""
+
+    def say(part: pd.DataFrame) -> str:
+        fronts = []
+        for price, name in PRICES.items():
+            front = part[part[f"front_{price}"]].sort_values(price).to_dict("records")
+            cells = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
+            fronts.append(f"by {name} {', '.join(cells)}")
+        return listed(fronts)
+
+    return f"Cells that no other beats in score and price. {each_subject(rows, say)}"

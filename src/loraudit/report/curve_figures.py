@@ -1,0 +1,70 @@
+"""The figure of learning curves: loss and score over epochs."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.figure_style import (
+    LINES,
+    STYLE,
+    TITLE,
+    WIDTH,
+    legend,
+    look,
+    numbered,
+    percent_axis,
+    seeds,
+    subjects,
+)
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draw training loss (left) and validation score (right) over epochs: a mean line per cell.
+
+    Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
+    agrees lies on ours.
+    """
+    groups = subjects(history)
+    names = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
+    looks = numbered(names.str.replace("peft", "lora"))  # twins share a colour
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 0.6 + 1.8 * len(groups))
+        figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
+        for row, ((task, model), runs) in zip(grid, groups, strict=True):
+            for name, part in runs.groupby(names[runs.index], sort=False):
+                series = look(looks[name.replace("peft", "lora")])
+                dash = LINES.get(part.method.iloc[0], "-.")
+                for axes, column in zip(row, ("train_loss", "score"), strict=True):
+                    span = part.groupby("epoch")[column].agg(["mean", "min", "max"])
+                    axes.plot(span.index, span["mean"], linestyle=dash, label=name, **series)
+                    axes.fill_between(
+                        span.index, span["min"], span["max"], color=series["color"], alpha=0.12
+                    )
+            row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
+            row[0].set_ylabel("training loss")
+            percent_axis(row[1], "validation score")
+            for axes in row:
+                axes.set_xlabel("epoch")
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        legend(figure, f"bands: lowest to highest of {seeds(history, CELL)}")
+    return figure
+
+
+def describe_learning_curves(rows: pd.DataFrame) -> str:
+    """Say each cell's score at its first and last epoch."""
+
+    def say(part: pd.DataFrame) -> str:
+        cells = []
+        for _, line in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
+            means = line.groupby("epoch").score.mean()
+            ends = f"{100 * means.iloc[0]:.1f} to {100 * means.iloc[-1]:.1f}"
+            cells.append(f"{cell_name(line.iloc[0].to_dict())} {ends}")
+        return listed(cells, 6)
+
+    text = "Validation score in percent, first to last epoch, mean of seeds."
+    return f"{text} {each_subject(rows, say)}"

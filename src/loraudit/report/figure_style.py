@@ -1,0 +1,127 @@
+"""How all figures look, and how they are saved.
+
+Every figure is `WIDTH` inches wide with text of 7 pt or more (loraudit.mplstyle). Colours are Okabe
+and Ito's, told apart by colour-blind readers; every series also has a marker or a dash of its own.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from loraudit.analysis.cells import SUBJECT
+from loraudit.base.files import write_atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = {"lora": "-", "peft": "--", "alora": (0, (6, 1)), "adalora": (0, (1, 1))}
+EPOCHS = {"best": "best epoch", "last": "last epoch"}
+STYLE = {
+    key: value
+    for key, value in matplotlib.rc_params_from_file(
+        Path(__file__).with_name("loraudit.mplstyle")
+    ).items()
+    if not key.startswith("backend")
+}
+"""Matplotlib's defaults and our style: a matplotlibrc of the user's changes no figure."""
+WIDTH = STYLE["figure.figsize"][0]
+SMALL = STYLE["xtick.labelsize"]
+LEGEND_ROWS, LEGEND_ROW = 3, 0.15
+"""Rows of a legend that a figure has room for, and the height in inches of a further one."""
+TITLE = 36
+"""Characters that fit above a panel of half the width."""
+
+
+def save(figure: Figure, table: pd.DataFrame, stem: Path) -> None:
+    """Write <stem>.svg, <stem>.png and <stem>.csv; equal data give equal bytes on one machine."""
+    save_picture(figure, stem)
+    save_rows(table, stem)
+
+
+def save_picture(figure: Figure, stem: Path) -> None:
+    """Write <stem>.svg and <stem>.png, and close the figure."""
+    with plt.rc_context(STYLE):
+        for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            write_atomic(stem.with_suffix(suffix), partial(figure.savefig, metadata=metadata))
+    plt.close(figure)
+
+
+def save_rows(table: pd.DataFrame, stem: Path) -> None:
+    """Write the rows that a figure draws to <stem>.csv."""
+    write_atomic(stem.with_suffix(".csv"), partial(table.to_csv, index=False))
+
+
+def look(number: int) -> dict:
+    """Return colour and marker of the n-th series; 49 are all different."""
+    turn = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[(number + turn) % len(MARKERS)],
+    }
+
+
+def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
+    """Put all panels' legend below a figure, in as many columns as its labels leave room.
+
+    A figure has room for `LEGEND_ROWS`; with more it grows.
+    """
+    handles: dict = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    columns = max(1, min(most, int(90 / (max(map(len, handles), default=1) + 8))))
+    more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_ROW * more)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=title
+    )
+
+
+def seeds(table: pd.DataFrame, by: list[str]) -> str:
+    """Say how many seeds the cells of a table have: "n = 3 seeds", "n = 2 to 5 seeds"."""
+    counts = table.groupby(by, dropna=False).seed.nunique()
+    low, high = counts.min(), counts.max()
+    span = f"{low}" if low == high else f"{low} to {high}"
+    return f"n = {span} seed{'s' if high > 1 else ''}"
+
+
+def nothing(reason: str) -> Figure:
+    """Draw a figure that says why there is nothing to draw."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6))
+    axes.axis("off")
+    axes.text(0.5, 0.5, reason, ha="center", va="center")
+    return figure
+
+
+def percent_axis(axes: plt.Axes, name: str) -> None:
+    """Write fractions on the y axis as percent."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+    axes.set_ylabel(f"{name}, %")
+
+
+def decades(axes: plt.Axes, values: pd.Series) -> None:
+    """Make x logarithmic over whole decades, and label at most five of them: none overlap."""
+    axes.set_xscale("log")
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    axes.set_xlim(10**low / 1.5, 1.5 * 10 ** max(high, low + 1))  # none on the edge
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Number names by their first appearance: a name's look is the same in every panel."""
+    return {name: number for number, name in enumerate(dict.fromkeys(names))}
+
+
+def subjects(table: pd.DataFrame) -> list[tuple]:
+    """Split a table by task and model."""
+    return list(table.groupby(SUBJECT, sort=False))

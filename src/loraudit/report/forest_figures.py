@@ -1,0 +1,149 @@
+"""Figures of differences, one row each with its interval: verdicts, published numbers, switches."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from loraudit.analysis.cells import cell_name
+from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.figure_style import (
+    COLOURS,
+    EPOCHS,
+    SMALL,
+    STYLE,
+    WIDTH,
+    legend,
+    nothing,
+    subjects,
+)
+from loraudit.report.tables import interval, points
+
+VERDICTS = {
+    "reproduced": (COLOURS[2], "o"),
+    "not reproduced": (COLOURS[1], "s"),
+    "undecided": ("0.45", "D"),
+}
+
+
+def verdicts(table: pd.DataFrame) -> Figure:
+    """Draw each comparable cell's difference to its published number, with 95 % interval."""
+    if table.empty or (table.verdict == "not comparable").all():
+        return nothing("no cell of this study can be compared with a published number")
+    rows = table[table.verdict != "not comparable"]
+    names = [
+        f"{row['task']} {cell_name(row)}, n={row['n']} | {row['published']} ({row['epoch']} epoch)"
+        for row in rows.to_dict("records")
+    ]
+    return _verdict_forest(rows, names, "ours minus published")
+
+
+def published(table: pd.DataFrame) -> Figure:
+    """Draw published per-seed results' differences to other published numbers."""
+    names = [f"{row.task}, {row.selection}, n={row.n}" for row in table.itertuples()]
+    subtractions = (table.ours + " minus " + table.published).drop_duplicates()
+    return _verdict_forest(table, names, "; ".join(subtractions))
+
+
+def switches(table: pd.DataFrame) -> Figure:
+    """Draw what each switch of an ablation changes: one panel per task, one row per switch.
+
+    Circles are the difference of best epochs, squares of last epochs, both to the base runs of the
+    same seeds, with 95 % t intervals.
+    """
+    if table.empty:
+        return nothing("no switch and base share two seeds")
+    groups = subjects(table)
+    with plt.rc_context(STYLE):
+        names = [part.switch.where(~part.switch.duplicated(), "").tolist() for _, part in groups]
+        heights = [0.3 + _forest_height(rows) for rows in names]
+        figure, column = plt.subplots(
+            len(groups),
+            1,
+            figsize=(WIDTH, 0.6 + sum(heights)),
+            height_ratios=heights,
+            sharex=True,
+            squeeze=False,
+        )
+        for axes, rows, ((task, model), part) in zip(column[:, 0], names, groups, strict=True):
+            _forest(axes, part, rows, [_switch_look(epoch) for epoch in part.epoch])
+            base = 100 * part[part.epoch == "best"].base.iloc[0]
+            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}")
+        column[-1, 0].set_xlabel("switched minus base, points (same seeds, 95 % interval)")
+        for epoch, name in EPOCHS.items():
+            colour, marker = _switch_look(epoch)
+            column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
+        legend(figure)
+    return figure
+
+
+def _switch_look(epoch: str) -> tuple[str, str]:
+    return {"best": (COLOURS[0], "o"), "last": (COLOURS[4], "s")}[epoch]
+
+
+def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tuple]) -> None:
+    """Draw one row per difference: its marker, its interval, and both as text at the right."""
+    for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
+        middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
+        if low == low:
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
+        axes.scatter([middle], [place], s=22, color=colour, marker=marker, zorder=3)
+        text = f"{points(row.difference)} {interval(row.low, row.high)}"
+        where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+        axes.annotate(text, (1.02, place), fontsize=SMALL, **where)
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, 32) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.axvline(0, color="0.2", linewidth=0.8)
+
+
+def _forest_height(names: list[str]) -> float:
+    """Return inches for the rows of a forest, by how many lines their names take."""
+    lines = [len(textwrap.wrap(name, 32)) for name in names]
+    return len(names) * max(0.2, 0.125 * max(lines) + 0.05)
+
+
+def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
+    """Draw differences to published numbers with the margin as a band and their ± as bars."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + _forest_height(names)))
+        _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
+        margin = 100 * rows.margin.iloc[0]
+        axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"margin, ±{margin:g}")
+        known = [(place, sd) for place, sd in enumerate(100 * rows.published_sd) if sd == sd]
+        if known:
+            places, sds = zip(*known, strict=True)
+            bars = {"height": 0.5, "color": "0.75", "label": "± of the published number"}
+            axes.barh(places, [2 * sd for sd in sds], left=[-sd for sd in sds], zorder=1, **bars)
+        axes.set_xlabel(f"{ours}, points")
+        for word, (colour, marker) in VERDICTS.items():
+            if word in set(rows.verdict):
+                axes.scatter([], [], color=colour, marker=marker, label=word)
+        legend(figure)
+    return figure
+
+
+def describe_verdicts(rows: pd.DataFrame) -> str:
+    """Count the words, and say the differences with their intervals."""
+    rows = rows[rows.verdict != "not comparable"]
+    if rows.empty:
+        return "Empty: no cell of this study can be compared with a published number."
+    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    differences = [
+        f"{row['task']} {cell_name(row)} {points(row['difference'])} "
+        f"{interval(row['low'], row['high'])} {row['verdict']}"
+        for row in rows.to_dict("records")
+    ]
+    return f"Differences to published numbers in points, {counts}. {listed(differences)}."
+
+
+def describe_switches(rows: pd.DataFrame) -> str:
+    """Say what each switch changes at the best epoch."""
+
+    def say(part: pd.DataFrame) -> str:
+        best = part[part.epoch == "best"].itertuples()
+        return listed(f"{r.switch} {points(r.difference)} {interval(r.low, r.high)}" for r in best)
+
+    text = "Switched minus base, best epoch, in points with 95 % interval."
+    return f"{text} {each_subject(rows, say)}"

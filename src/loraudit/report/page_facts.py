@@ -1,0 +1,143 @@
+"""The sentences of a study's page, from its numbers."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from loraudit.analysis.statistics import SIGNIFICANCE
+from loraudit.report.tables import interval, p_value, points
+from loraudit.studies.methods import METHODS
+from loraudit.studies.names import targets_name
+from loraudit.studies.study import Study
+
+
+def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Write the page's sentences from the numbers, by section."""
+    runs, checks = tables["runs"], tables["crosscheck"]
+    subjects = runs[["model", "task", "rows_train", "rows_validation"]].drop_duplicates()
+    subjects_text = "; ".join(
+        f"{row.model} on {row.task}, {row.rows_train:,} training and {row.rows_validation:,} "
+        "validation rows"
+        for row in subjects.itertuples()
+    )
+    unlike = "" if len(tables["verdicts"]) else "Not set beside published numbers: "
+    sentences = {
+        "runs": _run_fact(study, runs, tables["missing"]),
+        "comparison": f"{unlike}{subjects_text}.",
+        "missing": "Section 7 needs every adapter: it is made when the study is complete.",
+        "protocol": _protocol_fact(study),
+        "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
+        "the validation split itself and so is optimistic; the last epoch is not.",
+    }
+    if len(tables["verdicts"]):
+        sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
+    if len(tables["switches"]):
+        sentences["switches"] = _switch_fact(tables["switches"])
+    if len(checks):
+        worst = checks.groupby("dtype", sort=False).difference.max()
+        text = ", ".join(f"{value:.2g} in {name}" for name, value in worst.items())
+        sentences["crosscheck"] = (
+            f"{int(checks.ok.sum())} of {len(checks)} checks in {checks.cell.nunique()} cells are "
+            f"within tolerance. Largest absolute difference: {text}."
+        ) + _untwinned(study)
+    if "amplification" in tables:
+        sentences["updates"] = _update_fact(tables["amplification"])
+    return sentences
+
+
+def machine_facts(counts: dict[str, int]) -> dict[str, str]:
+    """Say on which processors the runs were made; more than one kind is said at the top too."""
+    text = (
+        "On another kind of processor the same specs give other bits, and for an unstable setting "
+        "another result."
+    )
+    if len(counts) == 1:
+        return {"provenance": f"All runs were made on {next(iter(counts))}. {text}"}
+    names = "; ".join(f"{name}: {n} run{'' if n == 1 else 's'}" for name, n in counts.items())
+    text = (
+        f"The runs were made on {len(counts)} kinds of processor ({names}). {text} A difference "
+        "between runs of different kinds may be the processors'."
+    )
+    return {"provenance": text, "processors": text} if counts else {}
+
+
+def _untwinned(study: Study) -> str:
+    """Name the runs that PEFT alone has: they have nothing to be checked against."""
+    names = dict.fromkeys(
+        run.label for run in study.runs if run.spec.adapter and run.spec.adapter.peft
+    )
+    text = f" Not checked, because only PEFT has them: {', '.join(names)}."
+    return text if names else ""
+
+
+def _run_fact(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:
+    minutes = f"{runs.seconds.sum() / 60:.0f} minutes of run time in all"
+    if missing.empty:
+        return f"All {len(study.runs)} runs of the study are here, {minutes}."
+    counts = missing.what.value_counts().items()
+    lost = ", ".join(f"{n} {kind}{'' if n == 1 else 's'}" for kind, n in counts)
+    return (
+        f"Incomplete: {len(runs)} of {len(study.runs)} runs are here, {minutes}; without a result: "
+        f"{lost}. Every number below is of the runs that are here."
+    )
+
+
+def _protocol_fact(study: Study) -> str:
+    """Say in words what is trained, from the runs' specs."""
+    specs = [run.spec for run in study.runs]
+    methods = ", ".join(METHODS[name].label for name in dict.fromkeys(s.method for s in specs))
+    sentences = [f"Trained by {methods} on {_values(s.task.name for s in specs)}"]
+    sentences[0] += f" from {_values(s.model.name for s in specs)}"
+    adapters = [s.adapter for s in specs if s.adapter]
+    if adapters:
+        targets = _values(targets_name(s) for s in specs if s.adapter)
+        ranks, alphas = (_values(getattr(s, key) for s in adapters) for key in ("rank", "alpha"))
+        sentences.append(f"Adapters of rank {ranks} on {targets} with alpha {alphas}")
+    words = {"epochs": "epochs", "global_batch": "rows per step", "learning_rate": "learning rate"}
+    words |= {"head": "head", "seed": "seeds"}
+    settings = [f"{word} {_values(getattr(s, key) for s in specs)}" for key, word in words.items()]
+    text = f"{'. '.join([*sentences, ', '.join(settings).capitalize()])}."
+    return f"{text} Settings from: {study.protocol}" if study.protocol else text
+
+
+def _values(values: Iterable) -> str:
+    return ", ".join(dict.fromkeys(f"{v:g}" if isinstance(v, float) else str(v) for v in values))
+
+
+def _update_fact(updates: pd.DataFrame) -> str:
+    rank = updates["rank"].max()
+    updates = updates[updates["rank"] == rank]
+    parts = []
+    for matrix, rows in updates.groupby("matrix", sort=False):
+        middle = rows[["stable_rank", "amplification"]].median()
+        size = (rows.update_norm / rows.weight_norm).median()
+        parts.append(
+            f"{matrix}: stable rank {middle.stable_rank:.2f}, amplification "
+            f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
+        )
+    adapters, layers = updates.run.nunique(), updates.layer.nunique()
+    subject = f"{adapters} in-house adapters of rank {rank} and {layers} layers"
+    return f"Medians over {subject}. {'; '.join(parts)}."
+
+
+def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
+    counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    return (
+        f"{counts[0].upper()}{counts[1:]}. Margin of equivalence: {100 * study.margin:g} points; a "
+        f"published ± of unstated meaning is read as {study.reading}. Differences are ours minus "
+        "published."
+    )
+
+
+def _switch_fact(effects: pd.DataFrame) -> str:
+    best = effects[(effects.epoch == "best") & effects.p_holm.notna()]
+    if best.empty:
+        return "Too few common seeds to test a switch."
+    largest = best.loc[best.difference.abs().idxmax()]
+    return (
+        f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
+        f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
+        f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). "
+        f"{int((best.p_holm < SIGNIFICANCE).sum())} of {len(best)} differences have an adjusted "
+        f"p below {SIGNIFICANCE:g}."
+    )

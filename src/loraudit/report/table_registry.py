@@ -1,0 +1,144 @@
+"""The registry of tables: one entry for each.
+
+An entry names its code by strings, which are looked up when the table is made: the Snakefile reads
+the entries when it is parsed, and must not import pandas or torch for them.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TIDY = ("runs", "crosscheck", "twins", "history", "ranks")
+"""The tidy tables that are collected from the runs' records."""
+
+SECTION7 = ("spectra", "amplification", "subspaces")
+"""The tidy tables of section 7, which are measured on the saved adapters."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a study's page.
+
+    With `make`, it is also one of the study's files, tables/<name>.csv and .md: `make(study, runs)`
+    returns its rows from the tidy runs, and `readable(rows)` the form for readers. Without `make`
+    it is on the page only, and `readable(source)` makes it from one thing that the page knows
+    (`page.evidence`); "" takes that as it is. Functions are named as "module:function". A note from
+    workflow/report/<name>.rst stands above it on the page, if there is that file.
+    """
+
+    name: str
+    title: str
+    section: str
+    readable: str = ""
+    make: str = ""
+    source: str = ""
+
+
+def function(name: str) -> Callable[..., Any]:
+    """Return the function that "module:function" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+STUDY = "loraudit.report.study_tables"
+PAGE = "loraudit.report.page_tables"
+
+_TABLES = (
+    Table(
+        name="missing",
+        title="Runs and cross-checks without a result",
+        section="missing",
+        source="missing",
+    ),
+    Table(
+        name="switched",
+        title="What each switch sets",
+        section="protocol",
+        source="study",
+        readable=f"{PAGE}:switched_table",
+    ),
+    Table(
+        name="protocol",
+        title="Every field of a run",
+        section="protocol",
+        source="study",
+        readable=f"{PAGE}:protocol_table",
+    ),
+    Table(
+        name="verdicts",
+        title="Verdict per cell and published number",
+        section="verdicts",
+        make=f"{STUDY}:verdict_rows",
+        readable=f"{STUDY}:verdict_table",
+    ),
+    Table(
+        name="switches",
+        title="Effect of each switch",
+        section="switches",
+        make=f"{STUDY}:switch_rows",
+        readable=f"{STUDY}:switch_table",
+    ),
+    Table(
+        name="summary",
+        title="Scores per cell",
+        section="scores",
+        make=f"{STUDY}:summary_rows",
+        readable=f"{STUDY}:summary_table",
+    ),
+    Table(
+        name="pairs",
+        title="Methods on the same seeds",
+        section="scores",
+        make=f"{STUDY}:contrast_rows",
+        readable=f"{STUDY}:contrast_table",
+    ),
+    Table(
+        name="cost",
+        title="Cost per cell",
+        section="cost",
+        make=f"{STUDY}:cost_rows",
+        readable=f"{STUDY}:cost_table",
+    ),
+    Table(
+        name="crosscheck",
+        title="The largest difference of each check over all cells",
+        section="crosscheck",
+        source="tidy/crosscheck",
+        readable=f"{PAGE}:crosscheck_table",
+    ),
+    Table(
+        name="twins",
+        title="Trained twins on the same validation rows",
+        section="crosscheck",
+        source="tidy/twins",
+    ),
+    Table(
+        name="data",
+        title="Rows and labels per split",
+        section="data",
+        source="data",
+        readable=f"{PAGE}:data_table",
+    ),
+    Table(
+        name="provenance",
+        title="Code, versions, hardware, fingerprints",
+        section="provenance",
+        source="records",
+        readable=f"{PAGE}:provenance_table",
+    ),
+)
+
+TABLES = {table.name: table for table in _TABLES}
+"""All tables of the page by name; within a section they stand in this order."""
+
+
+def study_tables() -> dict[str, Table]:
+    """Return the tables that every study has as files; one without rows is empty."""
+    return {name: table for name, table in TABLES.items() if table.make}
+
+
+def table_modules(tables: dict[str, Table]) -> list[str]:
+    """Return the modules behind tables: `code_digest` must be told of them."""
+    names = [name for table in tables.values() for name in (table.make, table.readable)]
+    return sorted({name.partition(":")[0] for name in names if name})

@@ -1,0 +1,51 @@
+"""Forests: a row per difference, with its word, its interval, and the ± of the published number."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from loraudit.report import forest_figures
+from tiny_tables import compared, effects
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_the_forest_shows_comparable_rows_with_their_words():
+    axes = forest_figures.verdicts(compared()).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert [name.split(" | ")[0] for name in names] == [
+        "t lora r1 q+v, n=5",
+        "t lora r2 q+v, n=5",
+        "t lora r4 q+v, n=5",
+    ]
+    bars = [bar for bar in axes.patches if bar.get_height() == 0.5]  # the ± of published numbers
+    assert [bar.get_width() for bar in bars] == [pytest.approx(0.4), pytest.approx(0.8)]
+    places = [
+        dots.get_offsets()[0].tolist() for dots in axes.collections if len(dots.get_offsets())
+    ]
+    assert places == [[pytest.approx(100 * gap), i] for i, gap in enumerate((0.001, -0.02, -0.01))]
+    assert [text.get_text() for text in axes.texts][1] == "-2.0 [-2.5, -1.5]"
+
+
+def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():
+    panels = forest_figures.switches(effects()).axes
+    assert [panel.get_title() for panel in panels] == [f"{t}, m: base 80.0 %, n=5" for t in "ab"]
+    names = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert names == ["head trained", "", "last epoch, not the best"]
+
+
+@pytest.mark.parametrize(
+    ("figure", "reason"),
+    [
+        (lambda: forest_figures.verdicts(compared()[3:]), "no cell of this study can be compared"),
+        (lambda: forest_figures.verdicts(pd.DataFrame()), "no cell of this study can be compared"),
+        (lambda: forest_figures.switches(pd.DataFrame()), "no switch and base share two seeds"),
+    ],
+)
+def test_a_figure_without_rows_says_why(figure, reason):
+    (text,) = figure().axes[0].texts
+    assert reason in text.get_text()

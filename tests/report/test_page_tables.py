@@ -1,0 +1,94 @@
+"""The page's own tables: values that differ show, and what decides them is said."""
+
+import pytest
+
+from loraudit.report.page_tables import (
+    data_table,
+    processors,
+    protocol_table,
+    provenance_table,
+    switched_table,
+)
+from loraudit.studies.expand import load_study
+from loraudit.studies.study import Run, Switch
+from tiny import make_spec
+from tiny_study import small_study
+
+
+def test_the_protocol_tells_none_from_no_use():
+    table = protocol_table(load_study("config/studies/adaptive.yaml")).set_index("field")
+    assert table.value["base_bits"] == "none, 4, 2"
+    assert "none for unlabelled" in table["where it differs"]["base_bits"]
+    assert table.value["init"] == "kaiming, loftq, error"
+    assert table["where it differs"]["alora"] == ""
+
+
+def test_the_protocol_says_what_decides_a_field():
+    table = protocol_table(small_study()).set_index("field")
+    assert table.value["learning_rate"] == "0.005, 1e-05"
+    why = table["where it differs"]
+    assert why["learning_rate"] == "by method: 0.005 for LoRA (ours); 1e-05 for full fine-tuning"
+    assert why["seed"] == "in the grid"
+    assert why["epochs"] == why["method"] == ""
+    runs = [
+        Run(id=f"t/m/lora-{n}/s0", label=f"x{n}", spec=make_spec(alpha=8 if n else 16))
+        for n in range(4)
+    ]
+    why = protocol_table(small_study(runs=tuple(runs))).set_index("field")["where it differs"]
+    assert why["alpha"] == "by variant: 16.0 for x0; else 8.0"
+
+
+def test_switches_stand_beside_the_bases_value():
+    base = Run(id="t/m/lora-base/s0", label="base", spec=make_spec())
+    switches = (Switch(label="a", name="alpha 8", changes={"alpha": 8.0, "init_std": None}),)
+    table = switched_table(small_study(runs=(base,), switches=switches))
+    assert table.values.tolist() == [
+        ["alpha 8", "alpha", "16.0", "8.0"],
+        ["alpha 8", "init_std", "none", "none"],
+    ]
+    assert switched_table(small_study()).empty
+
+
+def test_provenance_keeps_values_that_differ_and_names_fingerprints():
+    spec = {"task": {"name": "sst2"}, "model": {"name": "minilm"}}
+    common = {"data": {"train": "1a"}, "weights": "2b", "packages": {"torch": "2"}}
+    records = [
+        {"spec": spec, "environment": {"git": {"commit": commit, "dirty": False}, **common}}
+        for commit in ("c0", "c1", "c0")
+    ]
+    table = provenance_table(records).set_index("fact").value
+    assert table["git commit"] == "c0, c1"
+    assert table["data sha256, sst2 train"] == "1a"
+    assert table["weights sha256, minilm"] == "2b"
+    assert table["packages torch"] == "2"
+
+
+INTEL = {"processor": "Xeon"}
+AMD = {"processor": "EPYC", "processor_kind": "family 25, torch uses AVX2"}
+GPU = {"processor": "Xeon", "device": "cuda:0", "gpus": ["H100", "H100"]}
+
+
+@pytest.mark.parametrize(
+    ("environments", "counts"),
+    [
+        ([INTEL, INTEL], {"Xeon": 2}),
+        ([AMD, INTEL], {"EPYC (family 25, torch uses AVX2)": 1, "Xeon": 1}),
+        ([AMD, {**AMD, "processor_kind": "family 26, torch uses AVX512"}],
+         {"EPYC (family 25, torch uses AVX2)": 1, "EPYC (family 26, torch uses AVX512)": 1}),
+        ([{**INTEL, "resumed": [{"step": 3, **INTEL}]}], {"Xeon": 1}),
+        ([{**INTEL, "resumed": [{"step": 3, **AMD}]}],
+         {"Xeon": 1, "EPYC (family 25, torch uses AVX2)": 1}),
+        ([GPU, {**GPU, "processor": "another"}], {"H100": 2}),
+    ],
+)  # fmt: skip
+def test_runs_are_counted_by_the_kind_of_processor(environments, counts):
+    assert processors([{"environment": one} for one in environments]) == counts
+
+
+def test_the_data_table_leaves_out_columns_that_say_nothing():
+    split = {"rows": 3668, "labels": {"no": 1194, "yes": 2474}, "sha256": "1a"}
+    manifest = {"splits": {"train": split}, "dropped": {}, "absent": []}
+    table = data_table({"mrpc": manifest})
+    assert table.values.tolist() == [["mrpc", "train", "3,668", "no 1,194, yes 2,474", "1a"]]
+    manifest |= {"dropped": {"no_label": 2}, "absent": ["validation_mismatched"]}
+    assert "no label: 2" in data_table({"mrpc": manifest}).to_string()

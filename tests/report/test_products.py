@@ -1,0 +1,68 @@
+"""A study's products: the list makes what the rules' programs make, file by file."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import script
+from loraudit.base.files import folder_fingerprint
+from loraudit.report.figure_registry import study_figures
+from loraudit.report.products import REPORT, Places, products
+from loraudit.studies.study import read_study
+
+RESULTS, FIGURES = Path("results/small"), Path("figures/small")
+
+
+@pytest.fixture
+def study(project):
+    return read_study(RESULTS / "study.json")
+
+
+def test_every_product_is_there_once_and_no_other_file(study):
+    listed = [path for made in products(study, Places(RESULTS, RESULTS, FIGURES))
+              for path in made.files]  # fmt: skip
+    assert len(listed) == len(set(listed))
+    there = {path for folder in (RESULTS / "tidy", RESULTS / "tables", FIGURES)
+             for path in folder.iterdir()}  # fmt: skip
+    assert there | {RESULTS / "report.html"} == set(listed)
+
+
+def test_the_rules_programs_make_the_same(study):
+    made = folder_fingerprint(RESULTS), folder_fingerprint(FIGURES)
+    for folder in (RESULTS / "tidy", RESULTS / "tables", FIGURES):
+        shutil.rmtree(folder)
+    (RESULTS / "report.html").unlink()
+    script("collect", results=RESULTS)
+    script("tables", results=RESULTS)
+    script("subspace", results=RESULTS, models="resources/models")
+    names = list(study_figures(study))
+    for name in names:
+        script("figures", figure=name, results=RESULTS, svg=FIGURES / f"{name}.svg")
+    figures = [FIGURES / f"{name}.svg" for name in names]
+    manifest = "resources/tasks/words/manifest.json"
+    script("report", results=RESULTS, figures=figures, data=manifest, switches="study=small")
+    assert (folder_fingerprint(RESULTS), folder_fingerprint(FIGURES)) == made
+
+
+def test_each_product_comes_after_what_it_is_made_from(study, tmp_path):
+    places = Places(RESULTS, tmp_path / "results", tmp_path / "figures")
+    for product in products(study, places):
+        assert product.can_be_made()
+        if product.name != REPORT:
+            assert not any(path.exists() for path in product.files)
+        product.make()
+        assert all(path.is_file() for path in product.files)
+
+
+def test_without_section_7_what_is_drawn_from_it_can_not_be_made(study, tmp_path):
+    places = Places(RESULTS, tmp_path / "results", tmp_path / "figures")
+    names = {"spectra", "stable_rank", "amplification", "subspace_seeds", "subspace_weights"}
+    left = set()
+    for product in products(study, places, updates=False):
+        if product.can_be_made():
+            product.make()
+        else:
+            left.add(product.name)
+    unmade = {f"{kind} of figure {name}" for name in names for kind in ("rows", "picture")}
+    assert left == unmade | {REPORT}

@@ -1,0 +1,45 @@
+"""The registry of tables: every entry is whole, and a new one is made and read for the page."""
+
+import sys
+import types
+
+import pandas as pd
+import pytest
+
+from loraudit.report import page
+from loraudit.report.study_tables import readable, write_tables
+from loraudit.report.table_registry import TABLES, Table, function, study_tables, table_modules
+from tiny_study import small_study
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_every_entry_has_its_code_and_section(table):
+    assert all(callable(function(name)) for name in (table.make, table.readable) if name)
+    assert table.section in page.SECTIONS
+    assert bool(table.make) != bool(table.source)  # made from the runs, or of what the page knows
+    assert not table.make or table.readable
+
+
+def test_a_new_entry_is_made_from_the_runs_and_written_for_readers(monkeypatch, tmp_path):
+    module = types.ModuleType("seed_tables")
+    module.seed_rows = lambda study, runs: pd.DataFrame({"seed": sorted(set(runs.seed))})
+    module.seed_table = lambda rows: rows.assign(seed=[f"seed {seed}" for seed in rows.seed])
+    monkeypatch.setitem(sys.modules, "seed_tables", module)
+    entry = Table(
+        name="seeds",
+        title="The seeds",
+        section="scores",
+        make="seed_tables:seed_rows",
+        readable="seed_tables:seed_table",
+    )
+    for name in study_tables():
+        monkeypatch.delitem(TABLES, name)
+    monkeypatch.setitem(TABLES, "seeds", entry)
+    assert list(study_tables()) == ["seeds"]
+    assert "seed_tables" in table_modules(TABLES)
+    (tmp_path / "tidy").mkdir()
+    pd.DataFrame({"seed": [1, 0, 1]}).to_parquet(tmp_path / "tidy/runs.parquet")
+    write_tables(small_study(), tmp_path, tmp_path)
+    assert (tmp_path / "tables/seeds.csv").read_text() == "seed\n0\n1\n"
+    assert "seed 0" in (tmp_path / "tables/seeds.md").read_text()
+    assert readable(entry, pd.DataFrame()).empty
