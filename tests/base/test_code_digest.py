@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 
 from loraudit.base import code_digest
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.table_registry import TABLES, study_tables, table_modules
 from loraudit.studies.methods import METHODS
 
 TRAINED = set(METHODS)
 BASELINES = {"full", "bitfit", "head"}
-SCRIPTS = ("crosscheck", "collect", "figures", "report", "subspace", "fetch_task", "fetch_model")
+SHOWN = {figure.module for figure in FIGURES.values()} | set(table_modules(TABLES))
+SCRIPTS = ("crosscheck", "collect", "subspace", "fetch_task", "fetch_model")
+PROGRAMS: dict[str, tuple] = {
+    **{name: (name, ()) for name in SCRIPTS},
+    "cost figures": ("figures", [FIGURES["cost"].module]),
+    "curves": ("figures", [FIGURES["learning_curves"].module]),
+    "tables": ("tables", table_modules(study_tables())),
+    "report": ("report", SHOWN),
+}
+"""What a digest is of, by name: a program, and the modules that its rule names."""
 
 
 @pytest.fixture
@@ -216,8 +227,8 @@ def digests(tree) -> dict[str, str]:
         name: code_digest.code_digest(tree / "scripts/train.py", method.module)
         for name, method in METHODS.items()
     }
-    for name in SCRIPTS:
-        out[name] = code_digest.code_digest(tree / "scripts" / f"{name}.py")
+    for name, (script, modules) in PROGRAMS.items():
+        out[name] = code_digest.code_digest(tree / "scripts" / f"{script}.py", *modules)
     return out
 
 
@@ -247,8 +258,8 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("training/loop.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("training/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
         ("training/__init__.py", '"""', 'import os\n"""', TRAINED | {"crosscheck"}),
-        ("report/figures.py", "markersize=5", "markersize=4", {"figures", "report"}),
-        ("report/tables.py", '"disk per task"', '"disk"', {"figures", "report"}),
+        ("report/cost_figures.py", "markersize=5", "markersize=4", {"cost figures", "report"}),
+        ("report/study_tables.py", '"disk per task"', '"disk"', {"tables", "report"}),
         ("analysis/section7.py", "MOST = 8", "MOST = 9", {"subspace"}),
         ("data/fetch_task.py", "normalised(", "normal(", {"fetch_task"}),
         ("data/fetch_model.py", '"*.txt"', '"*.text"', {"fetch_model"}),

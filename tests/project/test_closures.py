@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from loraudit.base.code_digest import _module_file, closure
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.table_registry import TABLES, study_tables, table_modules
 from loraudit.studies.methods import METHODS
 
 TEXT = "\n".join(file.read_text() for file in sorted(Path("workflow/rules").glob("*.smk")))
@@ -33,7 +35,7 @@ PACKAGES = {
     "tables": {*SCORED, "report"},
     "figure": {*SCORED, "report"},
     "report": {*SCORED, "report"},
-    "partial": {*SCORED, "report"},
+    "partial": {*SCORED, "report", "adapters"},  # its list of products names section 7's too
     "published": {*SCORED, "report"},
 }
 """The packages that a rule's modules may be of."""
@@ -47,25 +49,34 @@ OTHERS_WORK = {
         *("data.fetch_model", "data.fetch_task", "data.sources", "data.tokenise"),
         *("training.run", "training.loop", "training.checkpoint", "training.metrics"),
     },
-    "collect": {"analysis.section7", "analysis.saved_updates", "analysis.comparisons"},
+    "collect": {"analysis.section7", "analysis.saved_updates", "analysis.verdicts"},
     "subspace": {
-        *("analysis.collect", "analysis.statistics", "analysis.comparisons", "analysis.cost"),
+        *("analysis.collect", "analysis.statistics", "analysis.verdicts", "analysis.cost"),
         *("studies.expand", "studies.reference", "studies.record"),
         *("adapters.lora", "adapters.inject", "adapters.peft_twin", "adapters.base_model"),
     },
     "tables": {"analysis.section7", "analysis.collect", "report.figures", "report.page"},
-    "figure": {"analysis.section7", "analysis.collect", "report.page", "report.alt_text"},
+    "figure": {"analysis.section7", "analysis.collect", "report.page", "report.page_facts"},
 }
 """Modules of those packages that a rule does not run and must not wait for."""
+
+DRAWN = {figure.module for figure in FIGURES.values()}
+NAMED = {
+    "train": {method.module for method in METHODS.values()},
+    "figure": DRAWN,
+    "tables": table_modules(study_tables()),
+    "report": {*DRAWN, *table_modules(TABLES)},
+    "partial": {*DRAWN, *table_modules(TABLES)},
+}
+"""Modules that a rule names when it runs, because entries of a table name them."""
 
 LIGHT = ("study", "fetch_model", "fetch_task", "collect", "tables", "figure", "report", "published")
 """Rules without torch: they start in a second and run beside the training."""
 
 
 def closure_of(rule: str) -> set[str]:
-    """Return the modules behind a rule, for all methods at once, without `loraudit.`."""
-    modules = sorted({method.module for method in METHODS.values()}) if rule == "train" else []
-    found = closure(SCRIPTS[rule], *modules)
+    """Return the modules behind a rule, for all its methods, figures or tables at once."""
+    found = closure(SCRIPTS[rule], *NAMED.get(rule, ()))
     return {name.removeprefix("loraudit.") for name in found if name != "loraudit"}
 
 

@@ -15,6 +15,7 @@ rule figure:
     input:
         tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURES_WANTED[w.figure].tables],
         style="src/loraudit/report/loraudit.mplstyle",
+        methods="src/loraudit/studies/methods.yaml",
     output:
         svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
         png=f"{FIGURES}/{{figure}}.png",

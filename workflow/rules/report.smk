@@ -16,6 +16,7 @@ rule report:
         csv=[f"{FIGURES}/{name}.csv" for name in FIGURES_WANTED],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
         template="src/loraudit/report/report.html.jinja",
+        methods="src/loraudit/studies/methods.yaml",
         captions=sorted(Path("workflow/report").glob("*.rst")),
     output:
         report(f"{RESULTS}/report.html", "../report/report.rst", category="Report"),
