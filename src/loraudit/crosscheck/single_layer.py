@@ -3,7 +3,7 @@
 All get the same frozen weight, the same A and B, the same inputs and the same dropout mask, and are
 compared on outputs, gradients, STEPS steps of AdamW with a schedule and accumulated batches,
 merging (weights too), saving, and other values of A and B on the same base. Several adapters on
-one model are compared with PEFT's in crosscheck.py. `Case` says which layer; `compare_layer`
+one model are compared with PEFT's in whole_model.py. `Case` says which layer; `compare_layer`
 returns rows of check, against, dtype, difference, tolerance, ok.
 """
 

@@ -6,7 +6,7 @@ every trainable tensor is compared. At the trained point (where B is no longer z
 the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
 over one base are compared; and ours with the plain layers on the whole model, where the run's
 `compute` takes shortcuts. All of it twice, in float64 and float32. Then each shape of the
-adapted layers is compared alone, with loralib too (layercheck.py). On a quantised base (hqq; in
+adapted layers is compared alone, with loralib too (single_layer.py). On a quantised base (hqq; in
 float64 the same integers are unpacked in float64) nothing can be merged, and that is what is
 checked; the layers compared alone are then unquantised ones of the same shapes.
 """
