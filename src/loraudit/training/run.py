@@ -20,12 +20,7 @@ from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, write_json
 from loraudit.base.provenance import environment
-from loraudit.data.batches import (
-    data_fingerprint,
-    load_examples,
-    pad_id,
-    scored_splits,
-)
+from loraudit.data.batches import data_fingerprint, load_examples, pad_id, scored_splits
 from loraudit.studies.record import RunRecord, Train, read_record, run_files, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.training.accounting import (
@@ -38,15 +33,13 @@ from loraudit.training.accounting import (
 )
 from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.journal import write_journal
-from loraudit.training.loop import (
-    run_epochs,
-)
+from loraudit.training.loop import run_epochs
 from loraudit.training.method import method_of
 from loraudit.training.schedule import learning_rate, make_schedule
-from loraudit.training.state import (
-    State,
-    take_up,
-)
+from loraudit.training.state import State, take_up
+
+SAME = ("python", "packages", "threads", "processes", "device", "data", "weights", "started_from")
+"""What a checkpoint must have been made with, beside the same spec and code, to be used."""
 
 
 def train(
@@ -84,12 +77,13 @@ def train(
     base = load_base(spec, model_folder)
     splits = ("train", *scored_splits(spec, tokens))
     examples = {split: load_examples(spec, tokens, split) for split in splits}
-    whole = model_parameters(base)
+    parameters = {"model": model_parameters(base)}
     method = method_of(spec)
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if start else []
-    held = base_bytes(model, spec.model.head)
+    size = (model_folder / "model.safetensors").stat().st_size
+    held = {"checkpoint": size, **base_bytes(model, spec.model.head)}
     state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
     state.started = started
     state.controller = method.controller(state, examples)
@@ -101,9 +95,7 @@ def train(
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
         "started_from": started_from,
     }
-    same = ("python", "packages", "threads", "processes", "device", "data", "weights")
-    belongs = {key: provenance[key] for key in (*same, "started_from")}
-    belongs |= {"spec": digest(spec), "code": code}
+    belongs = {key: provenance[key] for key in SAME} | {"spec": digest(spec), "code": code}
     with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
@@ -116,12 +108,8 @@ def train(
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
                 state,
-                parameters={**count_parameters(state.bare, spec.model.head), "model": whole},
-                bytes={
-                    "adapter": folder_bytes(out / "adapter"),
-                    "checkpoint": (model_folder / "model.safetensors").stat().st_size,
-                    **held,
-                },
+                parameters=count_parameters(state.bare, spec.model.head) | parameters,
+                bytes={"adapter": folder_bytes(out / "adapter"), **held},
                 rows={split: len(split_examples) for split, split_examples in examples.items()},
                 copied=copied,
             )
