@@ -1,25 +1,31 @@
-# make results: tables, figures and report of the default study (environment made once).
-# make test: the tests, in the same environment. Other targets: lint, docs, bench, lock, showcase,
-# test-portable (the tests that compute, as another kind of CPU would, on one and on two threads),
-# test-slurm (the SLURM profile on a SLURM started for it; root on Debian, about 12 minutes beside other work).
+# make results: tables, figures and report of the default study (the environment is made once).
+# make test: all tests, in the same environment. make quick: lint and the fast tests, before a commit.
+# Other targets: lint, docs, bench, lock, showcase, test-portable (the tests that compute, as another
+# kind of CPU would, on one and on two threads), test-slurm (the SLURM profile, on a SLURM that is
+# started for it; as root on Debian, about 12 minutes beside other work).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test test-portable test-slurm lint docs bench lock showcase
+.PHONY: results test quick test-portable test-slurm lint docs bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
 
+# Each worker takes whole files, so that what a file's tests share is made once.
+WORKERS := -n auto --dist loadfile
 test: $(VENV)/.ready
-	pytest
+	pytest $(WORKERS) --durations=15
+
+quick: lint
+	pytest $(WORKERS) --durations=5 -m "not pipeline and not slurm and not slow"
 
 # Torch's own kernels, MKL, oneDNN and OpenBLAS (of numpy and scipy) on instructions that every x86
 # CPU has: sums are rounded otherwise, as they are on another kind of CPU. Threads that wait do not
 # spin (passive), which takes many times as long beside other work.
 PORTABLE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott
 test-portable: $(VENV)/.ready
-	env $(PORTABLE) OMP_NUM_THREADS=1 pytest -m numerics
+	env $(PORTABLE) OMP_NUM_THREADS=1 pytest $(WORKERS) -m numerics
 	env $(PORTABLE) OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive pytest -m numerics
 
 test-slurm: $(VENV)/.ready
