@@ -21,7 +21,7 @@ from common import interleaved, random_model, spec_of, spread
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.base_model import reset_head
 from loraudit.base.files import write_atomic, write_text
-from loraudit.report.tables import markdown
+from loraudit.report.formatting import markdown
 from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import folder_bytes
 

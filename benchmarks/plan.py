@@ -35,7 +35,7 @@ from loraudit.adapters import inject
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import write_json, write_text
 from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
-from loraudit.report.tables import markdown
+from loraudit.report.formatting import markdown
 from loraudit.studies.expand import load_study
 from loraudit.studies.record import RunRecord, Train
 from loraudit.studies.spec import RunSpec, digest

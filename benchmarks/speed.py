@@ -31,12 +31,12 @@ from torch import nn
 
 from common import RANK, interleaved, random_model, spec_of, spread
 from loraudit.adapters import inject, peft_twin
-from loraudit.adapters.fast import FastLoRALinear
+from loraudit.adapters.base_layers import freeze, target_modules
+from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import shorten
-from loraudit.adapters.layers import freeze, target_modules
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.files import write_atomic, write_text
-from loraudit.report.tables import markdown
+from loraudit.report.formatting import markdown
 from loraudit.studies.entries import MATRICES
 from loraudit.studies.spec import RunSpec
 from loraudit.training.methods.baselines import FullFineTuning

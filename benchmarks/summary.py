@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
-from loraudit.report.tables import markdown
+from loraudit.report.formatting import markdown
 
 SHARE = "LoRA's share of one linear layer, forward and backward, r=8"
 STEP = "training step, r=8"

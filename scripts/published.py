@@ -9,8 +9,8 @@ from loraudit.base.files import write_atomic, write_text
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_style import save
 from loraudit.report.forest_figures import published
-from loraudit.report.study_tables import published_table
-from loraudit.report.tables import markdown
+from loraudit.report.formatting import markdown
+from loraudit.report.tables import published_table
 from loraudit.studies.reference import select
 from loraudit.studies.study_file import PublishedFile
 from loraudit.studies.values import validated

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from loraudit.base.errors import run_program
-from loraudit.report.study_tables import write_tables
+from loraudit.report.tables import write_tables
 from loraudit.studies.study import read_study
 
 

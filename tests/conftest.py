@@ -17,7 +17,7 @@ import yaml
 from beartype import beartype
 from jaxtyping import jaxtyped
 
-from loraudit.adapters.fast import FastLoRALinear
+from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import FirstTokenAttention
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.yaml_file import read_yaml

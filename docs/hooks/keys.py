@@ -12,20 +12,23 @@ import textwrap
 from pathlib import Path
 
 from loraudit.base.yaml_file import read_yaml
-from loraudit.studies import entries, spec, study_file
+from loraudit.studies import entries, method_settings, spec, study_file
+from loraudit.studies.grid import legal_fields
+from loraudit.studies.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {
     **{name: getattr(study_file, name) for name in ("Config", "StudyFile", "AblationFile")},
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
-    **{name: getattr(spec, name) for name in ("RunSpec", "ALoRA", "AdaLoRA")},
+    "RunSpec": spec.RunSpec,
+    **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
     **{name: getattr(entries, name) for name in ("TaskEntry", "RatingRule", "ModelEntry")},
     **{name: getattr(entries, name) for name in ("WheelSource", "FolderSource", "HubSource")},
 }
 ANCHORS = {
     "AblationFile": "ablation",
-    "ALoRA": "alora",
-    "AdaLoRA": "adalora",
+    "ALoRASettings": "alora",
+    "AdaLoRASettings": "adalora",
     "RatingRule": "rating",
     "TaskEntry": "a-task",
     "ModelEntry": "a-model",
@@ -44,23 +47,40 @@ WORDS = {
     "WheelSource": "a wheel",
     "FolderSource": "a folder",
     "HubSource": "the hub",
-    "ALoRA": "settings of ALoRA",
-    "AdaLoRA": "settings of AdaLoRA",
+    "ALoRASettings": "settings of ALoRA",
+    "AdaLoRASettings": "settings of AdaLoRA",
     "WarmStart": "`task` and `tensors`",
 }
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
+def keys_of(name: str) -> list[str]:
+    """Return the keys that a class has in its file; those of a run stand side by side there."""
+    return legal_fields() if name == "RunSpec" else list(CLASSES[name].model_fields)
+
+
+def schema_of(name: str) -> dict[str, dict]:
+    """Return the JSON schema of each key of a class."""
+    schema = CLASSES[name].model_json_schema()["properties"]
+    if name == "RunSpec":
+        schema |= spec.AdapterSpec.model_json_schema()["properties"]
+        schema["method"] = {"enum": list(METHODS)}
+        for method in METHODS.values():
+            if method.settings:
+                settings = {"$ref": method.settings.replace(":", "/")}
+                schema[method.name] = {"anyOf": [settings, {"type": "null"}]}
+    return schema
+
+
 def described(name: str) -> dict[str, str]:
     """Return what each key of a class means; "" where nothing says so."""
-    fields = CLASSES[name].model_fields
     if name == "Config":
-        found = comments_above((ROOT / "config/config.yaml").read_text())
+        meanings = comments_above((ROOT / "config/config.yaml").read_text())
     elif name == "RunSpec":
-        found = comments_beside((ROOT / "config/defaults.yaml").read_text())
+        meanings = comments_beside((ROOT / "config/defaults.yaml").read_text())
     else:
-        found = strings_below(CLASSES[name])
-    return {key: found.get(key, "") for key in fields}
+        meanings = strings_below(CLASSES[name])
+    return {key: meanings.get(key, "") for key in keys_of(name)}
 
 
 def comments_above(text: str) -> dict[str, str]:
@@ -119,7 +139,7 @@ def legal(part: dict) -> str:
 
 def table(name: str) -> str:
     """Return the Markdown table of a class's keys."""
-    schema = CLASSES[name].model_json_schema()["properties"]
+    schema = schema_of(name)
     defaults = {key: part["default"] for key, part in schema.items() if "default" in part}
     if name == "RunSpec":
         defaults = read_yaml(ROOT / "config/defaults.yaml")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from peft.utils.loftq_utils import _low_rank_decomposition
 
 from loraudit.adapters import inject, peft_folder, peft_twin
+from loraudit.adapters.base_layers import target_modules
 from loraudit.adapters.error_ranks import allocate, error, start, starts
-from loraudit.adapters.layers import target_modules
 from loraudit.adapters.quantise import HQQLinear, quantise
 from loraudit.training.accounting import count_parameters
 from tiny import make_spec, tiny_model

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 from loraudit.adapters import inject, peft_twin
-from loraudit.adapters.layers import in_head, target_modules
+from loraudit.adapters.base_layers import in_head, target_modules
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from loraudit.training.accounting import count_parameters

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from loraudit.adapters import inject, peft_twin
-from loraudit.adapters.layers import in_head, is_linear, is_packed, target_modules
+from loraudit.adapters.base_layers import in_head, is_linear, is_packed, target_modules
 from loraudit.adapters.quantise import quantise
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from loraudit.analysis.cost import PRICES, TASKS, cost, pareto, without_twins
-from loraudit.report.study_tables import cost_table
+from loraudit.report.tables import cost_table
 
 
 def tidy() -> pd.DataFrame:

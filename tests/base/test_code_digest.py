@@ -247,7 +247,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("adapters/lora.py", "class LoRALinear", "# a comment\nclass LoRALinear", set()),
         ("adapters/lora.py", "A frozen `nn.Linear` plus", "Another docstring", set()),
         ("adapters/lora.py", "= alpha / rank", "= alpha * rank", {"lora", "alora", "crosscheck"}),
-        ("training/rank_moves.py", "layer.rank > 0", "layer.rank > 1", {"alora"}),
+        ("training/resize_ranks.py", "layer.rank > 0", "layer.rank > 1", {"alora"}),
         ("training/methods/adalora.py", "if not weight", "if weight", {"adalora"}),
         (
             "training/methods/baselines.py",
@@ -259,7 +259,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("training/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
         ("training/__init__.py", '"""', 'import os\n"""', TRAINED | {"crosscheck"}),
         ("report/cost_figures.py", "markersize=5", "markersize=4", {"cost figures", "report"}),
-        ("report/study_tables.py", '"disk per task"', '"disk"', {"tables", "report"}),
+        ("report/tables.py", '"disk per task"', '"disk"', {"tables", "report"}),
         ("analysis/section7.py", "MOST = 8", "MOST = 9", {"subspace"}),
         ("data/fetch_task.py", "normalised(", "normal(", {"fetch_task"}),
         ("data/fetch_model.py", '"*.txt"', '"*.text"', {"fetch_model"}),

@@ -17,7 +17,7 @@ from loraudit.base.files import folder_fingerprint, read_json
 from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
 from loraudit.report.products import Places, products
-from loraudit.studies.method_settings import AdaLoRA, ALoRA
+from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.record import read_record
 from loraudit.studies.study import read_study
 from tiny import make_spec
@@ -448,8 +448,8 @@ runpy.run_path("scripts/train.py", run_name="__main__")
     "changes",
     [
         {"method": "lora"},
-        {"method": "alora", "alora": ALoRA(rows=16, first=0.5, between=0.5)},
-        {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
+        {"method": "alora", "alora": ALoRASettings(rows=16, first=0.5, between=0.5)},
+        {"method": "adalora", "adalora": AdaLoRASettings(deltaT=2), "init": None},
     ],
     ids=lambda changes: changes["method"],
 )

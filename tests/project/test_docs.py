@@ -23,9 +23,9 @@ from loraudit.report.blocks import fill_blocks
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figure_style import save
 from loraudit.report.forest_figures import published
+from loraudit.report.formatting import markdown
 from loraudit.report.page_tables import processors
-from loraudit.report.study_tables import published_table, summary_table
-from loraudit.report.tables import markdown
+from loraudit.report.tables import published_table, summary_table
 from loraudit.studies.expand import load_study
 from loraudit.studies.reference import select
 
@@ -162,7 +162,7 @@ def test_every_configuration_key_is_described_and_shown(name):
     assert all(described.values()), [key for key, words in described.items() if not words]
     assert f"<!-- keys {name} -->" in Path("docs/configuration.md").read_text()
     rows = KEYS.table(name).splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == list(KEYS.CLASSES[name].model_fields)
+    assert [row.split("`")[1] for row in rows] == KEYS.keys_of(name)
 
 
 def test_a_missing_description_is_found():

@@ -23,8 +23,8 @@ from loraudit.data import sources
 from loraudit.data.fetch_model import fetch_model
 from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
+from loraudit.report.formatting import markdown
 from loraudit.report.page import Page, render
-from loraudit.report.tables import markdown
 from loraudit.studies.entries import WheelSource
 from loraudit.studies.expand import load_study
 from loraudit.studies.study import Study

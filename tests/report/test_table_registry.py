@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from loraudit.report import page
-from loraudit.report.study_tables import readable, write_tables
 from loraudit.report.table_registry import TABLES, Table, function, study_tables, table_modules
+from loraudit.report.tables import readable, write_tables
 from tiny_study import small_study
 
 

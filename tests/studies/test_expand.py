@@ -15,7 +15,7 @@ from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured, load_study, parse_targets
-from loraudit.studies.method_settings import AdaLoRA, ALoRA
+from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.reference import select
 from loraudit.studies.spec import digest
 from tiny import changed, save_hub_folder, tiny_entry
@@ -491,8 +491,8 @@ def test_adaptive_methods_have_their_own_settings_and_blank_what_they_do_not_use
     study = load_study(study_file(tmp_path, ADAPTIVE_BLOCK))
     specs = {run.id.split("/")[2]: run.spec for run in study.runs}
     assert list(specs) == [*(f"{m}-r4-q+v" for m in ("lora", "peft", "alora", "adalora")), "full"]
-    assert specs["alora-r4-q+v"].settings == ALoRA(rounds=4)
-    assert specs["adalora-r4-q+v"].settings == AdaLoRA()
+    assert specs["alora-r4-q+v"].settings == ALoRASettings(rounds=4)
+    assert specs["adalora-r4-q+v"].settings == AdaLoRASettings()
     assert specs["adalora-r4-q+v"].settings.start(4) == 6
     assert specs["alora-r4-q+v"].lora.init == "gaussian"
     assert specs["adalora-r4-q+v"].lora.init is None

@@ -14,7 +14,7 @@ from loraudit.base.files import read_json, write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 from loraudit.studies.expand import load_configured
-from loraudit.studies.method_settings import ALoRA
+from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import calibrate, plan
 from tiny import changed, make_spec, make_task
@@ -128,7 +128,9 @@ def test_a_runs_seconds_add_up():
     spec = make_spec(epochs=3, global_batch=8)
     rows = {"train": 17, "validation": 10, "mismatched": 10}
     assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
-    moving = changed(spec, method="alora", alora=ALoRA(first=1, between=0.75, rounds=9, rows=8))
+    moving = changed(
+        spec, method="alora", alora=ALoRASettings(first=1, between=0.75, rounds=9, rows=8)
+    )
     scored = calibrate.run_seconds(moving, rows, cost) - calibrate.run_seconds(spec, rows, cost)
     assert scored == pytest.approx(3 * 32 * 8 * 0.1)  # after epochs 1, 1.75 and 2.5 of 3
 

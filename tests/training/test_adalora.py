@@ -4,14 +4,14 @@ import peft
 import pytest
 import torch
 
-from loraudit.studies.method_settings import AdaLoRA
+from loraudit.studies.method_settings import AdaLoRASettings
 from loraudit.training.methods import adalora
 from tiny import changed, make_spec, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
 SPEC = make_spec(
-    method="adalora", adalora=AdaLoRA(deltaT=1), rank=2, alpha=6, init=None, init_std=None
+    method="adalora", adalora=AdaLoRASettings(deltaT=1), rank=2, alpha=6, init=None, init_std=None
 )
 
 

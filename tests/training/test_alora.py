@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from loraudit.adapters import inject
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
-from loraudit.studies.method_settings import ALoRA
+from loraudit.studies.method_settings import ALoRASettings
 from loraudit.training.block_outputs import KeptOutputs, blocks_of
 from loraudit.training.methods import alora
-from loraudit.training.rank_moves import grow, prune
+from loraudit.training.resize_ranks import grow, prune
 from tiny import MILD, changed, make_spec, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
-SPEC = make_spec(method="alora", alora=ALoRA(), rank=3, alpha=6)
+SPEC = make_spec(method="alora", alora=ALoRASettings(), rank=3, alpha=6)
 
 
 def toy(ranks=(2, 3)) -> tuple[torch.nn.Module, dict[str, LoRALinear]]:
@@ -214,18 +214,18 @@ def test_peft_and_we_load_moved_ranks_with_equal_outputs(model_type, compute, tm
 
 
 def test_rounds_come_when_the_paper_says():
-    settings = ALoRA(first=1.0, between=0.25, rounds=8)
+    settings = ALoRASettings(first=1.0, between=0.25, rounds=8)
     assert alora.round_steps(settings, 100, 300) == list(range(100, 300, 25))
     assert alora.round_steps(settings, 100, 150) == [100, 125]  # none after the last step
-    assert alora.round_steps(ALoRA(first=0.01, between=0.01), 4, 100)[:3] == [1, 2, 3]
+    assert alora.round_steps(ALoRASettings(first=0.01, between=0.01), 4, 100)[:3] == [1, 2, 3]
     with pytest.raises(UserError, match=r"alora.first: .* after step 100, the run has 100"):
         alora.round_steps(settings, 100, 100)
 
 
 def test_the_scoring_batch_is_the_seeds():
-    one, same, other = (alora.scoring_rows(ALoRA(), 100, seed) for seed in (0, 0, 1))
+    one, same, other = (alora.scoring_rows(ALoRASettings(), 100, seed) for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
     assert len(set(one)) == 32
     with pytest.raises(UserError, match=r"alora.rows: 32 asked, .* has 31 \(legal: 1 to 31\)"):
-        alora.scoring_rows(ALoRA(), 31, 0)
+        alora.scoring_rows(ALoRASettings(), 31, 0)

@@ -17,7 +17,7 @@ import torch
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json
-from loraudit.studies.method_settings import AdaLoRA, ALoRA
+from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.record import read_record
 from loraudit.training import loop
 from loraudit.training.methods import alora
@@ -32,8 +32,8 @@ KINDS: dict[str, dict] = {
     "peft": {"method": "peft"},
     "full": {"method": "full"},
     "4 bits": {"base_bits": 4, "base_group": 8, "ranks": "error", "init": "loftq"},
-    "alora": {"method": "alora", "alora": ALoRA(rows=8, first=0.3, between=0.3, pruned=3)},
-    "adalora": {"method": "adalora", "adalora": AdaLoRA(deltaT=2), "init": None},
+    "alora": {"method": "alora", "alora": ALoRASettings(rows=8, first=0.3, between=0.3, pruned=3)},
+    "adalora": {"method": "adalora", "adalora": AdaLoRASettings(deltaT=2), "init": None},
 }
 SPECS = {kind: changed(SPEC, **changes) for kind, changes in KINDS.items()}
 
@@ -106,7 +106,7 @@ def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
     tiny, tmp_path, monkeypatch
 ):
     spec = SPEC.model_copy(
-        update={"method": "alora", "alora": ALoRA(first=0.5, between=0.5, rows=8, pruned=2)}
+        update={"method": "alora", "alora": ALoRASettings(first=0.5, between=0.5, rows=8, pruned=2)}
     )
     train(*arguments(tiny, tmp_path / "whole", spec))
     inner, calls = alora.ALoRAController.score, []

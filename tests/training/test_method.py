@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from loraudit.studies.expand import load_study
-from loraudit.studies.methods import METHODS, Method, resolve
+from loraudit.studies.methods import METHODS, MethodEntry, resolve
 from loraudit.studies.record import read_record
 from loraudit.training import method as interface
 from loraudit.training.run import train
@@ -17,7 +17,7 @@ class Norms(HeadOnly):
     def trains(self, parameter):
         return "LayerNorm" in parameter
 """
-ENTRY = Method(name="norms", label="LayerNorm", code="added_method:Norms", trains="weights")
+ENTRY = MethodEntry(name="norms", label="LayerNorm", code="added_method:Norms", trains="weights")
 
 
 @pytest.fixture

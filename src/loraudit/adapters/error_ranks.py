@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loraudit.adapters.layers import is_packed
+from loraudit.adapters.base_layers import is_packed
 from loraudit.studies.spec import AdapterSpec, RunSpec
 
 

@@ -3,7 +3,7 @@
 The head of BERT and RoBERTa reads the first token, so of the last layer's queries, attention output
 and MLP the other tokens' are never read. Keys and values are still those of all tokens. Dropout
 draws fewer random numbers, so a run with dropout is another draw of the same distribution, not the
-same bits. Any method trains on it (the PEFT twin too); tests/adapters/test_fast.py
+same bits. Any method trains on it (the PEFT twin too); tests/adapters/test_fast_lora.py
 compares it with the
 whole layer in float64.
 """
@@ -11,7 +11,7 @@ whole layer in float64.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loraudit.adapters.layers import names_like
+from loraudit.adapters.base_layers import names_like
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec
 

@@ -8,9 +8,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import peft_folder, peft_twin
+from loraudit.adapters.base_layers import freeze, in_head, is_packed, target_modules
 from loraudit.adapters.error_ranks import starts
-from loraudit.adapters.fast import FastLoRALinear
-from loraudit.adapters.layers import freeze, in_head, is_packed, target_modules
+from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.lora import Init, LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAPacked
 from loraudit.base.errors import UserError

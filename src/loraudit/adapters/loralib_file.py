@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from loraudit.adapters import peft_folder
-from loraudit.adapters.layers import in_head, target_modules
+from loraudit.adapters.base_layers import in_head, target_modules
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic
 from loraudit.studies.entries import HubSource, ModelEntry

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from loraudit.adapters.layers import in_head, linear_sizes
+from loraudit.adapters.base_layers import in_head, linear_sizes
 from loraudit.base.errors import UserError
 from loraudit.studies.values import validated
 

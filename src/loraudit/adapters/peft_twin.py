@@ -9,8 +9,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from loraudit.adapters.base_layers import compute_dtype, freeze, in_head, target_modules
 from loraudit.adapters.error_ranks import Start, starts
-from loraudit.adapters.layers import compute_dtype, freeze, in_head, target_modules
 from loraudit.adapters.peft_folder import PREFIX, from_peft, write_folder
 from loraudit.base.errors import UserError
 from loraudit.studies.entries import HubSource

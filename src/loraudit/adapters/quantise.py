@@ -11,7 +11,7 @@ What cannot be done to packed weights: train them, and merge an update into them
 
 from torch import Tensor, nn
 
-from loraudit.adapters.layers import in_head, is_linear, target_modules
+from loraudit.adapters.base_layers import in_head, is_linear, target_modules
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loraudit.adapters.layers import in_head
+from loraudit.adapters.base_layers import in_head
 from loraudit.adapters.peft_folder import own_name, read_folder
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec

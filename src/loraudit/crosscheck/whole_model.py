@@ -22,9 +22,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import inject, peft_folder, peft_twin
+from loraudit.adapters.base_layers import target_modules
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.first_token import shorten
-from loraudit.adapters.layers import target_modules
 from loraudit.base.errors import UserError
 from loraudit.crosscheck import single_layer
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id

@@ -18,7 +18,7 @@ from loraudit.report.figure_style import (
     nothing,
     subjects,
 )
-from loraudit.report.tables import interval, points
+from loraudit.report.formatting import interval, points
 
 VERDICTS = {
     "reproduced": (COLOURS[2], "o"),

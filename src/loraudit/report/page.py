@@ -16,8 +16,8 @@ from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
 from loraudit.report.page_facts import facts, machine_facts
 from loraudit.report.page_tables import processors
-from loraudit.report.study_tables import readable
 from loraudit.report.table_registry import TABLES, function, study_tables
+from loraudit.report.tables import readable
 from loraudit.studies.reference import load_all, select
 from loraudit.studies.study import Study
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from loraudit.analysis.statistics import SIGNIFICANCE
-from loraudit.report.tables import interval, p_value, points
+from loraudit.report.formatting import interval, p_value, points
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.study import Study

@@ -14,8 +14,8 @@ from loraudit.analysis.section7_runs import lora_runs
 from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
-from loraudit.report.study_tables import write_tables
 from loraudit.report.table_registry import SECTION7, TIDY, study_tables
+from loraudit.report.tables import write_tables
 from loraudit.studies import paths
 from loraudit.studies.study import Study
 

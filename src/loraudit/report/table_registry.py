@@ -41,7 +41,7 @@ def function(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), attribute)
 
 
-STUDY = "loraudit.report.study_tables"
+STUDY = "loraudit.report.tables"
 PAGE = "loraudit.report.page_tables"
 
 _TABLES = (

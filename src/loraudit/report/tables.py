@@ -1,42 +1,218 @@
-"""How numbers and tables are written for readers: rounded, with units, as Markdown."""
+"""A study's tables: the rows of each from the tidy runs, and its form for readers.
 
-import re
-from typing import Any
+summary (scores over seeds), verdicts (beside published numbers), switches (of an ablation), pairs
+(methods on the same seeds) and cost; and the table of published numbers beside each other.
+"""
+
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
+from humanize import naturalsize
+
+from loraudit.analysis.contrasts import method_contrasts, switch_effects
+from loraudit.analysis.cost import TASKS, cost
+from loraudit.analysis.statistics import aggregate
+from loraudit.analysis.verdicts import verdicts
+from loraudit.base.files import write_atomic, write_text
+from loraudit.report.formatting import (
+    interval,
+    markdown,
+    p_value,
+    percent,
+    points,
+)
+from loraudit.report.table_registry import Table, function, study_tables
+from loraudit.studies.methods import METHODS
+from loraudit.studies.reference import select
+from loraudit.studies.study import BASE, Study
 
 
-def percent(mean: float, sd: float) -> str:
-    """Write a score as percent with its standard deviation, or without where n = 1."""
-    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd == sd else "")
+def write_tables(study: Study, source: Path, out: Path) -> None:
+    """Make out/tables from the tidy runs of source: CSV for programs, Markdown for readers."""
+    runs = pd.read_parquet(source / "tidy" / "runs.parquet")
+    for name, table in study_tables().items():
+        rows = function(table.make)(study, runs)
+        stem = out / "tables" / name
+        write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
+        write_text(stem.with_suffix(".md"), markdown(readable(table, rows)))
 
 
-def points(value: float) -> str:
-    """Write a difference of scores in percentage points, signed."""
-    return "" if value != value else f"{100 * value:+.1f}"
+def readable(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a study's table as its readers see it; one without rows has no columns either."""
+    return function(table.readable)(rows) if len(rows) else rows
 
 
-def interval(low: float, high: float) -> str:
-    """Write an interval of a difference in percentage points; nothing where n = 1."""
-    return "" if low != low else f"[{points(low)}, {points(high)}]"
+def summary_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Summarise scores over the seeds of each cell."""
+    return aggregate(runs)
 
 
-def p_value(p: float) -> str:
-    """Write a p-value with two digits, small ones as a power of ten."""
-    return "" if p != p else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
+def verdict_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Set each cell beside the published numbers that the study names."""
+    return verdicts(study, runs, select(study.compare))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Write a table as Markdown, numbers to the right."""
-    if table.empty:
-        return "No rows.\n"
-    table = table.rename(columns=_escaped).map(_escaped)
-    align = ["right" if str(value)[:1] in "0123456789+-[" else "left" for value in table.iloc[0]]
-    return table.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
+def switch_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Compare each switch of an ablation with the base."""
+    return switch_effects(study, runs, BASE)
 
 
-def _escaped(value: Any) -> Any:
-    """Keep text from breaking a Markdown table or being taken for HTML."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(value.split())).replace("|", r"\|")
+def contrast_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Compare methods on the same seeds."""
+    return method_contrasts(runs, study.contrasts)
+
+
+def cost_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """List what each cell costs."""
+    return cost(runs)
+
+
+def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """Turn `statistics.aggregate`'s rows into a table for readers."""
+    columns: dict[str, list] = {
+        **_cell_columns(summary),
+        "adapter parameters": [f"{count:,}" for count in summary.parameters_adapter],
+        "trainable": [f"{count:,}" for count in summary.parameters_trainable],
+        "n": list(summary.n),
+    }
+    for epoch in ("best", "last"):
+        means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
+        columns[f"{epoch} epoch: mean ± SD, %"] = [
+            percent(mean, sd) for mean, sd in zip(means, sds, strict=True)
+        ]
+        columns[f"{epoch}: median"] = [f"{100 * value:.1f}" for value in summary[f"{epoch}_median"]]
+    return pd.DataFrame(columns)
+
+
+def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Turn `verdicts.verdicts`' rows into a table for readers."""
+    rows = list(verdicts.itertuples())
+    return pd.DataFrame(
+        {
+            **_cell_columns(verdicts),
+            "metric": [f"{row.metric}, {row.epoch} epoch" for row in rows],
+            "published": [published_value(row) for row in rows],
+            "source": [row.published for row in rows],
+            "ours: mean, %": [f"{100 * row.mean:.1f}" for row in rows],
+            "n": [row.n for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "p different (Holm)": [p_value(row.p_holm) for row in rows],
+            "p equivalent": [p_value(row.p_equivalent) for row in rows],
+            "verdict": [row.verdict for row in rows],
+            "why": ["" if pd.isna(row.reason) else row.reason for row in rows],
+        }
+    )
+
+
+def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
+    """Turn `contrasts.switch_effects`' rows into a table for readers."""
+    rows = list(effects.itertuples())
+    return pd.DataFrame(
+        {
+            **_subject_columns(effects),
+            "switch": [row.switch for row in rows],
+            "epoch": [row.epoch for row in rows],
+            "base, %": [f"{100 * row.base:.1f}" for row in rows],
+            **_tested_difference(rows),
+        }
+    )
+
+
+def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Turn `contrasts.method_contrasts`' rows into a table for readers."""
+    rows = list(contrasts.itertuples())
+    return pd.DataFrame(
+        {
+            **_subject_columns(contrasts),
+            "pair": [f"{row.left} - {row.right}" for row in rows],
+            "epoch": [row.epoch for row in rows],
+            **_tested_difference(rows),
+        }
+    )
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """Turn `cost.cost`'s rows into a table for readers."""
+    rows = list(costs.itertuples())
+    table = {
+        **_cell_columns(costs),
+        "adapter": [f"{row.parameters_adapter:,}" for row in rows],
+        "head": [f"{row.parameters_head:,}" for row in rows],
+        "trainable": [f"{row.parameters_trainable:,}" for row in rows],
+        "share of the model": [
+            f"{100 * row.parameters_trainable / row.parameters_model:.2f} %" for row in rows
+        ],
+        "disk per task": [naturalsize(row.bytes_task) for row in rows],
+        f"disk for {TASKS} tasks": [naturalsize(row.bytes_tasks) for row in rows],
+        "peak memory, MiB": [f"{row.peak_mib:,.0f}" for row in rows],
+        "on the GPU, MiB": [
+            "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows
+        ],
+        "ms per step": [f"{1000 * row.seconds_step:.0f}" for row in rows],
+        "rows per second": [f"{row.rows_second:.1f}" for row in rows],
+        "seconds per run": [f"{row.seconds_run:.0f}" for row in rows],
+        "padded / real tokens": [f"{row.padded_share:.2f}" for row in rows],
+    }
+    if not any(table["on the GPU, MiB"]):
+        del table["on the GPU, MiB"]
+    return pd.DataFrame(table)
+
+
+def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Turn `verdicts.published_verdicts`' rows into a table for readers."""
+    rows = list(verdicts.itertuples())
+    return pd.DataFrame(
+        {
+            "task": [row.task for row in rows],
+            "source": [row.ours for row in rows],
+            "n": [row.n for row in rows],
+            "mean ± SD, %": [f"{100 * row.mean:.2f} ± {100 * row.sd:.2f}" for row in rows],
+            "median": [f"{100 * row.median:.2f}" for row in rows],
+            "beside": [row.published for row in rows],
+            "published": [percent(row.published_value, row.published_sd) for row in rows],
+            "difference": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
+            "p different": [p_value(row.p) for row in rows],
+            "Holm": [p_value(row.p_holm) for row in rows],
+            "p equivalent": [p_value(row.p_equivalent) for row in rows],
+            "verdict": [row.verdict for row in rows],
+            "remarks": [row.reason for row in rows],
+        }
+    )
+
+
+def published_value(row) -> str:
+    """Write a published number with its ± (as an sd), its n and its statistic."""
+    text = percent(row.published_value, row.published_sd)
+    facts = [] if pd.isna(row.published_n) else [f"n={row.published_n:g}"]
+    return f"{text} ({', '.join([*facts, row.published_statistic])})"
+
+
+def _subject_columns(rows: pd.DataFrame) -> dict[str, list]:
+    """Return the task, and the model where there are several."""
+    several = rows.model.nunique() > 1
+    return {"task": list(rows.task), **({"model": list(rows.model)} if several else {})}
+
+
+def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
+    """Return the columns that name a cell."""
+    columns = {
+        **_subject_columns(rows),
+        "method": [METHODS[method].label for method in rows.method],
+        "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
+        "targets": ["" if pd.isna(name) else name for name in rows.targets],
+    }
+    labels = ["" if pd.isna(label) else str(label) for label in rows.label]
+    return {**columns, **({"variant": labels} if any(labels) else {})}
+
+
+def _tested_difference(rows: list) -> dict[str, list]:
+    """Return the columns that paired differences share."""
+    return {
+        "difference": [points(row.difference) for row in rows],
+        "95 % interval": [interval(row.low, row.high) for row in rows],
+        "n": [row.n for row in rows],
+        "p (Holm)": [p_value(row.p_holm) for row in rows],
+    }

@@ -22,7 +22,7 @@ class MethodSettings(Frozen):
         """
 
 
-class ALoRA(MethodSettings):
+class ALoRASettings(MethodSettings):
     """How ALoRA moves ranks (Liu et al. 2024, Algorithm 1). Defaults are the paper's values."""
 
     rounds: Count = 8
@@ -52,7 +52,7 @@ class ALoRA(MethodSettings):
 StepsOrShare = Annotated[int, Field(ge=0)] | Fraction
 
 
-class AdaLoRA(MethodSettings):
+class AdaLoRASettings(MethodSettings):
     """AdaLoRA's schedule and scores (Zhang et al. 2023), in PEFT's names; `rank` is the target.
 
     The defaults are the paper's, or near its MNLI script's (8,000 and 50,000 of 85,900 steps, an

@@ -21,7 +21,7 @@ DOTTED = r"^[\w.]+:\w+$"
 """A class by its module and name: loraudit.training.methods.lora:LoRA."""
 
 
-class Method(Frozen):
+class MethodEntry(Frozen):
     """One entry of methods.yaml."""
 
     name: str
@@ -56,12 +56,14 @@ class Method(Frozen):
 
 
 @functools.cache
-def _table() -> dict[str, Method]:
+def _table() -> dict[str, MethodEntry]:
     entries = read_yaml(TABLE)
-    return {n: validated(Method, {"name": n, **e}, f"{TABLE}: {n}") for n, e in entries.items()}
+    return {
+        n: validated(MethodEntry, {"name": n, **e}, f"{TABLE}: {n}") for n, e in entries.items()
+    }
 
 
-METHODS: dict[str, Method] = _table()
+METHODS: dict[str, MethodEntry] = _table()
 """All methods by name, in the order in which they are shown."""
 
 

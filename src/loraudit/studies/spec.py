@@ -21,7 +21,7 @@ from pydantic_core import PydanticKnownError
 
 from loraudit.studies.entries import Matrix, ModelEntry, TaskEntry
 from loraudit.studies.method_settings import MethodSettings
-from loraudit.studies.methods import METHODS, Method, resolve
+from loraudit.studies.methods import METHODS, MethodEntry, resolve
 from loraudit.studies.peft_options import check_options
 from loraudit.studies.values import Count, Fraction, Frozen, Positive
 
@@ -201,7 +201,7 @@ class RunSpec(Frozen):
             )
 
     @property
-    def facts(self) -> Method:
+    def facts(self) -> MethodEntry:
         """What is known of the run's method."""
         return METHODS[self.method]
 

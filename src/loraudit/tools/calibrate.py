@@ -19,7 +19,7 @@ import numpy as np
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.studies.entries import HubSource, TaskEntry
-from loraudit.studies.method_settings import ALoRA
+from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.values import validated
 
@@ -317,7 +317,7 @@ def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:
     In every round each of the `ranks` needs two passes of the scored rows, from the rank's block
     on. On average that is half of the model, so two such passes cost one evaluation.
     """
-    if not isinstance(spec.settings, ALoRA):
+    if not isinstance(spec.settings, ALoRASettings):
         return 0
     rounds = sum(step < spec.epochs * per_epoch for step in spec.settings.steps(per_epoch))
     return rounds * ranks * spec.settings.rows

@@ -17,8 +17,8 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
+from loraudit.report.formatting import interval, p_value, points
 from loraudit.report.page_tables import flat
-from loraudit.report.tables import interval, p_value, points
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study

@@ -266,8 +266,8 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
     import torch
 
     from loraudit.adapters import inject
+    from loraudit.adapters.base_layers import linear_sizes, target_modules
     from loraudit.adapters.base_model import load_base
-    from loraudit.adapters.layers import linear_sizes, target_modules
     from loraudit.data.tokenise import load_tokenizer
 
     spec = _trial_spec(entry)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loraudit.adapters.layers import in_head, is_linear, is_packed
+from loraudit.adapters.base_layers import in_head, is_linear, is_packed
 from loraudit.base.errors import UserError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from loraudit.adapters.layers import names_like
+from loraudit.adapters.base_layers import names_like
 from loraudit.studies.entries import ModelEntry
 
 

@@ -1,120 +1,74 @@
-"""Ranks of LoRALinear switched off, taken away and added: the moves of the adaptive methods.
+"""What controllers share that move ranks between layers while a run trains.
 
-With a gate g_i in {0, 1} per rank,
-
-    h = W0 x + b0 + s B diag(g) A x,        s = alpha / r of the start, whatever the rank is now
-
-A gate of 0 is the same as a zero column of B, so nothing in the layer's forward changes: a rank is
-switched off for a while by zeroing its column, and for good by taking its row of A and column of B
-away. Memory and time then follow. A new rank has a row of A drawn as the run's init says, and a
-zero column of B: it changes no output until it is trained. A layer of rank 0 is the frozen layer;
-it is no longer trainable, and may grow again.
-
-AdamW's moments move along: those of the ranks that stay keep every bit, new ones start at zero.
-Its step count is one number per tensor and goes on, so a new rank is past the bias correction: its
-first update is (1 - beta1) / sqrt(1 - beta2) times the learning rate (3.2 for 0.9 and 0.999).
+The training loop calls a method's controller (method.py); ALoRA's and AdaLoRA's are subclasses of
+the one here, which counts how often ranks moved and warns if they never did.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+import math
+import sys
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
-from loraudit.adapters.lora import LoRALinear
+if TYPE_CHECKING:
+    from loraudit.training.state import State
 
 
-@contextmanager
-def gated(layers: Mapping[str, LoRALinear], gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Switch ranks off inside a `with`; afterwards every bit is as before.
+class RankController:
+    """A controller of ranks; a subclass defines `ranks`, `allocate` and `restore`.
 
     Args:
-        layers: by name.
-        gates: name -> (rank,) of 1 and 0 (or true and false), for the layers to gate.
+        state: the loop's, prepared.
+        rows: training rows.
+
+    Attributes:
+        per_epoch, steps: optimizer steps of an epoch and of the whole run.
+        with_gradients: whether `allocate` needs the step's gradients.
+        counts: for the record; `rank_changes` counts the steps after which a layer's rank differed.
     """
-    kept = {name: layers[name].lora_B.detach().clone() for name in gates}
-    try:
-        for name, gate in gates.items():
-            layers[name].lora_B.data.mul_(gate.to(kept[name]))  # (d_out, r) * (r,)
-        yield
-    finally:
-        for name, lora_B in kept.items():
-            layers[name].lora_B.data.copy_(lora_B)
 
+    with_gradients = False
 
-def prune(
-    layer: LoRALinear, keep: Bool[Tensor, " rank"], optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Take away the ranks where `keep` is false, in place."""
-    index = keep.nonzero()[:, 0].to(layer.lora_A.device)
-    _rebuild(layer, index, layer.lora_A.detach()[:0], optimizer)
+    def __init__(self, state: "State", rows: int):
+        self.state = state
+        self.per_epoch = math.ceil(rows / state.spec.global_batch)
+        self.steps = state.spec.epochs * self.per_epoch
+        self.counts: dict[str, float] = {"rank_changes": 0}
 
+    def ranks(self) -> dict[str, int]:
+        """Return the rank in use of every adapted layer, by full name."""
+        raise NotImplementedError
 
-def grow(
-    layer: LoRALinear, count: int, seed: int, optimizer: torch.optim.Optimizer | None = None
-) -> None:
-    """Add ranks in place: rows of A drawn from `seed` alone, columns of B zero.
+    def allocate(self, step: int) -> None:
+        """Move ranks after this step, if it is time to."""
+        raise NotImplementedError
 
-    Raises:
-        ValueError: more ranks than min(d_in, d_out), the most that an update can have.
-    """
-    rank, width = layer.rank + count, min(layer.sizes(layer.base))
-    if rank > width:
-        raise ValueError(f"rank {rank} is above the layer's width {width}")
-    rows = torch.empty(count, layer.lora_A.shape[1], dtype=layer.lora_A.dtype)
-    layer.draw(rows, torch.Generator().manual_seed(seed))
-    index = torch.arange(layer.rank, device=layer.lora_A.device)
-    _rebuild(layer, index, rows.to(layer.lora_A.device), optimizer)
+    def penalty(self) -> torch.Tensor | None:
+        """Return what is added to each step's mean loss; None is nothing."""
+        return None
 
+    def after_step(self, step: int) -> None:
+        """Allocate after step `step` (from 1); after the last, say if no rank ever moved."""
+        before = self.ranks()
+        self.allocate(step)
+        self.counts["rank_changes"] += self.ranks() != before
+        if step == self.steps and not self.counts["rank_changes"]:
+            self.say("warning: no layer's rank ever changed: the run is one of fixed ranks")
 
-def resize(layer: LoRALinear, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Give a layer another rank with all values zero, for saved ones to be copied into."""
-    rows = layer.lora_A.detach().new_zeros(rank, layer.lora_A.shape[1])
-    _rebuild(layer, torch.arange(0, device=rows.device), rows, optimizer)
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs: tensors, numbers, strings, lists and dicts."""
+        return {"ranks": self.ranks(), "counts": dict(self.counts)}
 
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Take up `state_dict`'s value on a freshly prepared model, whose weights come later."""
+        self.counts = dict(content["counts"])
+        self.restore(content["ranks"])
 
-@torch.no_grad()
-def _rebuild(
-    layer: LoRALinear,
-    kept: Int[Tensor, " kept"],
-    rows: Float[Tensor, "new d_in"],
-    optimizer: torch.optim.Optimizer | None,
-) -> None:
-    """Keep the ranks `kept` and put `rows` after them.
+    def restore(self, ranks: dict[str, int]) -> None:
+        """Give the layers these ranks, for saved weights to be copied into."""
+        raise NotImplementedError
 
-    The parameters are new objects: DDP and autograd remember an old one's shape.
-    """
-    if layer.merged:
-        raise ValueError("unmerge before changing the rank")
-    columns = layer.lora_B.new_zeros(layer.lora_B.shape[0], len(rows))
-    layer.rank = len(kept) + len(rows)
-    layer.alpha = layer.scaling * layer.rank
-    for name, dim, new in (("lora_A", 0, rows), ("lora_B", 1, columns)):
-        old = getattr(layer, name)
-        data = _joined(old, dim, kept, new)
-        setattr(layer, name, nn.Parameter(data, requires_grad=layer.rank > 0))
-        if optimizer is not None:
-            zeros = partial(_joined, dim=dim, kept=kept, new=torch.zeros_like(new))
-            _hand_over(optimizer, old, getattr(layer, name), zeros)
-
-
-def _joined(tensor: Tensor, dim: int, kept: Tensor, new: Tensor) -> Tensor:
-    """Return a tensor's slices `kept` along `dim`, then `new`."""
-    return torch.cat((tensor.index_select(dim, kept), new), dim)
-
-
-def _hand_over(
-    optimizer: torch.optim.Optimizer,
-    old: nn.Parameter,
-    new: nn.Parameter,
-    moved: Callable[[Tensor], Tensor],
-) -> None:
-    """Put a new parameter in an old one's place, with its state; `moved` reshapes moments."""
-    for group in optimizer.param_groups:
-        group["params"] = [new if p is old else p for p in group["params"]]
-    if old in optimizer.state:
-        state = optimizer.state.pop(old)
-        moments = {k: v for k, v in state.items() if v.shape == old.shape}  # not the step
-        optimizer.state[new] = state | {key: moved(value) for key, value in moments.items()}
+    def say(self, line: str) -> None:
+        """Print one line on the main process."""
+        if self.state.accelerator.is_main_process:
+            print(f"{self.state.spec.method}: {line}", file=sys.stderr, flush=True)

@@ -20,15 +20,15 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from loraudit.adapters.layers import freeze, target_modules
+from loraudit.adapters.base_layers import freeze, target_modules
 from loraudit.adapters.peft_folder import PREFIX, write_folder
 from loraudit.adapters.peft_twin import base_name, refreeze_head
 from loraudit.base.errors import UserError
 from loraudit.data.batches import Examples
-from loraudit.studies.method_settings import AdaLoRA as Settings
+from loraudit.studies.method_settings import AdaLoRASettings
 from loraudit.studies.spec import RunSpec, derive_seed
 from loraudit.training.method import Method
-from loraudit.training.rank_controller import RankController
+from loraudit.training.rank_moves import RankController
 
 if TYPE_CHECKING:
     from loraudit.training.state import State
@@ -49,7 +49,7 @@ class AdaLoRA(Method):
             UserError: a target that this model lacks.
         """
         adapter, settings = spec.lora, spec.settings
-        assert isinstance(settings, Settings)  # the spec sees to it
+        assert isinstance(settings, AdaLoRASettings)  # the spec sees to it
         freeze(model, spec.model.head, train_head=False)
         names = target_modules(model, spec.model, adapter.targets)
         config = peft.AdaLoraConfig(
@@ -105,7 +105,7 @@ class AdaLoRAController(RankController):
     def __init__(self, state: "State", examples: dict[str, Examples]):
         super().__init__(state, len(examples["train"]))
         settings = state.spec.settings
-        assert isinstance(settings, Settings)  # the spec sees to it
+        assert isinstance(settings, AdaLoRASettings)  # the spec sees to it
         self.tuner = state.bare.base_model
         self.config, self.allocator = self.tuner.peft_config[NAME], self.tuner.rankallocator
         tinit, tfinal = (_steps(part, self.steps) for part in (settings.tinit, settings.tfinal))

@@ -14,7 +14,7 @@ The budget, the sum of ranks, is therefore what it was. The paper leaves open: w
 what M_r switches off (fields of the spec's `alora`); what happens when every layer lost a rank
 (here all then share the new ones by the same rule, since the budget is to stay); and whether
 scoring is done without dropout (here: yes). Every rank keeps the scaling alpha / r of the start, so
-moving ranks rescales none that stay. Optimizer state: rank_moves.py.
+moving ranks rescales none that stay. Optimizer state: resize_ranks.py.
 
 Scoring costs two forward passes for each rank, from the rank's block upwards
 (block_outputs.py), and whole ones for S(M) and for the model without ranks.
@@ -36,12 +36,12 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.data.batches import Examples, collate, sorted_batches
-from loraudit.studies.method_settings import ALoRA as Settings
+from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import derive_seed
 from loraudit.training.block_outputs import KeptOutputs, blocks_of
 from loraudit.training.methods.lora import LoRA
-from loraudit.training.rank_controller import RankController
-from loraudit.training.rank_moves import gated, grow, prune, resize
+from loraudit.training.rank_moves import RankController
+from loraudit.training.resize_ranks import gated, grow, prune, resize
 
 if TYPE_CHECKING:
     from loraudit.training.state import State
@@ -71,7 +71,7 @@ class ALoRAController(RankController):
 
     def __init__(self, state: "State", examples: dict[str, Examples]):
         super().__init__(state, len(examples["train"]))
-        assert isinstance(state.spec.settings, Settings)  # the spec sees to it
+        assert isinstance(state.spec.settings, ALoRASettings)  # the spec sees to it
         self.settings = state.spec.settings
         self.layers = lora_layers(state.bare)
         self.at = round_steps(self.settings, self.per_epoch, self.steps)
@@ -194,7 +194,7 @@ class ALoRAController(RankController):
             models[:] = [self.state.model if model is old else model for model in models]
 
 
-def round_steps(settings: Settings, per_epoch: int, steps: int) -> list[int]:
+def round_steps(settings: ALoRASettings, per_epoch: int, steps: int) -> list[int]:
     """Return the steps after which ranks move, all before the last step.
 
     Raises:
@@ -210,7 +210,7 @@ def round_steps(settings: Settings, per_epoch: int, steps: int) -> list[int]:
     return found
 
 
-def scoring_rows(settings: Settings, rows: int, seed: int) -> np.ndarray:
+def scoring_rows(settings: ALoRASettings, rows: int, seed: int) -> np.ndarray:
     """Return the rows of the fixed batch, by the run's seed, in ascending order.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
-from loraudit.adapters.layers import freeze, in_head
+from loraudit.adapters.base_layers import freeze, in_head
 from loraudit.studies.spec import RunSpec
 from loraudit.training.method import Method
 

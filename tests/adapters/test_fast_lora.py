@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loraudit.adapters import inject
-from loraudit.adapters.fast import FastLoRALinear, LowRankLinear
+from loraudit.adapters.fast_lora import FastLoRALinear, LowRankLinear
 from loraudit.adapters.first_token import FirstTokenAttention, shorten
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError

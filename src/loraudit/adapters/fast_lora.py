@@ -10,7 +10,7 @@ with the long side last, which BLAS does in half the time:
 
 Kept for the way back: x, and low (rank numbers a token). It needs LoRA dropout to be off, and one
 dtype for all: with dropout, under autocast and on a quantised base the plain layer runs. The spec's
-`compute` chooses; tests/adapters/test_fast.py compares values, gradients and
+`compute` chooses; tests/adapters/test_fast_lora.py compares values, gradients and
 trajectories in float64.
 """
 

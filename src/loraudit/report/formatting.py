@@ -1,0 +1,42 @@
+"""How numbers and tables are written for readers: rounded, with units, as Markdown."""
+
+import re
+from typing import Any
+
+import pandas as pd
+
+
+def percent(mean: float, sd: float) -> str:
+    """Write a score as percent with its standard deviation, or without where n = 1."""
+    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd == sd else "")
+
+
+def points(value: float) -> str:
+    """Write a difference of scores in percentage points, signed."""
+    return "" if value != value else f"{100 * value:+.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval of a difference in percentage points; nothing where n = 1."""
+    return "" if low != low else f"[{points(low)}, {points(high)}]"
+
+
+def p_value(p: float) -> str:
+    """Write a p-value with two digits, small ones as a power of ten."""
+    return "" if p != p else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Write a table as Markdown, numbers to the right."""
+    if table.empty:
+        return "No rows.\n"
+    table = table.rename(columns=_escaped).map(_escaped)
+    align = ["right" if str(value)[:1] in "0123456789+-[" else "left" for value in table.iloc[0]]
+    return table.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n"
+
+
+def _escaped(value: Any) -> Any:
+    """Keep text from breaking a Markdown table or being taken for HTML."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(value.split())).replace("|", r"\|")
