@@ -105,9 +105,8 @@ def test_a_signal_at_any_point_changes_no_bit(kind, at, uninterrupted, tiny, tmp
 def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
     tiny, tmp_path, monkeypatch
 ):
-    spec = SPEC.model_copy(
-        update={"method": "alora", "alora": ALoRASettings(first=0.5, between=0.5, rows=8, pruned=2)}
-    )
+    settings = ALoRASettings(first=0.5, between=0.5, rows=8, pruned=2)
+    spec = changed(SPEC, method="alora", alora=settings)
     train(*arguments(tiny, tmp_path / "whole", spec))
     inner, calls = alora.ALoRAController.score, []
 
