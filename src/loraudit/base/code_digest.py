@@ -54,9 +54,7 @@ def _closure(script: Path, modules: tuple[str, ...]) -> dict[str, Path]:
         name = pending.pop()
         if not name or name in files:
             continue
-        pending.append(
-            name.rpartition(".")[0]
-        )  # the packages around a module run first
+        pending.append(name.rpartition(".")[0])  # the packages around a module run first
         if (file := _module_file(name)) is not None:
             files[name] = file
             pending += _parsed(file, name)[1]
