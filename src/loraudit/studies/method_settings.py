@@ -39,7 +39,7 @@ class ALoRA(MethodSettings):
     rows: Count = 32
     """rows of the batch on which ranks are scored; the run's seed draws them"""
     split: Literal["validation", "train"] = "validation"
-    """their split; the paper's, validation, is also the one on which runs are scored"""
+    """their split; the paper's, validation, is also where runs are scored"""
     alone: Literal["model", "module"] = "model"
     """what is switched off when a rank is scored alone (M_r): all other ranks of the `model`, as in
     the paper, or of the rank's own layer (`module`)"""

@@ -37,7 +37,7 @@ class Method(Frozen):
     twin: str | None = None
     """the method that computes the same with other code"""
     published_as: str | None = None
-    """the method whose published numbers hold for this one too; null: it has its own numbers"""
+    """the method whose published numbers hold for this one too; null: it has its own"""
     crosschecked: bool = False
     """whether it starts as plain LoRA, so that our layers can be compared with PEFT's"""
     moves_ranks: bool = False

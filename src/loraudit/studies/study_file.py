@@ -56,8 +56,8 @@ class StudyFile(Layer):
     """pairs of variants that the table of pairs compares, as `[alora-r4-all, lora-r4-all]`; left
     out, it compares each adapter with each baseline and with its twin"""
     grid: Any = []
-    """blocks of fields; each list in a block is an axis, and a block has one run for each combination
-    of their values"""
+    """blocks of fields; each list in a block is an axis, and a block has one run for each
+    combination of their values"""
     ablation: AblationFile | None = None
     """a base block, and switches flipped on it one at a time"""
 
