@@ -69,14 +69,14 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Put the base layers back in place of the adapters; a merged update stays in its base layer."""
+    """Put the base layers back in place of the adapters; a merged update stays in them."""
     for name, layer in lora_layers(model).items():
         model.set_submodule(name, layer.base)
     return model
 
 
 def switch(model: nn.Module, folder: Path) -> nn.Module:
-    """Replace a model's adapters and head by those of a PEFT folder, on the same base.
+    """Replace a model's adapters and head by a PEFT folder's, on the same base.
 
     Raises:
         ValueError: the adapters are merged, so their update would stay in the base.

@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` plus a trainable update of rank `rank`.
 
     Args:
-        base: the layer to adapt, with weight (d_out, d_in). It is frozen and used itself, not copied.
+        base: the layer to adapt, with weight (d_out, d_in). It is frozen and not copied.
         rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).

@@ -39,7 +39,7 @@ class LoRAPacked(LoRALinear):
 
     @staticmethod
     def like(base: nn.Module) -> Tensor:
-        """Return the scales of the packed weight, which have the dtype in which the layer computes."""
+        """Return the packed weight's scales, which have the dtype in which the layer computes."""
         return base.meta["scale"]
 
     def merge(self) -> NoReturn:
@@ -59,7 +59,7 @@ class LoRAEmbedding(LoRALinear):
     dropout: x is a token id.
 
     Args:
-        base: the embedding to adapt. It is frozen and used itself, not copied.
+        base: the embedding to adapt. It is frozen and not copied.
         rank, alpha: as in `LoRALinear`.
 
     Raises:

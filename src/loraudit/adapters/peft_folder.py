@@ -110,7 +110,7 @@ def from_peft(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def own_name(parameter: str) -> str:
-    """Turn a parameter's name in a PEFT model in memory into ours; our own names stay as they are."""
+    """Turn a parameter's name in a PEFT model into ours; our own names stay as they are."""
     name = parameter.removeprefix(PREFIX).replace(".modules_to_save.default", "")
     return name.removesuffix(".default.weight")
 
@@ -118,7 +118,7 @@ def own_name(parameter: str) -> str:
 def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
-    Sets in the config are sorted first, since PEFT writes them in an order that varies by process.
+    The config's sets are sorted, since PEFT writes them in an order that varies by process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})

@@ -39,13 +39,13 @@ class ALoRA(MethodSettings):
     rows: Count = 32
     """rows of the batch on which ranks are scored; the run's seed draws them"""
     split: Literal["validation", "train"] = "validation"
-    """their split; the paper's, validation, is also where runs are scored"""
+    """their split; the paper's, validation, also scores the run"""
     alone: Literal["model", "module"] = "model"
     """what is switched off when a rank is scored alone (M_r): all other ranks of the `model`, as in
     the paper, or of the rank's own layer (`module`)"""
 
     def steps(self, per_epoch: int) -> list[int]:
-        """Return the optimizer steps after which ranks move; `per_epoch` is the steps of an epoch."""
+        """Return the optimizer steps after which ranks move; an epoch has `per_epoch` steps."""
         first, between = (max(1, round(part * per_epoch)) for part in (self.first, self.between))
         return [first + number * between for number in range(self.rounds)]
 

@@ -47,7 +47,7 @@ class Method(Frozen):
     own_init: bool = False
     """whether it starts A and B its own way, without the field `init`"""
     saves: bool = True
-    """whether a run saves what it trained; if not, each task costs a checkpoint of the whole model"""
+    """whether a run saves what it trained; if not, each task costs a whole model's checkpoint"""
 
     @property
     def module(self) -> str:
