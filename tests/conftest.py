@@ -24,6 +24,13 @@ from loraudit.base.yaml_file import read_yaml
 from tiny import make_task, save_hub_folder, save_tiny_model
 
 
+def pytest_collection_modifyitems(items):
+    """Count a test of the finished study as slow: making the study takes half a minute."""
+    for item in items:
+        if "finished" in item.fixturenames:
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def shapes_checked(request, monkeypatch):
     """Check the shapes in the annotations of the layers at every call."""

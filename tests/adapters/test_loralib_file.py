@@ -390,6 +390,7 @@ def fuzzed(base, tmp_path_factory):
     return files, folder / "fuzz.bin", tiny_entry("roberta"), skeleton(base, 2)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=2000,
     deadline=None,

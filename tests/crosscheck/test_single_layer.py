@@ -10,7 +10,7 @@ from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
 from loraudit.crosscheck import single_layer
 from loraudit.crosscheck.single_layer import Case, compare_layer, references
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
 KINDS = ["linear", "conv1d", "embedding"]
 CLASSES = {"linear": LoRALinear, "conv1d": LoRAConv1D, "embedding": LoRAEmbedding}

@@ -19,7 +19,7 @@ from loraudit.crosscheck.whole_model import (
 )
 from tiny import changed, make_spec, tiny_entry, tiny_model
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
 SPEC = make_spec(targets=("q", "o"), learning_rate=1e-2)
 

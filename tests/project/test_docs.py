@@ -209,6 +209,7 @@ def test_the_python_page_runs():
     assert done.stdout.startswith(load_study("config/studies/quickstart.yaml").describe())
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     if not shutil.which("mkdocs"):
         pytest.skip("mkdocs is not installed (the docs extra)")

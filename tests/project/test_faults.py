@@ -17,6 +17,8 @@ from loraudit.studies.record import read_record
 from loraudit.tools import verify
 from tiny import make_spec, make_task, save_hub_folder, save_tiny_model, tiny_entry
 
+pytestmark = pytest.mark.slow
+
 SOURCE = HubSource(hub="owner/name", revision=COMMIT, config="sst2")
 
 

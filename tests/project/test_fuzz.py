@@ -22,6 +22,8 @@ from loraudit.studies.values import validated
 from mutations import EDITS, PLACE, mutated
 from tiny import TRAIN, make_spec, tiny_model
 
+pytestmark = pytest.mark.slow
+
 fuzzed = settings(
     max_examples=2000,
     deadline=None,

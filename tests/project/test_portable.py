@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
 SETTINGS = dict(re.findall(r"(\w+)=(\w+)", re.findall(r"^PORTABLE := (.*)$",
     Path("Makefile").read_text(), re.M)[0]))  # fmt: skip

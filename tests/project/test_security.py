@@ -31,6 +31,8 @@ from loraudit.studies.study import Study
 from loraudit.tools.bundle import bundle
 from tiny import make_spec, make_task, save_hub_folder, save_tiny_model, tiny_entry
 
+pytestmark = pytest.mark.slow
+
 CODE = [
     path
     for folder in ("src", "scripts", "docs/hooks")

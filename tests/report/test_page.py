@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 import tiny_tables
 from loraudit.report import page
@@ -120,6 +121,7 @@ class Tags(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.slow
 def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
     tags = Tags()
     tags.feed(page.render(made_page(tmp_path)))

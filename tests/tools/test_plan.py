@@ -189,6 +189,7 @@ def test_finished_runs_of_this_machine_are_preferred(planned):
     assert {kind["source"] for kind in other["kinds"]} == {"unknown"}
 
 
+@pytest.mark.slow
 def test_what_never_ran_is_measured_once(planned):
     shutil.rmtree("results/small")
     cell = frozenset({"words/tiny/r2-q+v"})

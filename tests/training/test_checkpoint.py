@@ -24,6 +24,8 @@ from loraudit.training.methods import alora
 from loraudit.training.run import train
 from tiny import changed, make_spec
 
+pytestmark = pytest.mark.slow
+
 SPEC = make_spec(epochs=3, learning_rate=1e-2, train_rows=61, targets=("q", "v"))
 STEPS = 3 * 8
 EVERY_STEP = 0.0

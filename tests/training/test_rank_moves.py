@@ -20,7 +20,7 @@ from loraudit.training.methods import adalora, alora
 from loraudit.training.run import train
 from tiny import changed, make_spec
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
 TARGETS = ("q", "v", "up", "down")
 SHARED = {"rank": 4, "epochs": 3, "learning_rate": 1e-2, "train_rows": 128, "targets": TARGETS}

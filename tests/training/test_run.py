@@ -18,7 +18,7 @@ from loraudit.training.journal import Best
 from loraudit.training.run import train
 from tiny import changed, make_spec, tiny_model
 
-pytestmark = pytest.mark.numerics
+pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
 SPEC = make_spec(epochs=3, learning_rate=1e-2, targets=("q", "k", "v", "o", "up", "down"))
 

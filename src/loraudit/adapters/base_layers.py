@@ -1,4 +1,4 @@
-"""A model's layers: find those behind q k v o up down, tell their kind and sizes, freeze them."""
+"""Find a model's layers behind q k v o up down, tell their kind and sizes, and freeze them."""
 
 import re
 
@@ -19,7 +19,7 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, .
     """Return the full names of the linear layers behind q, k, v, o, up, down, in model order.
 
     Raises:
-        UserError: a target that matches no linear layer of this model.
+        UserError: a target matches no linear layer of this model.
     """
     linear = [name for name, layer in model.named_modules() if is_linear(layer)]
     matched: set[str] = set()
@@ -35,7 +35,10 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, .
 
 
 def is_packed(layer: nn.Module) -> bool:
-    """Tell whether a layer holds its weight in few bits (quantise.py), by hqq's name for it."""
+    """Tell whether a layer holds its weight in few bits (quantise.py).
+
+    It is told by the name that hqq gives the packed weight, so that hqq need not be installed.
+    """
     return hasattr(layer, "W_q")
 
 
@@ -62,7 +65,7 @@ def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
 
 
 def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:
-    """Return (d_in, d_out) of a linear layer; None where the model has none of that name.
+    """Return (d_in, d_out) of a linear layer; None if the model has none of that name.
 
     GPT-2's Conv1D stores its weight as (d_in, d_out), nn.Linear as (d_out, d_in).
     """

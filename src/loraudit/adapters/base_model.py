@@ -1,4 +1,4 @@
-"""The pretrained model of a run: load it, and draw its head."""
+"""Load the pretrained model of a run, and draw its head."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from loraudit.studies.spec import RunSpec, derive_seed
 
 
 def load_base(spec: RunSpec, folder: Path) -> nn.Module:
-    """Load the sequence classifier of a run; its head is drawn from the run's seed.
+    """Load the sequence classifier of a run, and draw its head by the run's seed.
 
-    A head in the checkpoint, of whatever size, is not used. With `base_bits`, the linear layers
+    A head in the checkpoint is not used, whatever its size. With `base_bits`, the linear layers
     outside the head are quantised.
 
     Raises:
@@ -52,7 +52,7 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
 
 
 def reset_head(model: nn.Module, spec: RunSpec) -> None:
-    """Draw the head's weights from N(0, initializer_range^2), biases zero, by the run's seed.
+    """Draw the head's weights from N(0, initializer_range^2) by the run's seed; set biases to 0.
 
     Raises:
         UserError: the model has no such head module.

@@ -1,13 +1,13 @@
-"""Adapters that make up for the quantisation error: how many ranks where, and how they start.
+"""Adapters that make up for the quantisation error: how many ranks each gets and how it starts.
 
     E = W - Q(W)  (d_out, d_in),  singular values s_1 >= s_2 >= ...
     best update of rank r:  (alpha/rank) B A = the first r singular directions of E
-    it takes s_1^2 + ... + s_r^2 off ||E||_F^2
+    it lowers ||E||_F^2 by s_1^2 + ... + s_r^2
 
-`allocate` shares ranks among matrices so that the sum of what they take off is the largest at equal
-trainable parameters ("ranks by quantisation error", a method of this project). `start` gives A and
-B: one step is the equation above; T steps are LoftQ's alternating ones (Li et al. 2024, LoftQ,
-algorithm 1), with hqq's quantiser for their q.
+`allocate` shares ranks among matrices so that together they lower the error most at equal trainable
+parameters ("ranks by quantisation error", a method of this project). `start` gives A and B: one
+step is the equation above; T steps are LoftQ's alternating ones (Li et al. 2024, LoftQ, algorithm
+1), with hqq's quantiser as their q.
 """
 
 import math
@@ -25,7 +25,7 @@ from loraudit.studies.spec import AdapterSpec, RunSpec
 
 
 class Start(NamedTuple):
-    """A layer's adapter: its rank, and A (r, d_in) and B (d_out, r) where they are not drawn."""
+    """A layer's rank, and its first A (r, d_in) and B (d_out, r); None if they are drawn."""
 
     rank: int
     a: Tensor | None = None
@@ -33,43 +33,44 @@ class Start(NamedTuple):
 
 
 def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start]:
-    """Return the start of each layer's adapter; layers that get no rank are left out.
+    """Return the start of each layer's adapter, without layers that get no rank.
 
-    The layers' `original` weights are used up. LoftQ quantises the layers anew.
+    The layers' `original` weights are deleted, since nothing else reads them. LoftQ quantises the
+    layers again.
     """
     layers = {name: model.get_submodule(name) for name in names}
     adapter = spec.lora
     ranks = dict.fromkeys(names, adapter.rank)
     if adapter.ranks == "error":
         ranks = error_ranks(layers, adapter)
-    out = {name: Start(rank) for name, rank in ranks.items() if rank}
+    chosen = {name: Start(rank) for name, rank in ranks.items() if rank}
     steps = {"error": 1, "loftq": adapter.loftq_steps}.get(adapter.init or "", 0)
-    for name in out if steps else ():
-        out[name] = start(layers[name], ranks[name], adapter.scaling, steps)
+    for name in chosen if steps else ():
+        chosen[name] = start(layers[name], ranks[name], adapter.scaling, steps)
     for layer in layers.values():
         if is_packed(layer):
             layer.original = None
-    return out
+    return chosen
 
 
 @torch.no_grad()
 def error_ranks(layers: Mapping[str, nn.Module], adapter: AdapterSpec) -> dict[str, int]:
-    """Share as many trainable parameters as `adapter.rank` for each layer would cost."""
+    """Return each layer's rank; in all they cost no more than `adapter.rank` in every layer."""
     energy = {name: torch.linalg.svdvals(error(layer)) ** 2 for name, layer in layers.items()}
     cost = {name: layer.in_features + layer.out_features for name, layer in layers.items()}
     budget = adapter.rank * sum(cost.values())
-    found = {name: values.cpu().numpy() for name, values in energy.items()}
-    return allocate(found, cost, budget, min(adapter.least_rank, adapter.rank))
+    on_cpu = {name: values.cpu().numpy() for name, values in energy.items()}
+    return allocate(on_cpu, cost, budget, min(adapter.least_rank, adapter.rank))
 
 
 def error(layer: nn.Module) -> Float[Tensor, "d_out d_in"]:
-    """Return W - Q(W) in float64, of a layer that has its `original` still."""
+    """Return W - Q(W) in float64, of a layer that still has its `original` weight W."""
     return layer.original.double() - layer.dequantize().double()
 
 
 @torch.no_grad()
 def start(layer: nn.Module, rank: int, scaling: float, steps: int) -> Start:
-    """Return A and B with Q + scaling B A near W; `layer` holds Q of the last step.
+    """Return A and B with Q + scaling B A close to W; afterwards `layer` holds Q of the last step.
 
         Q_t = q(W - scaling B_(t-1) A_(t-1)),   scaling B_t A_t = best rank r of W - Q_t
 
@@ -86,9 +87,10 @@ def start(layer: nn.Module, rank: int, scaling: float, steps: int) -> Start:
 def _low_rank(
     matrix: Float[Tensor, "d_out d_in"], rank: int
 ) -> tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]:
-    """Return A and B whose product B A is the best of that rank, singular values shared evenly.
+    """Return A and B whose product B A is the best approximation of that rank.
 
-    Where there are fewer directions than `rank`, the rest is zero.
+    A and B each take the root of the singular values. If there are fewer than `rank` singular
+    directions, the other rows of A and columns of B are zero.
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     count = min(rank, len(values))
@@ -102,13 +104,14 @@ def _low_rank(
 def allocate(
     energy: Mapping[str, np.ndarray], cost: Mapping[str, int], budget: int, least: int = 0
 ) -> dict[str, int]:
-    """Choose ranks that take off the most energy for at most `budget` parameters; exact.
+    """Choose the ranks that remove the most energy with at most `budget` parameters, exactly.
 
     Args:
-        energy: squared singular values of each matrix's error, falling.
+        energy: squared singular values of each matrix's error, in falling order.
         cost: parameters of one rank of each matrix, d_in + d_out.
-        budget: parameters in all; less than one rank's are left over, while there are directions.
-        least: ranks that each matrix gets whatever its energy.
+        budget: parameters of all matrices together; unless all directions are taken, less than one
+            rank's parameters are left over.
+        least: ranks that each matrix gets, whatever its energy.
 
     Raises:
         ValueError: `least` alone costs more than the budget.
@@ -117,6 +120,8 @@ def allocate(
     left = budget - sum(cost[name] * rank for name, rank in ranks.items())
     if left < 0:
         raise ValueError(f"budget {budget} does not pay for {least} ranks a matrix")
+    # Ranks of equal price differ in their gain only, so the best n of a price are its n of largest
+    # gain. What is left to choose is the number of ranks at each price.
     offers = sorted(
         (cost[name], -value, name)
         for name, values in energy.items()
@@ -131,9 +136,16 @@ def allocate(
 
 
 def _counts(gains: Mapping[int, list[float]], budget: int) -> dict[int, int]:
-    """Say how many to take of each price, from its largest gain down: a knapsack, by tables.
+    """Return how many ranks to take at each price so that the sum of their gains is the largest.
 
-    best[b] is the largest gain of the prices so far within b units (the prices' common divisor).
+    This is a knapsack. Taking the best gain per parameter first is not exact: it may leave room
+    that no rank fits in. Dynamic programming over the budget is. A unit is the prices' greatest
+    common divisor, which keeps the tables short; best[b] is the largest gain of the prices seen so
+    far within b units, and taken[price][b] is the number of that price in it.
+
+    Args:
+        gains: {price in parameters: gains at that price, in falling order}.
+        budget: parameters to spend.
     """
     unit = math.gcd(*gains) or 1
     units = budget // unit
@@ -146,8 +158,8 @@ def _counts(gains: Mapping[int, list[float]], budget: int) -> dict[int, int]:
             new[better + n * step] = best[better] + gain
             count[better + n * step] = n
         best, taken[price] = new, count
-    out = {}
+    numbers = {}
     for price in reversed(list(gains)):
-        out[price] = int(taken[price][units])
-        units -= out[price] * (price // unit)
-    return out
+        numbers[price] = int(taken[price][units])
+        units -= numbers[price] * (price // unit)
+    return numbers

@@ -1,17 +1,17 @@
-"""The fast path of LoRALinear: one node instead of many, equal to it up to rounding.
+"""The fast path of LoRALinear: one autograd node instead of many, equal to it up to rounding.
 
-LoRALinear makes five tensors on the way forward and autograd as many on the way back, four of them
-as large as h. Here both ways are one function that adds in place, and the thin products are written
-with the long side last, which BLAS does in half the time:
+LoRALinear makes five tensors in the forward pass and autograd as many in the backward pass, four of
+them as large as h. Here each pass is one function that adds in place. The thin products are written
+with the long side last, which BLAS computes in half the time:
 
     low^T = A x^T       h  = W0 x + b0,  then  h  += (alpha/r) B low     in place
     d^T   = B^T dh^T    dx = W0^T dh,    then  dx += (alpha/r) A^T d     in place
     dB^T  = (alpha/r) low^T dh           dA = (alpha/r) d^T x
 
-Kept for the way back: x, and low (rank numbers a token). It needs LoRA dropout to be off, and one
-dtype for all: with dropout, under autocast and on a quantised base the plain layer runs. The spec's
-`compute` chooses; tests/adapters/test_fast_lora.py compares values, gradients and
-trajectories in float64.
+x and low (rank numbers a token) are kept for the backward pass. This works only without LoRA
+dropout and if all tensors have one dtype: with dropout, under autocast and on a quantised base the
+plain layer runs instead. The spec's `compute` chooses the class; tests/adapters/test_fast_lora.py
+compares values, gradients and trajectories in float64.
 """
 
 import torch
@@ -49,7 +49,7 @@ class LowRankLinear(torch.autograd.Function):
 
 
 class FastLoRALinear(LoRALinear):
-    """`LoRALinear` in one node, wherever that computes the same; else its own forward."""
+    """`LoRALinear` as one node wherever that computes the same, and else as it is."""
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Compute h = W0 x + b0 + (alpha/r) B A x."""

@@ -1,11 +1,10 @@
-"""The last layer for the first token only: exact where the head reads no other token.
+"""The last layer for the first token only, which is exact if the head reads no other token.
 
-The head of BERT and RoBERTa reads the first token, so of the last layer's queries, attention output
-and MLP the other tokens' are never read. Keys and values are still those of all tokens. Dropout
-draws fewer random numbers, so a run with dropout is another draw of the same distribution, not the
-same bits. Any method trains on it (the PEFT twin too); tests/adapters/test_fast_lora.py
-compares it with the
-whole layer in float64.
+The head of BERT and RoBERTa reads the first token alone. The last layer's queries, attention output
+and MLP of all other tokens are therefore never read and need not be computed; its keys and values
+are needed for all tokens. Dropout draws fewer random numbers, so a run with dropout is another draw
+of the same distribution, not the same bits. Any method trains on it, the PEFT twin too;
+tests/adapters/test_fast_lora.py compares it with the whole layer in float64.
 """
 
 from jaxtyping import Float
@@ -17,9 +16,9 @@ from loraudit.studies.spec import RunSpec
 
 
 class FirstTokenAttention(nn.Module):
-    """BERT's and RoBERTa's self-attention, its output computed for the first token only.
+    """BERT's and RoBERTa's self-attention, with output for the first token only.
 
-    Takes over the projections of the layer it replaces, under the same names.
+    It takes over the projections of the layer it replaces, under the same names.
 
     Args:
         attention: a transformers BertSelfAttention or RobertaSelfAttention.
@@ -35,7 +34,7 @@ class FirstTokenAttention(nn.Module):
         """Return the first token's output (rows, 1, d), and None for the attention weights."""
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :1]  # (rows, 1, 1, tokens)
-        out = nn.functional.scaled_dot_product_attention(
+        attended = nn.functional.scaled_dot_product_attention(
             self._split(self.query(hidden_states[:, :1])),
             self._split(self.key(hidden_states)),
             self._split(self.value(hidden_states)),
@@ -43,7 +42,7 @@ class FirstTokenAttention(nn.Module):
             dropout_p=self.dropout.p if self.training else 0.0,
             scale=self.scaling,
         )
-        return out.transpose(1, 2).flatten(2), None
+        return attended.transpose(1, 2).flatten(2), None
 
     def _split(self, x: Tensor) -> Tensor:
         """Cut (rows, tokens, d) into heads: (rows, heads, tokens, d / heads)."""
@@ -51,10 +50,10 @@ class FirstTokenAttention(nn.Module):
 
 
 def shorten(model: nn.Module, spec: RunSpec) -> nn.Module:
-    """Let the last layer compute its first token only, in place, where the head reads no other.
+    """Let the last layer compute its first token only, in place, if the head reads no other.
 
-    The model entry's `first_token` names the attention blocks of such a model. Nothing is done
-    without it, or when the spec's `compute` is "plain".
+    The model entry's `first_token` names the attention blocks of such a model. Without it, or if
+    the spec's `compute` is "plain", the model stays as it is.
 
     Raises:
         UserError: the model has no module of that name.
@@ -72,6 +71,6 @@ def shorten(model: nn.Module, spec: RunSpec) -> nn.Module:
 
 
 def _first_token_of_both(module: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cut the residual (rows, tokens, d) to the first token, as the attention's output is."""
+    """Cut the residual (rows, tokens, d) to its first token, to match the attention's output."""
     attended, residual = inputs
     return attended, residual[:, :1]

@@ -1,4 +1,4 @@
-"""In-house LoRA on a model: put adapters on, list, remove, merge, save and load them."""
+"""In-house LoRA on a model: put adapters on it, and list, remove, merge, save and load them."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from loraudit.studies.spec import RunSpec, derive_seed
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     """Freeze the model and wrap its target layers in `LoRALinear`, in place.
 
-    Each layer's A is drawn with a seed of its own, derived from the run's seed and the layer's
-    name, so the PEFT twin starts at the same A through PEFT's own initialisation.
+    Each layer's A is drawn with a seed derived from the run's seed and the layer's name. PEFT's own
+    initialisation, run with the same seed, gives its twin the same A.
 
     Raises:
-        UserError: a target that this model lacks.
+        UserError: this model lacks a target.
     """
     freeze(model, spec.model.head, spec.head == "trained")
     adapter = spec.lora
@@ -34,7 +34,7 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     for name, start in starts(model, spec, names).items():
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         base = model.get_submodule(name)
-        alpha = adapter.alpha * start.rank / adapter.rank  # one scaling for all layers
+        alpha = adapter.alpha * start.rank / adapter.rank  # all layers keep the spec's alpha / rank
         layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
         if start.a is not None:
             layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
@@ -43,7 +43,7 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
 
 
 def lora_class(base: nn.Module, compute: str = "plain") -> type[LoRALinear]:
-    """Return the class that adapts a linear layer: by how it stores its weight, and the compute."""
+    """Return the class for a linear layer, by how it stores its weight and by the `compute`."""
     if isinstance(base, Conv1D):
         return LoRAConv1D
     if is_packed(base):
@@ -69,19 +69,19 @@ def unmerge(model: nn.Module) -> None:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Put the base layers back in place: merged ones stay merged, others are as pretrained."""
+    """Put the base layers back in place of the adapters; a merged update stays in them."""
     for name, layer in lora_layers(model).items():
         model.set_submodule(name, layer.base)
     return model
 
 
 def switch(model: nn.Module, folder: Path) -> nn.Module:
-    """Replace a model's adapters and head by those of another PEFT folder; the base stays as it is.
+    """Replace a model's adapters and head by a PEFT folder's, on the same base.
 
     Raises:
-        ValueError: the adapters are merged: their update would stay in the base.
-        UserError: a folder that `load` refuses, or one without a head, which would leave the
-            other task's in place; the model is then as it was.
+        ValueError: the adapters are merged, so their update would stay in the base.
+        UserError: `load` refuses the folder, or it has no head, so that the other task's head would
+            stay in place. The model is then unchanged.
     """
     config, state = peft_folder.read_folder(folder)
     if not config.modules_to_save:
@@ -91,14 +91,14 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
         raise ValueError("unmerge before switching the adapter")
     try:
         return _put_on(remove(model), config, state, folder)
-    except UserError:
+    except UserError:  # nothing was put on: give the old adapters back
         for name, layer in layers.items():
             model.set_submodule(name, layer)
         raise
 
 
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Return lora_A, lora_B and head tensors by our own names, without layers of rank 0."""
+    """Return lora_A, lora_B and head tensors under in-house names, without layers of rank 0."""
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -109,11 +109,11 @@ def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Te
 def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     """Save the adapter and head as a PEFT folder.
 
-    A layer whose rank is no longer the spec's goes into rank_pattern, and into alpha_pattern with
-    the alpha that keeps its scaling; one of rank 0 is left out.
+    A layer whose rank is not the spec's is named in rank_pattern, and in alpha_pattern with the
+    alpha that keeps its scaling. A layer of rank 0 is left out.
 
     Raises:
-        ValueError: the adapters are merged; their file would add the update twice.
+        ValueError: the adapters are merged, so loading the file would add the update twice.
     """
     layers = {name: layer for name, layer in lora_layers(model).items() if layer.rank}
     if any(layer.merged for layer in layers.values()):
@@ -128,14 +128,14 @@ def load(model: nn.Module, folder: Path) -> nn.Module:
     """Put a PEFT folder's adapter and head on a fresh base model, in place.
 
     Raises:
-        UserError: a folder that `peft_folder.read_folder` refuses, or tensors whose names or shapes
-            do not fit this model; the model is then as it was.
+        UserError: `peft_folder.read_folder` refuses the folder, or names or shapes of its tensors
+            do not fit this model. The model is then unchanged.
     """
     return _put_on(model, *peft_folder.read_folder(folder), folder)
 
 
 def _put_on(model: nn.Module, config: LoraConfig, state: dict, folder: Path) -> nn.Module:
-    """Check that an adapter fits a model without one, and put it on in place."""
+    """Check that an adapter fits a model that has none, and put it on in place."""
     peft_folder.check_fits(model, state, folder)
     peft_folder.check_config(model, config, state, folder)
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]

@@ -18,7 +18,8 @@
 One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
 batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
 A starts random and B at zero, so training starts at the pretrained model exactly. Layers whose
-weight is stored otherwise (GPT-2's Conv1D, few bits, embeddings) are in lora_variants.py.
+weight is stored in another way (GPT-2's Conv1D, few bits, embeddings) are in lora_variants.py. Runs
+with `compute: fast`, the default, train fast_lora.py's subclass, whose forward computes the same.
 """
 
 import math
@@ -35,7 +36,7 @@ class LoRALinear(nn.Module):
     """A frozen `nn.Linear` plus a trainable update of rank `rank`.
 
     Args:
-        base: the layer to adapt, weight (d_out, d_in). It is kept, not copied, and frozen.
+        base: the layer to adapt, with weight (d_out, d_in). It is frozen and not copied.
         rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
@@ -94,7 +95,7 @@ class LoRALinear(nn.Module):
     def draw(
         self, rows: Float[Tensor, "rows d_in"], generator: torch.Generator | None = None
     ) -> None:
-        """Fill rows of A, in place, as `init` says; how many there are does not matter."""
+        """Fill any number of rows of A, in place, as `init` says."""
         if self.init == "kaiming":
             nn.init.kaiming_uniform_(rows, a=math.sqrt(5), generator=generator)
         elif self.init == "gaussian":
@@ -103,9 +104,9 @@ class LoRALinear(nn.Module):
             raise ValueError(f"init must be 'kaiming' or 'gaussian', got {self.init!r}")
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """Compute h = W0 x + b0 + (alpha/r) B A x; with the update merged, W0 holds it already."""
+        """Compute h = W0 x + b0 + (alpha/r) B A x; a merged update is already in W0."""
         h = self.base(x)  # (16, 128, 768)
-        if self.merged or self.rank == 0:  # no ranks are left: the frozen layer
+        if self.merged or self.rank == 0:  # at rank 0, h is the frozen layer's
             return h
         x = self.dropout(x).to(self.lora_A.dtype)
         low = nn.functional.linear(x, self.lora_A)  # (16, 128, 8)
@@ -124,7 +125,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def unmerge(self) -> None:
-        """Take the update out of W0 again (equal up to rounding). Idempotent."""
+        """Subtract the update from W0, which is then as before up to rounding. Idempotent."""
         if self.merged:
             self.base.weight -= self.delta_weight().to(self.base.weight.dtype)
             self.merged = False

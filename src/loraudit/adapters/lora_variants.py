@@ -1,6 +1,6 @@
-"""LoRA on layers that store their weight otherwise: Conv1D, few bits, and embeddings.
+"""LoRA on layers that store their weight in another way: Conv1D, few bits, and embeddings.
 
-All are h = W0 x + (alpha / r) B A x with other ways to hold W0 or to give x.
+All compute h = W0 x + (alpha / r) B A x; they differ in how they hold W0 or are given x.
 """
 
 from typing import NoReturn
@@ -16,8 +16,8 @@ from loraudit.base.errors import UserError
 class LoRAConv1D(LoRALinear):
     """LoRA on `transformers`' Conv1D, a linear layer whose weight is stored as (d_in, d_out).
 
-    lora_A (r, d_in) and lora_B (d_out, r) are as in `LoRALinear`; only the update that is merged
-    is transposed (fan_in_fan_out in PEFT and loralib). Arguments and errors: `LoRALinear`'s.
+    lora_A (r, d_in), lora_B (d_out, r), arguments and errors are as in `LoRALinear`; only the
+    update that is merged is transposed (fan_in_fan_out in PEFT and loralib).
     """
 
     @staticmethod
@@ -34,16 +34,16 @@ class LoRAConv1D(LoRALinear):
 class LoRAPacked(LoRALinear):
     """LoRA on a linear layer whose weight is packed in few bits (quantise.py).
 
-    Everything but merging is as in `LoRALinear`, arguments and errors too.
+    Arguments, errors and all methods but `merge` are as in `LoRALinear`.
     """
 
     @staticmethod
     def like(base: nn.Module) -> Tensor:
-        """Return the scales of the packed weight: they have the dtype in which it computes."""
+        """Return the packed weight's scales, which have the dtype in which the layer computes."""
         return base.meta["scale"]
 
     def merge(self) -> NoReturn:
-        """Refuse: the sum of W0 and the update would have to be quantised again.
+        """Refuse to merge, because the sum of W0 and the update would have to be quantised again.
 
         Raises:
             UserError: always.
@@ -59,7 +59,7 @@ class LoRAEmbedding(LoRALinear):
     dropout: x is a token id.
 
     Args:
-        base: the embedding to adapt; kept, not copied, and frozen.
+        base: the embedding to adapt. It is frozen and not copied.
         rank, alpha: as in `LoRALinear`.
 
     Raises:
@@ -80,7 +80,7 @@ class LoRAEmbedding(LoRALinear):
         nn.init.normal_(self.lora_B)
 
     def forward(self, x: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d"]:
-        """Look up W0 and the update; with the update merged, W0 holds it already."""
+        """Look up W0 and the update; a merged update is already in W0."""
         h = self.base(x)
         if self.merged:
             return h

@@ -1,4 +1,4 @@
-"""Adapters saved by loralib (microsoft/LoRA): read a `.bin` safely, write a PEFT folder.
+"""Read an adapter that loralib (microsoft/LoRA) saved as a `.bin`, safely; write a PEFT folder.
 
 A loralib file is a state dict saved by torch.save, a zip with a pickle inside:
 
@@ -6,8 +6,8 @@ A loralib file is a state dict saved by torch.save, a zip with a pickle inside:
     roberta.encoder.layer.0.attention.self.query.lora_B   (d_out, r)
     classifier.dense.weight, classifier.dense.bias, ...                 the head, if it was saved
 
-The shapes are ours and PEFT's. The file does not hold alpha (an argument of the layers), nor the
-number of layers and their widths: those come from the base model's config.json.
+The shapes are ours and PEFT's. The file does not hold alpha, which the user must give, nor the
+number of layers and their widths, which come from the base model's config.json.
 """
 
 import math
@@ -31,8 +31,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a loralib file turned out to hold; `state` has the base model's names."""
+class LoralibAdapter:
+    """What a loralib file holds; tensors in `state` have the base model's names.
+
+    `targets` are the adapted matrices (q k v o up down), `ranks` is {layer's full name: rank}, and
+    `bytes` is the size of the file.
+    """
 
     state: Tensors
     targets: tuple[str, ...]
@@ -51,7 +55,7 @@ class Found:
         return [name for name in self.state if not name.endswith((".lora_A", ".lora_B"))]
 
     def rows(self) -> list[tuple[str, str]]:
-        """Say it as a table of two columns."""
+        """Return the adapter's sizes as rows of a table with two columns, name and value."""
         count = {name: tensor.numel() for name, tensor in self.state.items()}
         head = sum(count[name] for name in self.head)
         return [
@@ -65,18 +69,20 @@ class Found:
         ]
 
 
-def import_file(file: Path, alpha: float | None, entry: ModelEntry, base: Path, out: Path) -> Found:
-    """Turn a loralib file into a PEFT folder; nothing is written unless all of it is good.
+def import_file(
+    file: Path, alpha: float | None, entry: ModelEntry, base: Path, out: Path
+) -> LoralibAdapter:
+    """Turn a loralib file into a PEFT folder; nothing is written unless every check passes.
 
     Args:
         file: the `.bin`.
-        alpha: numerator of the scaling alpha / r that it was trained with.
+        alpha: numerator of the scaling alpha / r with which the adapter was trained.
         entry: the base model's entry, for the names of its matrices and head.
-        base: folder with the base model's config.json; nothing else of it is read.
+        base: folder with the base model's config.json; nothing else in it is read.
         out: the PEFT folder to write, which must not exist.
 
     Raises:
-        UserError: no alpha, a file that can't be read safely, or one that does not fit the model.
+        UserError: alpha is missing, or the file can't be read safely or does not fit the model.
     """
     if alpha is None:
         raise UserError(
@@ -91,22 +97,22 @@ def import_file(file: Path, alpha: float | None, entry: ModelEntry, base: Path, 
     output = state.get(f"{entry.output_layer}.weight")
     classes = len(output) if output is not None and output.ndim and len(output) else 2
     model = skeleton(base, classes)
-    found = recognise(state, entry, model, file)
+    adapter = recognise(state, entry, model, file)
     with folder_atomic(out) as folder:
         peft_folder.write_folder(
-            peft_folder.to_peft(found.state), _config(found, alpha, entry), folder
+            peft_folder.to_peft(adapter.state), _config(adapter, alpha, entry), folder
         )
-    return found
+    return adapter
 
 
 def read_bin(file: Path) -> Tensors:
-    """Read a state dict of plain tensors; no code in the file is run.
+    """Read a state dict of plain tensors without running code in the file.
 
     torch.load(weights_only=True) builds tensors and plain containers only and refuses all else.
 
     Raises:
-        UserError: no such file, or one that is not a whole state dict of finite float tensors, or
-            whose tensors claim more bytes than the file has.
+        UserError: the file is missing, is not a whole state dict of plain tensors, or its tensors
+            claim more bytes than it has.
     """
     if not file.is_file():
         raise UserError(f"no file {file}")
@@ -126,15 +132,19 @@ def read_bin(file: Path) -> Tensors:
 
 
 def _plain_tensors(state: dict, file: Path, size: int) -> Tensors:
-    """Return copies of a file's tensors; UserError for anything else, or more than it can hold."""
+    """Return copies of a file's tensors.
+
+    Raises:
+        UserError: something else is in the file, or the tensors claim more bytes than it has.
+    """
     claimed = 0
     for name, tensor in state.items():
-        shown = " ".join(repr(name).split())[:80]
+        quoted = " ".join(repr(name).split())[:80]
         if not isinstance(name, str) or type(tensor) not in (torch.Tensor, nn.Parameter):
             kind = type(tensor).__name__
-            raise UserError(f"{file}: {shown} is a {kind} (legal: names with tensors)")
+            raise UserError(f"{file}: {quoted} is a {kind} (legal: names with tensors)")
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise UserError(f"{file}: {shown} is not a plain tensor ({tensor.layout})")
+            raise UserError(f"{file}: {quoted} is not a plain tensor ({tensor.layout})")
         claimed += tensor.numel() * tensor.element_size()
     if claimed > size:
         raise UserError(f"{file}: claims {claimed:,} bytes of tensors in a file of {size:,}")
@@ -142,10 +152,11 @@ def _plain_tensors(state: dict, file: Path, size: int) -> Tensors:
 
 
 def _check_zip(file: Path, size: int) -> None:
-    """Refuse a zip that would unpack to more than it is, or whose checksums differ.
+    """Refuse a zip whose contents are larger than the file or whose checksums differ.
 
-    torch.save compresses nothing, and torch.load checks no checksum. Files of torch before 1.6 are
-    no zips and have none: a flipped bit in their numbers can't be seen.
+    torch.save compresses nothing, so larger contents are an attack; torch.load does not check the
+    checksums. A file by torch before 1.6 is no zip and has no checksums, so a flipped bit in its
+    numbers goes unseen.
     """
     with file.open("rb") as start:
         if start.read(4) != b"PK\x03\x04":
@@ -154,7 +165,7 @@ def _check_zip(file: Path, size: int) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
             damaged = None if unpacked > size else archive.testzip()
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged zip can fail anywhere in the reader
         raise UserError(f"{file}: truncated or damaged: {_one_line(error)}") from None
     if unpacked > size:
         raise UserError(f"{file}: claims {unpacked:,} bytes of contents in a file of {size:,}")
@@ -165,6 +176,7 @@ def _check_zip(file: Path, size: int) -> None:
 
 
 def _refusal(file: Path, error: Exception) -> UserError:
+    """Make the error for a file that torch.load refused; say so if the file asks to run code."""
     code = re.search(r"GLOBAL (\S+)", str(error))
     if code:
         return UserError(f"{file}: refused, nothing was run: it asks for code ({code.group(1)!r})")
@@ -172,13 +184,14 @@ def _refusal(file: Path, error: Exception) -> UserError:
 
 
 def _one_line(error: Exception) -> str:
-    reason = str(error).rpartition("WeightsUnpickler error:")[2]  # after a page of advice
+    """Return an error's message as one short line, for a file's contents may stand in it."""
+    reason = str(error).rpartition("WeightsUnpickler error:")[2]  # torch puts advice before it
     text = " ".join(reason.split()) or type(error).__name__
     return text[:120].encode("unicode_escape").decode()
 
 
 def unwrapped(state: Tensors) -> Tensors:
-    """Take off the `module.` that DataParallel puts before every name."""
+    """Remove the `module.` that DataParallel puts before every name."""
     while state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
@@ -188,7 +201,7 @@ def skeleton(base: Path, classes: int) -> nn.Module:
     """Make the base model's sequence classifier without weights, from its config.json.
 
     Raises:
-        UserError: no config.json there, or none of a sequence classifier.
+        UserError: the folder has no config.json of a sequence classifier.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -205,20 +218,20 @@ def skeleton(base: Path, classes: int) -> nn.Module:
         raise UserError(f"base: {base}/config.json: {_one_line(error)}") from None
 
 
-def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -> Found:
-    """Find the model's layers behind a file's names, and check that the file is all there.
+def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -> LoralibAdapter:
+    """Find the model's layers behind a file's names, and check that no tensor is missing.
 
-    Names may have any prefix before the layer, the same for all: `roberta.` or none, say.
+    All names may have the same prefix before the layer, such as `roberta.`.
 
     Args:
         state: {name in the file: tensor}.
         entry: the model's entry.
-        model: the base model, without adapters (the meta device will do).
-        file: to name in an error.
+        model: the base model without adapters, which may be on the meta device.
+        file: the file, to be named in errors.
 
     Raises:
-        UserError: names that are no adapter's or head's, layers or head tensors that are missing,
-            wrong shapes, or tensors that `peft_folder.check_tensors` refuses.
+        UserError: a name is neither an adapter's nor the head's, a layer or head tensor is missing,
+            a shape is wrong, or `peft_folder.check_tensors` refuses a tensor.
     """
     _refuse_fused(state, file)
     places = _places(entry, model)
@@ -241,11 +254,14 @@ def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -
     missing = [name.removesuffix(".lora_A") for name in wanted if name not in named]
     if missing:
         raise UserError(f"{file}: nothing for {_some(missing)}, which this model has")
-    return Found(named, targets, ranks, file.stat().st_size)
+    return LoralibAdapter(named, targets, ranks, file.stat().st_size)
 
 
 def _refuse_fused(state: Tensors, file: Path) -> None:
-    """Say clearly what a MergedLinear's pair is: A (r * n, d) and B (n * d_out / 3, r)."""
+    """Refuse loralib's MergedLinear, whose A (r * n, d) and B (n * d_out / 3, r) hold n matrices.
+
+    Without this check the error would only say that the shapes are wrong.
+    """
     for name, a in state.items():
         b = state.get(name.removesuffix("_A") + "_B") if name.endswith(".lora_A") else None
         if b is None or a.ndim != 2 or b.ndim != 2 or 0 in (*a.shape, *b.shape):
@@ -260,13 +276,13 @@ def _refuse_fused(state: Tensors, file: Path) -> None:
 
 
 def _places(entry: ModelEntry, model: nn.Module) -> dict[str, str]:
-    """Return {name from the pattern on: full name} of every matrix that could have an adapter."""
+    """Return {`_relative` name: full name} of every matrix that could have an adapter."""
     names = target_modules(model, entry, tuple(entry.modules))
     return {relative: name for name in names if (relative := _relative(name, entry))}
 
 
 def _relative(name: str, entry: ModelEntry) -> str | None:
-    """Return the part of a layer's name that a pattern of the entry matches, None without one."""
+    """Return the end of a layer's name that a pattern of the entry matches, None if none does."""
     for pattern in entry.modules.values():
         regex = pattern.replace(".", r"\.").replace("*", r"\d+")
         hit = re.search(rf"(?:^|\.)({regex})$", name)
@@ -276,7 +292,7 @@ def _relative(name: str, entry: ModelEntry) -> str | None:
 
 
 def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path) -> Tensors:
-    """Give every tensor the base model's name."""
+    """Return the tensors under the base model's names."""
     named, unknown, prefixes = {}, [], set()
     for name, tensor in state.items():
         layer, _, part = name.rpartition(".")
@@ -300,24 +316,25 @@ def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path
 
 
 def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(repr(name[:80]) for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    """List the first names, and count those that are left out."""
+    listed = ", ".join(repr(name[:80]) for name in names[:most])
+    return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 
-def _config(found: Found, alpha: float, entry: ModelEntry) -> peft.LoraConfig:
-    """Say the adapter in PEFT's words, rank by rank where they differ.
+def _config(adapter: LoralibAdapter, alpha: float, entry: ModelEntry) -> peft.LoraConfig:
+    """Return PEFT's configuration of the adapter; rank_pattern names layers of another rank.
 
-    Without a head there is no task type either: with SEQ_CLS, PEFT looks for a classifier.
+    Without a head it has no task type: with SEQ_CLS, PEFT would look for a classifier.
     """
     source = entry.source
     return peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS if found.head else None,
+        task_type=peft.TaskType.SEQ_CLS if adapter.head else None,
         base_model_name_or_path=source.hub if isinstance(source, HubSource) else entry.name,
-        r=found.rank,
-        rank_pattern={name: rank for name, rank in found.ranks.items() if rank != found.rank},
+        r=adapter.rank,
+        rank_pattern={name: rank for name, rank in adapter.ranks.items() if rank != adapter.rank},
         lora_alpha=alpha,
-        target_modules=list(found.ranks),
-        modules_to_save=list(entry.head) if found.head else None,
+        target_modules=list(adapter.ranks),
+        modules_to_save=list(entry.head) if adapter.head else None,
         bias="none",
         inference_mode=True,
     )

@@ -1,6 +1,6 @@
-"""Adapter folders in PEFT's format: written, read, and checked against a model.
+"""Write and read adapter folders in PEFT's format, and check them against a model.
 
-Key table, for a layer called <name> and a head module called <head>:
+Keys of tensors, for a layer called <name> and a head module called <head>:
 
 | in-house            | PEFT file (adapter_model.safetensors)       |
 |---------------------|---------------------------------------------|
@@ -30,7 +30,6 @@ from loraudit.studies.values import validated
 
 PREFIX = "base_model.model."
 
-
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -45,15 +44,22 @@ PLAIN = {
     "kasa_config": None,
     "trainable_token_indices": None,
 }
-"""Settings that change what an adapter computes, and the values under which it is alpha/r B A."""
+"""Settings that change what an adapter computes, with the values that leave it at alpha/r B A."""
 
 
 def _bounded(pattern: str) -> str:
-    """Refuse what is no regular expression, and one that could match for ever."""
+    """Refuse what is no regular expression, and one whose matching could take for ever.
+
+    PEFT matches the patterns of an adapter's config with layer names by Python's `re`, which tries
+    every way to split a name among repeats: a nested repeat such as (a+)+ takes time exponential in
+    the name's length, and n repeats in a row take its n-th power. A folder from elsewhere could so
+    hang the program.
+    """
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"not a pattern: {error}") from None
+    # a repeated group, or a fourth *, + or {
     if len(pattern) > 200 or re.search(r"\)[*+{]|([*+{].*){4}", pattern):
         raise ValueError("a pattern that may take for ever (legal: 3 repeats, of no group)")
     return pattern
@@ -63,7 +69,7 @@ Pattern = Annotated[str, AfterValidator(_bounded)]
 
 
 class Layers(BaseModel):
-    """The keys of an adapter_config.json that say which layers it is for, as PEFT matches them."""
+    """The keys of an adapter_config.json that say which layers have adapters, and their ranks."""
 
     r: int = Field(gt=0, strict=True)
     target_modules: Pattern | list[Pattern] = Field(min_length=1)
@@ -90,21 +96,21 @@ def from_peft(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename a PEFT file's tensors to in-house names.
 
     Raises:
-        UserError: a name outside the key table.
+        UserError: a name does not fit the table at the top of this module.
     """
-    out = {}
+    renamed = {}
     for key, tensor in state.items():
         if not key.startswith(PREFIX):
             raise UserError(f"not a PEFT adapter tensor: {key!r} (legal: {PREFIX}...)")
         name = key.removeprefix(PREFIX)
         if name.endswith((".lora_A.weight", ".lora_B.weight")):
             name = name.removesuffix(".weight")
-        out[name] = tensor
-    return out
+        renamed[name] = tensor
+    return renamed
 
 
 def own_name(parameter: str) -> str:
-    """Turn a parameter's name in a live PEFT model into ours; our own names stay as they are."""
+    """Turn a parameter's name in a PEFT model into ours; our own names stay as they are."""
     name = parameter.removeprefix(PREFIX).replace(".modules_to_save.default", "")
     return name.removesuffix(".default.weight")
 
@@ -112,7 +118,7 @@ def own_name(parameter: str) -> str:
 def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder: Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
-    Sets of the config are put in order: PEFT writes them in one that varies by process.
+    The config's sets are sorted, since PEFT writes them in an order that varies by process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
@@ -126,8 +132,8 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
     """Read a PEFT folder: its config, and its tensors under in-house names.
 
     Raises:
-        UserError: a file that is missing, broken or pickled, an adapter that is not plain LoRA, or
-            tensors that `check_tensors` refuses.
+        UserError: a file is missing, broken or pickled, the adapter is not plain LoRA, or
+            `check_tensors` refuses a tensor.
     """
     folder = Path(folder)
     config, path = _read_config(folder / CONFIG), folder / WEIGHTS
@@ -145,12 +151,16 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
 
 
 def _read_config(path: Path) -> peft.LoraConfig:
-    """Read adapter_config.json; UserError for anything but plain LoRA with a legal alpha."""
+    """Read adapter_config.json.
+
+    Raises:
+        UserError: it is not plain LoRA, or its alpha or dropout is not legal.
+    """
     config = _parsed_config(path)
     for key, value in PLAIN.items():
-        found = getattr(config, key)
-        if (found or None) != (value or None):
-            raise UserError(f"{path}: {key} is {found!r}: not plain LoRA (legal: {value!r})")
+        actual = getattr(config, key)
+        if (actual or None) != (value or None):
+            raise UserError(f"{path}: {key} is {actual!r}: not plain LoRA (legal: {value!r})")
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
         raise UserError(
             f"{path}: init_lora_weights is {config.init_lora_weights!r}: it changes the base model "
@@ -166,7 +176,11 @@ def _read_config(path: Path) -> peft.LoraConfig:
 
 
 def _parsed_config(path: Path) -> peft.LoraConfig:
-    """Read adapter_config.json; UserError for anything but a LoRA's with layers that PEFT knows."""
+    """Read adapter_config.json, checking its layers before PEFT reads it.
+
+    Raises:
+        UserError: the file is missing or is no config of a LoRA.
+    """
     if not path.is_file():
         raise UserError(f"{path.parent}: no {path.name}")
     try:
@@ -186,15 +200,16 @@ def _parsed_config(path: Path) -> peft.LoraConfig:
 
 
 def _number(value: object) -> bool:
+    """Tell whether a value from JSON is a finite number; True and False are none."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def check_tensors(state: dict[str, torch.Tensor], where: Path) -> None:
-    """Check adapter and head tensors by in-house names.
+    """Check adapter and head tensors, given under in-house names.
 
     Raises:
-        UserError: a tensor that is not of finite floats, an A without its B (or the reverse), a
-            pair that is not (r, d_in) and (d_out, r), or no pair at all.
+        UserError: a tensor is not of finite floats, A or B of a layer is missing, their shapes are
+            not (r, d_in) and (d_out, r), or there is no layer at all.
     """
     for name, tensor in state.items():
         if tensor.dtype not in FLOATS:
@@ -223,12 +238,12 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
     """Check that a model without adapters has a place for every tensor of an adapter and head.
 
     Args:
-        model: the base model; its weights are not looked at and may be on the meta device.
+        model: the base model; its weights are not read and may be on the meta device.
         state: {in-house name: tensor}.
-        where: the file or folder to name in an error.
+        where: the file or folder, to be named in errors.
 
     Raises:
-        UserError: a layer or tensor that the model lacks, or has in another shape.
+        UserError: the model lacks a layer or tensor, or has it in another shape.
     """
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name, tensor in state.items():
@@ -248,12 +263,12 @@ def check_fits(model: nn.Module, state: dict[str, torch.Tensor], where: Path) ->
 
 
 def rank_of(config: peft.LoraConfig, layer: str) -> int:
-    """Return a layer's rank: r, or what rank_pattern says of it."""
+    """Return a layer's rank: that of rank_pattern if it names the layer, else r."""
     return config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), layer), config.r)
 
 
 def alpha_of(config: peft.LoraConfig, layer: str) -> float:
-    """Return a layer's alpha: lora_alpha, or what alpha_pattern says of it."""
+    """Return a layer's alpha: that of alpha_pattern if it names the layer, else lora_alpha."""
     pattern = config.alpha_pattern or {}
     return pattern.get(get_pattern_key(pattern.keys(), layer), config.lora_alpha)
 
@@ -261,16 +276,16 @@ def alpha_of(config: peft.LoraConfig, layer: str) -> float:
 def check_config(
     model: nn.Module, config: peft.LoraConfig, state: dict[str, torch.Tensor], where: Path
 ) -> None:
-    """Check that an adapter's tensors are the ones that its config promises for this model.
+    """Check that an adapter has exactly the tensors that its config asks for in this model.
 
     Args:
         model: the base model without adapters.
-        config, state: what `read_folder` gave; `check_fits` has passed.
-        where: the folder to name in an error.
+        config, state: what `read_folder` returned, after `check_fits`.
+        where: the folder, to be named in errors.
 
     Raises:
-        UserError: layers other than those that target_modules and exclude_modules match, a rank
-            other than r or rank_pattern says, or head tensors other than those of modules_to_save.
+        UserError: layers differ from those that target_modules and exclude_modules match, a rank
+            from r or rank_pattern, or head tensors from those of modules_to_save.
     """
     layers = {key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")}
     saved = tuple(config.modules_to_save or ())
@@ -285,9 +300,9 @@ def check_config(
         problem = "names no such layer" if name in layers else "asks for it and it is missing"
         raise UserError(f"{where}: lora_A and lora_B of {name!r}: {CONFIG} {problem}")
     for name in sorted(layers):
-        rank, found = rank_of(config, name), state[f"{name}.lora_A"].shape[0]
-        if rank != found:
-            raise UserError(f"{where}: {name!r} has rank {found}, {CONFIG} says {rank}")
+        rank, actual = rank_of(config, name), state[f"{name}.lora_A"].shape[0]
+        if rank != actual:
+            raise UserError(f"{where}: {name!r} has rank {actual}, {CONFIG} says {rank}")
     others = {key for key in state if not key.endswith((".lora_A", ".lora_B"))}
     head = {name for name in model.state_dict() if in_head(name, saved)}
     for name in sorted(others ^ head):

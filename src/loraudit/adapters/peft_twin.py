@@ -1,4 +1,4 @@
-"""PEFT's model of a run: the twin that cross-checks ours, started where ours starts."""
+"""PEFT's model of a run, which starts where ours starts and cross-checks it: its twin."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ from loraudit.studies.spec import AdapterSpec, RunSpec, derive_seed
 
 
 def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
-    """Say a run's LoRA in PEFT's words. Full layer names match those layers and no others.
+    """Return PEFT's configuration of a run's LoRA on the layers of these full names.
 
     Raises:
-        UserError: a value of the adapter's `peft` that PEFT refuses.
+        UserError: PEFT refuses a value of the adapter's `peft`.
     """
     adapter = spec.lora
     fields = {
@@ -42,14 +42,14 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
 
 
 def base_name(spec: RunSpec) -> str:
-    """Return what an adapter's config calls its base model."""
+    """Return the name by which an adapter's config calls its base model."""
     source = spec.model.source
     return source.hub if isinstance(source, HubSource) else spec.model.name
 
 
 @contextmanager
 def _peft_errors(options: dict) -> Iterator[None]:
-    """Turn PEFT's refusal of a variant into one sentence; of plain LoRA it is no user's error."""
+    """Turn PEFT's refusal of the user's `options` into one sentence; other errors pass through."""
     try:
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -61,34 +61,34 @@ def _peft_errors(options: dict) -> Iterator[None]:
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     """Wrap the model with PEFT, starting where the in-house twin starts.
 
-    PEFT's own initialisation is run again per layer under that layer's derived seed, so equal
-    starts mean equal initialisation code, not copied tensors. (Starts that are computed from a
-    quantisation error, which PEFT has for bitsandbytes only, are copied.) PEFT's other ways to
-    start, from the adapter's `peft`, are run once, under the run's seed.
+    PEFT's own initialisation is run again for each layer, with the seed that our layer has. Equal
+    starts therefore show that both initialise alike, since no tensors are copied. (Starts that are
+    computed from a quantisation error are copied: PEFT has them for bitsandbytes only.) Other
+    starts, which the adapter's `peft` may ask for, are made once, with the run's seed.
 
     Raises:
-        UserError: a target that this model lacks, or a variant that PEFT refuses.
+        UserError: this model lacks a target, or PEFT refuses a variant.
     """
     freeze(model, spec.model.head, train_head=False)
     adapter = spec.lora
-    found = starts(model, spec, target_modules(model, spec.model, adapter.targets))
-    ranks = {name: start.rank for name, start in found.items()}
-    config = with_ranks(lora_config(spec, list(found)), adapter, ranks)
+    layer_starts = starts(model, spec, target_modules(model, spec.model, adapter.targets))
+    ranks = {name: start.rank for name, start in layer_starts.items()}
+    config = with_ranks(lora_config(spec, list(layer_starts)), adapter, ranks)
     config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
     torch.manual_seed(derive_seed(spec.seed, "lora_A"))
     with _peft_errors(adapter.peft):
         twin = peft.get_peft_model(model, config)
-    for name, start in found.items():
+    for name, start in layer_starts.items():
         layer = twin.get_submodule(PREFIX + name)
         if isinstance(layer, LoraLayer):
-            layer.to(compute_dtype(layer.get_base_layer()))  # PEFT leaves it float32 on packed ones
+            layer.to(compute_dtype(layer.get_base_layer()))  # PEFT makes float32 on packed layers
             _initialise(layer, start, config.init_lora_weights, spec, name)
     refreeze_head(twin, spec)
     return twin
 
 
 def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
-    """Freeze the head again where the run has it frozen: PEFT trains what it saves."""
+    """Freeze the head again if the run has it frozen: PEFT makes all that it saves trainable."""
     if spec.head == "frozen":
         for name, parameter in wrapped.named_parameters():
             if in_head(name, spec.model.head):
@@ -97,7 +97,7 @@ def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
 
 @torch.no_grad()
 def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec, name: str) -> None:
-    """Start one layer of PEFT's where the in-house twin's starts."""
+    """Give one of PEFT's layers the start of the in-house layer."""
     matrices = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     if start.a is not None:
         for own, value in zip(matrices, (start.a, start.b), strict=True):
@@ -105,7 +105,7 @@ def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec,
     elif init in (True, "gaussian"):
         torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
         layer.reset_lora_parameters("default", init)
-        if spec.lora.init_std:  # PEFT's gaussian has 1/r only
+        if spec.lora.init_std:  # PEFT's own deviation is always 1/r
             torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
             torch.nn.init.normal_(matrices[0], std=spec.lora.init_std)
 
@@ -113,7 +113,7 @@ def _initialise(layer: LoraLayer, start: Start, init: bool | str, spec: RunSpec,
 def with_ranks(
     config: peft.LoraConfig, adapter: AdapterSpec, ranks: dict[str, int]
 ) -> peft.LoraConfig:
-    """Name layers of another rank in rank_pattern, and in alpha_pattern so that alpha / r stays."""
+    """Add layers of another rank to rank_pattern, and to alpha_pattern so that alpha / r stays."""
     moved = {name: rank for name, rank in ranks.items() if rank != adapter.rank}
     if moved:
         config.rank_pattern = moved

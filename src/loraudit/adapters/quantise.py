@@ -1,4 +1,4 @@
-"""The base in few bits: every linear layer outside the head, packed by HQQ; adapters stay float.
+"""Pack every linear layer outside the head in few bits by HQQ; adapters stay in float.
 
     W ~ Q(W) = (W_q - z) s      W_q: integers of 2, 3, 4 or 8 bits; z, s: one pair for each
                                 `base_group` inputs of a row, fitted by HQQ without data
@@ -6,7 +6,7 @@
 The library is hqq (Badri and Shaji, Half-Quadratic Quantization, 2023): plain torch, so it runs on
 CPUs, it packs 2, 3, 4 and 8 bits, and PEFT has a LoRA layer for its linear layer. A layer unpacks
 its weight at every forward and backward pass and does not keep it. The frozen bias stays float.
-What cannot be done to packed weights: train them, and merge an update into them.
+Packed weights can't be trained, and no update can be merged into them.
 """
 
 from torch import Tensor, nn
@@ -22,18 +22,18 @@ except ImportError:
 
 
 class HQQLinear(hqq.HQQLinear):
-    """hqq's linear layer, whose scales, zeros and bias follow `.to(...)` as parameters do.
+    """hqq's linear layer, changed so that `.to(...)` moves its scales, zeros and bias too.
 
-    It keeps hqq's name: PEFT knows the layer by class and by name.
+    The class has the same name as hqq's, because PEFT recognises the layer by class and name.
 
     Args:
-        weight: W (d_out, d_in), any float; quantised from its float32 values.
+        weight: W (d_out, d_in) of any float type; its float32 values are quantised.
         bias: (d_out,) or None.
-        bits: of an integer of W_q.
+        bits: of each integer in W_q.
         group: inputs of a row that share a scale and a zero; a divisor of d_in.
 
-    `original` is W where a start of the adapter is still to be computed from it
-    (error_ranks.py), else None.
+    `original` is W as long as the adapter's start is still to be computed from it (error_ranks.py),
+    else None.
     """
 
     original: Tensor | None = None
@@ -50,8 +50,8 @@ class HQQLinear(hqq.HQQLinear):
         super().__init__(layer, config, compute_dtype=weight.dtype, device=str(weight.device))
 
     def requantise(self, weight: Tensor) -> None:
-        """Hold another weight (d_out, d_in) in the same bits and groups."""
-        del self.W_q  # a parameter, for which hqq would set a plain tensor
+        """Pack another weight (d_out, d_in) in the same bits and groups."""
+        del self.W_q  # hqq sets a plain tensor, which can't replace a parameter
         self.quantize(weight, **self.quant_config)
 
     def _apply(self, fn, recurse=True):
@@ -67,10 +67,10 @@ class HQQLinear(hqq.HQQLinear):
 def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
     """Pack every linear layer outside the head in `spec.base_bits` bits, in place.
 
-    The layers that an adapter will start from the quantisation error of keep their `original`.
+    Layers keep their `original` weight if their adapters start from its quantisation error.
 
     Raises:
-        UserError: a layer whose inputs `base_group` does not divide.
+        UserError: `base_group` does not divide the inputs of a layer.
     """
     adapter, bits, group = spec.adapter, spec.base_bits, spec.base_group
     assert bits is not None and group is not None  # the spec sees to it
@@ -89,8 +89,8 @@ def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
 
 
 def _check_group(name: str, d_in: int, group: int) -> None:
-    """Refuse a group that leaves a rest in a row, or that hqq does not pack."""
+    """Refuse a group that does not divide a row, or that hqq does not pack."""
     if d_in % group or group % 8:
         legal = [count for count in range(8, d_in + 1, 8) if d_in % count == 0]
-        shown = ", ".join(map(str, legal)) or "none"
-        raise UserError(f"base_group = {group}: {name} has {d_in} inputs (legal: {shown})")
+        listed = ", ".join(map(str, legal)) or "none"
+        raise UserError(f"base_group = {group}: {name} has {d_in} inputs (legal: {listed})")

@@ -13,19 +13,19 @@ from loraudit.studies.spec import RunSpec
 
 @torch.no_grad()
 def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
-    """Copy another run's adapter into a model of either twin; returns what was copied.
+    """Copy another run's adapter into a model of ours or of PEFT's; return the tensors' names.
 
-    lora_A and lora_B are copied, and with `warm_start.tensors` "adapter+head" the head's tensors
-    too, except those of its output layer, whose rows are the other task's classes.
+    lora_A and lora_B are copied. If `warm_start.tensors` is "adapter+head", so are the head's
+    tensors, except those of its output layer, whose rows are the other task's classes.
 
     Args:
         model: a model that `apply` has prepared.
-        spec: its run, with a `warm_start`.
+        spec: the spec of its run, with a `warm_start`.
         folder: the other run's adapter folder.
 
     Raises:
-        UserError: a tensor that this model lacks, or has in another shape, or an adapter layer of
-            this model that the file lacks.
+        UserError: this model lacks a tensor of the file or has it in another shape, or the file
+            lacks an adapter layer of this model.
         ValueError: the run starts cold.
     """
     start = spec.warm_start

@@ -1,4 +1,4 @@
-"""Fresh means computed from this code: a digest of the code behind a rule.
+"""A digest of the code behind a rule: a result is fresh if the present code computed it.
 
 Snakemake does not see an edit of a library under a `shell:` rule. Every rule therefore carries
 `params: code=`, a digest of its script and of the loraudit modules that run when it runs: those it
@@ -18,6 +18,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1]
 
 FILE_NAME = re.compile(r"[\w./-]{1,200}\.py")
+"""A string in the code that may be the path of a Python file."""
 
 
 def code_digest(script: Path | str, *modules: str) -> str:
@@ -28,11 +29,11 @@ def code_digest(script: Path | str, *modules: str) -> str:
     stands in, counts as an import of that file.
 
     Raises:
-        ModuleNotFoundError: a named module is none of this package.
+        ModuleNotFoundError: this package has no module of a given name.
     """
     script = Path(script).absolute()
-    found = _closure(script, modules)
-    parts = [f"{name}:{_parsed(file, name)[0]}" for name, file in sorted(found.items())]
+    files = _closure(script, modules)
+    parts = [f"{name}:{_parsed(file, name)[0]}" for name, file in sorted(files.items())]
     parts.append(f"{script.parent.name}/{script.name}:{_parsed(script, '')[0]}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -43,21 +44,21 @@ def closure(script: Path | str, *modules: str) -> list[str]:
 
 
 def _closure(script: Path, modules: tuple[str, ...]) -> dict[str, Path]:
-    """Return {dotted name: file} of all modules behind a script, itself left out."""
+    """Return {dotted name: file} of all modules behind a script, without the script."""
     for name in modules:
         if _module_file(name) is None:
             raise ModuleNotFoundError(f"no module {name} in {PACKAGE}")
     pending = [*modules, *_parsed(script, "")[1]]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     while pending:
         name = pending.pop()
-        if not name or name in found:
+        if not name or name in files:
             continue
-        pending.append(name.rpartition(".")[0])  # the packages around it run first
+        pending.append(name.rpartition(".")[0])  # the packages around a module run first
         if (file := _module_file(name)) is not None:
-            found[name] = file
+            files[name] = file
             pending += _parsed(file, name)[1]
-    return found
+    return files
 
 
 def _module_file(name: str) -> Path | None:
@@ -78,7 +79,7 @@ def _parsed(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
 
     Args:
         file: the file to read.
-        name: its dotted name, which relative imports start from; empty for a script.
+        name: the dotted name from which its relative imports start; empty for a script.
     """
     tree = _WhatRuns().visit(ast.parse(file.read_text(encoding="utf-8"), str(file)))
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
@@ -97,7 +98,7 @@ class _WhatRuns(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        """Put what stands under `else` in the place of an `if TYPE_CHECKING:`."""
+        """Replace an `if TYPE_CHECKING:` by what stands under its `else`."""
         self.generic_visit(node)
         test = node.test
         name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
@@ -107,8 +108,8 @@ class _WhatRuns(ast.NodeTransformer):
 def _text(node: object) -> str:
     """Write a syntax tree in a way that is the same in Python 3.11 to 3.13.
 
-    Fields that are None or an empty list are left out: newer versions add such fields. The parts of
-    an f-string are brought into one form, since its empty parts differ by version.
+    Fields that are None or an empty list are left out, because newer versions add such fields. The
+    parts of an f-string are joined first, because versions cut them differently.
     """
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__}:{node.value!a}"
@@ -121,8 +122,8 @@ def _text(node: object) -> str:
         fields["values"] = _joined(node.values)
     if isinstance(node, ast.FormattedValue) and isinstance(node.format_spec, ast.JoinedStr):
         fields["format_spec"] = _joined(node.format_spec.values)
-    shown = {key: _text(value) for key, value in fields.items() if value not in (None, [])}
-    return f"{type(node).__name__}({','.join(f'{key}={shown[key]}' for key in sorted(shown))})"
+    texts = {key: _text(value) for key, value in fields.items() if value not in (None, [])}
+    return f"{type(node).__name__}({','.join(f'{key}={texts[key]}' for key in sorted(texts))})"
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
@@ -143,6 +144,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            # each dot after the first goes one package up
             above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
             yield module

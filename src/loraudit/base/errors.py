@@ -12,17 +12,17 @@ LONGEST = 4000
 class UserError(Exception):
     """Something the user can mend: a wrong key, value, file or network.
 
-    The message names the key, the bad value and the legal values. It is one line: what does not
-    print is escaped, and what is too long is cut.
+    The message names the key, the bad value and the legal values. It is one line: characters that
+    do not print are escaped, and all after the first `LONGEST` characters is cut off.
     """
 
     def __init__(self, message: str):
-        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ...")
+        printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__(printable if len(printable) <= LONGEST else f"{printable[:LONGEST]} ...")
 
 
 def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
-    """Build the error for `value` that is none of `legal`, with the nearest match."""
+    """Build the error for a `value` that is not in `legal`; it names the nearest legal one."""
     legal = sorted(legal)
     near = difflib.get_close_matches(str(value), legal, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -30,11 +30,12 @@ def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Error numbers of a disk that is full, over quota or read-only, or a folder that is not ours."""
+"""Error numbers of a disk that is full, over quota or read-only, and of a folder that this user may
+not write to."""
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a script's `main`; an error that the user can mend becomes one line and exit code 1."""
+    """Run a script's `main`; turn an error that the user can mend into one line and exit code 1."""
     try:
         main()
     except UserError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def write_atomic(path: Path | str, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary)` beside `path`, then fsync and rename.
+    """Let `write` make a temporary file beside `path`, then fsync it and rename it to `path`.
 
     The temporary name keeps the suffix, since writers such as matplotlib choose a format by it.
     """
@@ -34,7 +34,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically, readable, and without NaN (which is not JSON)."""
+    """Write indented JSON atomically; NaN, which JSON lacks, raises a ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -45,7 +45,7 @@ def read_json(path: Path | str) -> Any:
 
 @contextmanager
 def folder_atomic(path: Path | str) -> Iterator[Path]:
-    """Give a new folder beside `path` that takes its place when the block ends without error."""
+    """Give a new folder to fill; it replaces `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -53,7 +53,7 @@ def folder_atomic(path: Path | str) -> Iterator[Path]:
         yield temporary
         if path.exists():
             shutil.rmtree(path)
-        os.chmod(temporary, 0o755)
+        os.chmod(temporary, 0o755)  # mkdtemp lets only this user in
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Give each job on a machine with several GPUs devices of its own, by a lock per device.
+"""Give each job on a machine with several GPUs its own devices, by one lock for each device.
 
 Snakemake counts GPUs (`--resources gpu=2`) but does not say which one a job gets. A job holds the
 locks of its devices for as long as its process lives; the system frees them when it ends, even by a
@@ -20,7 +20,7 @@ WAIT_SECONDS = 0.5
 
 
 def visible(count: int) -> list[str]:
-    """Return the names of the devices to share out: those visible, else 0 ... `count` - 1."""
+    """Return the names of the devices to share out: CUDA_VISIBLE_DEVICES, else 0 to `count` - 1."""
     named = os.environ.get(VISIBLE)
     if named is None:
         return [str(number) for number in range(count)]
@@ -29,11 +29,11 @@ def visible(count: int) -> list[str]:
 
 @contextlib.contextmanager
 def hold(wanted: int, devices: list[str]) -> Iterator[None]:
-    """Hold `wanted` of the devices, and show only these to what is started in the block.
+    """Hold `wanted` of the devices, so that programs started in the block see only these.
 
-    This waits until as many are free. Inside of a SLURM job the scheduler has chosen already: where
-    only the wanted number is visible, nothing is locked, and otherwise only the processes of that
-    job share the locks.
+    This waits until that many devices are free. Inside a SLURM job the scheduler has already chosen
+    the devices: if exactly the wanted number is visible, nothing is locked; otherwise only the
+    processes of that job share the locks.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if wanted == 0 or (wanted > len(devices)) or (job and wanted == len(devices)):
@@ -52,11 +52,11 @@ def hold(wanted: int, devices: list[str]) -> Iterator[None]:
 
 
 def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, FileLock]:
-    """Wait until as many devices are free, and return {device: its lock}.
+    """Wait until the wanted number of devices is free, and return {device: its lock}.
 
     Each try takes all of them or none, so that no two jobs wait for each other.
     """
-    said = False
+    announced = False
     while True:
         held: dict[str, FileLock] = {}
         for device in devices:
@@ -69,7 +69,7 @@ def _wait(wanted: int, devices: list[str], folder: Path) -> dict[str, FileLock]:
             return held
         for lock in held.values():
             lock.release()
-        if not said:
+        if not announced:
             print(f"waiting for {wanted} free of GPUs {', '.join(devices)}", file=sys.stderr)
-            said = True
+            announced = True
         time.sleep(WAIT_SECONDS)

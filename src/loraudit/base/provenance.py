@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "numpy", "hqq")
-"""Packages whose versions a record names, where they are installed."""
+"""The packages whose versions a record names if they are installed."""
 
 CPUINFO = Path("/proc/cpuinfo")
 KIND = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU part")
@@ -17,20 +17,21 @@ KIND = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU 
 
 
 def git_state(folder: Path | str = Path(__file__).parent) -> dict:
-    """Return the commit of a folder, this code's by default, and whether tracked files differ.
+    """Return a folder's commit, and whether its tracked files differ from it (`dirty`).
 
-    Both are None outside a repository.
+    The default is the folder of this code. Results and figures, which code makes, do not count as
+    differing. Both values are None outside a repository.
     """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(folder), *arguments]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return result.stdout.strip() if result.returncode == 0 else None
 
-    code = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")  # not what code made
+    code = (":(top)", ":(top,exclude)results", ":(top,exclude)figures")
     status = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
@@ -59,7 +60,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def machine() -> dict[str, str]:
-    """Return the name of the CPU and its kind: on another kind the same spec gives other bits."""
+    """Return the CPU's name and kind; the same spec gives other bits on another kind of CPU."""
     return {"processor": processor(), "processor_kind": processor_kind()}
 
 
@@ -69,10 +70,10 @@ def processor() -> str:
 
 
 def processor_kind() -> str:
-    """Return what tells CPUs apart whose names are bare ("AMD EPYC").
+    """Return what tells CPUs of one name ("AMD EPYC") apart.
 
-    These are the CPU's numbers, and the instructions that torch uses on it, which a variable of the
-    environment may limit.
+    This is the CPU's family and model numbers, and the instruction set that torch uses on it, which
+    the environment variable ATEN_CPU_CAPABILITY may limit.
     """
     import torch
 
@@ -82,7 +83,7 @@ def processor_kind() -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first CPU; nothing elsewhere."""
+    """Return what Linux says of the first CPU; an empty mapping on other systems."""
     if not CPUINFO.is_file():
         return {}
     first = CPUINFO.read_text().split("\n\n", 1)[0]

@@ -1,4 +1,4 @@
-"""Print tables: fitted to a terminal, or in wide lines to a pipe."""
+"""Print tables, fitted to the width of a terminal, or in wide lines to a pipe."""
 
 import json
 import math
@@ -9,13 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 200
-"""Characters of a line in a pipe: nothing is folded to a terminal's width."""
+"""Characters in a line to a pipe, where no terminal's width folds the lines."""
 
 
 def console() -> Console:
     """Return a console on stdout; in a pipe its lines are wide."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=WIDE)
+    fitted = Console(highlight=False)
+    return fitted if fitted.is_terminal else Console(highlight=False, width=WIDE)
 
 
 def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

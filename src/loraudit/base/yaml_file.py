@@ -1,4 +1,4 @@
-"""Read YAML mappings: plain values only, and no more of them than the file is long."""
+"""Read YAML mappings that hold plain values only, and not too many of them."""
 
 import functools
 from pathlib import Path
@@ -9,15 +9,16 @@ import yaml
 from loraudit.base.errors import UserError
 
 LARGEST = 1_000_000
-"""Values that a file may hold once its aliases are written out; a few lines can mean billions."""
+"""The most values that a file may hold once its aliases are written out: a few lines of aliases of
+aliases can stand for billions of values."""
 
 
 def read_yaml(path: Path | str) -> dict:
     """Read a YAML mapping.
 
     Raises:
-        UserError: no such file, not YAML of plain values, not a mapping, or one whose aliases hold
-            themselves or more than `LARGEST` values.
+        UserError: the file is missing, is not YAML of plain values or not a mapping, or its aliases
+            contain themselves or stand for more than `LARGEST` values.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,7 +32,7 @@ def _read_yaml(path: Path, mtime: int) -> dict:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         size = _size(data, {})
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
-        # besides its own errors, the reader lets through those of dates and numbers that are none
+        # PyYAML also lets through the errors that Python raises for impossible dates and numbers
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
@@ -43,14 +44,18 @@ def _read_yaml(path: Path, mtime: int) -> dict:
 
 
 def _size(value: Any, known: dict[int, int]) -> int:
-    """Count the values below `value`, each alias's anew; RecursionError if one holds itself.
+    """Count the values below `value`, once for each alias; `known` holds counts by identity.
 
-    `known` has the counts by identity, so that the time is that of the file, not of the count.
+    A value that several aliases name is walked once, so the time grows with the file's length and
+    not with the count.
+
+    Raises:
+        RecursionError: a value contains itself.
     """
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
-        known[id(value)] = 0
+        known[id(value)] = 0  # being counted: to meet it again means that it contains itself
         parts = [*value, *value.values()] if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_size(part, known) for part in parts)
     elif not known[id(value)]:

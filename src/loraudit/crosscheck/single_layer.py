@@ -1,10 +1,10 @@
-"""The layer cross-check: one LoRA layer in our code, in PEFT and (where installed) in loralib.
+"""The layer cross-check: one LoRA layer in our code, in PEFT and, if installed, in loralib.
 
-All get the same frozen weight, the same A and B, the same inputs and the same dropout mask, and are
-compared on outputs, gradients, STEPS steps of AdamW with a schedule and accumulated batches,
-merging (weights too), saving, and other values of A and B on the same base. Several adapters on
-one model are compared with PEFT's in whole_model.py. `Case` says which layer; `compare_layer`
-returns rows of check, against, dtype, difference, tolerance, ok.
+All get the same frozen weight, A, B, inputs and dropout mask. They are compared on outputs,
+gradients, STEPS steps of AdamW with a schedule and accumulated batches, merging (the weights too),
+saving, and other values of A and B on the same base. whole_model.py compares several adapters on
+one model with PEFT's. `Case` says which layer; `compare_layer` returns rows of check, against,
+dtype, difference, tolerance, ok.
 """
 
 import copy
@@ -24,10 +24,11 @@ from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
 STEPS, ACCUMULATED, ROWS, LENGTH = 100, 2, 3, 4
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.02}
-"""Largest difference allowed, relative to the larger of 1 and the largest value compared. It is
-thousands of roundings (2e-16, 6e-8) because 100 steps of AdamW add them up; bfloat16 rounds at
-4e-3, and a product through rank r does so a few times: it shows that autocast is handled alike,
-while small faults are for the other two."""
+"""The largest difference allowed, relative to the larger of 1 and the largest value compared.
+
+float64 and float32 allow thousands of roundings (2e-16, 6e-8), because 100 steps of AdamW add them
+up. bfloat16 rounds at 4e-3, a few times in a product through rank r: it shows that autocast is
+handled alike, while the other two show small faults."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Case:
 
 @dataclass
 class Layer:
-    """One implementation's layer with its A (r, d_in) and B (d_out, r), whatever it calls them."""
+    """One implementation's layer, with its A (r, d_in) and B (d_out, r) under our names."""
 
     module: nn.Module
     lora_A: nn.Parameter
@@ -57,7 +58,7 @@ class Layer:
     weight: Callable[[], Tensor]
 
     def fill(self, lora_A: Tensor, lora_B: Tensor) -> "Layer":
-        """Set A and B; returns itself."""
+        """Set the values of A and B, and return this object."""
         with torch.no_grad():
             self.lora_A.copy_(lora_A)
             self.lora_B.copy_(lora_B)
@@ -65,7 +66,7 @@ class Layer:
 
 
 def base_layer(case: Case, dtype: torch.dtype) -> nn.Module:
-    """Make the frozen layer: random weight, and a random bias so that losing it shows."""
+    """Make the frozen layer with random weight, and random bias so that a lost bias shows."""
     torch.manual_seed(case.seed)
     if case.kind == "embedding":
         sizes = case.d_in, case.d_out, case.padding_idx
@@ -85,8 +86,8 @@ def ours(case: Case, base: nn.Module) -> Layer:
     if case.kind == "embedding":
         layer = LoRAEmbedding(base, case.rank, case.alpha)
     else:
-        made = LoRAConv1D if case.kind == "conv1d" else LoRALinear
-        layer = made(base, case.rank, case.alpha, case.dropout)
+        lora_class = LoRAConv1D if case.kind == "conv1d" else LoRALinear
+        layer = lora_class(base, case.rank, case.alpha, case.dropout)
     return Layer(
         layer, layer.lora_A, layer.lora_B, layer.merge, layer.unmerge, lambda: layer.base.weight
     )
@@ -145,7 +146,7 @@ def loralibs(case: Case, base: nn.Module) -> Layer:
 
 
 def references() -> dict[str, Callable[[Case, nn.Module], Layer]]:
-    """Return the implementations to compare with; loralib is a test extra and may be absent."""
+    """Return the implementations to compare with; loralib may not be installed."""
     try:
         import loralib  # noqa: F401
     except ImportError:
@@ -154,7 +155,7 @@ def references() -> dict[str, Callable[[Case, nn.Module], Layer]]:
 
 
 def inputs(case: Case, dtype: torch.dtype, count: int) -> list[Tensor]:
-    """Draw batches: (ROWS, LENGTH) token ids for an embedding, else (ROWS, LENGTH, d_in)."""
+    """Draw batches of (ROWS, LENGTH) token ids for an embedding, else of (ROWS, LENGTH, d_in)."""
     generator = torch.Generator().manual_seed(case.seed + 1)
     if case.kind == "embedding":
         size = (ROWS, LENGTH)
@@ -171,7 +172,10 @@ def draw_pair(case: Case, dtype: torch.dtype, seed: int = 2) -> tuple[Tensor, Te
 
 
 def difference(left: Tensor, right: Tensor) -> float:
-    """Return the largest absolute difference over the larger of 1 and the largest value."""
+    """Return the largest absolute difference, divided by the larger of 1 and the largest value.
+
+    It is infinity if a value is NaN.
+    """
     gap = (left.double() - right.double()).abs().max().item()
     return gap / max(1.0, right.double().abs().max().item()) if gap == gap else float("inf")
 
@@ -190,7 +194,7 @@ def compare_layer(case: Case, dtype: str) -> list[dict]:
 
 
 def twins(case: Case, dtype: torch.dtype, build: Callable) -> tuple[Layer, Layer]:
-    """Make our layer and another's, each on a copy of the same base, with the same A and B."""
+    """Make our layer and another's on copies of the same base, with the same A and B."""
     base, pair = base_layer(case, dtype), draw_pair(case, dtype)
     left, right = (make(case, copy.deepcopy(base)).fill(*pair) for make in (ours, build))
     return left, right
@@ -206,7 +210,7 @@ def autocast_checks(case: Case, dtype: torch.dtype, build: Callable) -> Iterator
 
 
 def layer_checks(case: Case, dtype: torch.dtype, build: Callable) -> Iterator[tuple[str, float]]:
-    """Yield each check's name and difference."""
+    """Yield the name and the difference of each check in one float type."""
     x, *batches = inputs(case, dtype, 1 + STEPS * ACCUMULATED)
     yield "start is the base", _start_gap(case, dtype, x)
     left, right = twins(case, dtype, build)
@@ -235,7 +239,7 @@ def _eval_output(layer: Layer, x: Tensor, switch: bool = True) -> Tensor:
 
 
 def _merge_gaps(left: Layer, right: Layer, x: Tensor, out: Tensor) -> Iterator[tuple[str, float]]:
-    """Merge both, ours twice, and take it out again, ours twice: outputs and weights."""
+    """Merge and unmerge both; ours does each twice, and the second must change nothing."""
     for side in (left, right):
         side.module.train()  # loralib merges on eval()
     start = left.weight().clone()
@@ -260,9 +264,10 @@ def _switched(layer: Layer, x: Tensor) -> Tensor:
 
 
 def _start_gap(case: Case, dtype: torch.dtype, x: Tensor) -> float:
-    """Return how far our fresh layer is from its base; infinity if it could never learn.
+    """Return how far our new layer is from its base; infinity if A and B do not start right.
 
-    Exactly one of A and B is zero at the start: A is random and B zero, embeddings the reverse.
+    At the start A is random and B zero, in an embedding the reverse; with both zero, no gradient
+    would ever reach them.
     """
     base = base_layer(case, dtype)
     expected = base(x)
@@ -276,7 +281,8 @@ def _start_gap(case: Case, dtype: torch.dtype, x: Tensor) -> float:
 
 
 def _gradient_gaps(case: Case, left: Layer, right: Layer, x: Tensor) -> Iterator[tuple[str, float]]:
-    found = []
+    """Yield the gaps of the gradients of x, A and B, and whether only A and B have any."""
+    gradients = []
     for layer in (left, right):
         own = x.clone()
         if case.kind != "embedding":
@@ -285,8 +291,8 @@ def _gradient_gaps(case: Case, left: Layer, right: Layer, x: Tensor) -> Iterator
         frozen = [p.grad for p in layer.module.parameters() if not p.requires_grad]
         trained = sum(p.requires_grad for p in layer.module.parameters())
         clean = trained == 2 and all(grad is None for grad in frozen)
-        found.append((own.grad, layer.lora_A.grad, layer.lora_B.grad, clean))
-    (x_1, a_1, b_1, clean), (x_2, a_2, b_2, _) = found
+        gradients.append((own.grad, layer.lora_A.grad, layer.lora_B.grad, clean))
+    (x_1, a_1, b_1, clean), (x_2, a_2, b_2, _) = gradients
     if case.kind != "embedding":
         yield "gradient of x", difference(x_1, x_2)
     yield "gradient of A", difference(a_1, a_2)
@@ -295,17 +301,17 @@ def _gradient_gaps(case: Case, left: Layer, right: Layer, x: Tensor) -> Iterator
 
 
 def _trajectory_gap(left: Layer, right: Layer, batches: list[Tensor]) -> float:
-    """Train both with AdamW, linear schedule and warm-up, two batches a step; worst difference."""
-    made = []
+    """Train both with AdamW, linear schedule and warm-up; return the largest gap of any step."""
+    trained = []
     for layer in (left, right):
         pair = [layer.lora_A, layer.lora_B]
         for parameter in pair:
             parameter.grad = None
         optimizer = torch.optim.AdamW(pair, lr=1e-2, weight_decay=0.01)
-        made.append((layer, optimizer, get_scheduler("linear", optimizer, STEPS // 10, STEPS)))
+        trained.append((layer, optimizer, get_scheduler("linear", optimizer, STEPS // 10, STEPS)))
     worst = 0.0
     for step in range(STEPS):
-        for layer, optimizer, scheduler in made:
+        for layer, optimizer, scheduler in trained:
             for x in batches[step * ACCUMULATED : (step + 1) * ACCUMULATED]:
                 (_train_output(layer, x).pow(2).mean() / ACCUMULATED).backward()
             optimizer.step()
@@ -320,7 +326,7 @@ def _trajectory_gap(left: Layer, right: Layer, batches: list[Tensor]) -> float:
 def _exchange_gaps(
     case: Case, dtype: torch.dtype, build: Callable, x: Tensor
 ) -> Iterator[tuple[str, float]]:
-    """Carry A and B across both ways, through our state dict, and change them on the same base."""
+    """Save and load A and B, carry them to the other layer and back, and change their values."""
     base = base_layer(case, dtype)
     saved = ours(case, copy.deepcopy(base)).fill(*draw_pair(case, dtype, seed=3))
     loaded = ours(case, copy.deepcopy(base))

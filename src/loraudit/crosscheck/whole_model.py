@@ -1,14 +1,19 @@
 """The cross-check: our LoRA and PEFT's side by side on the same start and the same batches.
 
-Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows, dropout on, under
-the run's own learning rate, AdamW settings (weight decay on all) and schedule; after each step
-every trainable tensor is compared. At the trained point (where B is no longer zero) the outputs,
-the gradients, the merged models, the adapters loaded across both ways, and two adapters switched
-over one base are compared; and ours with the plain layers on the whole model, where the run's
-`compute` takes shortcuts. All of it twice, in float64 and float32. Then each shape of the
-adapted layers is compared alone, with loralib too (single_layer.py). On a quantised base (hqq; in
-float64 the same integers are unpacked in float64) nothing can be merged, and that is what is
-checked; the layers compared alone are then unquantised ones of the same shapes.
+Both twins train STEPS optimizer steps of ACCUMULATED batches of ROWS real rows, with dropout and
+the run's own learning rate, AdamW settings (weight decay on all tensors) and schedule. After each
+step every trainable tensor is compared. After training, when B is no longer zero, these are too:
+
+    - outputs and gradients
+    - the merged models
+    - adapters that one code saves and the other loads
+    - two adapters that are switched on one base
+    - the run's fast path with the plain layers on the whole model
+
+All of this is done in float64 and in float32. Then each shape of the adapted layers is compared
+alone, with loralib too (single_layer.py). On a quantised base (in float64 its same integers are
+unpacked to float64) nothing can be merged, so the check is that merging is refused; the layers
+compared alone are unquantised ones of the same shapes.
 """
 
 import copy
@@ -33,27 +38,27 @@ from loraudit.training.schedule import learning_rate, make_schedule
 
 STEPS, ACCUMULATED, ROWS = 20, 2, 2
 LAYER_DROPOUT = 0.1
-"""Least LoRA dropout of the layer checks: without any, dropout would go unchecked."""
+"""The least LoRA dropout of the layer checks, so that dropout is checked in runs without it too."""
 
 TOLERANCE = {
     "float64": {"exact": 0.0, "close": 1e-10, "trajectory": 1e-8, "read": 1e-6},
     "float32": {"exact": 0.0, "close": 1e-4, "trajectory": 1e-3, "read": 1e-4},
 }
-"""Largest absolute difference allowed. "close" is some 1,000 rounding errors of outputs of order 1
-summed over a few hundred terms (float64 2e-16, float32 1e-7); "trajectory" allows a hundred (ten)
-times as much, since AdamW divides by the root of a squared gradient and so magnifies the rounding
-of small ones. "exact" is for what no arithmetic touches: names and initial values. "read" is for
-adapters that PEFT loads on a quantised base: it holds them in float32, whatever the base's dtype
-(a rounding of 6e-8)."""
+"""The largest absolute difference allowed. "close" is some 1,000 rounding errors (float64 2e-16,
+float32 1e-7) of outputs of order 1 that are sums of a few hundred terms. "trajectory" allows 100
+times as much in float64 and 10 times in float32, since AdamW divides by the root of a squared
+gradient and so magnifies the rounding of small ones. "exact" is for names and initial values, which
+no arithmetic changes. "read" is for adapters that PEFT loads on a quantised base: it holds them in
+float32 (a rounding of 6e-8), whatever the base's dtype."""
 
 Tensors = dict[str, torch.Tensor]
 
 
 def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
-    """Compare the twins; returns rows of check, against, dtype, difference, tolerance, ok.
+    """Compare the twins; return rows of check, against, dtype, difference, tolerance, ok.
 
     Raises:
-        UserError: settings that do not fit the data or model.
+        UserError: settings do not fit the data or the model.
     """
     examples = load_examples(spec, tokens, "train")
     generator = np.random.default_rng(derive_seed(spec.seed, "order", 1))
@@ -74,7 +79,7 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
 
 
 def layer_cases(model: nn.Module, spec: RunSpec) -> list[single_layer.Case]:
-    """Return one case per kind and shape among the layers that the run adapts."""
+    """Return one case for each kind and shape among the layers that the run adapts."""
     cases: dict[tuple, single_layer.Case] = {}
     adapter = spec.lora
     for name in target_modules(model, spec.model, adapter.targets):
@@ -92,9 +97,9 @@ def layer_cases(model: nn.Module, spec: RunSpec) -> list[single_layer.Case]:
 
 
 def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) -> list[dict]:
-    """Run all checks in one dtype ("float64" or "float32"); `base` is left as it is.
+    """Run all checks in one dtype ("float64" or "float32"), without changing `base`.
 
-    The last batch is kept for the comparison after training; the others are trained on.
+    The twins train on all batches but the last, on which they are compared after training.
     """
     whole = copy.deepcopy(base).to(getattr(torch, dtype))
     base = shorten(copy.deepcopy(whole), spec)
@@ -115,7 +120,7 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("outputs", _logit_gap(ours, twin, probe), "close")
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
         check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
-        if spec.lora.init == "loftq":  # it has quantised the base anew
+        if spec.lora.init == "loftq":  # LoftQ has changed the base: take it from ours
             base = inject.remove(copy.deepcopy(ours))
         read = "read" if spec.base_bits else "close"
         check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), read)
@@ -130,24 +135,24 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
 
 
 def _merging(ours: nn.Module, twin: nn.Module, probe: Tensors) -> dict[str, float]:
-    """Merge both twins and unmerge ours; returns the differences by check."""
+    """Merge both twins and unmerge ours; return {check: difference}."""
     unmerged, weights = logits(ours, probe), base_weights(ours)
     inject.merge(ours)
     twin.merge_adapter()
-    found = {
+    gaps = {
         "merged equals unmerged": (logits(ours, probe) - unmerged).abs().max().item(),
         "merged outputs": _logit_gap(ours, twin, probe),
         "merged weights": _largest(base_weights(ours), base_weights(twin)),
     }
     inject.unmerge(ours)
-    return found | {
+    return gaps | {
         "unmerged weights": _largest(base_weights(ours), weights),
         "unmerged again": (logits(ours, probe) - unmerged).abs().max().item(),
     }
 
 
 def _merged_anyway(ours: nn.Module) -> float:
-    """Count the adapters that let themselves be merged into packed weights."""
+    """Count the adapters that do not refuse to be merged into packed weights."""
     refused = 0
     for layer in inject.lora_layers(ours).values():
         try:
@@ -178,9 +183,10 @@ def base_weights(model: nn.Module) -> Tensors:
 
 
 def trajectory(ours: nn.Module, twin: nn.Module, spec: RunSpec, batches: list[Tensors]) -> float:
-    """Train both in step, ACCUMULATED batches at a time, with the run's schedule and its warm-up.
+    """Train both side by side, with ACCUMULATED batches a step and the run's schedule.
 
-    Returns the largest difference of any tensor after any step.
+    Returns:
+        The largest difference of any trainable tensor after any step.
     """
     steps = [batches[i : i + ACCUMULATED] for i in range(0, len(batches), ACCUMULATED)]
     pair = [(model, *_optimizer(model, spec, len(steps))) for model in (ours, twin)]
@@ -210,29 +216,29 @@ def _optimizer(model: nn.Module, spec: RunSpec, steps: int) -> tuple:
 
 
 def loss_backward(model: nn.Module, batch: Tensors, seed: int, dropout: bool = True) -> None:
-    """Accumulate gradients of the mean loss of one batch, dropout masks drawn from `seed`."""
+    """Add the gradients of a batch's mean loss; `seed` draws the dropout masks."""
     model.train(dropout)
     torch.manual_seed(seed)
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    out = model(**inputs).logits
-    if out.shape[1] == 1:
-        loss = nn.functional.mse_loss(out[:, 0], batch["labels"].to(out.dtype))
+    outputs = model(**inputs).logits
+    if outputs.shape[1] == 1:
+        loss = nn.functional.mse_loss(outputs[:, 0], batch["labels"].to(outputs.dtype))
     else:
-        loss = nn.functional.cross_entropy(out, batch["labels"])
+        loss = nn.functional.cross_entropy(outputs, batch["labels"])
     loss.backward()
 
 
 def gradients(model: nn.Module, batch: Tensors, dropout: bool = True) -> Tensors:
-    """Return the gradients of one batch by in-house names, and clear them."""
+    """Return the gradients of one batch under in-house names, and clear them in the model."""
     loss_backward(model, batch, seed=0, dropout=dropout)
-    found = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
+    copies = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
     model.zero_grad()
-    return found
+    return copies
 
 
 @torch.no_grad()
 def logits(model: nn.Module, batch: Tensors) -> torch.Tensor:
-    """Return the outputs in evaluation mode."""
+    """Return the outputs of one batch in evaluation mode."""
     model.eval()
     return model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
 
@@ -254,17 +260,17 @@ def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
 
 
 def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Compare with the plain layers on the whole model: what the run's fast path must equal."""
+    """Compare ours with the plain layers on the whole model, which its fast path must equal."""
     plain = inject.apply(copy.deepcopy(whole), spec.model_copy(update={"compute": "plain"}))
     values = {name: parameter.detach() for name, parameter in trainable(ours).items()}
     plain.load_state_dict(values, strict=False)
-    return _largest(  # without dropout, of which the fast path draws less
+    return _largest(  # without dropout, for which the fast path draws fewer numbers
         *({"": logits(m, probe), **gradients(m, probe, dropout=False)} for m in (ours, plain))
     )
 
 
 def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Save ours, load it with PEFT on a fresh base, compare outputs."""
+    """Save ours, load it with PEFT on a new copy of the base, and compare outputs."""
     with tempfile.TemporaryDirectory() as folder:
         inject.export(ours, spec, Path(folder))
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder)
@@ -272,7 +278,7 @@ def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensor
 
 
 def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Save PEFT's, load it with our code on a fresh base, compare outputs."""
+    """Save PEFT's, load it with our code on a new copy of the base, and compare outputs."""
     with tempfile.TemporaryDirectory() as folder:
         peft_twin.export(twin, spec, Path(folder))
         loaded = inject.load(copy.deepcopy(base), Path(folder))
@@ -280,9 +286,9 @@ def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensor
 
 
 def _several(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Switch between two adapters over one base, here and in PEFT; the largest difference.
+    """Switch between two adapters on one base, in our code and in PEFT; return the largest gap.
 
-    The second adapter is the first with other values.
+    The second adapter is the first one times -1.5.
     """
     with tempfile.TemporaryDirectory() as root:
         other = copy.deepcopy(ours)

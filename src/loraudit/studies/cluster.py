@@ -24,12 +24,12 @@ class Need(Frozen):
 
 
 class Factor(Frozen):
-    """How many times as much a model or a task takes."""
+    """How many times as much as the smallest a model or a task takes."""
 
     minutes: Times = 1
-    """times the wall time"""
+    """factor of the wall time"""
     mem_mb: Times = 1
-    """times the memory"""
+    """factor of the memory"""
 
 
 class ClusterFile(Frozen):
@@ -38,20 +38,20 @@ class ClusterFile(Frozen):
     jobs: dict[Job, Need]
     """minutes and memory of each kind of job on the smallest model and task"""
     models: dict[str, Factor] = {}
-    """how much more a model takes"""
+    """factors of each model; 1 for one that is not named"""
     tasks: dict[str, Factor] = {}
-    """how much more a task takes"""
+    """factors of each task; 1 for one that is not named"""
     most_minutes: Count
-    """longest time that the cluster grants a job"""
+    """the longest time that the cluster grants a job"""
 
     def needs(self, job: Job, models: list[str], tasks: list[str], attempt: int) -> Need:
-        """Return what a job asks for: of several models or tasks, the largest counts.
+        """Return what a job asks for; of several models or tasks, the one that takes most counts.
 
         Args:
             job: kind of job.
             models: names of the models that it reads.
             tasks: names of its tasks.
-            attempt: 1 for the first; each further one asks for as much again.
+            attempt: 1 for the first try; the second asks for twice as much, and so on.
         """
         base = self.jobs[job]
         model, task = _largest(self.models, models), _largest(self.tasks, tasks)
@@ -61,11 +61,11 @@ class ClusterFile(Frozen):
 
 
 def _largest(table: dict[str, Factor], names: list[str]) -> Factor:
-    """Return the largest factors of some models or tasks; 1 for what the table does not name."""
-    found = [table.get(name, Factor()) for name in names] or [Factor()]
+    """Return the largest factors of some models or tasks; one that is not in the table has 1."""
+    factors = [table.get(name, Factor()) for name in names] or [Factor()]
     return Factor(
-        minutes=max(factor.minutes for factor in found),
-        mem_mb=max(factor.mem_mb for factor in found),
+        minutes=max(factor.minutes for factor in factors),
+        mem_mb=max(factor.mem_mb for factor in factors),
     )
 
 

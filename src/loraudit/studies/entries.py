@@ -21,16 +21,16 @@ class WheelSource(Frozen):
     wheel: str = Field(pattern=r"^[A-Za-z0-9_.-]+==[0-9][A-Za-z0-9.]*$")
     """name==version on the package index"""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """of the wheel; another file is refused"""
+    """digest of the wheel; a file with another digest is refused"""
     path: str
-    """inside the wheel: a folder (models) or a CSV file (tasks)"""
+    """a folder (models) or a CSV file (tasks) inside the wheel"""
 
 
 class FolderSource(Frozen):
     """A local folder in the hub's layout (for data: with a config name inside)."""
 
     folder: str
-    """path, from where Snakemake is run"""
+    """its path, relative to the folder in which Snakemake is run"""
     config: str | None = None
     """configuration named in the folder's README.md; null: the folder holds one data set"""
 
@@ -41,7 +41,7 @@ class HubSource(Frozen):
     hub: str
     """owner/name"""
     revision: str = Field(pattern=r"^[0-9a-f]{40}$")
-    """commit"""
+    """the commit"""
     config: str | None = None
     """configuration of a data set"""
 
@@ -80,19 +80,19 @@ class TaskEntry(Frozen):
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """one or two text columns"""
     label: str | None = None
-    """label column: class numbers from 0, or numbers to predict; either this or `rating`"""
+    """label column, with class numbers from 0 or numbers to predict; null where `rating` is set"""
     rating: RatingRule | None = None
     """make two classes and a validation split from one table with ratings"""
     classes: tuple[str, ...] = ()
-    """names in label order, two or more; left out: a number to predict"""
+    """names of the classes in label order, two or more; left out if a number is to be predicted"""
     train_split: str = "train"
     """split to train on"""
     validation_split: str = "validation"
     """split to choose the epoch on and to score"""
     also_validate: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], str] = {}
-    """further splits to score, by the name that they get (MNLI: mismatched)"""
+    """`name: split` of further splits to score; MNLI's `mismatched`, for example"""
     rows: dict[str, int] | None = None
-    """published size of each split; other sizes are called a subset"""
+    """published number of rows of each split; a run on other numbers is called a subset"""
     metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...]
     """scores to compute"""
     headline: str
@@ -136,7 +136,7 @@ class ModelEntry(Frozen):
     source: Source
     """where config, weights (safetensors) and tokenizer come from"""
     modules: dict[Matrix, str] = Field(min_length=1)
-    """name of each weight matrix, `*` for the layer number; `family` fills it in"""
+    """module name of each weight matrix, `*` for the layer number; `family` fills it in"""
     head: tuple[str, ...] = Field(min_length=1)
     """modules of the classification head; `family` fills it in"""
     output: str | None = None
@@ -152,11 +152,11 @@ class ModelEntry(Frozen):
 
 
 def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:
-    """Return the number and the matrix (q k v o up down) of a layer, None if it has no name here.
+    """Return the number of a layer and its matrix (q k v o up down); None if no name fits it.
 
     Args:
-        layer: its full name in the model.
-        modules: names of the matrices as in models.yaml, `*` for the number.
+        layer: full name in the model.
+        modules: module name of each matrix as in models.yaml, `*` for the layer number.
     """
     for matrix, module in modules.items():
         pattern = re.escape(module).replace(r"\*", r"(\d+)")

@@ -11,14 +11,22 @@ from loraudit.studies.values import validated
 
 
 def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
-    """Read one task's entry. Raises UserError if unknown, ill-formed or unfit for a path."""
+    """Read one task's entry.
+
+    Raises:
+        UserError: the entry is unknown or ill-formed, or its name is not fit for a path.
+    """
     entry = _entry("task", name, read_yaml(path), path)
     check_name(f"{path}: task", name)
     return validated(TaskEntry, {"name": name, **entry}, f"{path}: {name}")
 
 
 def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
-    """Read one model's entry, with its family's module names. Raises UserError if ill-formed."""
+    """Read one model's entry, and fill in its family's module names.
+
+    Raises:
+        UserError: the entry is unknown or ill-formed, or its name is not fit for a path.
+    """
     table = read_yaml(path)
     families = table.get("families", {})
     entry = dict(_entry("model", name, table.get("models", {}), path))
@@ -29,7 +37,7 @@ def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry
 
 
 def _entry(what: str, name: Any, table: Any, path: Path | str) -> dict:
-    """Return one entry of a table of mappings, by a name that is fit for a path."""
+    """Return the entry of this name from a table of mappings."""
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected names and entries, got {table!r}")
     if not isinstance(name, str) or name not in table:
@@ -40,14 +48,15 @@ def _entry(what: str, name: Any, table: Any, path: Path | str) -> dict:
 
 
 NAME, LONGEST = r"\w[\w.+-]*", 100
-"""Of names of studies, tasks and models, which become folders: what is legal, and the bytes."""
+"""What a study, task or model may be called, as a pattern and as the most bytes: the names become
+folders."""
 
 
 def check_name(what: str, name: str) -> None:
     """Refuse a name that is not fit for a path.
 
     Raises:
-        UserError: with what is legal.
+        UserError: the name is not fit; the message says what is legal.
     """
     if not re.fullmatch(NAME, name) or len(name.encode()) > LONGEST:
         raise UserError(

@@ -1,8 +1,9 @@
 """From a study's YAML file to its named runs.
 
-A study's fields come in layers, later ones winning: config/defaults.yaml, the study's protocol
-(config/protocols) and the study file itself; grid.py says how a layer's parts and the grid's blocks
-combine. Switches on the command line come last.
+A run's fields are looked up in three files, of which a later one overrides an earlier one:
+config/defaults.yaml, the study's protocol (config/protocols) and the study file itself. Each is a
+`Layer`; grid.py says how layers and the grid's blocks combine. The command line's switches (task
+and model) override all of them.
 """
 
 import functools
@@ -38,7 +39,7 @@ def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, .
     """Turn "q+v", "all" or ["q", "v"] into matrix names in the order of `MATRICES`.
 
     Raises:
-        UserError: a name that is no matrix, or that this model lacks.
+        UserError: a name is no matrix, or this model has no such matrix.
     """
     if value == "all":
         return tuple(name for name in MATRICES if name in model.modules)
@@ -60,7 +61,7 @@ def load_configured(config: dict, folder: Path | str = "config") -> Study:
     """Load the study that a configuration (config.yaml with command-line changes) asks for.
 
     Raises:
-        UserError: anything wrong in the configuration or the study.
+        UserError: something is wrong in the configuration or the study.
     """
     checked: Config = validated(Config, config, "config")
     path = Path(checked.study)
@@ -85,9 +86,10 @@ def load_study(
 
     Args:
         path: the study's YAML file.
-        overrides: task and model switches of the command line. A task that is one of several of
-            the study's restricts it to that task (and the runs it starts from); any other replaces
-            the study's own. They become part of the study's name: no two share results.
+        overrides: task and model from the command line. If the study has several tasks and the
+            given one is among them, only its runs are kept, with the runs that they start from;
+            otherwise the given task or model replaces the study's own. Both become part of the
+            study's name, so that differently switched studies never share results.
         folder: where defaults.yaml, tasks.yaml, models.yaml and protocols/ are.
         glue: "hub", or a local folder in the hub's layout that stands in for it.
         models: "hub", or a local folder with one sub-folder per model name.
@@ -103,7 +105,7 @@ def load_study(
     overrides = dict(overrides or {})
     layers = _layers(file, path, folder)
     only = _only_task(file, path, layers, overrides)
-    if only:
+    if only:  # expand all tasks: a run that is kept may start from a run on another task
         del overrides["task"]
     points = [
         point
@@ -113,7 +115,7 @@ def load_study(
     runs = _with_starts(_Resolver(folder, glue, models), points)
     if only:
         runs = _restricted(runs, only)
-        overrides["task"] = only
+        overrides["task"] = only  # for the study's name
     _check_distinct(runs, path)
     _check_names(file, runs, path, folder, restricted=bool(only))
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
@@ -128,7 +130,10 @@ def load_study(
 
 
 def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
-    """Return defaults, protocol and study, checked for unknown fields, tasks and methods."""
+    """Return the layers in the order in which they override each other, the study file last.
+
+    Unknown fields, tasks and methods are refused.
+    """
     shared = dict(read_yaml(folder / "defaults.yaml"))
     per_method = shared.pop("per_method", {})
     layers = {folder / "defaults.yaml": Layer(defaults=shared, per_method=per_method)}
@@ -151,7 +156,9 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
 
 
 def _only_task(file: StudyFile, path: Path, layers: list[Layer], overrides: dict) -> str | None:
-    """Return the task that the command line restricts a study of several tasks to, if it does."""
+    """Return the one of a study's several tasks that the command line asks for; None: it asks for
+    none, or for a task that replaces the study's own.
+    """
     if "task" not in overrides:
         return None
     blocks = study_blocks(file, path)
@@ -160,7 +167,7 @@ def _only_task(file: StudyFile, path: Path, layers: list[Layer], overrides: dict
 
 
 def _check_distinct(runs: list[Run], path: Path) -> None:
-    """Refuse runs of one name, and seeds of one cell that differ in more than their seed."""
+    """Refuse runs of the same name, and runs of one cell that differ in more than their seed."""
     for name, count in Counter(run.id for run in runs).items():
         if count > 1:
             raise UserError(f"{path}: {count} runs are called {name!r}; give a block a 'label'")
@@ -181,7 +188,10 @@ def _check_distinct(runs: list[Run], path: Path) -> None:
 def _check_names(
     file: StudyFile, runs: list[Run], path: Path, folder: Path, restricted: bool
 ) -> None:
-    """Check that the variants of `contrasts` and the tables of `compare` are there."""
+    """Check that the variants of `contrasts` and the published tables of `compare` exist.
+
+    A study that is `restricted` to one task may lack variants.
+    """
     variants = {variant_of(run.id) for run in runs}
     for name in itertools.chain(*file.contrasts):
         if name not in variants and not restricted:
@@ -193,7 +203,7 @@ def _check_names(
 
 
 class _Resolver:
-    """Turns points into named runs: names of tasks and models become their entries.
+    """Turns points into named runs, and the names of tasks and models into their entries.
 
     Args:
         folder: where tasks.yaml and models.yaml are.
@@ -219,7 +229,7 @@ class _Resolver:
         return model.model_copy(update={"source": source})
 
     def run(self, point: Point, warm_start: dict | None) -> Run:
-        """Make the run of a point, which starts from another run if `warm_start` says so."""
+        """Make the run of a point, which starts from the run in `warm_start`, or cold if None."""
         fields, where = dict(point.fields), point.where
         try:
             entries = {"task": self.task(fields["task"]), "model": self.model(fields["model"])}
@@ -234,15 +244,15 @@ class _Resolver:
 def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
     """Make a run from its fields by their names in a study file.
 
-    The adapter's fields are gathered into an `AdapterSpec` and the method's own settings into
-    theirs; what the method has no use for is left out.
+    The adapter's fields go into an `AdapterSpec`, the method's own settings into an object of their
+    class. Fields that the method has no use for are dropped.
 
     Args:
-        fields: flat, as in config/defaults.yaml; `task` and `model` are entries already.
+        fields: side by side as in config/defaults.yaml, but `task` and `model` are entries.
         where: the place in the study file, for error messages.
 
     Raises:
-        UserError: a missing key or a wrong value, with its place.
+        UserError: a key is missing or a value wrong; the message says where.
     """
     own = {name: fields.get(name) for name, method in METHODS.items() if method.settings}
     values = {key: value for key, value in fields.items() if key not in own}
@@ -262,13 +272,13 @@ def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
 
 
 def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> AdapterSpec:
-    """Make a run's adapter; `own_init` says that the method starts A and B in a way of its own."""
+    """Make a run's adapter; with `own_init` the method starts A and B, and `init` is dropped."""
     if "targets" in fields:
         try:
             fields["targets"] = parse_targets(fields["targets"], model)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-    if fields.get("alpha") == "rank":
+    if fields.get("alpha") == "rank":  # so that alpha / r is 1 at every rank
         fields["alpha"] = fields.get("rank")
     if own_init:
         fields |= {"init": None, "init_std": None}
@@ -276,7 +286,11 @@ def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> Ada
 
 
 def _with_starts(resolver: _Resolver, points: list[Point]) -> list[Run]:
-    """Make the runs; one with a warm start gets the digest of the run that it starts from."""
+    """Make the runs in the order of the points.
+
+    Runs that start cold are made first, because a run that starts warm holds the name and digest of
+    the run that it starts from.
+    """
     cold = [resolver.run(point, None) for point in points if not point.starts_warm]
     starts: dict[tuple, Run] = {}
     for run in cold:
@@ -295,7 +309,7 @@ def _with_starts(resolver: _Resolver, points: list[Point]) -> list[Run]:
 
 
 def _check_cold_method(point: Point) -> None:
-    """Refuse a warm start of a method that moves ranks, with the line that mends it."""
+    """Refuse a warm start of a method that moves ranks; the message has the line that mends it."""
     name = point.fields["method"]
     if METHODS[name].moves_ranks:
         raise UserError(
@@ -305,21 +319,25 @@ def _check_cold_method(point: Point) -> None:
 
 
 def _shared(spec: RunSpec) -> tuple:
-    """Return what a run has in common with the one that it starts from."""
+    """Return the values that a run must share with the one that it starts from."""
     adapter = spec.adapter
     own = (adapter.rank, adapter.alpha, adapter.targets) if adapter else ()
     return spec.model.name, spec.method, spec.seed, *own
 
 
 def _start(point: Point, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
-    """Return the key of the run that a point starts from: the one equal in all that is `_shared`.
+    """Return the key in `starts` of the run that a point starts from.
 
-    Of several the one with the same label is taken, or else the unlabelled one.
+    That is the run on the asked task with equal `_shared` values and the point's label; if there is
+    none, the one without a label.
 
     Args:
-        point: asks for the start.
-        spec: the point's own, without a start.
-        starts: the runs that start cold, by task, label and what is shared.
+        point: the point, with a `warm_start`.
+        spec: the spec of its run, as if it started cold.
+        starts: the runs that start cold; keys are task, label and `_shared` values.
+
+    Raises:
+        UserError: `warm_start` is ill-formed, or no run fits.
     """
     asked, where = point.fields["warm_start"], point.where
     if not isinstance(asked, dict) or set(asked) != {"task", "tensors"}:
@@ -337,7 +355,7 @@ def _start(point: Point, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
 
 
 def _restricted(runs: list[Run], task: str) -> list[Run]:
-    """Keep one task's runs and those that they start from."""
+    """Keep the runs on one task, and the runs that these start from."""
     starts = (run.spec.warm_start for run in runs if run.spec.task.name == task)
     needed = {start.run for start in starts if start}
     return [run for run in runs if run.spec.task.name == task or run.id in needed]

@@ -1,7 +1,15 @@
 """Grid blocks and ablations of a study file, expanded into points: one point per run.
 
-A point's fields come in layers, later ones winning: each layer's `defaults`; then each layer's
-`per_task` and `per_method`; then the block itself, whose list-valued fields are axes.
+A point's fields come from these places, of which a later one overrides an earlier one:
+
+    1. `defaults` of defaults.yaml, then of the protocol, then of the study file
+    2. `per_task` of these three files, for the point's task
+    3. `per_method` of these three files, for the point's method
+    4. the block itself
+
+Lists in `defaults` and in the block are axes: a block has one point for each combination of their
+values. `per_task` and `per_method` can only be looked up once an axis has given a point its task
+and method, so they are filled in after the expansion, and never over what the block says.
 """
 
 import itertools
@@ -22,15 +30,15 @@ NAMED = ("task", "model", "method", "rank", "targets", "seed")
 """Fields that show in a run's name by themselves; other axes are added to its label."""
 
 MOST_RUNS = 100_000
-"""Runs of one grid block: ten times what planning was measured with."""
+"""The most runs of one grid block: ten times as many as planning was measured with."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a study's grid: a run's fields as the files give them, names not yet resolved.
+    """One point of a study's grid: the fields of a run, with task and model still given by name.
 
-    `label` is what the run's name says beyond `NAMED`; `where` is the place in the study file, for
-    error messages.
+    `label` is the part of the run's name that is not from `NAMED` fields; `where` is the place in
+    the study file, for error messages.
     """
 
     fields: Mapping[str, Any]
@@ -54,7 +62,7 @@ class Block:
 
 
 def legal_fields() -> list[str]:
-    """Return the names that fields of a run may have in a study file."""
+    """Return the fields that a run may have in a study file."""
     return [*FLAT_FIELDS, *(name for name, method in METHODS.items() if method.settings)]
 
 
@@ -62,7 +70,7 @@ def check_known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
     """Refuse a key that is not legal.
 
     Raises:
-        UserError: with the nearest legal key.
+        UserError: a key is not legal; the message names the nearest legal one.
     """
     legal = list(legal)
     for key in keys:
@@ -71,16 +79,16 @@ def check_known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
 
 
 def study_switches(file: StudyFile) -> tuple[Switch, ...]:
-    """Return the switches of a study file's ablation; none without one."""
+    """Return the switches of a study file's ablation; an empty tuple without an ablation."""
     changes = file.ablation.switches if file.ablation else {}
     return tuple(Switch(label=_slug(name), name=name, changes=c) for name, c in changes.items())
 
 
 def study_blocks(file: StudyFile, path: Path) -> list[Block]:
-    """Return a study file's grid blocks; an ablation is a base block and one for each switch.
+    """Return a study file's grid blocks; an ablation adds a base block and one for each switch.
 
     Raises:
-        UserError: no blocks, a block that is no mapping, or an ablation with more than one base.
+        UserError: there are no blocks, a block is no mapping, or an ablation has several bases.
     """
     if not isinstance(file.grid, list) or not (file.grid or file.ablation):
         raise UserError(f"{path}: grid: expected a list of blocks, got {file.grid!r}")
@@ -102,7 +110,7 @@ def study_blocks(file: StudyFile, path: Path) -> list[Block]:
 
 
 def _check_ablation(ablation: AblationFile, where: str) -> None:
-    """Refuse an ablation whose base is not one cell per task and model."""
+    """Refuse an ablation that does not make one cell for each task, model and switch."""
     axes = ("task", "model", "seed")
     for key, value in ablation.base.items():
         if isinstance(value, list) and key not in axes:
@@ -119,8 +127,8 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     """Expand one block over its axes.
 
     Raises:
-        UserError: an unknown key, a label that is not fit for a path, an empty axis, too many runs,
-            or a task, model or method that is no name.
+        UserError: a key is unknown, a label not fit for a path, an axis empty, a task, model or
+            method no name, or there are too many runs.
     """
     where = block.where
     check_known(block.fields, [*legal_fields(), "label"], f"{where}: key")
@@ -135,14 +143,14 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
         place = dict(zip(axes, values, strict=True))
         chosen = _with_special(block, layers, {**fields, **place})
         tags = [_tag(key, value) for key, value in place.items() if key not in NAMED]
-        if chosen.get("peft") and "peft" not in place:  # a variant that PEFT alone has
+        if chosen.get("peft") and "peft" not in place:  # its name must differ from plain LoRA's
             tags.append(_tag("peft", chosen["peft"]))
         points.append(Point(chosen, "-".join(filter(None, [*tags, label])), where))
     return points
 
 
 def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:
-    """Add what the layers say of a point's task and method; what the block itself says stays."""
+    """Add a point's `per_task` and `per_method` fields, except those that the block itself has."""
     for key in ("task", "model", "method"):
         if not isinstance(fields.get(key), str):
             raise UserError(f"{block.where}: {key} = {fields.get(key)!r}: expected a name")
@@ -155,7 +163,7 @@ def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:
 
 
 def _axes(fields: dict, where: str) -> dict[str, list]:
-    """Return the list-valued fields of a block, whose product makes no more than `MOST_RUNS`."""
+    """Return the fields that are lists; refuse an empty list, and more than `MOST_RUNS` runs."""
     axes = {key: value for key, value in fields.items() if isinstance(value, list)}
     for key, value in axes.items():
         if not value:

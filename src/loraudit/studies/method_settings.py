@@ -1,4 +1,4 @@
-"""The settings that some methods have of their own, with the checks that go with them."""
+"""The settings that only one method has, with the checks that go with them."""
 
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,10 +15,10 @@ class MethodSettings(Frozen):
     """Base of a method's own settings; in a study file they stand under the method's name."""
 
     def check(self, spec: "RunSpec") -> None:
-        """Check what the method does not go with.
+        """Check that the run's other fields go with the method.
 
         Raises:
-            ValueError: fields of the run that do not fit the method.
+            ValueError: a field does not go with the method.
         """
 
 
@@ -26,25 +26,26 @@ class ALoRASettings(MethodSettings):
     """How ALoRA moves ranks (Liu et al. 2024, Algorithm 1). Defaults are the paper's values."""
 
     rounds: Count = 8
-    """N_A, the most times that ranks are moved"""
+    """N_A, the largest number of rounds in which ranks are moved"""
     pruned: Count | Literal["modules", "kinds"] = "modules"
-    """n_A, ranks moved a round: as many as there are adapted layers (`modules`), or kinds of
-    matrices among them (`kinds`: 2 for q+v), or a number. The paper's n_A is N_mod, defined as the
-    modules of one block and used (R_target = 8 N_mod = 20.0M parameters) as those of the model"""
+    """n_A, the ranks moved in a round: a number, or as many as there are adapted layers (`modules`)
+    or kinds of adapted matrices (`kinds`: 2 for q+v). The paper sets n_A = N_mod, which it defines
+    as the modules of one block but uses (R_target = 8 N_mod = 20.0M parameters) as those of the
+    whole model"""
     first: Positive = 1.0
     """K1, epochs before the first round"""
     between: Positive = 0.25
     """K2, epochs from one round to the next"""
     rows: Count = 32
-    """rows of the batch on which ranks are scored, drawn by the run's seed"""
+    """rows of the batch on which ranks are scored; the run's seed draws them"""
     split: Literal["validation", "train"] = "validation"
-    """where these rows are from; the paper's validation split is also the one that is scored"""
+    """their split; the paper's, validation, also scores the run"""
     alone: Literal["model", "module"] = "model"
-    """what is switched off to score a rank alone (M_r): all other ranks of the model, or of its
-    own layer; the paper says all other ranks"""
+    """what is switched off when a rank is scored alone (M_r): all other ranks of the `model`, as in
+    the paper, or of the rank's own layer (`module`)"""
 
     def steps(self, per_epoch: int) -> list[int]:
-        """Return the optimizer steps after which the rounds are, `per_epoch` being an epoch's."""
+        """Return the optimizer steps after which ranks move; an epoch has `per_epoch` steps."""
         first, between = (max(1, round(part * per_epoch)) for part in (self.first, self.between))
         return [first + number * between for number in range(self.rounds)]
 
@@ -55,12 +56,12 @@ StepsOrShare = Annotated[int, Field(ge=0)] | Fraction
 class AdaLoRASettings(MethodSettings):
     """AdaLoRA's schedule and scores (Zhang et al. 2023), in PEFT's names; `rank` is the target.
 
-    The defaults are the paper's, or near its MNLI script's (8,000 and 50,000 of 85,900 steps, an
-    allocation every 100), whose runs are longer.
+    The defaults are the paper's, or close to those of its MNLI script, whose runs are longer (tinit
+    8,000 and tfinal 50,000 of 85,900 steps, an allocation every 100 steps).
     """
 
     init_rank: Count | None = None
-    """rank of every layer at the start, above `rank`; null: 1.5 times it, rounded up"""
+    """rank of every layer at the start, above `rank`; null: 1.5 times `rank`, rounded up"""
     tinit: StepsOrShare = 0.1
     """steps before the budget shrinks: a whole number, or a share of all steps"""
     tfinal: StepsOrShare = 0.6
@@ -68,18 +69,18 @@ class AdaLoRASettings(MethodSettings):
     deltaT: Count = 10
     """steps from one allocation to the next"""
     beta1: Share = 0.85
-    """smoothing of the sensitivity"""
+    """smoothing factor of the sensitivity's moving average"""
     beta2: Share = 0.85
-    """smoothing of the uncertainty"""
+    """smoothing factor of the uncertainty's moving average"""
     orth_reg_weight: Annotated[float, Field(ge=0)] = 0.1
     """weight of the penalty that keeps P and Q orthogonal"""
 
     def start(self, rank: int) -> int:
-        """Return the initial rank for a target rank."""
+        """Return the initial rank of a layer for a target rank."""
         return self.init_rank or math.ceil(1.5 * rank)
 
     def check(self, spec: "RunSpec") -> None:
-        """Check what AdaLoRA, which is PEFT's and starts in a way of its own, does not go with."""
+        """Check that the run's other fields go with AdaLoRA, which starts A and B its own way."""
         adapter = spec.lora
         if self.start(adapter.rank) <= adapter.rank:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The methods that a run can train by: what is known of each before a model is loaded.
+"""The methods that a run can train by, and what is known of each before a model is loaded.
 
 The entries are in methods.yaml beside this file. What a method does to a model is the class that
 its entry names as `code`; training/method.py says what such a class must do.
@@ -18,7 +18,7 @@ from loraudit.studies.values import Frozen, validated
 TABLE = Path(__file__).with_name("methods.yaml")
 
 DOTTED = r"^[\w.]+:\w+$"
-"""A class by its module and name: loraudit.training.methods.lora:LoRA."""
+"""A class, written as module:name, such as loraudit.training.methods.lora:LoRA."""
 
 
 class MethodEntry(Frozen):
@@ -35,23 +35,23 @@ class MethodEntry(Frozen):
     settings: str | None = Field(default=None, pattern=DOTTED)
     """the class of the method's own settings, a field of a study file called like the method"""
     twin: str | None = None
-    """the method that is the same by other code"""
+    """the method that computes the same with other code"""
     published_as: str | None = None
-    """the method whose published numbers are this method's too; null: its own"""
+    """the method whose published numbers hold for this one too; null: it has its own"""
     crosschecked: bool = False
     """whether it starts as plain LoRA, so that our layers can be compared with PEFT's"""
     moves_ranks: bool = False
     """whether it moves ranks between layers while it trains"""
     masks_ranks: bool = False
-    """whether ranks out of use stay in the model: then fewer are saved than are trained"""
+    """whether ranks out of use stay in the model, so that fewer are saved than are trained"""
     own_init: bool = False
-    """whether it starts A and B in a way of its own, and the field `init` is not used"""
+    """whether it starts A and B its own way, without the field `init`"""
     saves: bool = True
-    """whether a run keeps what it trained; else one more task costs another checkpoint"""
+    """whether a run saves what it trained; if not, each task costs a whole model's checkpoint"""
 
     @property
     def module(self) -> str:
-        """The module of `code`, which a rule's digest must name."""
+        """The module of `code`, which is imported by name, so a rule's digest must name it."""
         return self.code.partition(":")[0]
 
 
@@ -64,17 +64,17 @@ def _table() -> dict[str, MethodEntry]:
 
 
 METHODS: dict[str, MethodEntry] = _table()
-"""All methods by name, in the order in which they are shown."""
+"""All methods by name, in the order of tables and figures."""
 
 
 def resolve(dotted: str) -> Any:
-    """Import what "module:name" names."""
+    """Import a class that is given as "module:name"."""
     module, _, name = dotted.partition(":")
     return getattr(import_module(module), name)
 
 
 def names_of(**facts: object) -> list[str]:
-    """Return the methods whose entries say all of `facts`: names_of(trains="adapter")."""
+    """Return the methods whose entries have all these values, as in names_of(trains="adapter")."""
     return [
         name
         for name, method in METHODS.items()

@@ -4,7 +4,7 @@ from loraudit.studies.spec import RunSpec
 
 
 def targets_name(spec: RunSpec) -> str:
-    """Return "q+v" and so on, "all" for every matrix that the model has, "" without an adapter."""
+    """Return a run's targets as "q+v", as "all" if they are all that the model has, "" if none."""
     if spec.adapter is None:
         return ""
     names = spec.adapter.targets
@@ -18,7 +18,7 @@ def run_id(spec: RunSpec, label: str = "") -> str:
 
 
 def cell_id(spec: RunSpec, label: str = "") -> str:
-    """Name the cross-check of a run: <task>/<model>/r<rank>-<targets>[-<label>]."""
+    """Name a run's cross-check: <task>/<model>/r<rank>-<targets>[-<label>]."""
     variant = "-".join(filter(None, [adapter_name(spec), label]))
     return f"{spec.task.name}/{spec.model.name}/{variant}"
 

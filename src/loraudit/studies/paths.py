@@ -1,4 +1,7 @@
-"""Studies and runs on this disk, found by name. Neither torch nor pandas: completion asks too."""
+"""Find studies and runs on this disk by name.
+
+The shell's completion runs this at each press of Tab, so neither torch nor pandas is imported.
+"""
 
 import itertools
 from pathlib import Path
@@ -22,15 +25,15 @@ def tokens_folder(spec: "RunSpec") -> Path:
 
 
 def study_names() -> list[str]:
-    """Return the studies that have results here, and those of config/studies."""
-    made = {path.parent.name for path in RESULTS.glob("*/study.json")}
-    return sorted(made | {path.stem for path in (CONFIG / "studies").glob("*.yaml")})
+    """Return the studies that have results here or a file in config/studies."""
+    with_results = {path.parent.name for path in RESULTS.glob("*/study.json")}
+    return sorted(with_results | {path.stem for path in (CONFIG / "studies").glob("*.yaml")})
 
 
 def run_names() -> list[str]:
-    """Return the finished runs here as STUDY/TASK/MODEL/VARIANT/sSEED."""
-    found = RESULTS.glob("*/runs/*/*/*/s*/record.json")
-    return sorted("/".join((p.parts[1], *p.parts[3:-1])) for p in found)
+    """Return the finished runs on this disk as STUDY/TASK/MODEL/VARIANT/sSEED."""
+    records = RESULTS.glob("*/runs/*/*/*/s*/record.json")
+    return sorted("/".join((p.parts[1], *p.parts[3:-1])) for p in records)
 
 
 def study_folder(name: str) -> Path:
@@ -41,18 +44,21 @@ def study_folder(name: str) -> Path:
     """
     folder = RESULTS / name
     if not (folder / "study.json").is_file():
-        made = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
-        if not made:
+        with_results = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
+        if not with_results:
             raise UserError(f"study: {name!r} has no results here; run it with snakemake first")
-        raise unknown("study", name, made)
+        raise unknown("study", name, with_results)
     return folder
 
 
 def run_folder(name: str) -> Path:
-    """Return the folder of a run: a path, STUDY/RUN, or RUN where one study alone has it.
+    """Return the folder of a run.
+
+    Args:
+        name: a path, or STUDY/RUN, or RUN if only one study has such a run.
 
     Raises:
-        UserError: no such run, or several.
+        UserError: there is no such run, or several studies have one.
     """
     path = Path(name)
     if path.name == "record.json":
@@ -81,9 +87,10 @@ def _unknown_run(name: str, known: list[str]) -> UserError:
 
 
 def settings(name: str, glue: str = "hub", models: str = "hub") -> dict | None:
-    """Return the configuration that gives a study this name, None if no study file does.
+    """Return the configuration that gives a study this name; None if there is none.
 
-    A switched study is called <file>[-<model>][-<task>]: task= and model= are read back from it.
+    A study with switches is called <file>[-<model>][-<task>]. Model and task are found by trying
+    all, since their names may have hyphens too.
     """
     from loraudit.base.yaml_file import read_yaml
 
@@ -96,8 +103,8 @@ def settings(name: str, glue: str = "hub", models: str = "hub") -> dict | None:
             [None, *read_yaml(CONFIG / "models.yaml").get("models", {})],
             [None, *read_yaml(CONFIG / "tasks.yaml")],
         )
-        found = itertools.product(sorted(files), *known)
-        switches = next((s for s in found if "-".join(filter(None, s)) == name), None)
+        candidates = itertools.product(sorted(files), *known)
+        switches = next((s for s in candidates if "-".join(filter(None, s)) == name), None)
     if switches is None:
         return None
     study, model, task = switches

@@ -1,7 +1,7 @@
-"""Which fields of PEFT's LoraConfig a run may set beside its own (`peft` of a run).
+"""Which fields of PEFT's LoraConfig the field `peft` of a run may set.
 
-The fields are read from the installed PEFT's source text, so that planning a study does not import
-it (seconds, and torch).
+The names are read from the source text of the installed PEFT: importing it would take seconds, and
+planning a study should not import torch.
 """
 
 import ast
@@ -21,18 +21,18 @@ GOVERNED = {
     "fan_in_fan_out": "the model's entry",
     "bias": "method: bitfit",
 }
-"""LoraConfig's fields that a run has fields of its own for, and those fields."""
+"""LoraConfig's fields that may not be set, because the run's own field (the value) sets them."""
 
 NEEDS_MORE = ("eva", "corda", "lora_ga", "loftq")
-"""Values of init_lora_weights that need data or bitsandbytes beside a configuration."""
+"""Values of init_lora_weights that need data or bitsandbytes as well as a configuration."""
 
 
 def check_options(options: dict[str, Any]) -> None:
     """Check the keys of a run's `peft`.
 
     Raises:
-        ValueError: a key that LoraConfig lacks or the run governs, or a start that PEFT can't make
-            from a configuration alone, or can't make again when the adapter is loaded.
+        ValueError: LoraConfig lacks a key, the run's own fields set it, or PEFT can't make the
+            start from a configuration alone, or not again when the adapter is loaded.
     """
     for key in options:
         if key in GOVERNED:
@@ -55,7 +55,7 @@ def check_options(options: dict[str, Any]) -> None:
 
 @functools.cache
 def lora_fields() -> frozenset[str]:
-    """Return the names of LoraConfig's own fields, those of every PEFT config left out."""
+    """Return the fields that LoraConfig itself defines, without those it inherits."""
     spec = importlib.util.find_spec("peft")
     assert spec is not None and spec.origin is not None  # a dependency of this package
     tree = ast.parse(Path(spec.origin).parent.joinpath("tuners/lora/config.py").read_text())

@@ -1,8 +1,8 @@
-"""A run's result: what was asked, what came out, where it ran; and its seal.
+"""A run's record: what was asked for, what came out, where it ran, and a seal on all of this.
 
 The seal is a digest of every digit of record.json, which itself holds the hashes of the run's other
-files. It shows edits and bit rot. It can't show a forger who seals anew: scores are therefore also
-recomputed from the predictions (`loraudit verify`).
+files. It reveals edits and bit rot, but not a forger who makes a new seal; `loraudit verify`
+therefore also recomputes the scores from the predictions.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Train(Frozen):
     copied: tuple[str, ...] = ()
     """Names of the tensors that a warm start copied."""
     counts: dict[str, float] = {}
-    """What moving ranks cost (alora: forward passes, rows and seconds of scoring)."""
+    """What moving ranks cost, such as the forward passes, rows and seconds of ALoRA's scoring."""
 
 
 LAYOUT = 2
@@ -44,10 +44,10 @@ LAYOUT = 2
 
 
 class RunRecord(Frozen):
-    """One run, complete: the spec asked for, what training gave, the environment it ran in.
+    """One complete run: its spec, what training gave, and the environment it ran in.
 
-    `code_sha256` is the digest of the code behind the run as its rule computes it, None for a run
-    started by hand. `files` and `record_sha256` are the seal, None in records older than it.
+    `code_sha256` is the digest that the run's rule computes of the code behind it, None for a run
+    started by hand. `files` and `record_sha256` are the seal, None until the record is sealed.
     """
 
     layout: Literal[2] = 2
@@ -61,9 +61,9 @@ class RunRecord(Frozen):
 
 
 def seal(text: str) -> str:
-    """Return the digest of a record's JSON text, its own `record_sha256` left out.
+    """Return the digest of a record's JSON text without its own `record_sha256`.
 
-    Keys may be in any order and spacing is free; fractions count digit by digit, as written.
+    The order of keys and the spacing do not matter; every digit of a fraction does.
     """
     content = json.loads(text, parse_float=str)
     content.pop("record_sha256", None)
@@ -71,26 +71,26 @@ def seal(text: str) -> str:
 
 
 def run_files(folder: Path) -> dict[str, str]:
-    """Return {relative name: SHA-256} of the files of a run that its record seals."""
+    """Return {relative name: SHA-256} of those files of a run that its record seals."""
     names = ("spec.json", "history.csv", "predictions.parquet", "ranks.csv")
     adapter = folder_fingerprint(folder / "adapter")
-    found = {name: sha256(folder / name) for name in names if (folder / name).is_file()}
-    return found | {f"adapter/{name}": value for name, value in adapter.items()}
+    sealed = {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+    return sealed | {f"adapter/{name}": value for name, value in adapter.items()}
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """Write a run's record.json, sealed; its other files must be there already."""
+    """Seal a run's record and write it as record.json; the run's other files must exist."""
     content = record.model_dump(mode="json") | {"files": run_files(folder)}
     content["record_sha256"] = seal(json.dumps(content))
     write_json(folder / "record.json", content)
 
 
 def parse_record(text: str, path: Path | str) -> RunRecord:
-    """Make a record from its JSON text; whether its digests fit is not checked.
+    """Make a record from its JSON text, without checking its digests.
 
     Raises:
-        UserError: the record has another layout than this version reads.
-        ValueError, TypeError, ValidationError, RecursionError: it is no record.
+        UserError: this version does not read the record's layout.
+        ValueError, TypeError, ValidationError, RecursionError: the text is no record.
     """
     content = json.loads(text)
     layout = content.get("layout", 1) if isinstance(content, dict) else LAYOUT
@@ -106,8 +106,8 @@ def read_record(path: Path | str) -> RunRecord:
     """Read a record.json.
 
     Raises:
-        UserError: no file, not a complete record, or one whose spec or seal does not match its own
-            digest.
+        UserError: there is no complete record, or its spec or its seal does not match the digest
+            that it holds.
     """
     try:
         text = Path(path).read_text()

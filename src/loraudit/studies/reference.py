@@ -1,9 +1,9 @@
 """Published numbers as data: config/reference/*.yaml, one file per source, checked when read.
 
-A file holds tables; a table holds what its numbers have in common (`shared`) and rows; a row has
-fields of its own and `values`, one per column. A value is a number, [number, ±], or a mapping of
-fields that hold for this number alone. Per-seed results are given as
-{seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value, n and spread are then computed from them.
+A file holds tables. A table holds the fields that its numbers have in common (`shared`) and rows; a
+row has further fields and `values`, one for each column. A value is a number, [number, ±], or a
+mapping of fields that hold for this number alone. Results by seed are given as
+{seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value and n are then computed from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Published(Frozen):
 
     `value` and `pm` (the ± beside it) are in `unit`. `pm_means` is what the source says ± is;
     "unknown" leaves the reading to the study. `train_rows` is None for the whole training split.
-    `doubt` says why the number may not be what it is said to be; it is then compared with nothing.
+    `doubt` says why the number may not be what the source says; such a number is never compared.
     """
 
     reference: str
@@ -65,26 +65,26 @@ class Published(Frozen):
 
     @property
     def key(self) -> str:
-        """The name by which a study asks for it: <file>.<table>."""
+        """The name by which a study asks for the number's table: <file>.<table>."""
         return f"{self.reference}.{self.table}"
 
     def scores(self) -> list[float]:
-        """Return one score per seed, of the epoch that `selection` says; empty without seeds."""
+        """Return each seed's score at the epoch that `selection` chooses; empty without seeds."""
         return scores_of(self.seeds or {}, self.selection)
 
 
 def scores_of(seeds: Mapping[int, Sequence[float]], selection: str | None) -> list[float]:
-    """Return each seed's score: of its last epoch if `selection` says so, else of its best."""
+    """Return each seed's last score if `selection` is "last epoch", else its best score."""
     return [epochs[-1] if selection == "last epoch" else max(epochs) for epochs in seeds.values()]
 
 
 class Table(Frozen):
-    """One table of a source; `columns` says which field of a number its column names are."""
+    """One table of a source; `columns` is the field of a number that its column names fill in."""
 
     title: str
     columns: Literal["task", "metric", "rank", "targets", "method", "train_rows"] = "task"
     metrics: dict[str, str] = {}
-    """Metric per task, for tables whose columns are tasks."""
+    """The metric of each task, for tables whose columns are tasks."""
     shared: dict = {}
     rows: tuple[dict, ...] = Field(min_length=1)
 
@@ -100,10 +100,10 @@ class Reference(Frozen):
 
 
 def load_reference(path: Path | str) -> tuple[Reference, list[Published]]:
-    """Read one file: the source, and its numbers in the order of the file.
+    """Read one file, and return the source and its numbers in the order of the file.
 
     Raises:
-        UserError: an unknown key, a missing field, or a value out of range, with its place.
+        UserError: a key is unknown, a field missing or a value out of range, with its place.
     """
     path = Path(path)
     data = dict(read_yaml(path))
@@ -127,18 +127,18 @@ def _row(file: str, name: str, table: Table, row: dict, where: str) -> list[Publ
     values = row.pop("values", None)
     if not isinstance(values, dict) or not values:
         raise UserError(f"{where}: values: expected columns and numbers, got {values!r}")
-    found = []
+    numbers = []
     for column, cell in values.items():
         fields = {"reference": file, "table": name, **table.shared, **row, table.columns: column}
         if table.columns == "task" and column in table.metrics:
             fields.setdefault("metric", table.metrics[column])
         fields.update(_cell(cell, fields, f"{where}: {column}"))
-        found.append(validated(Published, fields, f"{where}: {column}"))
-    return found
+        numbers.append(validated(Published, fields, f"{where}: {column}"))
+    return numbers
 
 
 def _cell(cell: object, fields: dict, where: str) -> dict:
-    """Return the fields that one value adds."""
+    """Return the fields of a number that its entry in a row's `values` gives."""
     if isinstance(cell, list):
         if len(cell) != 2:
             raise UserError(f"{where}: expected [value, ±], got {cell!r}")
@@ -158,22 +158,22 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
 
 
 def load_all(folder: Path | str = FOLDER) -> dict[str, tuple[Reference, list[Published]]]:
-    """Read every file of a folder, by name."""
+    """Read every file of a folder; returns {file name without suffix: source and numbers}."""
     return {path.stem: load_reference(path) for path in sorted(Path(folder).glob("*.yaml"))}
 
 
 def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published]:
-    """Return the numbers behind "<file>.<table>" names, in that order.
+    """Return the numbers of the tables called "<file>.<table>", in the order of `keys`.
 
     Raises:
-        UserError: a name that no file holds, with the nearest match.
+        UserError: no file has a table of that name; the message has the nearest match.
     """
-    found: dict[str, list[Published]] = {}
+    by_key: dict[str, list[Published]] = {}
     for path in (Path(folder, f"{stem}.yaml") for stem in {key.partition(".")[0] for key in keys}):
         for number in load_reference(path)[1] if path.is_file() else ():
-            found.setdefault(number.key, []).append(number)
+            by_key.setdefault(number.key, []).append(number)
     for key in keys:
-        if key not in found:
+        if key not in by_key:
             legal = {number.key for _, numbers in load_all(folder).values() for number in numbers}
             raise unknown("compare", key, legal)
-    return [number for key in keys for number in found[key]]
+    return [number for key in keys for number in by_key[key]]

@@ -1,8 +1,8 @@
 """What a run is: a frozen value, checked when it is read.
 
-A `RunSpec` holds everything that can change a number. How studies expand into runs is in expand.py,
-apart from here, so that an edit there retrains nothing. No torch is imported: the Snakefile reads
-this module to build the DAG.
+A `RunSpec` holds everything that can change a number. How studies expand into runs is in expand.py:
+training does not import it, so an edit there retrains nothing. The Snakefile imports this module to
+build the DAG, so it does without torch.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from loraudit.studies.values import Count, Fraction, Frozen, Positive
 class WarmStart(Frozen):
     """Start from another run's adapter (paper, appendix D.1: MRPC, RTE and STS-B from MNLI).
 
-    `spec_sha256` is the digest of that run's spec, so that the value of a run holds all that it
-    comes from. `tensors` says what is copied: lora_A and lora_B alone, or the head's hidden layers
-    with them (RoBERTa's classifier.dense, as the released code's loading would). The output layer
-    is never copied.
+    `spec_sha256` is the digest of that run's spec, so that a run's spec fixes all that it comes
+    from. `tensors` says what is copied: lora_A and lora_B alone, or also the head's hidden layers
+    (RoBERTa's classifier.dense, which the released code would load too). The output layer is never
+    copied.
     """
 
     run: str
@@ -43,7 +43,7 @@ class WarmStart(Frozen):
 class AdapterSpec(Frozen):
     """A run's LoRA matrices; config/defaults.yaml explains each field.
 
-    `init` is None for methods that start A and B in a way of their own.
+    `init` is None for methods that start A and B their own way.
     """
 
     rank: Count
@@ -66,7 +66,7 @@ class AdapterSpec(Frozen):
 
     @property
     def from_error(self) -> bool:
-        """Whether ranks or starts come from the quantisation error of the base."""
+        """Whether ranks or starting values are computed from the base's quantisation error."""
         return self.ranks == "error" or self.init in ("error", "loftq")
 
     @model_validator(mode="after")
@@ -87,8 +87,8 @@ class AdapterSpec(Frozen):
 class RunSpec(Frozen):
     """Everything that can change a run's numbers. config/defaults.yaml explains each field.
 
-    `adapter` is None for methods without LoRA matrices, `settings` for methods without settings of
-    their own.
+    `adapter` is None for methods without LoRA matrices, and `settings` for methods that have no
+    settings of their own.
     """
 
     task: TaskEntry
@@ -129,7 +129,7 @@ class RunSpec(Frozen):
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_methods_class(cls, value: Any, info: ValidationInfo) -> Any:
-        """Make the settings of the class that the method's entry names."""
+        """Turn a mapping into the class of settings that the method's entry names."""
         method = METHODS.get(info.data.get("method", ""))
         if method is None or not isinstance(value, dict):
             return value
@@ -153,7 +153,7 @@ class RunSpec(Frozen):
         return self
 
     def _check_method(self) -> None:
-        """Check that the run has what its method needs, and nothing that the method has not."""
+        """Check that the run has the adapter and settings that its method needs, and no others."""
         if (self.adapter is None) == (self.facts.trains == "adapter"):
             word = "needs an" if self.adapter is None else "has no"
             raise ValueError(f"method {self.method!r} {word} adapter")
@@ -172,7 +172,7 @@ class RunSpec(Frozen):
             raise ValueError(f"method {self.method!r} starts cold (legal warm_start: null)")
 
     def _check_bits(self) -> None:
-        """Check what goes with a quantised base, and with an unquantised one."""
+        """Check that the other fields go with a quantised base, or with an unquantised one."""
         if self.base_bits is None:
             self._check_unquantised()
         elif self.facts.trains == "weights":
@@ -192,7 +192,7 @@ class RunSpec(Frozen):
                 raise ValueError(f"peft {options} does not go with a quantised base (base_bits)")
 
     def _check_unquantised(self) -> None:
-        """Refuse starts and ranks that come from a quantisation error where there is none."""
+        """Refuse ranks and starts from the quantisation error: an unquantised base has none."""
         if self.adapter and self.adapter.from_error:
             key = "init" if self.adapter.init in ("error", "loftq") else "ranks"
             raise ValueError(
@@ -202,7 +202,7 @@ class RunSpec(Frozen):
 
     @property
     def facts(self) -> MethodEntry:
-        """What is known of the run's method."""
+        """The entry of the run's method in methods.yaml."""
         return METHODS[self.method]
 
     @property
@@ -218,31 +218,31 @@ class RunSpec(Frozen):
 
     @property
     def warm_start(self) -> WarmStart | None:
-        """The run that this one starts from, if it does not start cold."""
+        """The run that this one starts from; None if it starts cold."""
         return self.adapter.warm_start if self.adapter else None
 
     @property
     def uneven_ranks(self) -> bool:
-        """Whether the layers' ranks may differ: those in use are then written down."""
+        """Whether the layers' ranks may differ, so that the run writes down those in use."""
         return self.adapter is not None and (
             self.adapter.ranks != "uniform" or self.facts.moves_ranks
         )
 
     @property
     def twins(self) -> bool:
-        """Whether our code and PEFT's both have this run: not what one of them alone has."""
+        """Whether both our code and PEFT's can train this run."""
         return self.facts.twin is not None and not self.lora.peft
 
     @property
     def crosschecked(self) -> bool:
-        """Whether the run starts as both our code and PEFT's can."""
+        """Whether our code and PEFT's can both make the start of this run."""
         return self.facts.crosschecked and not self.lora.peft
 
     def flat(self) -> dict[str, Any]:
         """Return the fields by their names in a study file, as JSON values.
 
-        The adapter's fields stand beside the others (None without an adapter), the method's own
-        settings under the method's name.
+        The adapter's fields stand beside the others, all None without an adapter; the method's own
+        settings stand under the method's name.
         """
         fields = self.model_dump(mode="json")
         adapter, settings = fields.pop("adapter"), fields.pop("settings")
@@ -258,12 +258,15 @@ FLAT_FIELDS = (
 
 
 def digest(value: BaseModel) -> str:
-    """Return a SHA-256 of a value's canonical JSON."""
+    """Return the SHA-256 of a value written as JSON with sorted keys."""
     text = json.dumps(value.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """Derive a 63-bit seed for one purpose, so that no draw depends on another's count."""
+    """Derive a 63-bit seed for the purpose that `names` say.
+
+    With a seed for each purpose, no draw depends on how many numbers another purpose has drawn.
+    """
     text = ":".join(str(part) for part in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

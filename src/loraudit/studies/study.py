@@ -34,10 +34,10 @@ class Study(Frozen):
     """A question and the runs that answer it.
 
     `protocol` says where the settings are from. `compare` names published tables
-    (config/reference), `margin` is the largest difference, as a fraction, that still counts as
-    equal (TOST), `reading` is what a published ± of unstated meaning is taken to be. `contrasts`
-    are the pairs of variants to compare on the same seeds; none: each adapter with each baseline
-    and with its twin.
+    (config/reference). `margin` is the largest difference, as a fraction, that still counts as
+    equal (TOST). `reading` is what a published ± is taken to mean if its source does not say.
+    `contrasts` are the pairs of variants to compare on the same seeds; if there are none, each
+    adapter is compared with each baseline and with its twin.
     """
 
     name: str
@@ -51,15 +51,18 @@ class Study(Frozen):
     contrasts: tuple[tuple[str, str], ...] = ()
 
     def cells(self) -> dict[str, RunSpec]:
-        """Return one spec per cross-check: the first run of each cell, whatever seed or method."""
-        out: dict[str, RunSpec] = {}
+        """Return {cross-check's name: spec}; runs that differ in seed or method alone share one.
+
+        The spec is that of the first of these runs.
+        """
+        specs: dict[str, RunSpec] = {}
         for run in self.runs:
             if run.spec.crosschecked:
-                out.setdefault(cell_id(run.spec, run.label), run.spec)
-        return out
+                specs.setdefault(cell_id(run.spec, run.label), run.spec)
+        return specs
 
     def describe(self) -> str:
-        """Count the study's runs by method, and its cross-checks, in one line."""
+        """Return one line that counts the study's runs by method, and its cross-checks."""
         counts = Counter(run.spec.method for run in self.runs)
         methods = ", ".join(f"{count} {method}" for method, count in counts.items())
         warm = sum(run.spec.warm_start is not None for run in self.runs)
@@ -71,6 +74,6 @@ def read_study(path: Path | str) -> Study:
     """Read a study.json.
 
     Raises:
-        UserError: what it holds is no study.
+        UserError: the file holds no study.
     """
     return validated(Study, read_json(path), str(path))

@@ -1,4 +1,4 @@
-"""What may stand in the YAML files of studies, protocols and the configuration."""
+"""Which keys the YAML files of studies, protocols and the configuration may have."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from loraudit.studies.values import Frozen
 Margin = Annotated[float, Field(gt=0, le=0.1)]
 
 Reading = Literal["sd", "population sd", "standard error", "95% interval", "half range"]
-"""What a published ± of unstated meaning may be taken to be."""
+"""What a published ± may be taken to mean if its source does not say."""
 
 
 class AblationFile(Frozen):
@@ -18,7 +18,7 @@ class AblationFile(Frozen):
     base: dict
     """a grid block; only task, model and seed may be lists"""
     switches: dict[str, dict] = Field(min_length=1)
-    """`name: {field: value}`, one block of runs each"""
+    """`name: {field: value}`; each makes one block of runs"""
 
 
 class Layer(Frozen):
@@ -51,31 +51,32 @@ class StudyFile(Layer):
     margin: Margin = 0.01
     """largest difference, as a fraction, that still counts as equal (0.01: one point)"""
     reading: Reading = "sd"
-    """what a published ± of unstated meaning is taken to be"""
+    """what a published ± is taken to mean if its source does not say"""
     contrasts: tuple[tuple[str, str], ...] = ()
-    """pairs of variants, `[alora-r4-all, lora-r4-all]`, that the table of pairs compares; left out:
-    each adapter with each baseline and with its twin"""
+    """pairs of variants that the table of pairs compares, as `[alora-r4-all, lora-r4-all]`; left
+    out, it compares each adapter with each baseline and with its twin"""
     grid: Any = []
-    """blocks of fields; every list in a block is an axis, and a block is the product of its axes"""
+    """blocks of fields; each list in a block is an axis, and a block has one run for each
+    combination of their values"""
     ablation: AblationFile | None = None
     """a base block, and switches flipped on it one at a time"""
 
 
 RESERVED = ("committed", "published")
-"""Folders of results/ and figures/ that are no study's."""
+"""Folders of results/ and figures/ that belong to no study, so that no study may be called so."""
 
 
 class PublishedFile(Frozen):
     """config/published.yaml, which explains each key."""
 
     ours: tuple[str, ...]
-    """tables of per-seed results"""
+    """tables of results by seed"""
     compare: tuple[str, ...]
-    """tables to set them beside"""
+    """published tables to set them beside"""
     margin: Margin
     """largest difference, as a fraction, that counts as equal"""
     reading: Reading
-    """what a ± of unstated meaning is taken to be"""
+    """what a ± is taken to mean if its source does not say"""
 
 
 class Config(Frozen):

@@ -1,4 +1,4 @@
-"""Frozen values, checked when they are made, and the error for one that is wrong."""
+"""The base of frozen values, which are checked when made, and the error for a wrong one."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from loraudit.base.errors import UserError, unknown
 
 
 class Frozen(BaseModel):
-    """Base of all values: unchangeable, no unknown keys, no NaN or infinity."""
+    """Base of all values: they can't be changed and allow no unknown key, NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -21,10 +21,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def validated(cls: type[BaseModel], data: object, where: str) -> Any:
-    """Make a `cls` from `data`.
+    """Make a `cls` from `data`; `where` is its place, for error messages.
 
     Raises:
-        UserError: for the first thing that is wrong, with key, value and legal values.
+        UserError: names the first wrong key of `data`, its value and the legal values.
     """
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected keys and values, got {data!r}")
@@ -42,5 +42,5 @@ def validated(cls: type[BaseModel], data: object, where: str) -> Any:
         if first["type"] == "missing":
             raise UserError(f"{where}: key {key!r} is missing") from None
         message = first["msg"].removeprefix("Value error, ")
-        shown = f"{key} = {first['input']!r}: " if key else ""
-        raise UserError(f"{where}: {shown}{message}") from None
+        place = f"{key} = {first['input']!r}: " if key else ""
+        raise UserError(f"{where}: {place}{message}") from None

@@ -1,4 +1,4 @@
-"""What a run costs: parameters, bytes, memory."""
+"""What a run costs in parameters, bytes and memory."""
 
 import resource
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from loraudit.base.errors import UserError
 
 
 def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
-    """Count trainable parameters: adapter (A and B), head, base, and their sum.
+    """Count the trainable parameters of the adapter (A and B), the head and the base, and the sum.
 
     The paper's 0.3M for RoBERTa-base at r=8 on q and v is `adapter` alone: 294,912.
     """
@@ -26,7 +26,7 @@ def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
 
 
 def model_parameters(model: nn.Module) -> int:
-    """Count a model's parameters; a packed weight's as many as it stands for."""
+    """Count a model's parameters; a packed weight counts as the numbers that it stands for."""
     packed = [layer for layer in model.modules() if is_packed(layer)]
     held = sum(parameter.numel() for parameter in model.parameters())
     for layer in packed:
@@ -38,23 +38,23 @@ def model_parameters(model: nn.Module) -> int:
 def base_bytes(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
     """Return the memory that the base's tensors hold, measured tensor by tensor.
 
-    `base` is all but adapter and head; `base_linear` those of its linear layers: packed weights
-    with their scales and zeros, or plain ones, and biases. Unpacked copies that a forward pass
-    makes and drops are not in it.
+    `base` is all but the adapter and the head. `base_linear` is the part of its linear layers:
+    plain weights, or packed ones with their scales and zeros, and biases. Unpacked copies, which a
+    forward pass makes and drops, do not count.
     """
-    found = {"base": 0, "base_linear": 0}
+    sizes = {"base": 0, "base_linear": 0}
     for name, module in model.named_modules():
         for key, tensor in _tensors(module):
             if "lora_" in f"{name}.{key}" or in_head(f"{name}.{key}", head):
                 continue
-            found["base"] += tensor.numel() * tensor.element_size()
+            sizes["base"] += tensor.numel() * tensor.element_size()
             if is_linear(module):
-                found["base_linear"] += tensor.numel() * tensor.element_size()
-    return found
+                sizes["base_linear"] += tensor.numel() * tensor.element_size()
+    return sizes
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors that a module itself holds, those outside hqq's parameters too."""
+    """Yield a module's own tensors, also those that hqq keeps as plain attributes."""
     yield from module.named_parameters(recurse=False)
     yield from module.named_buffers(recurse=False)
     if is_packed(module):
@@ -64,12 +64,12 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def adapter_ranks(model: nn.Module) -> dict[str, int]:
     """Return {layer's full name: rank} of the LoRA layers of a model, ours or PEFT's."""
-    found = {}
+    ranks = {}
     for name, parameter in model.named_parameters():
         layer, part, _ = name.partition(".lora_A")
         if part:
-            found[layer.removeprefix("base_model.model.")] = parameter.shape[0]
-    return found
+            ranks[layer.removeprefix("base_model.model.")] = parameter.shape[0]
+    return ranks
 
 
 def folder_bytes(folder: Path) -> int:
@@ -78,7 +78,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def peak_memory_mib() -> float:
-    """Return this process's highest resident memory so far, in MiB."""
+    """Return the most resident memory that this process has had so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -91,7 +91,7 @@ def peak_device_memory_mib() -> float | None:
 def out_of_memory(what: str, rows: int, tokens: int, micro_batch: int) -> Iterator[None]:
     """Turn a lack of memory, on GPU or CPU, into a UserError that names the batch and its length.
 
-    What the system's own out-of-memory killer ends says nothing: its exit code is 137.
+    A process that the system's out-of-memory killer ends can't say anything; its exit code is 137.
     """
     try:
         yield

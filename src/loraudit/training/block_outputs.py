@@ -1,9 +1,8 @@
-"""A model's blocks, run once and remembered: a pass may start at the first block that differs.
+"""Keep the outputs of a model's blocks, so that a pass may start at the first block that differs.
 
-Where one layer of a model changes, the blocks below it give what they gave before. Their outputs
-are kept from a whole pass and stand in for them in later passes over the same batches. Nothing else
-of the model is known here, and no bit of its outputs changes. Kept are rows x tokens x d numbers
-for each block.
+If one layer of a model changes, the blocks below it compute what they computed before. Their
+outputs are kept from a whole pass and replace them in later passes over the same batches. No bit of
+the model's outputs changes. This takes the memory of rows x tokens x d numbers for each block.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,14 +17,17 @@ from loraudit.studies.entries import ModelEntry
 
 
 def blocks_of(model: nn.Module, entry: ModelEntry) -> dict[str, nn.Module]:
-    """Return {full name: block}, in order: what `*` counts in the entry's module names."""
+    """Return {full name: block} in order; a block is what `*` numbers in the entry's module names.
+
+    The result is empty if the entry's names do not agree on where the blocks are.
+    """
     patterns = {f"{name.partition('*')[0]}*" for name in entry.modules.values() if "*" in name}
     names = [name for pattern in patterns for name in names_like(model, pattern)]
     return {name: model.get_submodule(name) for name in names} if len(patterns) == 1 else {}
 
 
 class KeptOutputs:
-    """Outputs of blocks by the name of a pass; without blocks, passes are whole.
+    """The outputs of blocks in passes that the caller names; without blocks, all passes are whole.
 
     Args:
         blocks: {full name: block}, in the order in which they run.
@@ -37,10 +39,10 @@ class KeptOutputs:
 
     @contextmanager
     def kept_as(self, key: str) -> Iterator[None]:
-        """Keep what the blocks give inside a `with`, in place of what was kept under that key."""
-        found: dict[str, list[Any]] = {name: [] for name in self.blocks}
+        """Keep the blocks' outputs inside the `with` under a key, replacing what it had before."""
+        outputs: dict[str, list[Any]] = {name: [] for name in self.blocks}
         handles = [
-            block.register_forward_hook(lambda *call, into=found[name]: into.append(call[-1]))
+            block.register_forward_hook(lambda *call, into=outputs[name]: into.append(call[-1]))
             for name, block in self.blocks.items()
         ]
         try:
@@ -48,11 +50,14 @@ class KeptOutputs:
         finally:
             for handle in handles:
                 handle.remove()
-        self.kept[key] = found
+        self.kept[key] = outputs
 
     @contextmanager
     def below(self, layer: str, key: str) -> Iterator[None]:
-        """Inside a `with`, the blocks below a layer's own give what is kept, batch by batch."""
+        """Let the blocks below a layer's own give their kept outputs inside the `with`.
+
+        The batches must be those of the pass that was kept, in the same order.
+        """
         inside = any(layer.startswith(f"{name}.") for name in self.blocks)
         lower = takewhile(lambda name: inside and not layer.startswith(f"{name}."), self.blocks)
         replaced = {name: self.blocks[name] for name in lower}
@@ -63,4 +68,4 @@ class KeptOutputs:
             yield
         finally:
             for block in replaced.values():
-                vars(block).pop("forward", None)  # the class's own shows again
+                vars(block).pop("forward", None)  # the class's method is called again

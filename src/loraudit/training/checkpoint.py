@@ -1,15 +1,15 @@
 """A run's checkpoint: all that the loop needs to go on where it stopped, bit for bit.
 
-The bits are those of a run that was left alone on the same kind of CPU. On another kind the run
-goes on too (jobs move between machines), and its record names both.
+On the same kind of CPU, a resumed run gives the same bits as one that was never stopped. On another
+kind it goes on too, since jobs move between machines, and its record names both kinds.
 
-<run>/checkpoint/step-<n>/ holds state.pt (what the loop says it needs), random-<process>.pt (each
-process's random numbers) and, written last, manifest.json: the hashes of both, and what the
-checkpoint belongs to. One that is damaged, or of other code, data, threads or processes, is not
-used. Both .pt files are read with `weights_only`.
+<run>/checkpoint/step-<n>/ holds state.pt (what the loop needs), random-<process>.pt (the state of
+each process's random numbers) and manifest.json, which is written last and holds the hashes of the
+.pt files and what the checkpoint belongs to. A checkpoint that is damaged, or was made with other
+code, data, threads or processes, is not used. The .pt files are read with `weights_only`.
 
 Accelerate's own save_state is not used: it writes the frozen model each time, reads custom objects
-as arbitrary pickles, and goes on in silence where random numbers can't be restored
+as arbitrary pickles, and goes on in silence if random numbers can't be restored
 (accelerate 1.15.0, checkpointing.py).
 """
 
@@ -32,20 +32,20 @@ from loraudit.base.files import folder_fingerprint, read_json, write_json
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
-"""Name of the file, in the run's folder, that the process that trains the run holds locked."""
+"""Name of a file in the run's folder; the process that trains the run holds its lock."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: <run>/checkpoint; made here, gone after `remove`.
-        accelerator: the processes that take part; all of them save and load.
-        belongs: what a checkpoint must agree in to be used again.
-        minutes: time between two of them; 0 is after every step.
+        folder: <run>/checkpoint; it is made here and deleted by `remove`.
+        accelerator: knows the processes that take part; all of them save and load.
+        belongs: names and values, such as digests, that a checkpoint must share to be used again.
+        minutes: time between two checkpoints; 0 makes one after every step.
 
-    Where another process trains this run, this one waits until that one ends, and then has
-    `waited` set.
+    If another process already trains this run, the constructor waits until that process ends, and
+    sets `waited` to True.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, belongs: dict, minutes: float):
@@ -61,8 +61,11 @@ class Checkpoints:
         """Lock the run for this process, and make the folder.
 
         The system frees the lock when the process ends, whatever ends it. The locked file lies
-        beside the folder, since the process that is waited for deletes the folder. Returns None on
-        a file system without locks.
+        beside the folder and not in it, because the other process deletes the folder when its run
+        is complete.
+
+        Returns:
+            The lock; None on a file system without locks.
         """
         lock = FileLock(self.folder.with_name(LOCK), fallback_to_soft=False)
         while not lock.is_locked:
@@ -74,25 +77,25 @@ class Checkpoints:
             except OSError as error:
                 if not (self.waited and isinstance(error, FileNotFoundError)):
                     break
-                # the run's folder was deleted during the wait: the next turn makes it anew
+                # the run's folder was deleted during the wait; the next try makes it again
         self.folder.mkdir(parents=True, exist_ok=True)
         return lock if lock.is_locked else None
 
     def __enter__(self) -> "Checkpoints":
-        """From here on take note of SIGTERM and SIGINT, in `signal`, instead of dying of them."""
+        """From here on, note SIGTERM and SIGINT in `signal` instead of dying of them."""
         self.before = {
             number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
         }
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give signals back, and the run to other processes."""
+        """Restore the signals' handlers, and let other processes train the run."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        with contextlib.suppress(OSError):  # not there, or with a checkpoint in it
+        with contextlib.suppress(OSError):  # it is missing, or holds a checkpoint
             self.folder.rmdir()
         if self.lock is not None:
-            # deleted while it is held: who waits for it then locks a new file of that name
+            # deleted while it is held, so that a waiting process locks a new file of that name
             Path(self.lock.lock_file).unlink(missing_ok=True)
             self.lock.release()
 
@@ -100,20 +103,21 @@ class Checkpoints:
         self.signal = number
 
     def due(self) -> bool:
-        """Tell whether it is time for the next one."""
+        """Tell whether it is time for the next checkpoint."""
         return time.monotonic() - self.last >= self.seconds
 
     def save(self, step: int, content: dict) -> bool:
-        """Write the checkpoint of a step, then delete the older ones; all processes call it.
+        """Write the checkpoint of a step, then delete the older ones; all processes must call this.
 
-        Returns whether it was written: without room on the disk a run goes on, with one warning.
+        Returns:
+            Whether it was written. Without room on the disk, the run goes on with a warning.
         """
         self.last = time.monotonic()
         new = self.folder / f".step-{step}"
         try:
             self._write(new, content)
         except (OSError, RuntimeError) as error:  # torch.save's errors are RuntimeErrors
-            if self.accelerator.num_processes > 1:  # the others wait
+            if self.accelerator.num_processes > 1:  # the others would wait for this one
                 raise
             shutil.rmtree(new, ignore_errors=True)
             reason, free = " ".join(str(error).split())[:200], shutil.disk_usage(self.folder).free
@@ -122,7 +126,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             files = folder_fingerprint(new)
             write_json(new / MANIFEST, {"belongs": self.belongs, "files": files})
-            older = self._found()
+            older = self._newest_first()
             os.replace(new, self.folder / f"step-{step}")
             for folder in older:
                 if folder.name != f"step-{step}":
@@ -145,11 +149,12 @@ class Checkpoints:
         accelerator.wait_for_everyone()
 
     def load(self) -> dict | None:
-        """Return the newest whole checkpoint's content and restore this process's random numbers.
+        """Read the newest whole checkpoint, and restore this process's random numbers from it.
 
-        None: there is none that belongs to this run.
+        Returns:
+            The content as it was saved; None if no whole checkpoint belongs to this run.
         """
-        for folder in self._found():
+        for folder in self._newest_first():
             problem = self._problem(folder)
             if problem is None:
                 random = torch.load(
@@ -163,7 +168,7 @@ class Checkpoints:
         return None
 
     def _problem(self, folder: Path) -> str | None:
-        """Say why a checkpoint can't be used, None if it can."""
+        """Return why a checkpoint can't be used, None if it can."""
         try:
             manifest = read_json(folder / MANIFEST)
             files, belongs = dict(manifest["files"]), dict(manifest["belongs"])
@@ -171,24 +176,24 @@ class Checkpoints:
             return "its manifest is missing or damaged"
         if difference := self.differs(belongs):
             return difference
-        found = folder_fingerprint(folder)
-        del found[MANIFEST]
-        return None if found == files else "its files were changed or cut"
+        actual = folder_fingerprint(folder)
+        del actual[MANIFEST]
+        return None if actual == files else "its files were changed or cut"
 
     def differs(self, belongs: dict) -> str | None:
-        """Say in what a thing read from JSON does not belong to this run; None: it does."""
+        """Return how `belongs`, read from JSON, differs from this run's; None if it does not."""
         for key, value in self.belongs.items():
             if belongs.get(key) != value:
                 return f"{key} was {belongs.get(key)!r} and is {value!r}"
         return None
 
-    def _found(self) -> list[Path]:
+    def _newest_first(self) -> list[Path]:
         """Return the checkpoints on disk, the newest first."""
-        found = [path for path in self.folder.glob("step-*") if path.name[5:].isdigit()]
-        return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+        folders = [path for path in self.folder.glob("step-*") if path.name[5:].isdigit()]
+        return sorted(folders, key=lambda path: int(path.name[5:]), reverse=True)
 
     def remove(self) -> None:
-        """Delete them all: the run is complete."""
+        """Delete all checkpoints, because the run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def say(self, text: str) -> None:
@@ -198,7 +203,7 @@ class Checkpoints:
 
 
 def _save(content: dict, path: Path) -> None:
-    """Save with torch and fsync."""
+    """Save with torch, and have the disk write it before this returns."""
     torch.save(content, path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

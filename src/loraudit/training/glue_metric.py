@@ -28,7 +28,7 @@ MEASURES = {
 
 
 class GlueMetric(evaluate.Metric):
-    """All of GLUE's measures; `names` chooses."""
+    """All of GLUE's measures; `names` says which of them to compute."""
 
     def _info(self):
         features = {

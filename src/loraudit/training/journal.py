@@ -1,4 +1,4 @@
-"""What the training loop has done so far: kept in checkpoints, and written out at the end."""
+"""What the training loop has done so far; checkpoints hold it, and it is written at the end."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from loraudit.training.predictions import prediction_table
 
 @dataclass
 class Best:
-    """The best epoch so far on the validation split (ties: the earlier), and its weights."""
+    """The first epoch with the best validation score so far, and its weights."""
 
     epoch: int = 0
     value: float = -math.inf
@@ -26,7 +26,7 @@ class Best:
     def offer(
         self, epoch: int, value: float, model: torch.nn.Module, ranks: dict[str, int] | None = None
     ) -> None:
-        """Keep this epoch if it is better; `ranks` where the method moves them."""
+        """Keep this epoch if it is better; `ranks` are the layers', if the method moves them."""
         if value > self.value:
             self.epoch, self.value, self.ranks = epoch, value, ranks or {}
             self.weights = trained_weights(model)
@@ -38,27 +38,31 @@ class Best:
 
 @dataclass
 class Journal:
-    """Where the loop is and what it has found: plain values and tensors, kept in checkpoints."""
+    """How far the loop is and what it has measured, as plain values and tensors for checkpoints."""
 
     epoch: int = 1
-    """in work"""
+    """the epoch that is being trained, from 1"""
     batch: int = 0
-    """batches of this epoch that are done"""
+    """number of this epoch's batches that are trained"""
     loss: float = 0.0
-    """summed over their rows"""
+    """the loss summed over the rows of these batches"""
     step: int = 0
+    """optimizer steps done in all epochs"""
     pending: bool = False
-    """the method has not yet acted on this step"""
+    """whether the method's controller still has to act on the last step"""
     tokens: dict[str, int] = field(default_factory=lambda: {"real": 0, "padded": 0})
+    """tokens trained on, without padding and with it"""
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
+    """wall time spent training and evaluating"""
     history: list[dict] = field(default_factory=list)
+    """epoch, step, training loss and scores: a row for each epoch that is done"""
     logits: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """of the best and of the last epoch, by split"""
+    """logits (rows, classes) by epoch and split, of the best epoch and the last one only"""
     best: Best = field(default_factory=Best)
     ranks: list[dict] = field(default_factory=list)
-    """step, layer and rank: a row per layer at the start and whenever the method moved ranks"""
+    """step, layer and rank: a row for each layer at the start and whenever ranks have moved"""
     resumed: list[dict] = field(default_factory=list)
-    """per checkpoint taken up: its step, and the processor (name and kind) that had come so far"""
+    """step of each checkpoint from which the run was resumed, and the processor that saved it"""
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -69,7 +73,7 @@ def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def put_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Put `trained_weights` back."""
+    """Copy what `trained_weights` returned back into the model."""
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
         parameters[name].copy_(value)
@@ -78,7 +82,7 @@ def put_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Non
 def write_journal(
     out: Path, journal: Journal, examples: dict[str, Examples], spec: RunSpec
 ) -> None:
-    """Write history.csv, predictions.parquet and, where ranks move, ranks.csv."""
+    """Write history.csv and predictions.parquet, and ranks.csv if layers' ranks may differ."""
 
     def csv(rows: list[dict], path: Path) -> None:
         write_atomic(path, lambda new: pd.DataFrame(rows).to_csv(new, index=False))

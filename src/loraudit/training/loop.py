@@ -1,6 +1,6 @@
 """The training loop, top to bottom: epochs, optimizer steps, evaluation.
 
-Accelerate carries the processes, devices and precision. Which rows make up an optimizer step is
+Accelerate manages processes, devices and precision. Which rows make up an optimizer step is
 decided here, so that the global batch is what the spec says, whatever the number of processes.
 """
 
@@ -24,11 +24,12 @@ from loraudit.training.method import Controller
 from loraudit.training.state import State, keep, note_ranks
 
 EVALUATED = 4
-"""Micro batches' rows in one evaluation batch: without a backward pass they fit where one did."""
+"""An evaluation batch has the rows of so many micro batches: without a backward pass they take no
+more memory than one does in training."""
 
 
 def run_epochs(state: State, examples: dict[str, Examples]) -> None:
-    """Train and score all epochs, or those that are left."""
+    """Train and score all epochs; a resumed run those that are left."""
     spec, journal = state.spec, state.journal
     for epoch in range(journal.epoch, spec.epochs + 1):
         journal.epoch = epoch
@@ -36,11 +37,11 @@ def run_epochs(state: State, examples: dict[str, Examples]) -> None:
         journal.logits[epoch] = {}
         scores: dict[str, float] = {}
         for split in (name for name in examples if name != "train"):
-            found = evaluate(state, examples[split], f"evaluate {split} {epoch}")
-            values = metrics.compute(found, examples[split].labels, spec.task)
+            logits = evaluate(state, examples[split], f"evaluate {split} {epoch}")
+            values = metrics.compute(logits, examples[split].labels, spec.task)
             suffix = "" if split == "validation" else f"_{split}"
             scores |= {f"{name}{suffix}": float(value) for name, value in values.items()}
-            journal.logits[epoch][split] = torch.from_numpy(found)
+            journal.logits[epoch][split] = torch.from_numpy(logits)
         journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
         ranks = state.controller.ranks() if state.controller else None
         journal.best.offer(epoch, scores[spec.task.headline], state.bare, ranks)
@@ -51,11 +52,11 @@ def run_epochs(state: State, examples: dict[str, Examples]) -> None:
 
 
 def train_epoch(state: State, examples: Examples) -> float:
-    """Train the journal's epoch, or what is left of it; returns the mean loss over its rows.
+    """Train the journal's epoch, or what is left of it; return the mean loss over its rows.
 
     Raises:
-        UserError: a loss that is not finite, with the step.
-        SystemExit: a signal, after a checkpoint.
+        UserError: the loss is not finite.
+        SystemExit: a signal came; a checkpoint was saved.
     """
     spec, journal = state.spec, state.journal
     generator = np.random.default_rng(derive_seed(spec.seed, "order", journal.epoch))
@@ -63,7 +64,7 @@ def train_epoch(state: State, examples: Examples) -> float:
     left = batches[journal.batch :]
     quiet = not state.accelerator.is_main_process
     state.model.train()
-    if journal.pending and state.controller:
+    if journal.pending and state.controller:  # a signal had stopped it at this step
         act(state, state.controller)
     for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
         started = time.monotonic()
@@ -83,7 +84,7 @@ def train_epoch(state: State, examples: Examples) -> float:
 
 
 def act(state: State, controller: Controller) -> None:
-    """Let the controller act on the step just done; if it is stopped, the next start repeats it."""
+    """Let the controller act on the last step; after a stop in it, the next start repeats it."""
     state.journal.pending = True
     controller.after_step(state.journal.step)
     state.journal.pending = False
@@ -91,15 +92,15 @@ def act(state: State, controller: Controller) -> None:
 
 
 def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float:
-    """Do one step on a global batch; returns the loss summed over its rows.
+    """Do one optimizer step on a global batch; return the loss summed over its rows.
 
     Each process takes every P-th row and cuts its share into micro batches. Summed losses divided
-    by the global batch's rows make the gradient that of the mean loss, however it was cut; DDP
-    averages over processes, so the sum is multiplied by P first. A process with no row (a short
-    last batch) runs one row at weight 0, because all must take part in the reduction.
+    by the global batch's rows give the gradient of the mean loss, however the batch is cut; DDP
+    averages over processes, so the sum is multiplied by P first. A process that has no row of a
+    short last batch runs one row at weight 0, because all must take part in the reduction.
 
     Raises:
-        UserError: too little memory.
+        UserError: there is too little memory.
     """
     accelerator, spec = state.accelerator, state.spec
     share = batch[accelerator.process_index :: accelerator.num_processes]
@@ -138,7 +139,7 @@ def summed_loss(state: State, examples: Examples, index: np.ndarray) -> torch.Te
 
 
 def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
-    """Return the logits (len(index), classes), counting tokens on the way."""
+    """Return the logits (len(index), classes) of some rows; in training, count their tokens."""
     batch = collate(examples, index, state.spec, state.pad)
     if state.model.training:
         state.journal.tokens["real"] += int(examples.lengths[index].sum())
@@ -152,35 +153,35 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
 
 @torch.inference_mode()
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
-    """Return the logits (n, classes) of all rows, in order; batches are dealt to the processes.
+    """Return the logits (n, classes) of all rows in order; each process runs a part of the batches.
 
     Raises:
-        UserError: logits that are not finite, or too little memory.
-        SystemExit: a signal, after a checkpoint.
+        UserError: the logits are not finite, or there is too little memory.
+        SystemExit: a signal came; a checkpoint was saved.
     """
     started, accelerator = time.monotonic(), state.accelerator
     state.model.eval()
     batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
-    found = []
+    own: list[tuple[np.ndarray, np.ndarray]] = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):
         state.heed()
         longest = examples.lengths[index].max()
         with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
-            found.append((index, forward(state, examples, index).float().cpu().numpy()))
-    out = np.full((len(examples), max(1, len(state.spec.task.classes))), np.nan, dtype=np.float32)
-    for index, logits in gather_object(found):
-        out[index] = logits
-    if not np.isfinite(out).all():
+            own.append((index, forward(state, examples, index).float().cpu().numpy()))
+    whole = np.full((len(examples), max(1, len(state.spec.task.classes))), np.nan, dtype=np.float32)
+    for index, logits in gather_object(own):
+        whole[index] = logits
+    if not np.isfinite(whole).all():
         raise UserError(
             f"the model's outputs are not finite after step {state.journal.step}; no result"
         )
     state.journal.seconds["evaluate"] += time.monotonic() - started
-    return out
+    return whole
 
 
 def report(accelerator: Accelerator, what: str, values: dict[str, float]) -> None:
-    """Print one line on the main process."""
+    """Print one line of names and values on the main process."""
     if accelerator.is_main_process:
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         print(f"{what}: {text}", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""What a method is to the training loop: the interface that training/methods/ fulfils.
+"""What the training loop asks of a method: the interface of the classes in training/methods/.
 
-To add a method, write a class like these in a file of training/methods/ and give it an entry in
+To add a method, write a subclass of `Method` in a file of training/methods/ and give it an entry in
 studies/methods.yaml.
 """
 
@@ -31,7 +31,7 @@ class Controller(Protocol):
     run calls it again for the same step"""
 
     def penalty(self) -> torch.Tensor | None:
-        """Return a regulariser that is added, once a step, to the mean loss; None adds nothing."""
+        """Return a regulariser to add to the mean loss once a step; None adds nothing."""
 
     def after_step(self, step: int) -> None:
         """Act after step `step` (counted from 1) of the optimizer and the schedule."""
@@ -46,7 +46,7 @@ class Controller(Protocol):
         """Return what a resumed run needs, as plain values and tensors."""
 
     def load_state_dict(self, content: dict) -> None:
-        """Take over what `state_dict` gave, and reshape the layers and the optimizer's state."""
+        """Take up what `state_dict` returned, and reshape the layers and the optimizer's state."""
 
 
 class Method(ABC):
@@ -59,7 +59,7 @@ class Method(ABC):
         Parameters that are not trained are frozen; adapters start as the spec says.
 
         Raises:
-            UserError: settings that do not fit this model.
+            UserError: settings do not fit this model.
         """
 
     @abstractmethod
@@ -67,10 +67,10 @@ class Method(ABC):
         """Save what was trained of a model that `apply` prepared into a new folder."""
 
     def controller(self, state: "State", examples: dict[str, "Examples"]) -> Controller | None:
-        """Return what acts between the steps of a prepared run; None if nothing does.
+        """Return what acts between the steps of a run that is ready to train; None if nothing does.
 
         Raises:
-            UserError: settings that do not fit the data or the model.
+            UserError: settings do not fit the data or the model.
         """
         return None
 
@@ -81,11 +81,11 @@ class Method(ABC):
             The names of the tensors that were copied.
 
         Raises:
-            UserError: an adapter that does not fit this model.
+            UserError: the adapter does not fit this model.
         """
         return warm_start.start_from(model, spec, folder)
 
 
 def method_of(spec: RunSpec) -> Method:
-    """Make the method that a run is trained by."""
+    """Make the method by which a run is trained."""
     return resolve(spec.facts.code)()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:  # it needs torch, which readers of records do not
+if TYPE_CHECKING:  # it imports torch, which readers of records do without
     from loraudit.data.batches import Examples
 
 

@@ -1,7 +1,7 @@
-"""What controllers share that move ranks between layers while a run trains.
+"""The base class of controllers that move ranks between layers while a run trains.
 
-The training loop calls a method's controller (method.py); ALoRA's and AdaLoRA's are subclasses of
-the one here, which counts how often ranks moved and warns if they never did.
+The training loop calls a method's controller (method.py). ALoRA's and AdaLoRA's are subclasses of
+this one, which counts how often ranks moved and warns if they never did.
 """
 
 import math
@@ -18,13 +18,13 @@ class RankController:
     """A controller of ranks; a subclass defines `ranks`, `allocate` and `restore`.
 
     Args:
-        state: the loop's, prepared.
-        rows: training rows.
+        state: what the loop works on, ready to train.
+        rows: number of training rows.
 
     Attributes:
         per_epoch, steps: optimizer steps of an epoch and of the whole run.
         with_gradients: whether `allocate` needs the step's gradients.
-        counts: for the record; `rank_changes` counts the steps after which a layer's rank differed.
+        counts: for the run's record; `rank_changes` counts the steps that changed a layer's rank.
     """
 
     with_gradients = False
@@ -40,15 +40,15 @@ class RankController:
         raise NotImplementedError
 
     def allocate(self, step: int) -> None:
-        """Move ranks after this step, if it is time to."""
+        """Move ranks if this step is one after which they move."""
         raise NotImplementedError
 
     def penalty(self) -> torch.Tensor | None:
-        """Return what is added to each step's mean loss; None is nothing."""
+        """Return None: nothing is added to the mean loss."""
         return None
 
     def after_step(self, step: int) -> None:
-        """Allocate after step `step` (from 1); after the last, say if no rank ever moved."""
+        """Allocate after a step, counted from 1; after the last, warn if no rank ever moved."""
         before = self.ranks()
         self.allocate(step)
         self.counts["rank_changes"] += self.ranks() != before
@@ -60,12 +60,12 @@ class RankController:
         return {"ranks": self.ranks(), "counts": dict(self.counts)}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Take up `state_dict`'s value on a freshly prepared model, whose weights come later."""
+        """Take up what `state_dict` returned, on a new model whose weights are copied later."""
         self.counts = dict(content["counts"])
         self.restore(content["ranks"])
 
     def restore(self, ranks: dict[str, int]) -> None:
-        """Give the layers these ranks, for saved weights to be copied into."""
+        """Give the layers these ranks, so that saved weights of that shape can be copied in."""
         raise NotImplementedError
 
     def say(self, line: str) -> None:

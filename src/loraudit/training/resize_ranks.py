@@ -1,18 +1,18 @@
-"""Ranks of LoRALinear switched off, taken away and added: the moves of the adaptive methods.
+"""Switch off, take away and add ranks of a LoRALinear, as the adaptive methods do.
 
 With a gate g_i in {0, 1} per rank,
 
     h = W0 x + b0 + s B diag(g) A x,        s = alpha / r of the start, whatever the rank is now
 
-A gate of 0 is the same as a zero column of B, so nothing in the layer's forward changes: a rank is
-switched off for a while by zeroing its column, and for good by taking its row of A and column of B
-away. Memory and time then follow. A new rank has a row of A drawn as the run's init says, and a
-zero column of B: it changes no output until it is trained. A layer of rank 0 is the frozen layer;
-it is no longer trainable, and may grow again.
+A gate of 0 is the same as a zero column of B, so the layer's forward needs no gates: a rank is
+switched off for a while by zeroing its column of B, and for good by removing its row of A and its
+column of B, which saves memory and time. A new rank has a row of A drawn as the run's init says and
+a zero column of B, so it changes no output until it is trained. A layer of rank 0 computes what the
+frozen layer does; it has nothing to train, and may grow again.
 
-AdamW's moments move along: those of the ranks that stay keep every bit, new ones start at zero.
-Its step count is one number per tensor and goes on, so a new rank is past the bias correction: its
-first update is (1 - beta1) / sqrt(1 - beta2) times the learning rate (3.2 for 0.9 and 0.999).
+AdamW's moments of the ranks that stay keep every bit; those of new ranks start at zero. Its step
+count is one number per tensor and goes on, so a new rank gets no more bias correction: its first
+update is (1 - beta1) / sqrt(1 - beta2) times the learning rate (3.2 times for 0.9 and 0.999).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,11 +28,11 @@ from loraudit.adapters.lora import LoRALinear
 
 @contextmanager
 def gated(layers: Mapping[str, LoRALinear], gates: Mapping[str, Tensor]) -> Iterator[None]:
-    """Switch ranks off inside a `with`; afterwards every bit is as before.
+    """Switch ranks off inside a `with`, and restore every bit of them at its end.
 
     Args:
-        layers: by name.
-        gates: name -> (rank,) of 1 and 0 (or true and false), for the layers to gate.
+        layers: {name: layer}.
+        gates: {name: (rank,) of 1 and 0 or booleans} of the layers to gate; 0 switches off.
     """
     kept = {name: layers[name].lora_B.detach().clone() for name in gates}
     try:
@@ -58,7 +58,7 @@ def grow(
     """Add ranks in place: rows of A drawn from `seed` alone, columns of B zero.
 
     Raises:
-        ValueError: more ranks than min(d_in, d_out), the most that an update can have.
+        ValueError: the layer would have more ranks than min(d_in, d_out), the most that can help.
     """
     rank, width = layer.rank + count, min(layer.sizes(layer.base))
     if rank > width:
@@ -70,7 +70,7 @@ def grow(
 
 
 def resize(layer: LoRALinear, rank: int, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Give a layer another rank with all values zero, for saved ones to be copied into."""
+    """Give a layer another rank and zero all values; saved ones are copied in afterwards."""
     rows = layer.lora_A.detach().new_zeros(rank, layer.lora_A.shape[1])
     _rebuild(layer, torch.arange(0, device=rows.device), rows, optimizer)
 
@@ -84,7 +84,10 @@ def _rebuild(
 ) -> None:
     """Keep the ranks `kept` and put `rows` after them.
 
-    The parameters are new objects: DDP and autograd remember an old one's shape.
+    The parameters are new objects, because DDP and autograd remember the shape of an old one.
+
+    Raises:
+        ValueError: the update is merged.
     """
     if layer.merged:
         raise ValueError("unmerge before changing the rank")
@@ -101,7 +104,7 @@ def _rebuild(
 
 
 def _joined(tensor: Tensor, dim: int, kept: Tensor, new: Tensor) -> Tensor:
-    """Return a tensor's slices `kept` along `dim`, then `new`."""
+    """Return the slices `kept` of a tensor along `dim`, followed by `new`."""
     return torch.cat((tensor.index_select(dim, kept), new), dim)
 
 
@@ -111,10 +114,12 @@ def _hand_over(
     new: nn.Parameter,
     moved: Callable[[Tensor], Tensor],
 ) -> None:
-    """Put a new parameter in an old one's place, with its state; `moved` reshapes moments."""
+    """Replace a parameter in an optimizer and keep its state; `moved` reshapes moments."""
     for group in optimizer.param_groups:
         group["params"] = [new if p is old else p for p in group["params"]]
     if old in optimizer.state:
         state = optimizer.state.pop(old)
-        moments = {k: v for k, v in state.items() if v.shape == old.shape}  # not the step
+        moments = {
+            k: v for k, v in state.items() if v.shape == old.shape
+        }  # the step count has no shape
         optimizer.state[new] = state | {key: moved(value) for key, value in moments.items()}

@@ -1,4 +1,4 @@
-"""The learning rates of a run: the highest of each parameter, and the schedule."""
+"""The learning rates of a run: each parameter's highest rate, and the schedule."""
 
 import math
 
@@ -9,10 +9,10 @@ from loraudit.studies.spec import RunSpec
 
 
 def learning_rate(spec: RunSpec, parameter: str) -> float:
-    """Return a parameter's highest rate: with LoRA+, B's is `lora_plus` times that of all others.
+    """Return a parameter's highest rate; with LoRA+, B's is `lora_plus` times that of all others.
 
     Hayou, Ghosh and Yu 2024 (LoRA+). Their code and PEFT's give the higher rate to every other
-    one-dimensional parameter too (the head's biases); here it is B's alone.
+    one-dimensional parameter too (the head's biases); here only B has it.
     """
     ratio = spec.adapter.lora_plus if spec.adapter and "lora_B" in parameter else None
     return spec.learning_rate * (ratio or 1)

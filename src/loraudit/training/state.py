@@ -1,4 +1,4 @@
-"""What the training loop works on, and how it is saved to a checkpoint and taken up again."""
+"""What the training loop works on, and how it is saved to a checkpoint and read again."""
 
 import signal
 import time
@@ -20,8 +20,8 @@ from loraudit.training.method import Controller
 class State:
     """What the loop works on.
 
-    `bare` is the model as the method left it; `model` is the same as Accelerate has wrapped it.
-    `pad` is the token that fills short rows of a batch.
+    `bare` is the model that the method has prepared; `model` is the same model wrapped by
+    Accelerate. `pad` is the id of the token that fills short rows of a batch.
     """
 
     spec: RunSpec
@@ -37,12 +37,12 @@ class State:
     checkpoints: Checkpoints | None = None
 
     def heed(self) -> None:
-        """Stop here if a signal came.
+        """Save a checkpoint and stop here if a signal came to a run of one process.
 
-        Several processes wait for each other at every step, so they stop in `keep` instead.
+        Several processes wait for each other, so they stop together, in `keep`.
 
         Raises:
-            SystemExit: after a checkpoint.
+            SystemExit: a signal came; a checkpoint was saved.
         """
         if self.accelerator.num_processes == 1 and self.checkpoints and self.checkpoints.signal:
             stop(self, self.checkpoints)
@@ -91,7 +91,7 @@ def stop(state: State, checkpoints: Checkpoints) -> NoReturn:
 
 
 def note_ranks(state: State) -> None:
-    """Write down the ranks in use, where they may differ by layer and have moved."""
+    """Add the ranks in use to the journal, if layers' ranks may differ and any has changed."""
     if not state.spec.uneven_ranks:
         return
     ranks = state.controller.ranks() if state.controller else adapter_ranks(state.bare)
@@ -103,7 +103,7 @@ def note_ranks(state: State) -> None:
 def keep(state: State) -> None:
     """Save a checkpoint when it is time for one, and stop if a signal came.
 
-    What one process asks for, all processes do, because a checkpoint holds a part of each.
+    If one process has to save or stop, all do, because a checkpoint holds a part of each.
     """
     checkpoints = state.checkpoints
     if checkpoints is None:

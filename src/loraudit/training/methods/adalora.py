@@ -1,14 +1,14 @@
 """AdaLoRA (Zhang et al., ICLR 2023) as PEFT has it.
 
 The update is P diag(lambda) Q, in PEFT's names lora_B, lora_E and lora_A, times
-alpha / (initial rank + 1e-5). PEFT masks: shapes stay, and a rank out of use has its lambda set to
-zero. Between two allocations masked ranks are trained again, so a model in use before the last
-allocation may hold more ranks than its budget; what is exported is every rank whose lambda is not
-zero, that is, the model that was scored.
+alpha / (initial rank + 1e-5). PEFT keeps all shapes and masks ranks out of use by setting their
+lambda to zero. Between two allocations masked ranks are trained again, so before the last one a
+model may use more ranks than its budget. The export has every rank whose lambda is not zero, which
+is the model that was scored.
 
-Two things that PEFT's documentation asks of a training loop are done by the controller:
-`update_and_allocate` after each optimizer step while gradients are there, and the orthogonal
-penalty, which PEFT adds only to a loss that the model itself computes (peft 0.21,
+The controller does two things that PEFT's documentation asks of a training loop: it calls
+`update_and_allocate` after each optimizer step, before gradients are cleared, and it adds the
+orthogonal penalty, which PEFT adds only to a loss that the model itself computes (peft 0.21,
 tuners/adalora/model.py, forward).
 """
 
@@ -41,12 +41,12 @@ class AdaLoRA(Method):
     """PEFT's AdaLoraModel; its controller calls PEFT's rank allocator."""
 
     def apply(self, model: nn.Module, spec: RunSpec) -> nn.Module:
-        """Wrap the model with PEFT's AdaLoRA; P and Q are drawn per layer, by a derived seed.
+        """Wrap the model with PEFT's AdaLoRA; each layer's P and Q are drawn by a derived seed.
 
-        The schedule needs the number of steps, so the controller sets it.
+        The schedule needs the number of steps, so the controller sets it later.
 
         Raises:
-            UserError: a target that this model lacks.
+            UserError: this model lacks a target.
         """
         adapter, settings = spec.lora, spec.settings
         assert isinstance(settings, AdaLoRASettings)  # the spec sees to it
@@ -71,9 +71,9 @@ class AdaLoRA(Method):
         return wrapped
 
     def export(self, model: nn.Module, spec: RunSpec, folder: Path) -> None:
-        """Save every rank whose lambda is not zero, and the head, as PEFT's own loading expects."""
+        """Save every rank whose lambda is not zero, and the head, in the form that PEFT loads."""
         config = model.peft_config[NAME]
-        kept = config.rank_pattern
+        kept = config.rank_pattern  # of the last allocation; the config has it again below
         config.rank_pattern = {
             name.removesuffix(f".{NAME}"): (parameter != 0).view(-1).tolist()
             for name, parameter in model.base_model.model.named_parameters()
@@ -89,16 +89,16 @@ class AdaLoRA(Method):
         write_folder(state, written, folder)
 
     def controller(self, state: "State", examples: dict[str, Examples]) -> "AdaLoRAController":
-        """Return what allocates the ranks of a run.
+        """Return the controller that allocates the ranks of a run.
 
         Raises:
-            UserError: a schedule that leaves no step to allocate in.
+            UserError: the schedule leaves no step to allocate in.
         """
         return AdaLoRAController(state, examples)
 
 
 class AdaLoRAController(RankController):
-    """Calls PEFT's allocator; `RankController` says when."""
+    """Calls PEFT's allocator after each step."""
 
     with_gradients = True
 
@@ -133,7 +133,7 @@ class AdaLoRAController(RankController):
     def penalty(self) -> Tensor | None:
         """Return weight * mean over P and Q of ||P^T P - I||_F and ||Q Q^T - I||_F.
 
-        The paper squares the norms; this is PEFT's.
+        The paper squares the norms; PEFT does not.
         """
         weight = self.config.orth_reg_weight
         if not weight:
@@ -145,18 +145,18 @@ class AdaLoRAController(RankController):
         return weight * torch.stack(norms).mean()
 
     def allocate(self, step: int) -> None:
-        """Update the scores; mask by them where the schedule says so."""
+        """Update the scores, and mask ranks by them at the steps that the schedule says."""
         before = self.config.rank_pattern
         self.tuner.update_and_allocate(step)
         self.counts["allocations"] += self.config.rank_pattern is not before
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the masks and the allocator's moving averages too."""
+        """Return what the base class does, and the masks and the allocator's moving averages."""
         averages = {name: dict(getattr(self.allocator, name)) for name in AVERAGES}
         return {**super().state_dict(), "pattern": self.config.rank_pattern, "averages": averages}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Take up masks, averages and counts."""
+        """Take up what `state_dict` returned."""
         super().load_state_dict(content)
         self.config.rank_pattern = content["pattern"]
         device = self.state.accelerator.device
@@ -164,13 +164,14 @@ class AdaLoRAController(RankController):
             setattr(self.allocator, name, {key: t.to(device) for key, t in tensors.items()})
 
     def restore(self, ranks: dict[str, int]) -> None:
-        """Do nothing: PEFT masks, so shapes stay as they are."""
+        """Do nothing, because PEFT masks ranks and all shapes stay."""
 
 
 AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""The allocator's tensors by parameter name: sensitivity, its average, its uncertainty."""
+"""The allocator's attributes that hold tensors by parameter name: the sensitivity, its moving
+average, and that of its uncertainty."""
 
 
 def _steps(asked: float, steps: int) -> int:
-    """Return a number of steps, given as such or as a share of all."""
+    """Return a number of steps that is given as such or as a share of all."""
     return asked if isinstance(asked, int) else round(asked * steps)

@@ -1,23 +1,24 @@
-"""ALoRA: ranks move to where an ablation says that they matter.
+"""ALoRA: ranks move to the layers where an ablation says that they matter.
 
 Liu et al., NAACL 2024 (arXiv 2403.16187), Algorithm 1. Training starts as LoRA of rank r in every
 layer. After K1 epochs, and then every K2 epochs, at most N_A times:
 
     1. Score every rank on one fixed batch:   IS(r) = S(M) - S(M\\r) + S(M_r)             (Eq. 6)
-       S is minus the mean loss (cross-entropy; squared error where a number is predicted), M\\r the
-       model without rank r, M_r the model with rank r alone.
-    2. Take away the n_A ranks of lowest score, wherever they are.
+       S is minus the mean loss (cross-entropy, or squared error where a number is predicted), M\\r
+       is the model without rank r, and M_r the model with rank r alone.
+    2. Take away the n_A ranks of lowest score, whatever their layer.
     3. Give n_A new ranks to the layers that lost none, as evenly as possible, the remainder to
        those of higher mean score.
 
-The budget, the sum of ranks, is therefore what it was. The paper leaves open: what n_A counts and
-what M_r switches off (fields of the spec's `alora`); what happens when every layer lost a rank
-(here all then share the new ones by the same rule, since the budget is to stay); and whether
-scoring is done without dropout (here: yes). Every rank keeps the scaling alpha / r of the start, so
-moving ranks rescales none that stay. Optimizer state: resize_ranks.py.
+The budget, which is the sum of ranks, therefore stays. The paper leaves open what n_A counts and
+what M_r switches off (fields of the spec's `alora`), what happens when every layer has lost a rank
+(here all of them then share the new ones by the same rule, so that the budget stays), and whether
+scoring uses dropout (here it does not). Every rank keeps the scaling alpha / r of the start, so
+moving ranks does not rescale those that stay. What happens to the optimizer's state is in
+resize_ranks.py.
 
-Scoring costs two forward passes for each rank, from the rank's block upwards
-(block_outputs.py), and whole ones for S(M) and for the model without ranks.
+Scoring costs two forward passes for each rank, from the rank's block upwards (block_outputs.py),
+and a whole one each for S(M) and for the model without ranks.
 """
 
 import math
@@ -47,21 +48,21 @@ if TYPE_CHECKING:
     from loraudit.training.state import State
 
 CUTS = 4
-"""The scoring batch is run in so many parts of like length, which need less padding."""
+"""The scoring batch is run in so many parts; rows of like length together need less padding."""
 
 Layers = Mapping[str, LoRALinear]
 Scores = dict[str, Tensor]
-"""Layer name -> importance of its ranks (rank,), float64."""
+"""{layer's name: importance of its ranks (rank,), float64}."""
 
 
 class ALoRA(LoRA):
-    """Starts and is saved as LoRA; its controller moves ranks on the way."""
+    """Starts and is saved as LoRA; its controller moves ranks while it trains."""
 
     def controller(self, state: "State", examples: dict[str, Examples]) -> "ALoRAController":
-        """Return what moves the ranks of a run.
+        """Return the controller that moves the ranks of a run.
 
         Raises:
-            UserError: settings that do not fit the data or the model.
+            UserError: settings do not fit the data or the model.
         """
         return ALoRAController(state, examples)
 
@@ -80,7 +81,7 @@ class ALoRAController(RankController):
         rows = scoring_rows(self.settings, len(split), state.spec.seed)
         cuts = sorted_batches(split.lengths[rows], -(-len(rows) // CUTS))
         self.batches = [self._batch(split, rows[cut]) for cut in cuts]
-        compiled = state.spec.compute == "compiled"  # its graph is of whole passes
+        compiled = state.spec.compute == "compiled"  # a compiled model runs whole passes only
         self.prefix = KeptOutputs({} if compiled else blocks_of(state.bare, state.spec.model))
         names = ("rounds", "moved_ranks", "scoring_forwards", "scoring_rows", "scoring_tokens")
         self.counts |= dict.fromkeys(names, 0) | {"scoring_seconds": 0.0}
@@ -90,7 +91,7 @@ class ALoRAController(RankController):
         return {name: layer.rank for name, layer in self.layers.items()}
 
     def allocate(self, step: int) -> None:
-        """Do a round, if one is due after this step."""
+        """Score and move ranks if a round is due after this step."""
         if step not in self.at:
             return
         started = time.monotonic()
@@ -116,12 +117,12 @@ class ALoRAController(RankController):
         )
 
     def scores(self) -> Scores:
-        """Score every rank, each process its share; all processes get the same numbers."""
+        """Score every rank; each process scores a share, and all get the same numbers."""
         accelerator, model = self.state.accelerator, self.state.bare
         training = model.training
         model.eval()
         share, alone = (accelerator.process_index, accelerator.num_processes), self.settings.alone
-        found = importance(
+        importances = importance(
             self.layers, self.score, alone, share, gather_object, self.prefix, self.state.heed
         )
         model.train(training)
@@ -131,7 +132,7 @@ class ALoRAController(RankController):
         self.counts["scoring_forwards"] += forwards
         self.counts["scoring_rows"] += forwards * self.settings.rows
         self.counts["scoring_tokens"] += forwards * tokens
-        return found
+        return importances
 
     @torch.no_grad()
     def score(self) -> float:
@@ -154,7 +155,7 @@ class ALoRAController(RankController):
         return inputs, torch.as_tensor(split.labels[rows], device=device)
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Bring ranks and counts to what was saved."""
+        """Take up the saved ranks and counts."""
         super().load_state_dict(content)
         self._rewrap()
 
@@ -164,7 +165,11 @@ class ALoRAController(RankController):
             resize(self.layers[name], rank, self.state.optimizer)
 
     def _pruned(self) -> int:
-        """Return n_A."""
+        """Return n_A, the ranks moved in a round.
+
+        Raises:
+            UserError: it is not below the number of the model's ranks.
+        """
         words = {"modules": len(self.layers), "kinds": len(self.state.spec.lora.targets)}
         asked, total = self.settings.pruned, sum(self.ranks().values())
         count = words[asked] if isinstance(asked, str) else asked
@@ -176,6 +181,7 @@ class ALoRAController(RankController):
         return count
 
     def _check_widths(self, keep: dict[str, Tensor], added: dict[str, int]) -> None:
+        """Refuse a round that gives a layer more ranks than an update of its shape can have."""
         for name, layer in self.layers.items():
             rank, width = int(keep[name].sum()) + added[name], min(layer.sizes(layer.base))
             if rank > width:
@@ -185,7 +191,7 @@ class ALoRAController(RankController):
                 )
 
     def _rewrap(self) -> None:
-        """Let DDP see the new shapes: its buckets are cut for the old ones."""
+        """Wrap the model anew, because DDP's buckets have the old shapes."""
         old, accelerator = self.state.model, self.state.accelerator
         if isinstance(old, DistributedDataParallel):
             places = {"device_ids": old.device_ids, "output_device": old.output_device}
@@ -195,26 +201,26 @@ class ALoRAController(RankController):
 
 
 def round_steps(settings: ALoRASettings, per_epoch: int, steps: int) -> list[int]:
-    """Return the steps after which ranks move, all before the last step.
+    """Return the steps after which ranks move, which are all before the last step.
 
     Raises:
-        UserError: the run ends before the first.
+        UserError: the run ends before the first of them.
     """
     at = settings.steps(per_epoch)
-    found = [step for step in at if step < steps]
-    if not found:
+    rounds = [step for step in at if step < steps]
+    if not rounds:
         raise UserError(
             f"alora.first: the first round would be after step {at[0]}, the run has {steps} "
             f"(legal: below {steps / per_epoch:g} epochs)"
         )
-    return found
+    return rounds
 
 
 def scoring_rows(settings: ALoRASettings, rows: int, seed: int) -> np.ndarray:
-    """Return the rows of the fixed batch, by the run's seed, in ascending order.
+    """Return the rows of the fixed batch, drawn by the run's seed, in ascending order.
 
     Raises:
-        UserError: the split has fewer.
+        UserError: the split has fewer rows.
     """
     if settings.rows > rows:
         raise UserError(
@@ -237,18 +243,18 @@ def importance(
     """Score every rank: IS(r) = S(M) - S(M\\r) + S(M_r).
 
     Args:
-        layers: the adapters of a model.
+        layers: the adapters of a model by name.
         score: S of the model as it stands.
         alone: what M_r switches off: all other ranks of the "model", or of the rank's own "module".
-        share: this process's number and how many there are; each scores every n-th rank.
-        gather: joins the processes' lists.
-        prefix: the model's blocks, where passes may start at a rank's own.
-        heed: called before each rank, when the model is as it was; it may raise.
+        share: this process's number, and n, how many there are; each scores every n-th rank.
+        gather: joins the lists of all processes.
+        prefix: keeps outputs of the model's blocks, so that passes may start at a rank's block.
+        heed: called before each rank, while no rank is switched off; it may raise.
     """
     ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
     mine = ranks[share[0] :: share[1]]
     none = {name: torch.zeros(layer.rank) for name, layer in layers.items()}
-    prefix, found = prefix or KeptOutputs(), []
+    prefix, scored = prefix or KeptOutputs(), []
     with prefix.kept_as("whole"):
         whole = score()
     if alone == "model":
@@ -263,20 +269,20 @@ def importance(
             without = score()
         with gated(layers, {**others, name: one}), prefix.below(name, below):
             only = score()
-        found.append((name, rank, whole - without + only))
+        scored.append((name, rank, whole - without + only))
     scores = {name: torch.empty(layer.rank).double() for name, layer in layers.items()}
-    for name, rank, value in gather(found):
+    for name, rank, value in gather(scored):
         scores[name][rank] = value
     return scores
 
 
 def decide(scores: Scores, count: int) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Choose which ranks stay and which layers get new ones; their number is `count` both times.
+    """Choose the `count` ranks to take away, and the layers that get as many new ones.
 
-    Ties between ranks go to the earlier, which is taken away.
+    Of ranks with equal scores, the earlier one is taken away.
 
     Returns:
-        name -> (rank,) true where the rank stays; name -> number of new ranks.
+        {name: (rank,) of booleans, true where the rank stays}, and {name: number of new ranks}.
     """
     places = [(name, rank) for name, values in scores.items() for rank in range(len(values))]
     lowest = sorted(places, key=lambda place: scores[place[0]][place[1]].item())[:count]

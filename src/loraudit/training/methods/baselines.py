@@ -11,14 +11,14 @@ from loraudit.training.method import Method
 
 
 class HeadOnly(Method):
-    """Trains the classification head alone; the base of the other baselines."""
+    """Trains the classification head alone. The other baselines are subclasses."""
 
     def trains(self, parameter: str) -> bool:
-        """Tell whether a parameter outside the head is trained, by its full name."""
+        """Tell whether the parameter of this full name, outside the head, is trained."""
         return False
 
     def apply(self, model: nn.Module, spec: RunSpec) -> nn.Module:
-        """Set what is trainable, in place."""
+        """Freeze all parameters that the method does not train, in place."""
         freeze(model, spec.model.head, spec.head == "trained")
         for name, parameter in model.named_parameters():
             if not in_head(name, spec.model.head):
@@ -26,7 +26,7 @@ class HeadOnly(Method):
         return model
 
     def export(self, model: nn.Module, spec: RunSpec, folder: Path) -> None:
-        """Save the head and what else is trained, as <method>.safetensors."""
+        """Save the head and all other trained parameters as <method>.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             name: tensor.detach().cpu().contiguous()
@@ -48,7 +48,7 @@ class FullFineTuning(HeadOnly):
     """Trains all parameters."""
 
     def trains(self, parameter: str) -> bool:
-        """Return True: nothing is frozen."""
+        """Return True, because nothing is frozen."""
         return True
 
     def export(self, model: nn.Module, spec: RunSpec, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""LoRA by PEFT: the cross-check of this project's own, and PEFT's variants of it."""
+"""LoRA by PEFT, which cross-checks this project's own, and PEFT's variants of LoRA."""
 
 from pathlib import Path
 
