@@ -5,7 +5,6 @@ its entry names as `code`; training/method.py says what such a class must do.
 """
 
 import functools
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -80,8 +79,3 @@ def names_of(**facts: object) -> list[str]:
         for name, method in METHODS.items()
         if all(getattr(method, key) == value for key, value in facts.items())
     ]
-
-
-def with_settings() -> Mapping[str, type]:
-    """Return the methods that have settings of their own, and the class of these."""
-    return {name: resolve(m.settings) for name, m in METHODS.items() if m.settings}
