@@ -31,10 +31,10 @@ def test_the_lock_pins_every_dependency_exactly():
 
 def test_a_wheel_holds_the_packages_other_files():
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["loraudit"]
-    other = [
-        file for file in Path("src/loraudit").iterdir() if file.is_file() and file.suffix != ".py"
-    ]
-    assert other
+    root = Path("src/loraudit")
+    files = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
+    other = [file for file in files if file.suffix not in {".py", ".pyc"}]
+    assert {file.parent.name for file in other} >= {"report", "studies"}
     for file in other:
         assert any(file.match(pattern) for pattern in patterns), file
 
