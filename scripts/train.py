@@ -12,10 +12,10 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
-from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import read_json
 from loraudit.studies.spec import RunSpec
+from loraudit.studies.training_code import training_code
 from loraudit.studies.values import validated
 
 
@@ -37,7 +37,7 @@ def main() -> None:
 
     from loraudit.training.run import train
 
-    code = code_digest(__file__, spec.facts.module)
+    code = training_code(spec.method, Path(__file__))
     if arguments.code not in (None, code):
         raise UserError("the code was edited since this run was planned; start snakemake again")
     folders = arguments.tokens, arguments.model, arguments.out, arguments.start

@@ -25,7 +25,7 @@ import loraudit.base.code_digest as module
 from snakemake.cli import main
 
 calls, digest = [], module.code_digest
-module.code_digest = lambda *names: calls.append(names) or digest(*names)
+module.code_digest = lambda *names, **data: calls.append(names) or digest(*names, **data)
 try:
     main(["-n", "--quiet", "rules", "--config", "study=synthetic"])
 finally:

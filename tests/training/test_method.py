@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 from loraudit.studies.expand import load_study
 from loraudit.studies.methods import METHODS, MethodEntry, resolve
 from loraudit.studies.record import read_record
+from loraudit.studies.training_code import training_code
 from loraudit.training import method as interface
 from loraudit.training.run import train
 from tiny import make_spec, tiny_model
@@ -41,6 +42,22 @@ def test_an_added_method_is_expanded_trained_recorded_and_saved(added, tiny, tmp
     assert parameters["adapter"] == 0
     saved = load_file(tmp_path / "run/adapter/norms.safetensors")
     assert {name for name in saved if "classifier" not in name} == set(norms)
+
+
+@pytest.mark.parametrize(
+    ("edit", "retrains"),
+    [({"label": "other"}, False), ({"published_as": "lora"}, False), ({"saves": False}, True),
+     ({"code": "loraudit.training.methods.baselines:HeadOnly"}, True)],
+)  # fmt: skip
+def test_an_edit_of_an_entry_retrains_its_runs_unless_it_is_only_shown(monkeypatch, edit, retrains):
+    training_code.cache_clear()
+    before = {name: training_code(name) for name in METHODS}
+    monkeypatch.setitem(METHODS, "bitfit", METHODS["bitfit"].model_copy(update=edit))
+    training_code.cache_clear()
+    after = {name: training_code(name) for name in METHODS}
+    training_code.cache_clear()
+    changed = [name for name in METHODS if before[name] != after[name]]
+    assert changed == (["bitfit"] if retrains else [])
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=str)

@@ -16,6 +16,7 @@ from loraudit.studies.methods import METHODS
 from loraudit.studies.paths import tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config
+from loraudit.studies.training_code import training_code
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 

@@ -1,9 +1,7 @@
 # One job per run. How it is launched (devices, processes) is a resource and not a parameter, so that
 # moving a study to another machine reruns nothing.
 
-TRAIN_CODE = {
-    name: code_digest("scripts/train.py", method.module) for name, method in METHODS.items()
-}
+TRAIN_CODE = {name: training_code(name) for name in METHODS}
 
 
 rule train:

@@ -21,12 +21,12 @@ FILE_NAME = re.compile(r"[\w./-]{1,200}\.py")
 """A string in the code that may be the path of a Python file."""
 
 
-def code_digest(script: Path | str, *modules: str) -> str:
+def code_digest(script: Path | str, *modules: str, data: str = "") -> str:
     """Return the digest of a script, of named modules, and of all that they import from here.
 
     A module that is chosen at run time (importlib) is not seen in the code and must be named.
     A string that names a .py file of the package, relative to the folder of the file that it
-    stands in, counts as an import of that file.
+    stands in, counts as an import of that file. `data` is text that decides what the code does.
 
     Raises:
         ModuleNotFoundError: this package has no module of a given name.
@@ -35,6 +35,7 @@ def code_digest(script: Path | str, *modules: str) -> str:
     files = _closure(script, modules)
     parts = [f"{name}:{_parsed(file, name)[0]}" for name, file in sorted(files.items())]
     parts.append(f"{script.parent.name}/{script.name}:{_parsed(script, '')[0]}")
+    parts += [data] if data else []
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ class MethodEntry(Frozen):
     trains: Literal["adapter", "weights", "head"]
     """what it trains beside the head: LoRA matrices, weights of the model itself, or nothing"""
     settings: str | None = Field(default=None, pattern=DOTTED)
-    """the class of the method's own settings, a field of a study file called like the method"""
+    """the class of the method's own settings; a study file has them under the method's name"""
     twin: str | None = None
     """the method that computes the same with other code"""
     published_as: str | None = None

@@ -35,6 +35,7 @@ from loraudit.studies.names import targets_name
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Run, Study
 from loraudit.studies.study_file import Config
+from loraudit.studies.training_code import training_code
 from loraudit.tools import calibrate
 
 CACHE = Path(".loraudit/calibration.json")
@@ -254,7 +255,7 @@ def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
             f"{model}/manifest.json --config ...` fetches it"
         )
         return None
-    code = code_digest("scripts/train.py", spec.facts.module)
+    code = training_code(spec.method)
     folders["model"] = source
     key = _cache_key(machine, code, class_key(spec), calibrate.readable(folders), source)
     arguments = spec.model_dump(mode="json"), folders, machine.profile(), machine.threads

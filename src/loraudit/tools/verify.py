@@ -22,7 +22,6 @@ import pandas as pd
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, sha256
 from loraudit.base.progress import progress
@@ -32,12 +31,11 @@ from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
-from loraudit.studies.methods import METHODS
 from loraudit.studies.record import RunRecord, parse_record, run_files, seal
 from loraudit.studies.spec import digest
 from loraudit.studies.study import Run, Study, read_study
+from loraudit.studies.training_code import SCRIPT, training_code
 
-TRAIN_SCRIPT = Path("scripts/train.py")
 MANY = 3
 """Cells of a table that are named before the rest is counted."""
 
@@ -219,16 +217,10 @@ def _check_code(case: Case) -> Findings:
     said = case.record.code_sha256
     if said is None:
         yield case.note("record.json", "the code that made it is not recorded: may be stale")
-    elif not TRAIN_SCRIPT.is_file():
-        yield case.note("record.json", f"no {TRAIN_SCRIPT} here to compare its code with")
+    elif not SCRIPT.is_file():
+        yield case.note("record.json", f"no {SCRIPT} here to compare its code with")
     elif said != training_code(case.record.spec.method):
         yield case.problem("record.json", "stale: made by other code than today's")
-
-
-@functools.cache
-def training_code(method: str) -> str:
-    """Return the digest of the code that trains a method, as rule train has it."""
-    return code_digest(TRAIN_SCRIPT, METHODS[method].module)
 
 
 def _check_evidence(case: Case) -> Findings:
