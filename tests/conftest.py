@@ -104,9 +104,9 @@ def finished(tmp_path_factory):
 
 def _run_study() -> None:
     """Do what the DAG does, in this process."""
-    from loraudit.base.code_digest import code_digest
     from loraudit.report.products import Places, products
     from loraudit.studies.expand import load_configured
+    from loraudit.studies.training_code import training_code
 
     config = {**read_yaml("config/config.yaml"), "study": "small"}
     study = load_configured(config)
@@ -121,7 +121,7 @@ def _run_study() -> None:
     script("study", config=json.dumps(config), out=f"{results}/study.json")
     for run in study.runs:
         folders = {"tokens": tokens, "model": model, "out": f"{results}/runs/{run.id}"}
-        code = code_digest("scripts/train.py", run.spec.facts.module)
+        code = training_code(run.spec.method)
         script("train", spec=run.spec.model_dump_json(), code=code, **folders)
     for cell, spec in study.cells().items():
         out = f"{results}/crosscheck/{cell}.json"

@@ -183,12 +183,14 @@ def test_what_is_not_published_is_assumed_and_said():
     ours = 0.002
     assert published_mean(number(pm=None), "sd", ours) == (
         Mean(0.897, ours, 5),
-        "spread unpublished: ours, n=5",
+        "spread unpublished: our spread, n=5",
     )
     single, _ = published_mean(number(pm=None, n=1), "sd", ours)
     assert (single.sd, single.n) == (ours, 1)
     unknown, _ = published_mean(number(n=None), "sd", ours)
     assert (unknown.sd, unknown.n) == (pytest.approx(0.007), 1)
+    assert "n unpublished" in published_mean(number(n=None), "sd", ours)[1]
+    assert "unpublished" not in published_mean(number(n=1), "sd", ours)[1]
     seeds = number(pm=None, seeds={0: (80.0, 90.0), 1: (80.0, 70.0)}, value=85.0)
     own, assumed = published_mean(seeds, "sd", ours)
     assert own.sd == pytest.approx(0.0707, abs=1e-4)
@@ -211,7 +213,10 @@ def test_the_mismatched_split_must_be_whole_too():
 
 def test_local_copies_are_named():
     row = only(verdicts(study(), tidy(local_copies="mrpc"), [number(pm=0.2)]))
-    assert row.reason.endswith("local copy, not verified: mrpc")
+    assert row.reason.endswith("; local copy, not verified: mrpc")
+    seeds = number(pm=None, pm_means=None, seeds={0: (89.0,), 1: (90.0,)})  # nothing is assumed
+    row = only(verdicts(study(), tidy(local_copies="mrpc"), [seeds]))
+    assert row.reason == "local copy, not verified: mrpc"
 
 
 def test_all_matrices_match_by_name_or_one_by_one():
@@ -221,10 +226,17 @@ def test_all_matrices_match_by_name_or_one_by_one():
 
 
 def test_published_seeds_without_a_partner_are_an_error():
-    with pytest.raises(UserError, match="no number of 'compare' has the task"):
+    with pytest.raises(UserError, match=r"no number of 'compare' .* agrees"):
         published_verdicts(
             select(("poster2025.seeds",)), select(("hu2022.table9",)), margin=0.01, reading="sd"
         )
+
+
+def test_a_published_number_in_doubt_is_set_beside_no_seeds():
+    ours = [number(pm=None, pm_means=None, seeds={0: (89.0,), 1: (90.0,)})]
+    theirs = [number(value=88.0), number(value=99.0, doubt="is a misprint")]
+    table = published_verdicts(ours, theirs, margin=0.01, reading="sd")
+    assert table.published_value.tolist() == [pytest.approx(0.88)]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from loraudit.report import score_figures
+from loraudit.report.figure_style import line_of
+from loraudit.studies.methods import METHODS, MethodEntry
 from tiny_tables import runs_and_verdicts, scored, tidy
 
 
@@ -119,3 +121,20 @@ def test_bits_are_in_order_and_means_at_their_place():
     assert plain.get_ydata() == pytest.approx([0.715, 0.725, 0.865])
     loftq = axes.containers[1].lines[0]
     assert loftq.get_ydata() == pytest.approx([0.715, 0.725])
+
+
+def test_methods_that_the_figures_have_not_heard_of_are_drawn(monkeypatch):
+    """A new entry of methods.yaml is all that a method needs; each of ten has a line of its own."""
+    for method, trains in (("norms", "weights"), ("mine", "adapter")):
+        entry = MethodEntry(name=method, label=method.upper(), code="a:B", trains=trains)
+        monkeypatch.setitem(METHODS, method, entry)
+    assert len({line_of(method) for method in METHODS}) == len(METHODS)
+    norms = tidy()[-1:].assign(method="norms", best=0.75)
+    mine = tidy()[tidy().method == "lora"].assign(method="mine")
+    runs = pd.concat([tidy(), norms, mine])
+    drawn = score_figures.score_vs_rank(runs).axes[0]
+    labels = {line.get_label() for line in drawn.lines}
+    assert labels >= {"NORMS"}
+    assert "MINE, q+v" in {box.get_label() for box in drawn.containers}
+    both = score_figures.score_vs_parameters(runs).axes[0]
+    assert {box.get_label() for box in both.containers} >= {"NORMS", "MINE, q+v"}

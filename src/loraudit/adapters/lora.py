@@ -17,9 +17,10 @@
 
 One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
 batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
-A starts random and B at zero, so training starts at the pretrained model exactly. Layers whose
-weight is stored in another way (GPT-2's Conv1D, few bits, embeddings) are in lora_variants.py. Runs
-with `compute: fast`, the default, train fast_lora.py's subclass, whose forward computes the same.
+A starts random and B at zero, so training starts at the pretrained model exactly (inject.py may then
+give A and B other values, such as LoftQ's). Layers whose weight is stored in another way (GPT-2's
+Conv1D, few bits, embeddings) are in lora_variants.py. Runs with `compute: fast`, the default, train
+nn.Linear layers by fast_lora.py's subclass, whose forward computes the same up to rounding.
 """
 
 import math
@@ -37,7 +38,8 @@ class LoRALinear(nn.Module):
 
     Args:
         base: the layer to adapt, with weight (d_out, d_in). It is frozen and not copied.
-        rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps.
+        rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps. Where
+            ranks move, training/resize_ranks.py gives the layer another r later, down to 0.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
         init: how A starts. "kaiming" is U(-1/sqrt(d_in), 1/sqrt(d_in)), the released code

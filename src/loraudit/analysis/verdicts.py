@@ -1,7 +1,8 @@
 """Verdicts: a study's cells beside published numbers, and published seeds beside each other.
 
-The number of another model, of a part of the data or of another metric is never called reproduced:
-such rows say "not comparable" and why.
+A number of another model or split, or of more rows than the runs have, is never called reproduced:
+its row says "not comparable" and why. A number of another task, method, rank, target set or metric
+has no row.
 """
 
 import math
@@ -40,8 +41,8 @@ def decide(p_different: float, p_equivalent: float, significance: float = SIGNIF
 
     - "reproduced": equivalent within the margin (even where a small difference is significant).
     - "not reproduced": different, and not shown to be equivalent.
-    - "undecided": neither, because the seeds are too few or too spread, or there is one only (both
-      p are NaN).
+    - "undecided": neither, because the seeds are too few or too spread. With one seed only, or
+      seeds that all tie, p can't be computed (NaN).
     """
     if p_equivalent < significance:
         return "reproduced"
@@ -51,10 +52,11 @@ def decide(p_different: float, p_equivalent: float, significance: float = SIGNIF
 def published_mean(number: Published, reading: str, ours_sd: float) -> tuple[Mean, str]:
     """Return a published number's mean, as fractions, and what had to be assumed ("": nothing).
 
-    With per-seed scores the mean and its sd are computed. Otherwise the printed value stands for
-    the mean (of a median too), and its ± is turned into an sd by the source's own meaning or, where
-    that is unknown, by `reading`. A ± without n counts as the sd of a single value; without ± our
-    own sd stands in, so that one published run is never taken for the exact truth.
+    With per-seed scores the mean and its sd are computed. Otherwise the printed value is taken for
+    the mean, even if it is a median, and its ± is turned into an sd by what the source says it is
+    or, where that is unknown, by `reading` (a key of `READINGS`). A ± without n counts as the sd of
+    a single value; without ± our own sd stands in, so that one published run is never taken for the
+    exact truth.
     """
     scale = SCALE[number.unit]
     scores = number.scores()
@@ -62,9 +64,11 @@ def published_mean(number: Published, reading: str, ours_sd: float) -> tuple[Mea
         return mean_of([score / scale for score in scores]), ""
     mean, n = number.value / scale, number.n or 1
     if number.pm is None:
-        return Mean(mean, ours_sd, n), f"spread unpublished: ours, n={n}"
+        unpublished = "spread" if number.n else "spread and n"
+        return Mean(mean, ours_sd, n), f"{unpublished} unpublished: our spread, n={n}"
     if n < 2:
-        return Mean(mean, number.pm / scale, 1), "n unpublished: ± taken as one run's sd"
+        single = "n=1" if number.n else "n unpublished"
+        return Mean(mean, number.pm / scale, 1), f"{single}: ± taken as one run's sd"
     meaning = number.pm_means if number.pm_means not in (None, "unknown") else reading
     return Mean(mean, spread_to_sd(number.pm / scale, n, meaning), n), ""
 
@@ -113,8 +117,8 @@ def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> 
     """Compare every cell of a study with every published number that matches it.
 
     A number matches by task, method (either LoRA implementation is "lora"), metric, rank, targets
-    and training rows. Numbers of another model match only where none of the cell's own model does,
-    one row per table, as "not comparable".
+    and training rows. If none of the cell's own model matches, the first matching number of each
+    published table stands there as "not comparable".
     """
     numbers = list(numbers)
     rows, matches = [], []
@@ -133,7 +137,8 @@ def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> 
     ]
     for row in table:
         if row["verdict"] != "not comparable" and row["local_copies"]:
-            row["reason"] += f"; local copy, not verified: {row['local_copies']}"
+            copies = f"local copy, not verified: {row['local_copies']}"
+            row["reason"] = "; ".join(filter(None, [row["reason"], copies]))
     return pd.DataFrame(table)
 
 
@@ -182,7 +187,10 @@ def obstacle(cell: dict, runs: pd.DataFrame, number: Published) -> str:
 def _facts(
     study: Study, cell: dict, runs: pd.DataFrame, number: Published
 ) -> tuple[dict, list[float]]:
-    """Return what is known of a cell and a number before any test, and the cell's scores."""
+    """Return what is known of a cell and a number before any test, and the cell's scores.
+
+    The scores are those of the last epoch if the number is of the last epoch, else of the best.
+    """
     epoch = "last" if number.selection == "last epoch" else "best"
     scores = runs[f"{epoch}_{number.metric}"].tolist()
     ours = summarise(scores)
@@ -213,8 +221,10 @@ def published_verdicts(
 ) -> pd.DataFrame:
     """Set published per-seed results beside other published numbers of the same cell.
 
+    Numbers in doubt are left out.
+
     Raises:
-        UserError: no number of `theirs` is of the same cell and epoch choice as one of `ours`.
+        UserError: no number of `theirs` agrees with one of `ours` in all fields of `SAME`.
     """
     theirs = list(theirs)
     same_cell = [
@@ -222,22 +232,24 @@ def published_verdicts(
         for left in ours
         for right in theirs
         if len(left.scores()) > 1
+        and not (left.doubt or right.doubt)
         and all(getattr(left, name) == getattr(right, name) for name in SAME)
     ]
     if not same_cell:
         raise UserError(
-            "published: no number of 'compare' has the task, model, method, rank, targets and "
-            "epoch choice of a per-seed result of 'ours'"
+            "published: no number of 'compare' that is not in doubt agrees with a per-seed result "
+            f"of 'ours' in all of {', '.join(SAME)}"
         )
     matches = [([s / SCALE[left.unit] for s in left.scores()], right) for left, right in same_cell]
     judgements = judge_with_reasons(matches, margin, reading)
     rows = []
     for (left, right), (scores, _), judgement in zip(same_cell, matches, judgements, strict=True):
         summary = summarise(scores)
-        published, _ = published_mean(right, reading, math.nan)
+        published, assumed = published_mean(right, reading, math.nan)
         row: dict = {"ours": left.key, "published": right.key}
         row |= {"task": left.task, "metric": left.metric, "selection": left.selection}
         row |= {key: summary[key] for key in ("n", "mean", "sd", "median")}
-        row |= {"published_value": published.mean, "published_sd": published.sd}
+        row["published_value"] = published.mean
+        row["published_sd"] = math.nan if assumed else published.sd
         rows.append({**row, "published_n": right.n, "margin": margin, **judgement})
     return pd.DataFrame(rows)

@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
-    LINES,
     STYLE,
     TITLE,
     WIDTH,
     legend,
+    line_of,
     look,
     numbered,
     percent_axis,
@@ -38,7 +38,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         for row, ((task, model), runs) in zip(grid, groups, strict=True):
             for name, part in runs.groupby(names[runs.index], sort=False):
                 series = look(looks[name.replace("peft", "lora")])
-                dash = LINES.get(part.method.iloc[0], "-.")
+                dash = line_of(part.method.iloc[0])
                 for axes, column in zip(row, ("train_loss", "score"), strict=True):
                     span = part.groupby("epoch")[column].agg(["mean", "min", "max"])
                     axes.plot(span.index, span["mean"], linestyle=dash, label=name, **series)

@@ -19,10 +19,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loraudit.analysis.cells import SUBJECT
 from loraudit.base.files import write_atomic
+from loraudit.studies.methods import METHODS
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = {"lora": "-", "peft": "--", "alora": (0, (6, 1)), "adalora": (0, (1, 1))}
+LINES = (
+    *("-", "--", (0, (6, 1)), (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)), ":"),
+    *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1))),
+)
+"""Lines of the methods, in the order of the methods table."""
 EPOCHS = {"best": "best epoch", "last": "last epoch"}
 STYLE = {
     key: value
@@ -66,6 +71,11 @@ def look(number: int) -> dict:
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[(number + turn) % len(MARKERS)],
     }
+
+
+def line_of(method: str) -> str | tuple:
+    """Return the line by which figures draw a method; ten are all different."""
+    return LINES[list(METHODS).index(method) % len(LINES)]
 
 
 def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:

@@ -1,7 +1,8 @@
 """A study's products in the order in which they are made, each with its files and what makes it.
 
-The DAG's rules make the same products by the same functions, one rule each. `verify`, partial
-reports and the tests make them through this list.
+The DAG's rules make the same products by the same functions. This list is for what makes or checks
+many of them in one process: `verify`, partial reports (which write a page of their own, of what
+there is) and the tests.
 """
 
 from collections.abc import Callable, Iterable
@@ -41,8 +42,8 @@ class Places:
 class Product:
     """Files that are made in one step.
 
-    `make()` makes `files` from the runs and from `inputs`, which are files of products before this
-    one, or fetched.
+    `make()` makes `files`. It reads the runs and what was made of them before; `inputs` are the
+    files, of products before this one or fetched, without which it can't be made.
     """
 
     name: str
@@ -56,7 +57,11 @@ class Product:
 
 
 def products(
-    study: Study, places: Places, cells: Iterable[str] | None = None, updates: bool = True
+    study: Study,
+    places: Places,
+    cells: Iterable[str] | None = None,
+    updates: bool = True,
+    switches: str | None = None,
 ) -> list[Product]:
     """List a study's products in order: tidy tables, tables, section 7's, figures, the report.
 
@@ -64,7 +69,9 @@ def products(
         study: its runs all have results.
         places: where the products are made from and go to.
         cells: the cross-checks that have results; None: all of the study's.
-        updates: list section 7's tables, which are measured on every adapter, too.
+        updates: whether to list section 7's tables, which are measured on every adapter of ours.
+        switches: what asks for the study after `--config`, for the commands that the page shows;
+            None: a study of config/studies as its file says.
     """
     cells = list(study.cells() if cells is None else cells)
     tidy, tables = places.results / "tidy", places.results / "tables"
@@ -86,7 +93,7 @@ def products(
         made.append(_section7(study, places))
     for figure in study_figures(study).values():
         made += _figure(figure, places)
-    return [*made, _report(study, places)]
+    return [*made, _report(study, places, switches or f"study={study.name}")]
 
 
 def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ...]:
@@ -98,15 +105,10 @@ def _figure(figure: Figure, places: Places) -> list[Product]:
     inputs = tuple(places.results / table for table in figure.tables)
     stem = places.figures / figure.name
     rows, svg, png = (stem.with_suffix(suffix) for suffix in (".csv", ".svg", ".png"))
-    draw = partial(make_picture, figure, places.results, stem)
+    make = [partial(part, figure, places.results, stem) for part in (make_rows, make_picture)]
     return [
-        Product(
-            f"rows of figure {figure.name}",
-            inputs,
-            (rows,),
-            partial(make_rows, figure, places.results, stem),
-        ),
-        Product(f"picture of figure {figure.name}", inputs, (svg, png), draw),
+        Product(f"rows of figure {figure.name}", inputs, (rows,), make[0]),
+        Product(f"picture of figure {figure.name}", inputs, (svg, png), make[1]),
     ]
 
 
@@ -124,16 +126,15 @@ def _section7(study: Study, places: Places) -> Product:
     return Product("section 7's tables", inputs, files, make)
 
 
-def _report(study: Study, places: Places) -> Product:
+def _report(study: Study, places: Places, switches: str) -> Product:
     figures = _files(places.figures, study_figures(study), ".svg")
     numbers = _files(places.figures, study_figures(study), ".csv")
     tables = _files(places.results / "tables", study_tables(), ".csv")
     tasks = dict.fromkeys(run.spec.task.name for run in study.runs)
     manifests = [places.resources / "tasks" / task / "manifest.json" for task in tasks]
     remake = {
-        path.stem: f"snakemake --cores 1 {path.as_posix()} --config study={study.name}"
-        for path in figures
+        path.stem: f"snakemake --cores 1 {path.as_posix()} --config {switches}" for path in figures
     }
     inputs = (places.results / "tidy" / "runs.parquet", *tables, *figures, *numbers)
-    do = partial(write_page, study, places.results, figures, manifests, remake)
-    return Product(REPORT, inputs, (places.results / "report.html",), do)
+    make = partial(write_page, study, places.results, figures, manifests, remake)
+    return Product(REPORT, inputs, (places.results / "report.html",), make)

@@ -13,21 +13,20 @@ from loraudit.analysis.cost import without_twins
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     EPOCHS,
-    LINES,
     STYLE,
     TITLE,
     WIDTH,
     decades,
     legend,
+    line_of,
     look,
     numbered,
     percent_axis,
     seeds,
     subjects,
 )
-from loraudit.studies.methods import METHODS
+from loraudit.studies.methods import METHODS, names_of
 
-BASELINES = {"head": ":", "bitfit": (0, (5, 1, 1, 1, 1, 1)), "full": "-."}
 PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
 FULL = "32"
 """The name of a base that is not quantised, on the axis of bits."""
@@ -158,7 +157,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> N
         scores.index * shift,
         scores["mean"],
         yerr=scores["std"].fillna(0),
-        linestyle=LINES[method],
+        linestyle=line_of(method),
         markerfacecolor="white" if method == "peft" else series["color"],
         label=_line_name(part),
         **series,
@@ -168,7 +167,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> N
 def _baseline_parts(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
     """Split baseline runs by method and label; returns method, name for the legend, and runs."""
     parts = []
-    for method in BASELINES:
+    for method in names_of(trains="weights") + names_of(trains="head"):
         for label, part in runs[runs.method == method].groupby("label", sort=False):
             parts.append((method, f"{METHODS[method].label} {label}".strip(), part))
     return parts
@@ -177,7 +176,7 @@ def _baseline_parts(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
     for method, name, part in _baseline_parts(runs):
         mean = part[epoch].mean()
-        axes.axhline(mean, color="0.35", linestyle=BASELINES[method], linewidth=1, label=name)
+        axes.axhline(mean, color="0.35", linestyle=line_of(method), linewidth=1, label=name)
 
 
 def score_vs_rows(tidy: pd.DataFrame) -> Figure:
@@ -199,7 +198,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                     scores["mean"],
                     yerr=scores["std"].fillna(0),
                     markerfacecolor="none" if method == "peft" else None,
-                    linestyle=LINES.get(method, "-."),
+                    linestyle=line_of(method),
                     label=name,
                     **look(looks[name]),
                 )
@@ -237,7 +236,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                     scores.index,
                     scores["mean"],
                     yerr=scores["std"].fillna(0),
-                    linestyle=LINES.get(method, "none"),
+                    linestyle=line_of(method) if METHODS[method].trains == "adapter" else "none",
                     markerfacecolor="none" if method == "peft" else None,
                     markersize=4 if method != "peft" else 7,
                     label=label,

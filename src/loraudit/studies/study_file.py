@@ -1,4 +1,8 @@
-"""Which keys the YAML files of studies, protocols and the configuration may have."""
+"""Which keys the YAML files of studies, protocols and the configuration may have.
+
+`validated` in values.py reads a file by these classes and turns an unknown key into an error; the
+fields of a grid block are checked in grid.py.
+"""
 
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,8 @@
-"""What the training loop asks of a method: the interface of the classes in training/methods/.
+"""What a run asks of its method: the interface of the classes in training/methods/.
 
 To add a method, write a subclass of `Method` in a file of training/methods/ and give it an entry in
-studies/methods.yaml.
+studies/methods.yaml. A method that acts while it trains returns a `Controller`, which the training
+loop calls; one that moves ranks can take the class in rank_moves.py as a base.
 """
 
 from abc import ABC, abstractmethod
