@@ -17,8 +17,8 @@
 
 One shape, followed through the code below: RoBERTa-base's query projection at r = 8 with a
 batch of 16 sentences of 128 tokens: x (16, 128, 768), A (8, 768), B (768, 8), h (16, 128, 768).
-A starts random and B at zero, so training starts at the pretrained model exactly (inject.py may then
-give A and B other values, such as LoftQ's). Layers whose weight is stored in another way (GPT-2's
+A starts random and B at zero, so training starts at the pretrained model exactly (inject.py may
+then give A and B other values, such as LoftQ's). Layers whose weight is stored otherwise (GPT-2's
 Conv1D, few bits, embeddings) are in lora_variants.py. Runs with `compute: fast`, the default, train
 nn.Linear layers by fast_lora.py's subclass, whose forward computes the same up to rounding.
 """
