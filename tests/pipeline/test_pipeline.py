@@ -209,7 +209,7 @@ def test_bits_starts_ranks_and_variants_go_through_the_whole_pipeline(project):
     twins = pd.read_parquet(project / "results/bits/tidy/twins.parquet")
     assert len(twins) == 1 and twins.largest_logit_difference.max() < 1e-3
     page = (project / "results/bits/report.html").read_text()
-    assert "PEFT alone has them: peft-pissa" in page
+    assert "only PEFT has them: peft-pissa" in page
 
 
 def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
