@@ -146,10 +146,13 @@ def test_a_second_snakemake_is_told_and_sigterm_to_the_group_saves_all(project, 
     run = runs[2]
     with started(project, run) as process:
         run.wait(3, process)
+        job = trainer(process, run)
+        job.suspend()  # else it may be done before the second Snakemake has started
         output = again(project, run, ok=False)
         assert "Error: Directory cannot be locked" in output
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGTERM)
+        job.resume()
         asked = time.monotonic()
         process.wait()
         until(lambda: "stopped by SIGTERM" in run.log.read_text(), 20)
