@@ -10,11 +10,12 @@ import torch
 import transformers
 
 from loraudit.base.files import write_json
+from loraudit.base.named_code import resolve
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import expand
 from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
 from loraudit.studies.method_settings import MethodSettings
-from loraudit.studies.methods import METHODS, resolve
+from loraudit.studies.methods import METHODS
 from loraudit.studies.record import Train
 from loraudit.studies.spec import AdapterSpec, RunSpec
 

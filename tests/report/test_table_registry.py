@@ -6,15 +6,16 @@ import types
 import pandas as pd
 import pytest
 
+from loraudit.base.named_code import resolve
 from loraudit.report import page
-from loraudit.report.table_registry import TABLES, Table, function, study_tables, table_modules
+from loraudit.report.table_registry import TABLES, Table, study_tables, table_modules
 from loraudit.report.tables import readable, write_tables
 from tiny_study import small_study
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_every_entry_has_its_code_and_section(table):
-    assert all(callable(function(name)) for name in (table.make, table.readable) if name)
+    assert all(callable(resolve(name)) for name in (table.make, table.readable) if name)
     assert table.section in page.SECTIONS
     assert bool(table.make) != bool(table.source)  # made from the runs, or of what the page knows
     assert not table.make or table.readable

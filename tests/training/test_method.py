@@ -3,8 +3,9 @@
 import pytest
 from safetensors.torch import load_file
 
+from loraudit.base.named_code import resolve
 from loraudit.studies.expand import load_study
-from loraudit.studies.methods import METHODS, MethodEntry, resolve
+from loraudit.studies.methods import METHODS, MethodEntry
 from loraudit.studies.record import read_record
 from loraudit.studies.training_code import training_code
 from loraudit.training import method as interface

@@ -12,7 +12,6 @@ from loraudit.report.figure_registry import figure_modules, study_figures
 from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
 from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
-from loraudit.studies.methods import METHODS
 from loraudit.studies.paths import tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config

@@ -1,8 +1,6 @@
 # One job per run. How it is launched (devices, processes) is a resource and not a parameter, so that
 # moving a study to another machine reruns nothing.
 
-TRAIN_CODE = {name: training_code(name) for name in METHODS}
-
 
 rule train:
     input:
@@ -30,7 +28,7 @@ rule train:
         slurm_extra="--signal=TERM@90",
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
-        code=lambda w: TRAIN_CODE[run_spec(w).method],
+        code=lambda w: training_code(run_spec(w).method),
         spec=lambda w: run_spec(w).model_dump_json(),
         tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),

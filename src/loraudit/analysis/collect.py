@@ -14,9 +14,9 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.names import targets_name
+from loraudit.studies.names import cell_id, targets_name
 from loraudit.studies.record import RunRecord, read_record
-from loraudit.studies.study import Run, Study, cell_id
+from loraudit.studies.study import Run, Study
 
 
 def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:

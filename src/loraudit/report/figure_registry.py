@@ -5,12 +5,12 @@ An entry names its code by strings, which are looked up when the figure is drawn
 reads the entries when it is parsed, and must not import matplotlib, pandas or torch for them.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs
+from loraudit.base.named_code import resolve
 from loraudit.studies.names import adapter_name
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Study
@@ -52,7 +52,7 @@ class Figure:
 
     def code(self, role: str) -> Callable[..., Any]:
         """Return the function of a role: "rows", "draw" or "describe"."""
-        return getattr(importlib.import_module(self.module), getattr(self, role))
+        return resolve(f"{self.module}:{getattr(self, role)}")
 
 
 def _specs(study: Study) -> list[RunSpec]:

@@ -12,8 +12,9 @@ from loraudit.report.thinning import thinned, write_note
 
 def make_figure(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure from its tables below results: <stem>.svg and .png, and .csv of its rows."""
-    make_rows(figure, results, stem)
-    make_picture(figure, results, stem)
+    rows, note = drawn_rows(figure, read_tables(figure, results))
+    save_rows(rows, stem)
+    _draw(figure, rows, note, stem)
 
 
 def make_rows(figure: Figure, results: Path, stem: Path) -> None:
@@ -25,6 +26,10 @@ def make_rows(figure: Figure, results: Path, stem: Path) -> None:
 def make_picture(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure to <stem>.svg and <stem>.png."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
+    _draw(figure, rows, note, stem)
+
+
+def _draw(figure: Figure, rows: pd.DataFrame, note: str, stem: Path) -> None:
     picture = figure.code("draw")(rows)
     write_note(picture, note)
     save_picture(picture, stem)

@@ -12,11 +12,12 @@ import pandas as pd
 from loraudit.analysis.section7_runs import lora_runs
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.files import read_json, write_text
+from loraudit.base.named_code import resolve
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
 from loraudit.report.page_facts import facts, machine_facts
 from loraudit.report.page_tables import processors
-from loraudit.report.table_registry import TABLES, function, study_tables
+from loraudit.report.table_registry import TABLES, study_tables
 from loraudit.report.tables import readable
 from loraudit.studies.reference import load_all, select
 from loraudit.studies.study import Study
@@ -125,7 +126,7 @@ def _readable_tables(tables: dict[str, pd.DataFrame], evidence: dict) -> dict[st
             made[name] = readable(entry, tables[name])
         else:
             source = evidence[entry.source]
-            made[name] = function(entry.readable)(source) if entry.readable else source
+            made[name] = resolve(entry.readable)(source) if entry.readable else source
     return {name: table for name, table in made.items() if len(table)}
 
 

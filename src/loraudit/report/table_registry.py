@@ -4,10 +4,9 @@ An entry names its code by strings, which are looked up when the table is made: 
 the entries when it is parsed, and must not import pandas or torch for them.
 """
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from loraudit.base.named_code import module_of
 
 TIDY = ("runs", "crosscheck", "twins", "history", "ranks")
 """The tidy tables that are collected from the runs' records."""
@@ -33,12 +32,6 @@ class Table:
     readable: str = ""
     make: str = ""
     source: str = ""
-
-
-def function(name: str) -> Callable[..., Any]:
-    """Return the function that "module:function" names."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 STUDY = "loraudit.report.tables"
@@ -141,4 +134,4 @@ def study_tables() -> dict[str, Table]:
 def table_modules(tables: dict[str, Table]) -> list[str]:
     """Return the modules behind tables: `code_digest` must be told of them."""
     names = [name for table in tables.values() for name in (table.make, table.readable)]
-    return sorted({name.partition(":")[0] for name in names if name})
+    return sorted({module_of(name) for name in names if name})

@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 from humanize import naturalsize
 
+from loraudit.analysis.cells import label_text
 from loraudit.analysis.contrasts import method_contrasts, switch_effects
 from loraudit.analysis.cost import TASKS, cost
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
+from loraudit.base.named_code import resolve
 from loraudit.report.formatting import (
     interval,
     markdown,
@@ -22,7 +24,7 @@ from loraudit.report.formatting import (
     percent,
     points,
 )
-from loraudit.report.table_registry import Table, function, study_tables
+from loraudit.report.table_registry import Table, study_tables
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import select
 from loraudit.studies.study import BASE, Study
@@ -32,7 +34,7 @@ def write_tables(study: Study, source: Path, out: Path) -> None:
     """Make out/tables from the tidy runs of source: CSV for programs, Markdown for readers."""
     runs = pd.read_parquet(source / "tidy" / "runs.parquet")
     for name, table in study_tables().items():
-        rows = function(table.make)(study, runs)
+        rows = resolve(table.make)(study, runs)
         stem = out / "tables" / name
         write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
         write_text(stem.with_suffix(".md"), markdown(readable(table, rows)))
@@ -40,7 +42,7 @@ def write_tables(study: Study, source: Path, out: Path) -> None:
 
 def readable(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
     """Return a study's table as its readers see it; one without rows has no columns either."""
-    return function(table.readable)(rows) if len(rows) else rows
+    return resolve(table.readable)(rows) if len(rows) else rows
 
 
 def summary_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +206,7 @@ def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
         "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
         "targets": ["" if pd.isna(name) else name for name in rows.targets],
     }
-    labels = ["" if pd.isna(label) else str(label) for label in rows.label]
+    labels = [label_text(label) for label in rows.label]
     return {**columns, **({"variant": labels} if any(labels) else {})}
 
 

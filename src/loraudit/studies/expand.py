@@ -14,25 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from loraudit.base.errors import UserError, unknown
+from loraudit.base.named_code import resolve
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.entries import MATRICES, FolderSource, HubSource, ModelEntry, TaskEntry
 from loraudit.studies.entry_files import LONGEST, check_name, load_model, load_task
 from loraudit.studies.grid import (
     Block,
     Point,
-    check_known,
     expand_block,
     legal_fields,
     study_blocks,
     study_switches,
 )
-from loraudit.studies.methods import METHODS, resolve
+from loraudit.studies.methods import METHODS
 from loraudit.studies.names import run_id, targets_name, variant_of
 from loraudit.studies.reference import select
 from loraudit.studies.spec import AdapterSpec, RunSpec, digest
 from loraudit.studies.study import Run, Study
 from loraudit.studies.study_file import RESERVED, Config, Layer, ProtocolFile, StudyFile
-from loraudit.studies.values import validated
+from loraudit.studies.values import check_known, validated
 
 
 def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, ...]:

@@ -15,16 +15,17 @@ and method, so they are filled in after the expansion, and never over what the b
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loraudit.base.errors import UserError, unknown
+from loraudit.base.errors import UserError
 from loraudit.studies.methods import METHODS
 from loraudit.studies.spec import FLAT_FIELDS
 from loraudit.studies.study import BASE, Switch
 from loraudit.studies.study_file import AblationFile, Layer, StudyFile
+from loraudit.studies.values import check_known
 
 NAMED = ("task", "model", "method", "rank", "targets", "seed")
 """Fields that show in a run's name by themselves; other axes are added to its label."""
@@ -64,18 +65,6 @@ class Block:
 def legal_fields() -> list[str]:
     """Return the fields that a run may have in a study file."""
     return [*FLAT_FIELDS, *(name for name, method in METHODS.items() if method.settings)]
-
-
-def check_known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
-    """Refuse a key that is not legal.
-
-    Raises:
-        UserError: a key is not legal; the message names the nearest legal one.
-    """
-    legal = list(legal)
-    for key in keys:
-        if key not in legal:
-            raise unknown(where, key, legal)
 
 
 def study_switches(file: StudyFile) -> tuple[Switch, ...]:

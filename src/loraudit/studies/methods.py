@@ -4,13 +4,12 @@ The entries are in methods.yaml beside this file. What a method does to a model 
 its entry names as `code`; training/method.py says what such a class must do.
 """
 
-import functools
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from loraudit.base.named_code import module_of
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.values import Frozen, validated
 
@@ -51,25 +50,14 @@ class MethodEntry(Frozen):
     @property
     def module(self) -> str:
         """The module of `code`, which is imported by name, so a rule's digest must name it."""
-        return self.code.partition(":")[0]
+        return module_of(self.code)
 
 
-@functools.cache
-def _table() -> dict[str, MethodEntry]:
-    entries = read_yaml(TABLE)
-    return {
-        n: validated(MethodEntry, {"name": n, **e}, f"{TABLE}: {n}") for n, e in entries.items()
-    }
-
-
-METHODS: dict[str, MethodEntry] = _table()
+METHODS: dict[str, MethodEntry] = {
+    name: validated(MethodEntry, {"name": name, **entry}, f"{TABLE}: {name}")
+    for name, entry in read_yaml(TABLE).items()
+}
 """All methods by name, in the order of tables and figures."""
-
-
-def resolve(dotted: str) -> Any:
-    """Import a class that is given as "module:name"."""
-    module, _, name = dotted.partition(":")
-    return getattr(import_module(module), name)
 
 
 def names_of(**facts: object) -> list[str]:

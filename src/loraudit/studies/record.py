@@ -85,13 +85,21 @@ def write_record(folder: Path, record: RunRecord) -> None:
     write_json(folder / "record.json", content)
 
 
-def parse_record(text: str, path: Path | str) -> RunRecord:
-    """Make a record from its JSON text, without checking its digests.
+def load_record(path: Path | str) -> tuple[str, RunRecord]:
+    """Read a record.json without checking its digests; return its text and the record.
 
     Raises:
-        UserError: this version does not read the record's layout.
-        ValueError, TypeError, ValidationError, RecursionError: the text is no record.
+        UserError: there is no complete record, or one of a layout that this version does not read.
     """
+    try:
+        text = Path(path).read_text()
+        return text, _parsed(text, path)
+    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a complete run record: {reason}") from None
+
+
+def _parsed(text: str, path: Path | str) -> RunRecord:
     content = json.loads(text)
     layout = content.get("layout", 1) if isinstance(content, dict) else LAYOUT
     if layout != LAYOUT:
@@ -109,14 +117,7 @@ def read_record(path: Path | str) -> RunRecord:
         UserError: there is no complete record, or its spec or its seal does not match the digest
             that it holds.
     """
-    try:
-        text = Path(path).read_text()
-        record = parse_record(text, path)
-    except UserError:
-        raise
-    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a complete run record: {reason}") from None
+    text, record = load_record(path)
     if digest(record.spec) != record.spec_sha256:
         raise UserError(f"{path}: the spec was changed after the run (its digest differs)")
     if record.record_sha256 is not None and seal(text) != record.record_sha256:

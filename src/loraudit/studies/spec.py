@@ -19,9 +19,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
+from loraudit.base.named_code import resolve
 from loraudit.studies.entries import Matrix, ModelEntry, TaskEntry
 from loraudit.studies.method_settings import MethodSettings
-from loraudit.studies.methods import METHODS, MethodEntry, resolve
+from loraudit.studies.methods import METHODS, MethodEntry
 from loraudit.studies.peft_options import check_options
 from loraudit.studies.values import Count, Fraction, Frozen, Positive
 

@@ -1,5 +1,6 @@
 """The base of frozen values, which are checked when made, and the error for a wrong one."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +21,18 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def check_known(keys: Iterable[str], legal: Iterable[str], where: str) -> None:
+    """Refuse a key that is not legal.
+
+    Raises:
+        UserError: a key is not legal; the message names the nearest legal one.
+    """
+    legal = list(legal)
+    for key in keys:
+        if key not in legal:
+            raise unknown(where, key, legal)
+
+
 def validated(cls: type[BaseModel], data: object, where: str) -> Any:
     """Make a `cls` from `data`; `where` is its place, for error messages.
 
@@ -28,9 +41,7 @@ def validated(cls: type[BaseModel], data: object, where: str) -> Any:
     """
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected keys and values, got {data!r}")
-    for key in data:
-        if key not in cls.model_fields:
-            raise unknown(f"{where}: key", key, cls.model_fields)
+    check_known(data, cls.model_fields, f"{where}: key")
     try:
         return cls(**data)
     except ValidationError as error:

@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from loraudit.base.errors import UserError
@@ -31,7 +30,7 @@ from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
-from loraudit.studies.record import RunRecord, parse_record, run_files, seal
+from loraudit.studies.record import RunRecord, load_record, run_files, seal
 from loraudit.studies.spec import digest
 from loraudit.studies.study import Run, Study, read_study
 from loraudit.studies.training_code import SCRIPT, training_code
@@ -155,14 +154,9 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
         yield Finding("problem", str(path), "missing: the run is not finished")
         return
     try:
-        text = path.read_text()
-        record = parse_record(text, path)
+        text, record = load_record(path)
     except UserError as error:
         yield Finding("problem", str(path), str(error).removeprefix(f"{path}: "))
-        return
-    except (ValidationError, ValueError, TypeError, OSError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        yield Finding("problem", str(path), f"not a complete run record: {reason}")
         return
     case = Case(folder, record)
     yield from _check_seal(case, text)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from loraudit.adapters import warm_start
-from loraudit.studies.methods import resolve
+from loraudit.base.named_code import resolve
 from loraudit.studies.spec import RunSpec
 
 if TYPE_CHECKING:
