@@ -54,7 +54,7 @@ NAME, EPOCHS, ROWS, CHECKS = "synthetic", 3, 500, 100
 RESULTS, FIGURES = Path("results", NAME), Path("figures", NAME)
 STAGES = ("study", "collect", "tables", "subspace", "figures", "report")
 """The programs that follow the runs, in order."""
-RULES = ("study", "collect", "tables", "subspace", "figure", "report", "published")
+RULES = ("study", "collect", "tables", "subspace", "figures", "report", "published")
 """The rules that call them; published numbers are the same whatever the study."""
 METER = """
 import json, resource, subprocess, sys, time

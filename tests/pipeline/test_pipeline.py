@@ -60,9 +60,9 @@ def done(project):
 SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
 UPDATES = ["amplification", "spectra", "stable_rank", "subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
-DRAWN = [f"draw {name}" for name in FIGURES]
+DRAWN = "draw the figures"
 COLLECTED = ["aggregate over seeds", "collect the runs", "write the report"]
-ANALYSIS = [*COLLECTED, *DRAWN, "measure the updates"]
+ANALYSIS = [*COLLECTED, DRAWN, "measure the updates"]
 TABLES = ["summary", "verdicts", "switches", "pairs", "cost"]
 
 
@@ -174,12 +174,10 @@ def test_a_study_without_adapters_has_no_section_7(project):
     study = project / "config/studies/heads.yaml"
     study.write_text(STUDY.replace("  - {method: [lora, peft], targets: q+v}\n", ""))
     jobs = planned(project, "study=heads")
-    assert [job for job in jobs if job.startswith(("draw", "measure"))] == [
-        "draw cost",
-        "draw learning_curves",
-        "draw pareto",
-        "draw score_vs_parameters",
-    ]
+    assert [job for job in jobs if job.startswith(("draw", "measure"))] == [DRAWN]
+    listed = snakemake(project, "-n", "--printshellcmds", config="study=heads")
+    drawn = re.findall(r"figures/heads/(\w+)\.svg", listed)
+    assert set(drawn) == {"cost", "learning_curves", "pareto", "score_vs_parameters"}
 
 
 BITS = """
@@ -330,16 +328,16 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
     )
 
 
-def test_an_edit_of_a_plot_draws_that_figure_alone_again(done, project):
+def test_an_edit_of_a_plot_draws_the_figures_again_and_trains_nothing(done, project):
     with edited(project / "src/loraudit/report/curve_figures.py", "alpha=0.12", "alpha=0.13"):
         jobs = planned(project)
-    assert jobs == ["draw learning_curves", "write the report"]
+    assert jobs == [DRAWN, "write the report"]
 
 
 def test_an_edit_of_all_figures_style_never_retrains(done, project):
     with edited(project / "src/loraudit/report/figure_style.py", "TITLE = 36", "TITLE = 35"):
         jobs = planned(project)
-    assert jobs == sorted(["compare published numbers", *DRAWN, "write the report"])
+    assert jobs == sorted(["compare published numbers", DRAWN, "write the report"])
 
 
 def test_a_changed_field_reruns_the_runs_that_have_it(done, project):
@@ -354,8 +352,7 @@ def test_a_deleted_run_is_redone_with_what_depends_on_it(done, project):
     folder = done / "runs/words/tiny/head/s0"
     before = (folder / "predictions.parquet").read_bytes()
     shutil.rmtree(folder)
-    drawn = [f"draw {name}" for name in SCORES]  # a head has no update
-    assert planned(project) == sorted([*COLLECTED, *drawn, "train words tiny head seed 0"])
+    assert planned(project) == sorted([*COLLECTED, DRAWN, "train words tiny head seed 0"])
     snakemake(project)
     assert (folder / "predictions.parquet").read_bytes() == before
     assert planned(project) == []

@@ -33,7 +33,7 @@ PACKAGES = {
     "collect": SCORED,
     "subspace": {*SCORED, "adapters"},
     "tables": {*SCORED, "report"},
-    "figure": {*SCORED, "report"},
+    "figures": {*SCORED, "report"},
     "report": {*SCORED, "report"},
     "partial": {*SCORED, "report", "adapters"},  # its list of products names section 7's too
     "published": {*SCORED, "report"},
@@ -56,21 +56,21 @@ OTHERS_WORK = {
         *("adapters.lora", "adapters.inject", "adapters.peft_twin", "adapters.base_model"),
     },
     "tables": {"analysis.section7", "analysis.collect", "report.figures", "report.page"},
-    "figure": {"analysis.section7", "analysis.collect", "report.page", "report.page_facts"},
+    "figures": {"analysis.section7", "analysis.collect", "report.page", "report.page_facts"},
 }
 """Modules of those packages that a rule does not run and must not wait for."""
 
 DRAWN = {figure.module for figure in FIGURES.values()}
 NAMED = {
     "train": {method.module for method in METHODS.values()},
-    "figure": DRAWN,
+    "figures": DRAWN,
     "tables": table_modules(study_tables()),
     "report": {*DRAWN, *table_modules(TABLES)},
     "partial": {*DRAWN, *table_modules(TABLES)},
 }
 """Modules that a rule names when it runs, because entries of a table name them."""
 
-LIGHT = ("study", "fetch_model", "fetch_task", "collect", "tables", "figure", "report", "published")
+LIGHT = ("study", "fetch_model", "fetch_task", "collect", "tables", "figures", "report", "published")
 """Rules without torch: they start in a second and run beside the training."""
 
 

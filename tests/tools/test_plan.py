@@ -24,14 +24,14 @@ JOBS = [
     {"rule": "train", "wildcards": {**CELL, "variant": "lora-r2-q+v", "seed": "0"}},
     {"rule": "crosscheck", "wildcards": {**CELL, "variant": "r2-q+v"}},
     {"rule": "train", "wildcards": {**CELL, "variant": "head", "seed": "11"}},
-    {"rule": "figure", "wildcards": {"figure": "cost"}},
+    {"rule": "figures", "wildcards": {}},
     {"rule": "all", "wildcards": {}},
 ]
 
 
 def test_the_dry_run_is_read():
     jobs = plan.parse_jobs("\n".join(map(json.dumps, JOBS)))
-    assert jobs.rules == {"crosscheck": 1, "train": 2, "figure": 1}
+    assert jobs.rules == {"crosscheck": 1, "train": 2, "figures": 1}
     assert jobs.runs == {"words/tiny/lora-r2-q+v/s0", "words/tiny/head/s11"}
     assert jobs.cells == {"words/tiny/r2-q+v"}
     assert plan.parse_jobs("").rules == {}

@@ -65,7 +65,6 @@ wildcard_constraints:
     variant=r"[^/]+",
     seed=r"\d+",
     length=r"\d+",
-    figure=r"[a-z_]+",
 
 
 def run_spec(wildcards):

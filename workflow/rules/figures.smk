@@ -1,35 +1,35 @@
-# Every figure, as SVG and PNG, and the CSV behind it.
+# Every figure, as SVG and PNG, and the CSV behind it. One job draws them all: most of a figure's time
+# is the start of the program that draws it.
 
 
 localrules:
-    figure,
+    figures,
 
 
-FIGURE_CODE = {
-    name: code_digest("scripts/figures.py", figure.module)
-    for name, figure in FIGURES_WANTED.items()
-}
-
-
-rule figure:
+rule figures:
     input:
-        tables=lambda w: [f"{RESULTS}/{table}" for table in FIGURES_WANTED[w.figure].tables],
+        study=f"{RESULTS}/study.json",
+        tables=sorted(
+            {f"{RESULTS}/{table}" for figure in FIGURES_WANTED.values() for table in figure.tables}
+        ),
         style="src/loraudit/report/loraudit.mplstyle",
         methods="src/loraudit/studies/methods.yaml",
     output:
-        svg=report(f"{FIGURES}/{{figure}}.svg", "../report/figure.rst", category="Figures"),
-        png=f"{FIGURES}/{{figure}}.png",
-        csv=f"{FIGURES}/{{figure}}.csv",
+        [
+            report(f"{FIGURES}/{name}.svg", f"../report/{name}.rst", category="Figures")
+            for name in FIGURES_WANTED
+        ],
+        [f"{FIGURES}/{name}.{suffix}" for name in FIGURES_WANTED for suffix in ("png", "csv")],
     log:
-        f"logs/{STUDY.name}/figure-{{figure}}.log",
+        f"logs/{STUDY.name}/figures.log",
     conda:
         ENVIRONMENT
     params:
-        code=lambda w: FIGURE_CODE[w.figure],
-        results=RESULTS,
-        caption=lambda w: Path(f"workflow/report/{w.figure}.rst").read_text().strip(),
+        code=code_digest("scripts/figures.py", *figure_modules(STUDY)),
+        results=lambda w, input: str(Path(input.study).parent),
+        figures=parent,
     message:
-        "draw {wildcards.figure}"
+        "draw the figures"
     shell:
-        "python scripts/figures.py --figure {wildcards.figure} --results {params.results:q}"
-        " --svg {output.svg:q} > {log:q} 2>&1"
+        "python scripts/figures.py --results {params.results:q} --figures {params.figures:q}"
+        " > {log:q} 2>&1"
