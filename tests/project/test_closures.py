@@ -70,7 +70,16 @@ NAMED = {
 }
 """Modules that a rule names when it runs, because entries of a table name them."""
 
-LIGHT = ("study", "fetch_model", "fetch_task", "collect", "tables", "figures", "report", "published")
+LIGHT = (
+    "study",
+    "fetch_model",
+    "fetch_task",
+    "collect",
+    "tables",
+    "figures",
+    "report",
+    "published",
+)
 """Rules without torch: they start in a second and run beside the training."""
 
 
