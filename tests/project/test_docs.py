@@ -48,7 +48,7 @@ def test_the_pages_tables_are_the_committed_ones(page):
 def test_the_readmes_tables_are_the_committed_ones():
     readme = Path("README.md").read_text()
     named = re.findall(r"<!-- from (results/committed/\S+?\.md): .* -->\n\|", readme)
-    assert len(named) == readme.count("<!-- from") == 2
+    assert len(named) == readme.count("<!-- from") >= 1
     assert fill_blocks(readme, Path()) == readme
 
 
