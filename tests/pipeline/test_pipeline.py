@@ -416,8 +416,9 @@ def test_a_hub_study_without_a_network_says_what_to_do(project):
     assert not (project / "resources/tasks/mrpc/manifest.json").exists()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("config/studies/*.yaml")))
-def test_every_shipped_study_plans_without_a_network(project, name):
+@pytest.mark.parametrize("name", ["quickstart", "frozen-head", "adaptive", "paper-table2"])
+def test_shipped_studies_of_every_kind_plan_without_a_network(project, name):
+    """A grid, an ablation, ranks and bits, and warm starts; test_expand.py expands all the others."""
     output = snakemake(project, "-n", "--quiet", "rules", config=f"study={name}")
     described = re.search(rf"^study {name}: (\d+) runs .*, (\d+) cross-checks$", output, re.M)
     runs, checks = (int(count) for count in described.groups())
