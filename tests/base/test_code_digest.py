@@ -256,7 +256,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
             {"full", "bitfit", "head"},
         ),
         ("training/loop.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
-        ("training/glue_metric.py", "f1_score", "fbeta_score", TRAINED),
+        ("training/measures.py", "f1_score", "fbeta_score", TRAINED),
         ("training/__init__.py", '"""', 'import os\n"""', TRAINED | {"crosscheck"}),
         ("report/cost_figures.py", "markersize=5", "markersize=4", {"cost figures", "report"}),
         ("report/tables.py", '"disk per task"', '"disk"', {"tables", "report"}),

@@ -1,22 +1,17 @@
-"""What is shown of a run is what its files hold; comparisons agree with a count by hand."""
+"""What is shown of a run is what its files hold."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from loraudit.base.errors import UserError
-from loraudit.base.files import read_json, write_json
-from loraudit.studies.record import read_record, write_record
-from loraudit.studies.spec import digest
+from loraudit.studies.record import read_record
 from loraudit.tools import show
-from tiny import changed, make_spec, make_task
+from tiny import make_spec, make_task
 
 RUNS = Path("results/small/runs/words/tiny")
-LORA, PEFT, HEAD = (RUNS / name / "s0" for name in ("lora-r2-q+v", "peft-r2-q+v", "head"))
+LORA = RUNS / "lora-r2-q+v/s0"
 
 
 def test_a_run_is_shown_as_its_files_are(project):
@@ -62,81 +57,3 @@ def test_a_regression_has_no_confusion():
         train = None
 
     assert show.confusion(Record, None) is None
-
-
-def test_two_runs_are_compared_on_their_rows(project):
-    found = show.compare_runs(LORA, HEAD, 200)
-    one, two = (
-        pd.read_parquet(run / "predictions.parquet").query("epoch == 2") for run in (LORA, HEAD)
-    )
-    one, two = one.set_index("row"), two.set_index("row").loc[one.row]
-    right, other = one.prediction == one.label, two.prediction == two.label
-    assert found["mcnemar"]["only_left"] == sum(right & ~other)
-    assert found["mcnemar"]["only_right"] == sum(~right & other)
-    assert found["bootstrap"]["difference"] == pytest.approx(right.mean() - other.mean())
-    assert found["spec"]["method"] == {"left": "lora", "right": "head"}
-    assert "seed" not in found["spec"]
-    text = "\n".join(show.run_sentences(found))
-    assert "128 rows of words" in text and "200 resamples" in text
-
-
-def test_a_run_equals_itself(project):
-    found = show.compare_runs(LORA, LORA, 100)
-    assert found["spec"] == {} and found["equal_share"] == 1
-    assert found["bootstrap"]["difference"] == 0 and found["mcnemar"]["p"] == 1
-    assert show.run_sections(found)[0][2] == [["(no difference)", "", ""]]
-
-
-def test_a_difference_inside_a_field_is_shown():
-    changed = make_spec().task.model_copy(update={"metrics": ("accuracy",)})
-    found = show.spec_difference(make_spec(), make_spec(task=changed))
-    assert list(found) == ["task"] and '"metrics": ["accuracy"]' in found["task"]["right"]
-
-
-def test_runs_that_are_no_pair_are_refused(project):
-    task = read_record(HEAD / "record.json").spec.task
-    change(HEAD, {"spec": {"task": task.model_copy(update={"name": "other"})}})
-    with pytest.raises(UserError, match="different tasks: 'words' and 'other'"):
-        show.compare_runs(LORA, HEAD, 100)
-    table = pd.read_parquet(PEFT / "predictions.parquet")
-    table[table.row > 3].to_parquet(PEFT / "predictions.parquet")
-    with pytest.raises(UserError, match="different rows"):
-        show.compare_runs(LORA, PEFT, 100)
-
-
-def change(folder: Path, changes: dict) -> None:
-    """Rewrite parts of a run's record, seal and digest included."""
-    record = read_record(folder / "record.json")
-    spec = changed(record.spec, **changes["spec"])
-    write_record(folder, record.model_copy(update={"spec": spec, "spec_sha256": digest(spec)}))
-
-
-def test_two_studies_are_compared_run_by_run(project):
-    shutil.copytree("results/small", "results/again")
-    shutil.rmtree("results/again/runs/words/tiny/head/s1")
-    record = read_record(LORA / "record.json")
-    other = Path("results/again") / LORA.relative_to("results/small")
-    last = {**record.train.last, "accuracy": record.train.last["accuracy"] - 0.25}
-    train = record.train.model_copy(update={"last": last})
-    write_record(other, record.model_copy(update={"train": train}))
-    change(other, {"spec": {"weight_decay": 0.1}})
-    found = show.compare_studies(Path("results/small"), Path("results/again"))
-    assert (found["common"], found["only_left"], found["only_right"]) == (5, 1, 0)
-    assert found["fields"] == ["weight_decay"]
-    assert found["equal_predictions"] == found["same_rows"] == 5
-    differences = {row["cell"]: row["difference"] for row in found["cells"]}
-    assert differences == {
-        "words/tiny/lora-r2-q+v accuracy": pytest.approx(0.125),
-        "words/tiny/peft-r2-q+v accuracy": 0,
-        "words/tiny/head accuracy": 0,
-    }
-    assert len(show.study_sections(found)[0][2]) == 3
-    assert "5 finished runs in common, 1 only left" in show.study_sentences(found)[0]
-
-
-def test_studies_without_a_common_run_are_refused(project):
-    shutil.copytree("results/small", "results/again")
-    study = read_json("results/again/study.json")
-    write_json("results/again/study.json", {**study, "runs": []})
-    with pytest.raises(UserError, match="no finished run in common"):
-        show.compare_studies(Path("results/small"), Path("results/again"))

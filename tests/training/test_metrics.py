@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
 from loraudit.training import metrics
+from loraudit.training.measures import MEASURES
 from tiny import make_task
 
 pytestmark = pytest.mark.numerics
@@ -34,3 +36,11 @@ def test_a_constant_prediction_scores_zero_not_nan():
     assert found == {"pearson": 0.0, "spearman": 0.0}
     task = make_task(metrics=["matthews"], headline="matthews")
     assert metrics.compute(np.eye(2)[[0, 0]], np.array([0, 1]), task) == {"matthews": 0.0}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 408])
+def test_accuracy_is_scikit_learns_to_the_last_bit(rows):
+    random = np.random.default_rng(rows)
+    labels, predicted = random.integers(0, 3, (2, rows))
+    wanted = sklearn.metrics.accuracy_score(labels, predicted)
+    assert float(MEASURES["accuracy"](labels, predicted)) == wanted

@@ -15,7 +15,7 @@ from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
 from loraudit.studies.names import cell_id, targets_name
-from loraudit.studies.record import RunRecord, read_record
+from loraudit.studies.record import read_record
 from loraudit.studies.study import Run, Study
 
 
@@ -201,18 +201,6 @@ def _cell(run: Run) -> dict:
         "targets": targets_name(spec) or None,
         "label": run.label,
     }
-
-
-def read_run(folder: Path) -> tuple[RunRecord, pd.DataFrame]:
-    """Read a run's record and its predictions.
-
-    Raises:
-        UserError: no complete run in that folder.
-    """
-    for name in ("record.json", "predictions.parquet"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no run here ({name} is missing)")
-    return read_record(folder / "record.json"), pd.read_parquet(folder / "predictions.parquet")
 
 
 def _tidy_row(run: Run, folder: Path) -> dict:

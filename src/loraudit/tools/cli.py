@@ -209,7 +209,7 @@ def compare(
 
     `loraudit compare quickstart quickstart-mrpc`
     """
-    from loraudit.tools import show as module
+    from loraudit.tools import compare as module
 
     studies = [(paths.RESULTS / name / "study.json").is_file() for name in (left, right)]
     if all(studies):

@@ -1,30 +1,13 @@
-"""GLUE's metrics as an `evaluate` module, loaded from this file so that no network is asked.
+"""GLUE's measures as an `evaluate` module, loaded from this file so that no network is asked.
 
-Definitions: gluebenchmark.com; computed by scikit-learn and scipy. F1 is binary, positive class 1.
-A correlation or coefficient that is undefined because one side is constant is reported as 0, as
-scikit-learn does for Matthews.
+It stands apart from measures.py because `evaluate` imports torch and transformers.
 """
 
 import datasets
 import evaluate
 import numpy
-import scipy.stats
-import sklearn.metrics
 
-
-def _correlation(measure, references, predictions):
-    if numpy.ptp(predictions) == 0 or numpy.ptp(references) == 0:
-        return 0.0
-    return measure(references, predictions).statistic
-
-
-MEASURES = {
-    "accuracy": sklearn.metrics.accuracy_score,
-    "f1": sklearn.metrics.f1_score,
-    "matthews": sklearn.metrics.matthews_corrcoef,
-    "pearson": lambda y, p: _correlation(scipy.stats.pearsonr, y, p),
-    "spearman": lambda y, p: _correlation(scipy.stats.spearmanr, y, p),
-}
+from loraudit.training.measures import MEASURES
 
 
 class GlueMetric(evaluate.Metric):
