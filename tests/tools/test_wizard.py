@@ -161,6 +161,10 @@ def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):
     assert "2 layers, 16 x 16" in call(*start, *given_modules)
 
 
+SPELLED = ["--folder", "tiny-model", "--head", "classifier", "--module"]
+QUERY = "q=encoder.layer.*.attention.self.query"
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -169,6 +173,16 @@ def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):
         (["--folder", "tiny-model", "--family", "brt"], "'brt' is not known; did you mean 'bert'"),
         (["--folder", "tiny-model", "--family", "distilbert"], "no linear layer|no module|head"),
         (["--folder", "tiny-model", "--output", "nose"], "no module 'nose'"),
+        ([*SPELLED, "q=bert.encoder.layer.0.attention.self.query"], r"one part .* has to be \*"),
+        (
+            [*SPELLED, "q=encoder.layer.*.output.dense", "--module", "v=layer.*.output.dense"],
+            "both",
+        ),
+        (
+            [*SPELLED[:3], "bert.pooler", *SPELLED[4:], QUERY],
+            "pooler', does not.*legal: classifier",
+        ),
+        ([*SPELLED[:3], "bert.encoder", "--head", *SPELLED[3:], QUERY], "which lies in the head"),
     ],
 )
 def test_a_model_that_fails_is_not_written(project, arguments, reason):

@@ -7,7 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.base.errors import UserError
-from loraudit.studies.entries import Matrix, ModelEntry
+from loraudit.studies.entries import Matrix, ModelEntry, place_of
 
 
 def in_head(parameter: str, head: tuple[str, ...]) -> bool:
@@ -32,6 +32,63 @@ def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, .
             )
         matched.update(hits)
     return [name for name in linear if name in matched]
+
+
+def check_entry(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
+    """Check that the names of a model's entry fit the model.
+
+    Args:
+        model: the model as it was loaded, without adapters.
+        entry: its entry in models.yaml.
+        outputs: the number of scores that the head gives.
+
+    Raises:
+        UserError: the model lacks a head module; the head's last layer is not one of `outputs`
+            scores, or not in the head; an adaptable matrix lies in the head; or two of them are one
+            layer or share a layer number.
+    """
+    where, modules = f"model {entry.name!r}", dict(model.named_modules())
+    for name in entry.head:
+        if name not in modules:
+            raise UserError(f"{where} has no head module {name!r}")
+    _check_output(model, entry, outputs)
+    places: dict[tuple[int, str], str] = {}
+    matrices: dict[str, str] = {}
+    for matrix, pattern in entry.modules.items():
+        for name in names_like(model, pattern):
+            if in_head(f"{name}.", entry.head):
+                raise UserError(
+                    f"{where}: modules: {matrix} = {pattern!r} means {name!r}, which lies in the "
+                    f"head ({', '.join(entry.head)}): a head is trained whole, without adapters"
+                )
+            other = matrices.setdefault(name, matrix)
+            if other != matrix:
+                raise UserError(f"{where}: modules: {other} and {matrix} both mean {name!r}")
+            place = place_of(name, {matrix: pattern})
+            if place and places.setdefault(place, name) != name:
+                raise UserError(
+                    f"{where}: modules: {matrix} = {pattern!r} means both {places[place]!r} and "
+                    f"{name!r}; write out the part in which they differ"
+                )
+
+
+def _check_output(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
+    """Refuse a head whose last layer does not give the scores, or stays outside of it."""
+    layer, where = entry.output_layer, f"model {entry.name!r}"
+    if layer not in dict(model.named_modules()):
+        raise UserError(f"{where}: output: the model has no module {layer!r}")
+    sizes = linear_sizes(model, layer)
+    if sizes is None or sizes[1] != outputs:
+        linear = (name for name, module in model.named_modules() if is_linear(module))
+        legal = [n for n in linear if (linear_sizes(model, n) or (0, 0))[1] == outputs]
+        raise UserError(
+            f"{where}: the last layer of its head, {layer!r}, does not give the {outputs} scores "
+            f"of the task (legal: {', '.join(legal)}); name that layer last in `head`, or `output`"
+        )
+    if not in_head(f"{layer}.", entry.head):
+        raise UserError(
+            f"{where}: output: {layer!r} lies outside the head ({', '.join(entry.head)})"
+        )
 
 
 def is_packed(layer: nn.Module) -> bool:

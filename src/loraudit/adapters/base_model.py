@@ -5,34 +5,46 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from loraudit.adapters.base_layers import in_head
+from loraudit.adapters.base_layers import check_entry, in_head
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec, derive_seed
 
 
-def load_base(spec: RunSpec, folder: Path) -> nn.Module:
+def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     """Load the sequence classifier of a run, and draw its head by the run's seed.
 
     A head in the checkpoint is not used, whatever its size. With `base_bits`, the linear layers
     outside the head are quantised.
 
+    Args:
+        spec: the run.
+        folder: of the fetched model.
+        pad: the token with which the tokenizer fills short rows. Models such as GPT-2, whose head
+            reads the last token that is not this one, are told of it. None leaves it at what the
+            model's config says.
+
     Raises:
-        UserError: the checkpoint lacks weights other than the head's or has them in other shapes,
-            max_length is above its number of positions, or `base_group` does not fit its layers.
+        UserError: names of the model's entry do not fit the model, the checkpoint lacks weights
+            other than the head's or has them in other shapes, max_length is above its number of
+            positions, or `base_group` does not fit its layers.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    outputs = max(1, len(spec.task.classes))
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder,
-        num_labels=max(1, len(spec.task.classes)),
+        num_labels=outputs,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         use_safetensors=True,
         trust_remote_code=False,
     )
+    check_entry(model, spec.model, outputs)
+    if pad is not None:
+        model.config.pad_token_id = pad
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     missing = [name for name in absent if not in_head(name, spec.model.head)]
     if missing:
@@ -52,18 +64,10 @@ def load_base(spec: RunSpec, folder: Path) -> nn.Module:
 
 
 def reset_head(model: nn.Module, spec: RunSpec) -> None:
-    """Draw the head's weights from N(0, initializer_range^2) by the run's seed; set biases to 0.
-
-    Raises:
-        UserError: the model has no such head module.
-    """
+    """Draw the head's weights from N(0, initializer_range^2) by the run's seed; set biases to 0."""
     torch.manual_seed(derive_seed(spec.seed, "head"))
     for name in spec.model.head:
-        try:
-            head = model.get_submodule(name)
-        except AttributeError:
-            raise UserError(f"model {spec.model.name!r} has no head module {name!r}") from None
-        for layer in head.modules():
+        for layer in model.get_submodule(name).modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
                 if layer.bias is not None:

@@ -68,7 +68,7 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
     batches = [collate(examples, index, spec, pad) for index in indices]
     for batch, index in zip(batches, indices, strict=True):
         batch["labels"] = torch.as_tensor(examples.labels[index])
-    base = load_base(spec, model_folder)
+    base = load_base(spec, model_folder, pad)
     rows = [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
     return rows + [
         row

@@ -1,5 +1,6 @@
 """What a task and a model are: their entries in config/tasks.yaml and config/models.yaml."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -124,8 +125,9 @@ class TaskEntry(Frozen):
 class ModelEntry(Frozen):
     """One entry of models.yaml, its family's module names filled in.
 
-    In `modules`, `*` stands for a layer number: "encoder.layer.*.output.dense" is the MLP's
-    down-projection and never matches "encoder.layer.0.attention.output.dense". `output` is the
+    In `modules`, `*` stands for a layer number, once in each name: "encoder.layer.*.output.dense"
+    is the MLP's down-projection and never matches "encoder.layer.0.attention.output.dense". A layer
+    is known by its number and its matrix (`place_of`), so no two may share them. `output` is the
     head's last layer, which has one row per class; left out, it is the last module of `head`.
     `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
     model whose head reads the first token alone; the fast path cuts the last of them down to it.
@@ -145,10 +147,34 @@ class ModelEntry(Frozen):
     """the attention blocks of a model whose head reads the first token alone; `family` fills it
     in"""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelEntry":
+        patterns: dict[str, str] = {f"modules: {name}": p for name, p in self.modules.items()}
+        if self.first_token is not None:
+            patterns["first_token"] = self.first_token
+        for key, pattern in patterns.items():
+            _check_pattern(key, pattern)
+        for one, two in itertools.combinations(self.modules, 2):
+            if self.modules[one] == self.modules[two]:
+                raise ValueError(f"modules: {one} and {two} are both {self.modules[one]!r}")
+        for outer, inner in itertools.permutations(self.head, 2):
+            if f"{inner}.".startswith(f"{outer}."):
+                raise ValueError(f"head: {inner!r} lies in {outer!r}; leave it out")
+        return self
+
     @property
     def output_layer(self) -> str:
         """The module whose shape depends on the number of classes."""
         return self.output or self.head[-1]
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    """Refuse a module name in which not exactly one part is `*`, the layer number."""
+    if pattern.count("*") != 1 or "*" not in pattern.split("."):
+        raise ValueError(
+            f"{key} = {pattern!r}: one part of the name has to be *, which stands for the layer "
+            "number (legal: encoder.layer.*.attention.self.query, for example)"
+        )
 
 
 def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:

@@ -118,9 +118,11 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     spec: RunSpec = validated(RunSpec, fields, "spec")
     accelerator = run.make_accelerator(spec)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
-    module = method_of(spec).apply(shorten(_base(spec, folders["model"]), spec), spec)
+    base = _base(spec, folders["model"])
+    module = method_of(spec).apply(shorten(base, spec), spec)
     ready = time.monotonic() - started
     examples, pad, real = _examples(spec, folders)
+    base.config.pad_token_id = pad
     started = time.monotonic()
     parameters = count_parameters(module, spec.model.head)
     state = run.prepare(spec, accelerator, module, len(examples), pad)

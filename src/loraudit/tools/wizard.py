@@ -231,7 +231,7 @@ def _fetch(name: str, origin: dict, out: Path) -> None:
     """Fetch a model before its modules are known; an entry needs some, so these are made up."""
     from loraudit.data.fetch_model import fetch_model
 
-    known = {"name": name, "source": origin, "modules": {"q": "unknown"}, "head": ["unknown"]}
+    known = {"name": name, "source": origin, "modules": {"q": "unknown.*"}, "head": ["unknown"]}
     fetch_model(validated(ModelEntry, known, f"model {name!r}"), out)
 
 
@@ -270,16 +270,14 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
     from loraudit.adapters.base_model import load_base
     from loraudit.data.tokenise import load_tokenizer
 
-    spec = _trial_spec(entry)
-    model = load_base(spec, folder)
+    spec, tokenizer = _trial_spec(entry), load_tokenizer(folder)
+    model = load_base(spec, folder, tokenizer.pad_token_id)
     seen: list[list[object]] = []
     for matrix in entry.modules:
         names = target_modules(model, entry, (matrix,))
         sizes = filter(None, (linear_sizes(model, name) for name in names))
         shapes = {f"{d_out} x {d_in}" for d_in, d_out in sizes}
         seen.append([matrix, f"{len(names)} layers, {', '.join(sorted(shapes))}: {names[0]}"])
-    _check_output(model, entry)
-    tokenizer = load_tokenizer(folder)
     batch = tokenizer(["A first trial.", "Another, longer one."], padding=True, return_tensors="pt")
     adapted = inject.apply(model, spec).eval()
     with torch.no_grad():
@@ -288,13 +286,6 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
         raise UserError(f"model {entry.name!r}: its outputs are not finite")
     seen.append(["forward", f"{batch['input_ids'].numel()} tokens -> logits {tuple(logits.shape)}"])
     return seen
-
-
-def _check_output(model, entry: ModelEntry) -> None:
-    try:
-        model.get_submodule(entry.output_layer)
-    except AttributeError:
-        raise UserError(f"output: the model has no module {entry.output_layer!r}") from None
 
 
 def _trial_spec(entry: ModelEntry):

@@ -74,7 +74,8 @@ def train(
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
-    base = load_base(spec, model_folder)
+    pad = pad_id(tokens)
+    base = load_base(spec, model_folder, pad)
     splits = ("train", *scored_splits(spec, tokens))
     examples = {split: load_examples(spec, tokens, split) for split in splits}
     parameters = {"model": model_parameters(base)}
@@ -84,7 +85,7 @@ def train(
     copied = method.start_from(model, spec, start / "adapter") if start else []
     size = (model_folder / "model.safetensors").stat().st_size
     held = {"checkpoint": size, **base_bytes(model, spec.model.head)}
-    state = prepare(spec, accelerator, model, len(examples["train"]), pad_id(tokens))
+    state = prepare(spec, accelerator, model, len(examples["train"]), pad)
     state.started = started
     state.controller = method.controller(state, examples)
     provenance = {

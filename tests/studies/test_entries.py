@@ -1,0 +1,51 @@
+"""What an entry of models.yaml may say, before any model is loaded."""
+
+import pytest
+
+from loraudit.base.errors import UserError
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.entries import ModelEntry, place_of
+from loraudit.studies.entry_files import load_model
+from loraudit.studies.values import validated
+
+GIVEN = {
+    "name": "mine",
+    "source": {"folder": "x"},
+    "modules": {"q": "layer.*.query", "v": "layer.*.value"},
+    "head": ["classifier"],
+}
+
+
+def entry(**changes) -> ModelEntry:
+    return validated(ModelEntry, {**GIVEN, **changes}, "model 'mine'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"modules": {"q": "layer.0.query"}},
+            r"modules: q = 'layer.0.query': one part .* to be \*",
+        ),
+        ({"modules": {"q": "query"}}, r"q = 'query': one part"),
+        ({"modules": {"q": "group.*.layer.*.query"}}, "one part"),
+        ({"modules": {"q": "layer*.query"}}, "one part"),
+        ({"first_token": "layer.0.attention"}, "first_token = 'layer.0.attention': one part"),
+        ({"modules": {"q": "a.*.b", "v": "a.*.b"}}, "modules: q and v are both 'a.*.b'"),
+        ({"head": ["pooler", "pooler.dense"]}, "head: 'pooler.dense' lies in 'pooler'"),
+        ({"head": ["classifier", "classifier"]}, "leave it out"),
+    ],
+)
+def test_an_entry_whose_names_can_not_be_meant_is_refused(changes, reason):
+    with pytest.raises(UserError, match=reason):
+        entry(**changes)
+
+
+def test_every_pattern_that_is_accepted_has_a_layer_number():
+    """Section 7 finds a layer by its number, so none may lack one."""
+    for name in read_yaml("config/models.yaml")["models"]:
+        modules = load_model(name).modules
+        for matrix, pattern in modules.items():
+            assert place_of(f"model.{pattern.replace('*', '11')}", modules) == (11, matrix)
+    fixed = entry(modules={"q": "group.0.layer.*.query"}).modules
+    assert place_of("group.0.layer.3.query", fixed) == (3, "q")
