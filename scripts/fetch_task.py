@@ -26,6 +26,8 @@ def main() -> None:
         print(f"  not in this source, so not scored: {', '.join(manifest['absent'])}")
     for split, facts in manifest["splits"].items():
         print(f"  {split}: {facts['rows']} rows, {facts['labels']}")
+    for said in manifest["remarks"]:
+        print(f"  remark: {said}")
 
 
 run_program(main)

@@ -1,10 +1,14 @@
 """Runs as values: everything that can change a number, checked when read."""
 
+from typing import get_args
+
 import pytest
 
 from loraudit.base.errors import UserError
+from loraudit.studies.entries import FITTING, Metric
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.studies.values import validated
+from loraudit.training.measures import MEASURES
 from tiny import make_spec, make_task
 
 
@@ -41,3 +45,28 @@ def test_published_sizes_are_of_every_split():
 def test_a_further_split_may_not_take_a_splits_name():
     with pytest.raises(ValueError, match="'train' and 'validation' are taken"):
         make_task(also_validate={"validation": "other"})
+
+
+@pytest.mark.parametrize(
+    ("classes", "metric", "reason"),
+    [
+        (
+            ["a", "b", "c"],
+            "f1",
+            r"'f1' is of two classes, and the task has 3 classes \(legal: a",
+        ),
+        (["a", "b"], "pearson", "'pearson' is of a number to predict, and the task has 2 classes"),
+        (
+            [],
+            "accuracy",
+            r"is of classes, and the task has a number to predict \(legal: pear",
+        ),
+    ],
+)
+def test_a_metric_that_does_not_fit_its_task_is_refused(classes, metric, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_task(classes=classes, metrics=[metric], headline=metric)
+
+
+def test_every_metric_fits_some_task():
+    assert set(FITTING) == set(MEASURES) == set(get_args(Metric))

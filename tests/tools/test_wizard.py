@@ -85,7 +85,7 @@ LABELS = ["--text", "sentence", "--label", "label", "--classes", "bad,good"]
 def test_a_task_is_tried_and_written(project):
     before = TASKS.read_text()
     shown = call(*WORDS, *LABELS, "--metrics", "accuracy,f1")
-    assert "32 rows" in shown and "tokens with tiny" in shown
+    assert "256 rows" in shown and "tokens with tiny" in shown
     assert TASKS.read_text().startswith(before)
     task = load_task("new", TASKS)
     assert task.classes == ("bad", "good") and task.headline == "accuracy"
@@ -118,6 +118,20 @@ def test_a_task_that_fails_is_not_written(project, arguments, reason):
     assert TASKS.read_text() == before
 
 
+def test_what_is_odd_about_the_rows_is_said(project):
+    """Validation rows that are in train, and a class that training never sees."""
+    shutil.copytree("hub", "odd")
+    parts = {path.name.partition("-")[0]: path for path in Path("odd/sst2").glob("*.parquet")}
+    table = pd.read_parquet(parts["train"])
+    table.assign(label=1).to_parquet(parts["train"])
+    table[:50].to_parquet(parts["validation"])
+    arguments = ["add-task", "--name", "new", "--folder", "odd", "--config", "sst2", *LABELS]
+    shown = " ".join(call(*arguments, "--metrics", "accuracy").replace("│", " ").split())
+    assert "train: class 'bad' has no row: it can't be learnt" in shown
+    assert "validation: 50 of 50 rows (100.0 %) are also in train" in shown
+    assert "always answering 'good' is right" in shown
+
+
 def test_metrics_must_fit_the_labels(project):
     """F1 is of two classes."""
     shutil.copytree("hub", "three")
@@ -128,7 +142,9 @@ def test_metrics_must_fit_the_labels(project):
         table.to_parquet(path)
     arguments = ["add-task", "--name", "new", "--folder", "three", "--config", "sst2", *LABELS[:4]]
     three = [*arguments, "--classes", "a,b,c"]
-    assert "do not fit these labels" in call(*three, "--metrics", "f1", code=1)
+    assert "'f1' is of two classes, and the task has 3 classes" in call(
+        *three, "--metrics", "f1", code=1
+    )
     call(*three, "--metrics", "accuracy")
 
 

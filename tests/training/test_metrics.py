@@ -30,12 +30,26 @@ def test_correlations_by_definition():
     assert found["spearman"] == pytest.approx(np.corrcoef([0, 1, 2, 3], [0, 1, 3, 2])[0, 1])
 
 
-def test_a_constant_prediction_scores_zero_not_nan():
+@pytest.mark.parametrize(("values", "labels"), [([1, 1, 1], [0, 1, 2]), ([0, 1, 2], [1, 1, 1])])
+def test_a_correlation_of_a_constant_is_undefined(values, labels):
     task = make_task(classes=[], metrics=["pearson", "spearman"], headline="pearson")
-    found = metrics.compute(np.ones((3, 1)), np.array([0.0, 1.0, 2.0]), task)
-    assert found == {"pearson": 0.0, "spearman": 0.0}
-    task = make_task(metrics=["matthews"], headline="matthews")
-    assert metrics.compute(np.eye(2)[[0, 0]], np.array([0, 1]), task) == {"matthews": 0.0}
+    found = metrics.compute(np.array(values, dtype=float)[:, None], np.array(labels, float), task)
+    assert np.isnan([found["pearson"], found["spearman"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "f1", "matthews"),
+    [
+        ([0, 0], [0, 0], np.nan, np.nan),  # no positive, none predicted: 0 / 0
+        ([0, 0], [0, 1], 0.0, 0.0),  # F1 is 2 tp / (2 tp + fp + fn); Matthews is 0 in the limit
+        ([0, 1], [0, 0], 0.0, np.nan),
+        ([1, 1], [1, 1], 1.0, np.nan),
+    ],
+)
+def test_f1_and_matthews_of_constants(predicted, labels, f1, matthews):
+    task = make_task(metrics=["f1", "matthews"], headline="f1")
+    found = metrics.compute(np.eye(2)[predicted], np.array(labels), task)
+    assert found == pytest.approx({"f1": f1, "matthews": matthews}, nan_ok=True)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 408])

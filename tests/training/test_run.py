@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import shutil
 
 import numpy as np
@@ -10,10 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loraudit.analysis import collect
+from loraudit.analysis.statistics import aggregate
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, write_json
 from loraudit.data.tokenise import tokenise
+from loraudit.report.tables import summary_table
 from loraudit.studies.record import read_record, run_files
+from loraudit.studies.study import Run, Study
+from loraudit.tools import verify
 from loraudit.training.journal import Best
 from loraudit.training.run import train
 from tiny import changed, make_spec, tiny_model
@@ -194,6 +200,15 @@ def test_ties_go_to_the_earlier_epoch():
     assert best.epoch == 2
 
 
+def test_an_undefined_score_is_kept_only_until_there_is_one():
+    best, model = Best(), torch.nn.Linear(1, 1)
+    chosen = []
+    for epoch, value in ((1, math.nan), (2, math.nan), (3, -0.5), (4, math.nan)):
+        best.offer(epoch, value, model)
+        chosen.append(best.epoch)
+    assert chosen == [1, 1, 3, 3]
+
+
 @pytest.mark.parametrize("method", ["lora", "peft"])
 def test_a_frozen_head_stays_as_drawn_but_is_saved(tiny, tmp_path, method):
     from loraudit.adapters.base_model import load_base
@@ -262,6 +277,26 @@ def test_regression_runs_end_to_end(tiny, tmp_path):
     record, predictions = run(tiny, tmp_path, task=task)
     assert record.train.best["pearson"] > 0.5
     assert logits(predictions).shape[1] == 1
+
+
+def test_an_undefined_score_is_recorded_as_such(tiny, tmp_path):
+    """One validation row has no correlation."""
+    task = SPEC.task.model_copy(
+        update={"classes": (), "metrics": ("pearson",), "headline": "pearson"}
+    )
+    changes = {"task": task, "validation_rows": 1, "train_rows": 16, "epochs": 2}
+    train(changed(SPEC, **changes), tiny / "tokens", tiny / "model", tmp_path / "words/tiny/x/s0")
+    record = read_record(tmp_path / "words/tiny/x/s0/record.json")
+    assert record.train.best == record.train.last == {"pearson": None}
+    assert record.train.best_epoch == 1
+    study = Study(
+        name="one", question="", runs=(Run(id="words/tiny/x/s0", label="", spec=record.spec),)
+    )
+    runs = collect.tidy(study, tmp_path)
+    assert runs.best.isna().all() and collect.history(study, tmp_path).score.isna().all()
+    assert summary_table(aggregate(runs))["best epoch: mean ± SD, %"].tolist() == ["undefined"]
+    found = verify.check_run(tmp_path / study.runs[0].id, study.runs[0], None)
+    assert {finding.artefact for finding in found if finding.kind == "problem"} == set()
 
 
 def test_inputs_longer_than_the_model_reads_are_refused(tiny, tmp_path):

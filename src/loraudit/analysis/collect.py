@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -203,6 +204,11 @@ def _cell(run: Run) -> dict:
     }
 
 
+def _number(score: float | None) -> float:
+    """Return a record's score as a table has it: NaN where it is undefined."""
+    return math.nan if score is None else score
+
+
 def _tidy_row(run: Run, folder: Path) -> dict:
     record = read_record(folder / "record.json")
     if record.spec != run.spec:
@@ -214,12 +220,12 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **_cell(run),
         "seed": spec.seed,
         "metric": headline,
-        "best": train.best[headline],
-        "last": train.last[headline],
+        "best": _number(train.best[headline]),
+        "last": _number(train.last[headline]),
         "best_epoch": train.best_epoch,
         "last_epoch": train.last_epoch,
-        **{f"best_{name}": value for name, value in train.best.items()},
-        **{f"last_{name}": value for name, value in train.last.items()},
+        **{f"best_{name}": _number(value) for name, value in train.best.items()},
+        **{f"last_{name}": _number(value) for name, value in train.last.items()},
         **{f"parameters_{name}": count for name, count in train.parameters.items()},
         **{f"bytes_{name}": count for name, count in train.bytes.items()},
         **{f"rows_{name}": count for name, count in train.rows.items()},

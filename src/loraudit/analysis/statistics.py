@@ -61,8 +61,9 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, fl
 
     `low` and `high` are the t interval's; `boot_low` and `boot_high` the percentile bootstrap's
     (9,999 resamples, always the same ones), which with few seeds is too narrow and never reaches
-    beyond the smallest and largest score. With n = 1 sd and intervals are NaN: one seed says
-    nothing about spread.
+    beyond the smallest and largest score. An undefined score (NaN) among the values leaves all of
+    this undefined: without it the mean would be too good. With n = 1 sd and intervals are NaN: one
+    seed says nothing about spread.
 
     Raises:
         ValueError: no values.
@@ -83,8 +84,8 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, fl
 
 
 def _bootstrap_mean(data: np.ndarray, confidence: float) -> dict[str, float]:
-    if len(data) < 2 or data[0] == data[-1]:
-        edge = float(data[0]) if len(data) > 1 else math.nan
+    if len(data) < 2 or data[0] == data[-1] or math.isnan(data[-1]):
+        edge = float(data[-1]) if len(data) > 1 else math.nan
         return {"boot_low": edge, "boot_high": edge}
     interval = scipy.stats.bootstrap(
         (data,), np.mean, confidence_level=confidence, method="percentile", rng=_fixed_random()

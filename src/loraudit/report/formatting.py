@@ -7,7 +7,12 @@ import pandas as pd
 
 
 def percent(mean: float, sd: float) -> str:
-    """Write a score as percent with its standard deviation, or without where n = 1."""
+    """Write a score as percent with its standard deviation, or without where n = 1.
+
+    A score that is not defined (NaN) is said to be so.
+    """
+    if mean != mean:
+        return "undefined"
     return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd == sd else "")
 
 

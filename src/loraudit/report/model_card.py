@@ -5,6 +5,7 @@ are quoted in the YAML head by yaml.safe_dump and shown as escaped text in the t
 """
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -120,7 +121,7 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     ]
     if not scores:
         raise UserError(f"{study}: no run of this spec in its tidy table")
-    return scores
+    return [math.nan if score is None else score for score in scores]
 
 
 def model_card(
@@ -184,7 +185,10 @@ def _scores(record: RunRecord, seeds: list[float] | None) -> str:
         ("best", train.best_epoch, train.best),
         ("last", train.last_epoch, train.last),
     ):
-        lines += [f"| {name} ({epoch}) | {text(m)} | {value:.4f} |" for m, value in scores.items()]
+        lines += [
+            f"| {name} ({epoch}) | {text(m)} | {'undefined' if v is None else f'{v:.4f}'} |"
+            for m, v in scores.items()
+        ]
     scored = {split: count for split, count in train.rows.items() if split != "train"}
     counts = ", ".join(f"{text(split)} n = {count} rows" for split, count in scored.items())
     notes = [

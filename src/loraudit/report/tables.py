@@ -4,6 +4,7 @@ summary (scores over seeds), verdicts (beside published numbers), switches (of a
 (methods on the same seeds) and cost; and the table of published numbers beside each other.
 """
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         columns[f"{epoch} epoch: mean ± SD, %"] = [
             percent(mean, sd) for mean, sd in zip(means, sds, strict=True)
         ]
-        columns[f"{epoch}: median"] = [f"{100 * value:.1f}" for value in summary[f"{epoch}_median"]]
+        columns[f"{epoch}: median"] = [
+            percent(median, math.nan) for median in summary[f"{epoch}_median"]
+        ]
     return pd.DataFrame(columns)
 
 

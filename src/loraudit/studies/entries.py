@@ -24,7 +24,7 @@ class WheelSource(Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """digest of the wheel; a file with another digest is refused"""
     path: str
-    """a folder (models) or a CSV file (tasks) inside the wheel"""
+    """a folder (models) or a table (tasks) in it: CSV, or .txt or .tsv with tabs and no quotes"""
 
 
 class FolderSource(Frozen):
@@ -66,6 +66,18 @@ class RatingRule(Frozen):
     """rows of the validation split"""
 
 
+Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+
+FITTING: dict[Metric, str] = {
+    "accuracy": "classes",
+    "f1": "two classes",
+    "matthews": "classes",
+    "pearson": "a number to predict",
+    "spearman": "a number to predict",
+}
+"""What each metric is of. F1 is of the second of two classes."""
+
+
 class TaskEntry(Frozen):
     """One entry of tasks.yaml.
 
@@ -81,7 +93,8 @@ class TaskEntry(Frozen):
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
     """one or two text columns"""
     label: str | None = None
-    """label column, with class numbers from 0 or numbers to predict; null where `rating` is set"""
+    """label column: class numbers from 0, names of `classes`, or numbers to predict; null where
+    `rating` is set"""
     rating: RatingRule | None = None
     """make two classes and a validation split from one table with ratings"""
     classes: tuple[str, ...] = ()
@@ -94,8 +107,9 @@ class TaskEntry(Frozen):
     """`name: split` of further splits to score; MNLI's `mismatched`, for example"""
     rows: dict[str, int] | None = None
     """published number of rows of each split; a run on other numbers is called a subset"""
-    metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...]
-    """scores to compute"""
+    metrics: tuple[Metric, ...]
+    """scores to compute; accuracy and matthews are of classes, f1 is of two classes, pearson and
+    spearman are of a number to predict"""
     headline: str
     """the one of `metrics` that chooses the best epoch and is reported"""
 
@@ -107,6 +121,7 @@ class TaskEntry(Frozen):
             raise ValueError("give exactly one of 'label' and 'rating'")
         if len(self.classes) == 1:
             raise ValueError("a classification task needs two classes or more (none: regression)")
+        self._check_metrics()
         if {"train", "validation"} & set(self.also_validate):
             raise ValueError("also_validate: 'train' and 'validation' are taken")
         splits = {"train", "validation", *self.also_validate}
@@ -115,6 +130,19 @@ class TaskEntry(Frozen):
         if self.rating and len(self.classes) != 2:
             raise ValueError("a 'rating' makes two classes; name both")
         return self
+
+    def _check_metrics(self) -> None:
+        """Refuse metrics that can't be computed of the task's labels."""
+        count = len(self.classes)
+        kinds = {0: ["a number to predict"], 2: ["classes", "two classes"]}.get(count, ["classes"])
+        legal = [name for name, kind in FITTING.items() if kind in kinds]
+        for name in self.metrics:
+            if name not in legal:
+                has = f"{count} classes" if count else "a number to predict"
+                raise ValueError(
+                    f"metric {name!r} is of {FITTING[name]}, and the task has {has} "
+                    f"(legal: {', '.join(legal)})"
+                )
 
     @property
     def regression(self) -> bool:

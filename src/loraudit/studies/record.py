@@ -19,13 +19,13 @@ from loraudit.studies.values import Frozen
 
 
 class Train(Frozen):
-    """What training gave. Metrics are fractions; seconds are wall time."""
+    """What training gave. Scores are fractions, None where undefined; seconds are wall time."""
 
     steps: int
     best_epoch: int
     last_epoch: int
-    best: dict[str, float]
-    last: dict[str, float]
+    best: dict[str, float | None]
+    last: dict[str, float | None]
     parameters: dict[str, int]
     bytes: dict[str, int]
     rows: dict[str, int]

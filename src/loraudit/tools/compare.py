@@ -138,9 +138,9 @@ def compare_studies(left: Path, right: Path) -> dict:
         same = _equal_predictions(a_rows, b_rows)
         equal, scored = equal + (same is True), scored + (same is not None)
         metric = a.spec.task.headline
-        score = b.train.last.get(metric)
-        if score is not None:
-            scores = (a.train.last[metric], score)
+        left_score, right_score = a.train.last[metric], b.train.last.get(metric)
+        if left_score is not None and right_score is not None:
+            scores = (left_score, right_score)
             cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)
     return {
         "left": left.name,

@@ -90,7 +90,7 @@ def sections(run: dict) -> list[Section]:
     """Turn `describe`'s answer into tables for the screen."""
     best, last = (f"{name} epoch ({run['epochs'][name]})" for name in ("best", "last"))
     scores = [
-        [name, f"{100 * value['best']:.2f}", f"{100 * value['last']:.2f}"]
+        [name, *("undefined" if v is None else f"{100 * v:.2f}" for v in value.values())]
         for name, value in run["scores"].items()
     ]
     history = [[_number(value) for value in row.values()] for row in run["history"]]

@@ -252,12 +252,18 @@ def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
             if len(rows) != train.rows.get(str(split)):
                 yield case.problem("predictions.parquet", f"{len(rows)} rows of {split}")
         for metric in said.keys() | computed.keys():
-            if not _rounded(said.get(metric, math.nan), computed.get(metric, math.nan)):
+            if not _same_score(said.get(metric), computed.get(metric)):
                 yield case.problem(
                     "record.json",
                     f"{name} {metric} is {said.get(metric)}, the predictions give "
                     f"{computed.get(metric)}",
                 )
+
+
+def _same_score(one: float | None, two: float | None) -> bool:
+    """Tell whether two scores are equal up to rounding, or both undefined (None or NaN)."""
+    left, right = (math.nan if value is None else value for value in (one, two))
+    return _rounded(left, right) or (math.isnan(left) and math.isnan(right))
 
 
 def _check_history(case: Case, history: pd.DataFrame) -> Findings:
@@ -267,7 +273,7 @@ def _check_history(case: Case, history: pd.DataFrame) -> Findings:
             "history.csv", f"{len(history)} epochs, the record has {train.last_epoch}"
         )
         return
-    best = int(history.loc[history[headline].idxmax(), "epoch"])
+    best = int(history.loc[history[headline].fillna(-math.inf).idxmax(), "epoch"])
     if best != train.best_epoch:
         text = f"its best epoch is {best}, the record says {train.best_epoch}"
         yield case.problem("history.csv", text)
@@ -279,8 +285,9 @@ def _check_history(case: Case, history: pd.DataFrame) -> Findings:
             history[history.epoch == epoch].iloc[0].to_dict() if epoch in set(history.epoch) else {}
         )
         for metric, value in said.items():
-            if row.get(metric) != value:
-                text = f"epoch {epoch}: {metric} is {row.get(metric)}, the record says {value}"
+            said_there = row.get(metric)
+            if said_there != value and not (value is None and pd.isna(said_there)):
+                text = f"epoch {epoch}: {metric} is {said_there}, the record says {value}"
                 yield case.problem("history.csv", text)
 
 

@@ -15,7 +15,7 @@ from loraudit.studies.entries import MATRICES, FolderSource, ModelEntry, TaskEnt
 from loraudit.studies.values import validated
 
 ROWS = 32
-"""Rows of each split that a new task is tried on."""
+"""Rows of each split on which the tokenizer is tried for a new task."""
 
 NAME = r"[a-z0-9][a-z0-9._-]*"
 
@@ -139,7 +139,9 @@ def _end(text: str, block: str) -> int:
 
 
 def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
-    """Make a task's entry and try it: read `ROWS` rows, check labels and metrics, and tokenise.
+    """Make a task's entry and try it: read all rows, check labels and metrics, and tokenise some.
+
+    What is odd about the rows (data/remarks.py) is among what was seen, and hinders nothing.
 
     Args:
         name: the task's name.
@@ -152,36 +154,21 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     path = paths.CONFIG / "tasks.yaml"
     text = insert(path.read_text(), None, name, fields)
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
-    from loraudit.data.fetch_task import read_rows
+    from loraudit.data.fetch_task import read_task
+    from loraudit.data.remarks import remarks, split_keys, trained_on
 
     seen: list[list[object]] = []
-    for split, table in read_rows(entry, ROWS).items():
+    tables, _ = read_task(entry)
+    for split, table in tables.items():
         kinds = table.label.nunique()
         first = str(table.text_1.iloc[0])
         short = first if len(first) < 60 else first[:57] + "..."
         seen.append([split, f"{len(table)} rows, {kinds} labels, first text {short!r}"])
-        _check_metrics(entry, table)
         if model is not None:
-            seen.append([split, _tokens(table, model)])
+            seen.append([split, _tokens(table[:ROWS], model)])
+    repeated = trained_on(tables, {split: split_keys(table) for split, table in tables.items()})
+    seen += [["remark", said] for said in remarks(tables, entry, repeated)]
     return Tried(path, text, dump(name, fields), seen)
-
-
-def _check_metrics(entry: TaskEntry, table) -> None:
-    """Score the labels against themselves, which fails where a metric does not fit them."""
-    import numpy as np
-
-    from loraudit.training.metrics import compute
-
-    labels = table.label.to_numpy()
-    count = len(entry.classes)
-    logits = np.eye(count)[labels] if count else labels[:, None].astype(float)
-    try:
-        compute(logits, labels, entry)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"metrics = {list(entry.metrics)}: they do not fit these labels: {reason}"
-        ) from None
 
 
 def _tokens(table, model: Path) -> str:

@@ -26,8 +26,12 @@ class Best:
     def offer(
         self, epoch: int, value: float, model: torch.nn.Module, ranks: dict[str, int] | None = None
     ) -> None:
-        """Keep this epoch if it is better; `ranks` are the layers', if the method moves them."""
-        if value > self.value:
+        """Keep this epoch if it is better; `ranks` are the layers', if the method moves them.
+
+        An undefined value (NaN) is worse than any other, and as the first it is kept.
+        """
+        value = -math.inf if math.isnan(value) else value
+        if value > self.value or not self.epoch:
             self.epoch, self.value, self.ranks = epoch, value, ranks or {}
             self.weights = trained_weights(model)
 
@@ -85,7 +89,7 @@ def write_journal(
     """Write history.csv and predictions.parquet, and ranks.csv if layers' ranks may differ."""
 
     def csv(rows: list[dict], path: Path) -> None:
-        write_atomic(path, lambda new: pd.DataFrame(rows).to_csv(new, index=False))
+        write_atomic(path, lambda new: pd.DataFrame(rows).to_csv(new, index=False, na_rep="nan"))
 
     logits = {
         epoch: {split: values.numpy() for split, values in splits.items()}

@@ -23,7 +23,7 @@ def predictions(logits: np.ndarray, task: TaskEntry) -> np.ndarray:
 
 
 def compute(logits: np.ndarray, labels: np.ndarray, task: TaskEntry) -> dict[str, float]:
-    """Compute the task's metrics, each as a fraction (0.9, not 90)."""
+    """Compute the task's metrics, each as a fraction (0.9, not 90); an undefined one is NaN."""
     return _metric().compute(
         predictions=predictions(logits, task), references=labels, names=list(task.metrics)
     )

@@ -246,6 +246,8 @@ def prepare(
     return State(spec, accelerator, model, prepared, optimizer, scheduler, pad)
 
 
-def _scores(history: list[dict], epoch: int) -> dict[str, float]:
+def _scores(history: list[dict], epoch: int) -> dict[str, float | None]:
+    """Return an epoch's scores; None stands for an undefined one, since JSON has no NaN."""
     row = history[epoch - 1]
-    return {k: v for k, v in row.items() if k not in ("epoch", "step", "train_loss")}
+    scores = {k: v for k, v in row.items() if k not in ("epoch", "step", "train_loss")}
+    return {name: None if math.isnan(value) else value for name, value in scores.items()}
