@@ -16,8 +16,9 @@ from loraudit.adapters import inject
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, write_json
 from loraudit.report.model_card import export_run, model_card, plain, seed_scores, text
+from loraudit.studies.entries import FolderSource
 from loraudit.studies.record import read_record, write_record
-from loraudit.studies.spec import digest
+from loraudit.studies.spec import RunSpec, digest
 from loraudit.training.run import train
 from tiny import changed, make_spec, make_task
 
@@ -107,6 +108,53 @@ def test_the_card_names_what_the_record_holds(run, tmp_path):
     ):
         assert line in card
     assert "uncommitted changes" in card
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"base_bits": 4, "base_group": 16},
+        {"base_bits": 2, "base_group": 16, "init": "loftq", "method": "peft"},
+    ],
+    ids=["float", "4 bits", "LoftQ"],
+)
+def test_the_cards_own_program_gives_the_recorded_outputs(changes, tiny, tmp_path):
+    train(changed(SPEC, **changes), tiny / "tokens", tiny / "model", tmp_path / "run")
+    record = export_run(tmp_path / "run", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    program = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    names = {"BASE": str(tiny / "model"), "FOLDER": str(tmp_path / "out")}
+    exec(program, names)
+    rows = pd.read_parquet(next((tiny / "hub" / "sst2").glob("validation-*")))
+    inputs = names["tokenizer"](list(rows.sentence), padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        found = names["model"](**inputs).logits.numpy()
+    saved = pd.read_parquet(tmp_path / "run/predictions.parquet")
+    saved = saved[saved.epoch == record.train.best_epoch].filter(like="logit_")
+    assert abs(found - saved.to_numpy()).max() < 1e-4
+    assert ("4 bits" in card) == (changes.get("base_bits") == 4)
+
+
+def test_no_path_of_a_local_folder_leaves_the_house(run, tmp_path):
+    """The tiny task and model both come from folders; a spec read again is still a run's."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    record = read_record(copied / "record.json")
+    private = FolderSource(folder="/home/me/secret", config="sst2")
+    task, model = (
+        entry.model_copy(update={"source": private})
+        for entry in (record.spec.task, record.spec.model)
+    )
+    rewrite_spec(copied, task=task, model=model)
+    export_run(copied, tmp_path / "out")
+    for file in (tmp_path / "out").iterdir():
+        assert b"secret" not in file.read_bytes(), file.name
+    spec = RunSpec(**read_json(tmp_path / "out/spec.json"))
+    assert changed(spec, task=task, model=model) == changed(SPEC, task=task, model=model)
+    assert "| data | folder (local), config sst2 |" in (tmp_path / "out/README.md").read_text()
+    with pytest.raises(UserError, match="base_model = '/home/me/secret': expected a name on the"):
+        export_run(copied, tmp_path / "other", base_model="/home/me/secret")
 
 
 def test_other_seeds_are_counted(run, tmp_path):

@@ -10,12 +10,14 @@ import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from loraudit.adapters import inject
+from loraudit.report import model_card
 from loraudit.tools import plan
 from loraudit.tools.cli import EXIT_CODES, app
 from loraudit.tools.plan import Jobs
@@ -154,12 +156,20 @@ def test_export_writes_a_folder(run, tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    names = {"README.md", "spec.json", "adapter_config.json", "adapter_model.safetensors"}
+    assert files == names and "note:" not in result.stdout
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: mit" in card and "base_model: me/tiny" in card
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "me/tiny"
     inject.load(tiny_model(), tmp_path / "out")
+
+
+def test_export_of_an_adapter_of_a_quantised_base_says_so(tmp_path, monkeypatch):
+    record = SimpleNamespace(spec=make_spec(base_bits=4, base_group=16))
+    monkeypatch.setattr(model_card, "export_run", lambda *_: record)
+    result = call("export", tmp_path, "--out", tmp_path / "out")
+    assert "note: the adapter is right only on its base in 4 bits" in result.stdout
 
 
 def test_export_refuses_with_one_line(run, tmp_path):

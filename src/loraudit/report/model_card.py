@@ -1,7 +1,8 @@
-"""A run's adapter as a folder to hand on: PEFT's files and a model card that says how it was made.
+"""A run's adapter as a folder to hand on: PEFT's files, the run's spec, and a model card.
 
 Everything in the card is read from the run's record. Names in a record can be anyone's, so they
-are quoted in the YAML head by yaml.safe_dump and shown as escaped text in the tables.
+are quoted in the YAML head by yaml.safe_dump and shown as escaped text in the tables. Paths of
+local folders stay out of the card and of the spec beside it.
 """
 
 import json
@@ -16,11 +17,13 @@ import yaml
 
 from loraudit.adapters import peft_folder
 from loraudit.base.errors import UserError
-from loraudit.base.files import folder_atomic, read_json, write_text
-from loraudit.studies.entries import HubSource, Source
+from loraudit.base.files import folder_atomic, read_json, write_json, write_text
+from loraudit.studies.entries import FolderSource, HubSource, Source
 from loraudit.studies.methods import names_of
 from loraudit.studies.record import RunRecord, read_record
 from loraudit.studies.spec import RunSpec
+
+HUB_NAME = r"\w[\w.-]*(/[\w.-]+)?"
 
 LICENCES = {"adapter": "unknown", "base": "unknown", "data": "unknown"}
 """Whose licences the card names, and what it says when it is told nothing."""
@@ -33,7 +36,7 @@ def export_run(
     study: Path | None = None,
     base_model: str | None = None,
 ) -> RunRecord:
-    """Write a run's adapter and head as a PEFT folder with a model card.
+    """Write a run's adapter and head as a PEFT folder with a model card and the run's spec.
 
     Args:
         run: a run's folder: record.json, spec.json and adapter/.
@@ -43,9 +46,11 @@ def export_run(
         base_model: the base model's name on the hub; None is what the run calls it.
 
     Raises:
-        UserError: no complete run, a method without an adapter, a broken adapter, `out` exists, or
-            the study has no such run.
+        UserError: no complete run, a method without an adapter, a broken adapter, `out` exists,
+            `base_model` is no name on the hub, or the study has no such run.
     """
+    if base_model is not None and not re.fullmatch(HUB_NAME, base_model):
+        raise UserError(f"base_model = {base_model!r}: expected a name on the hub: OWNER/NAME")
     if out.exists():
         raise UserError(f"out: {out} exists already; name a new folder")
     record = read_finished(run)
@@ -58,8 +63,18 @@ def export_run(
     with folder_atomic(out) as folder:
         shutil.copyfile(run / "adapter" / peft_folder.WEIGHTS, folder / peft_folder.WEIGHTS)
         config.save_pretrained(folder)
+        write_json(folder / "spec.json", shared_spec(record.spec))
         write_text(folder / "README.md", card)
     return record
+
+
+def shared_spec(spec: RunSpec) -> dict[str, Any]:
+    """Return a spec as JSON values, with names in place of the paths of local folders."""
+    fields = spec.model_dump(mode="json")
+    for entry in (fields["task"], fields["model"]):
+        if "folder" in entry["source"]:
+            entry["source"]["folder"] = entry["name"]
+    return fields
 
 
 def _check_is_the_runs(record: RunRecord, config: Any, state: dict[str, Any], run: Path) -> None:
@@ -153,28 +168,57 @@ def model_card(
 
 
 def _usage(spec: RunSpec) -> str:
-    labels = max(1, len(spec.task.classes))
-    return (
-        "The adapter of the best epoch, its head included. Load it on the base model with "
-        f"`num_labels={labels}`{_bits(spec)}:\n\n"
-        "```python\n"
-        "base = AutoModelForSequenceClassification.from_pretrained(BASE, "
-        f"num_labels={labels})\n"
-        "model = PeftModel.from_pretrained(base, FOLDER)\n"
-        "```"
-    )
-
-
-def _bits(spec: RunSpec) -> str:
-    """Say that the base is quantised, where it is: on another base the adapter is wrong."""
+    """Say how to load the adapter, in a program that runs with FOLDER and BASE filled in."""
+    text = "The adapter of the best epoch, its head included."
     if spec.base_bits is None:
-        return ""
-    again = ", which starting the adapter has changed" if spec.lora.init == "loftq" else ""
+        return f"{text} Load it on the base model:\n\n{_code(_float_base(spec))}"
     return (
-        f", its linear layers outside the head packed in {spec.base_bits} bits by hqq (groups of "
-        f"{spec.base_group}{again}; `loraudit.adapters.base_model.load_base` and "
-        "`loraudit.adapters.inject.apply` on the record's spec make that base)"
+        f"{text} It is right only on its base model with the linear layers outside the head packed "
+        f"in {spec.base_bits} bits by hqq (groups of {spec.base_group}); on the unquantised model "
+        "it loads too, and gives other outputs. The packages loraudit and hqq make that base from "
+        f"the spec.json beside this file:\n\n{_code(_packed_base(spec))}"
     )
+
+
+def _float_base(spec: RunSpec) -> list[str]:
+    labels = max(1, len(spec.task.classes))
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        "",
+        "# FOLDER: where this file is; BASE: the base model's name on the hub, or its folder",
+        f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={labels})",
+    ]
+
+
+def _packed_base(spec: RunSpec) -> list[str]:
+    lines = [
+        "from pathlib import Path",
+        "",
+        "from loraudit.adapters import inject",
+        "from loraudit.adapters.base_model import load_base",
+        "from loraudit.base.files import read_json",
+        "from loraudit.studies.spec import RunSpec",
+        "from peft import PeftModel",
+        "from transformers import AutoTokenizer",
+        "",
+        "# FOLDER: where this file is; BASE: folder of the base model with model.safetensors",
+        'spec = RunSpec(**read_json(f"{FOLDER}/spec.json"))',
+        "base = load_base(spec, Path(BASE))",
+    ]
+    if spec.lora.init == "loftq":  # its steps quantise the base again
+        return [*lines, "base = inject.remove(inject.apply(base, spec))"]
+    return [line for line in lines if "inject" not in line]
+
+
+def _code(base: list[str]) -> str:
+    lines = [
+        *base,
+        "tokenizer = AutoTokenizer.from_pretrained(BASE)",
+        "base.config.pad_token_id = tokenizer.pad_token_id",
+        "model = PeftModel.from_pretrained(base, FOLDER).eval()",
+    ]
+    return "\n".join(["```python", *lines, "```"])
 
 
 def _scores(record: RunRecord, seeds: list[float] | None) -> str:
@@ -218,8 +262,11 @@ def _protocol(spec: RunSpec, rows: dict[str, int]) -> dict[str, Any]:
 
 
 def describe(source: Source) -> str:
-    """Say a source in one line: what, and the revision or hash that pins it."""
-    return ", ".join(f"{key} {value}" for key, value in source.model_dump().items() if value)
+    """Say a source in one line: what, and what pins it; a local folder's path is not told."""
+    facts = {key: value for key, value in source.model_dump().items() if value}
+    if isinstance(source, FolderSource):
+        facts["folder"] = "(local)"
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
 def _size(record: RunRecord) -> dict[str, Any]:

@@ -351,15 +351,20 @@ def export(
         Path | None, typer.Option(help="results/STUDY; the card then shows all seeds' scores.")
     ] = None,
 ) -> None:
-    """Write a run's adapter and head as a PEFT folder with a model card.
+    """Write a run's adapter and head as a PEFT folder with a model card and the run's spec.
 
     Example: `loraudit export results/quickstart/runs/snippets/minilm/lora-r8-q+v/s0 --out mine`
     """
     from loraudit.report.model_card import export_run
 
     licences = {"adapter": licence, "base": base_licence, "data": data_licence}
-    export_run(run, out, licences, study_folder, base_model)
+    spec = export_run(run, out, licences, study_folder, base_model).spec
     typer.echo(f"wrote {out}")
+    if spec.base_bits:
+        typer.echo(
+            f"note: the adapter is right only on its base in {spec.base_bits} bits, which "
+            f"{out}/README.md says how to make; on the unquantised model it gives other outputs"
+        )
 
 
 @app.command()
