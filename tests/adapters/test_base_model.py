@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from loraudit.adapters.base_layers import check_entry
-from loraudit.adapters.base_model import load_base
+from loraudit.adapters.base_model import load_base, most_tokens
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json
 from loraudit.data.tokenise import tokenise
 from loraudit.studies.entries import ModelEntry
+from loraudit.studies.entry_files import load_model
 from loraudit.training.run import train
-from tiny import make_spec, save_tiny_model, tiny_entry
+from tiny import make_spec, save_tiny_model, tiny_entry, tiny_model
 
 LAYER = "encoder.layer.*.attention.self"
 
@@ -82,3 +83,30 @@ def test_the_tokenizers_padding_token_is_used_where_the_config_has_none(gpt2, me
         for model in ("model", "without")
     )
     assert known.equals(found)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2"])
+def test_the_most_tokens_are_those_that_the_model_can_read(family):
+    """The tiny models have 66 positions; RoBERTa's begin after the padding token's, 0."""
+    model, most = tiny_model(family), most_tokens(tiny_model(family))
+    assert most == (65 if family == "roberta" else 66)
+    with torch.no_grad():
+        model(input_ids=torch.full((1, most), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, most + 1), 5))
+
+
+def test_a_length_that_the_model_can_not_read_is_refused(tmp_path):
+    save_tiny_model(tmp_path, "roberta")
+    with pytest.raises(UserError, match=r"max_length 66 is more than model 'tiny' .*4 to 65"):
+        load_base(make_spec(model=tiny_entry("roberta"), max_length=66), tmp_path)
+    wrong = tiny_entry("roberta").model_copy(update={"max_tokens": 66})
+    with pytest.raises(UserError, match=r"max_tokens 66 is more than model 'tiny' .*4 to 65"):
+        load_base(make_spec(model=wrong), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["minilm", "roberta-base", "bert-base", "distilbert-base"])
+def test_a_length_above_max_tokens_is_refused_when_the_study_is_planned(name):
+    make_spec(model=load_model(name), max_length=512)
+    with pytest.raises(UserError, match=rf"max_length 513 .* model '{name}' .*4 to 512"):
+        make_spec(model=load_model(name), max_length=513)

@@ -156,6 +156,7 @@ def test_a_model_is_tried_and_written(project):
     assert "logits (2, 2)" in shown
     assert set(before.splitlines()) < set(MODELS.read_text().splitlines())
     assert load_model("mine", MODELS).modules == load_model("minilm", MODELS).modules
+    assert load_model("mine", MODELS).max_tokens == 66
 
 
 def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):

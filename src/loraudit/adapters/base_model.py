@@ -25,8 +25,8 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
 
     Raises:
         UserError: names of the model's entry do not fit the model, the checkpoint lacks weights
-            other than the head's or has them in other shapes, max_length is above its number of
-            positions, or `base_group` does not fit its layers.
+            other than the head's or has them in other shapes, `max_length` is more than it can
+            read, or `base_group` does not fit its layers.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -49,18 +49,36 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     missing = [name for name in absent if not in_head(name, spec.model.head)]
     if missing:
         raise UserError(f"model {spec.model.name!r}: no weights for {', '.join(sorted(missing))}")
-    positions = getattr(model.config, "max_position_embeddings", spec.max_length)
-    if spec.max_length > positions:
-        raise UserError(
-            f"max_length {spec.max_length} is more than model {spec.model.name!r} can read "
-            f"(legal: 4 to {positions})"
-        )
+    _check_length(spec, most_tokens(model))
     reset_head(model, spec)
     if spec.base_bits:
         from loraudit.adapters.quantise import quantise
 
         quantise(model, spec)
     return model
+
+
+def most_tokens(model: nn.Module) -> int | None:
+    """Return the most tokens of an input that a model can read; None if there is no limit.
+
+    It is the number of positions. RoBERTa's kind of model numbers them from the one after the
+    padding token's, so that of its 514 positions 512 are for tokens.
+    """
+    for name, layer in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(layer, nn.Embedding):
+            before = 0 if layer.padding_idx is None else layer.padding_idx + 1
+            return layer.num_embeddings - before
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _check_length(spec: RunSpec, most: int | None) -> None:
+    """Refuse a `max_length`, or the entry's `max_tokens`, above what the model can read."""
+    for key, value in (("max_tokens", spec.model.max_tokens), ("max_length", spec.max_length)):
+        if value and most and value > most:
+            raise UserError(
+                f"{key} {value} is more than model {spec.model.name!r} can read "
+                f"(legal: 4 to {most})"
+            )
 
 
 def reset_head(model: nn.Module, spec: RunSpec) -> None:

@@ -174,6 +174,10 @@ class ModelEntry(Frozen):
     first_token: str | None = None
     """the attention blocks of a model whose head reads the first token alone; `family` fills it
     in"""
+    max_tokens: Annotated[int, Field(ge=4)] | None = None
+    """most tokens of an input that the model can read, so that a longer `max_length` is refused
+    before anything starts (RoBERTa's 514 positions are 512 tokens); null: it is found when the
+    model is loaded"""
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelEntry":

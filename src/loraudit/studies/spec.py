@@ -147,6 +147,12 @@ class RunSpec(Frozen):
             )
         if self.facts.trains == "head" and self.head == "frozen":
             raise ValueError(f"method {self.method!r} with head 'frozen' would train nothing")
+        most = self.model.max_tokens
+        if most and self.max_length > most:
+            raise ValueError(
+                f"max_length {self.max_length} is more than model {self.model.name!r} can read "
+                f"(legal: 4 to {most})"
+            )
         self._check_method()
         self._check_bits()
         if self.settings:

@@ -209,7 +209,8 @@ def try_model(name: str, fields: dict) -> Tried:
         whole = {**families.get(fields.get("family"), {}), **fields}
         whole.pop("family", None)
         entry: ModelEntry = validated(ModelEntry, {"name": name, **whole}, f"model {name!r}")
-        seen = _run_model(entry, out)
+        seen, most = _run_model(entry, out)
+        fields |= {"max_tokens": most} if most else {}
     text = insert(path.read_text(), "models", name, fields)
     return Tried(path, text, dump(name, fields), seen)
 
@@ -248,17 +249,22 @@ def _linear_layers(folder: Path) -> list[str]:
     return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
-def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
-    """Load a fetched model, match its matrices, and run two sentences through it with LoRA."""
+def _run_model(entry: ModelEntry, folder: Path) -> tuple[list[list[object]], int | None]:
+    """Load a fetched model, match its matrices, and run two sentences through it with LoRA.
+
+    Returns:
+        What was seen, and the most tokens that the model can read.
+    """
     import torch
 
     from loraudit.adapters import inject
     from loraudit.adapters.base_layers import linear_sizes, target_modules
-    from loraudit.adapters.base_model import load_base
+    from loraudit.adapters.base_model import load_base, most_tokens
     from loraudit.data.tokenise import load_tokenizer
 
     spec, tokenizer = _trial_spec(entry), load_tokenizer(folder)
     model = load_base(spec, folder, tokenizer.pad_token_id)
+    most = most_tokens(model)
     seen: list[list[object]] = []
     for matrix in entry.modules:
         names = target_modules(model, entry, (matrix,))
@@ -272,7 +278,8 @@ def _run_model(entry: ModelEntry, folder: Path) -> list[list[object]]:
     if not torch.isfinite(logits).all():
         raise UserError(f"model {entry.name!r}: its outputs are not finite")
     seen.append(["forward", f"{batch['input_ids'].numel()} tokens -> logits {tuple(logits.shape)}"])
-    return seen
+    seen.append(["max_length", f"up to {most}" if most else "no limit"])
+    return seen, most
 
 
 def _trial_spec(entry: ModelEntry):
