@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from typer.testing import CliRunner
 
@@ -156,7 +157,17 @@ def test_a_model_is_tried_and_written(project):
     assert "logits (2, 2)" in shown
     assert set(before.splitlines()) < set(MODELS.read_text().splitlines())
     assert load_model("mine", MODELS).modules == load_model("minilm", MODELS).modules
-    assert load_model("mine", MODELS).max_tokens == 66
+    added = load_model("mine", MODELS)
+    assert added.max_tokens == 66
+    assert added.pretrained_pooler and added.head == ("classifier",)
+
+
+def test_a_pooler_that_was_never_trained_is_noticed(project):
+    state = load_file("tiny-model/model.safetensors")
+    state["bert.pooler.dense.bias"].zero_()
+    save_file(state, "tiny-model/model.safetensors", metadata={"format": "pt"})
+    call("add-model", "--name", "mine", "--folder", "tiny-model")
+    assert load_model("mine", MODELS).head == ("bert.pooler", "classifier")
 
 
 def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):

@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from loraudit.adapters.base_layers import check_entry, in_head
 from loraudit.base.errors import UserError
+from loraudit.studies.entries import ModelEntry
 from loraudit.studies.spec import RunSpec, derive_seed
 
 
 def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     """Load the sequence classifier of a run, and draw its head by the run's seed.
 
-    A head in the checkpoint is not used, whatever its size. With `base_bits`, the linear layers
-    outside the head are quantised.
+    A head in the checkpoint is not used, whatever its size, nor is a pooler that was never trained:
+    the entry's `pretrained_pooler` tells, and is checked against the weights. With `base_bits`, the
+    linear layers outside the head are quantised.
 
     Args:
         spec: the run.
@@ -24,9 +27,9 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
             model's config says.
 
     Raises:
-        UserError: names of the model's entry do not fit the model, the checkpoint lacks weights
-            other than the head's or has them in other shapes, `max_length` is more than it can
-            read, or `base_group` does not fit its layers.
+        UserError: names of the model's entry do not fit the model, its `pretrained_pooler` is not
+            so, the checkpoint lacks weights other than the head's or has them in other shapes,
+            `max_length` is more than it can read, or `base_group` does not fit its layers.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -43,6 +46,7 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
         trust_remote_code=False,
     )
     check_entry(model, spec.model, outputs)
+    _check_pooler(spec.model, folder)
     if pad is not None:
         model.config.pad_token_id = pad
     absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
@@ -56,6 +60,35 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
 
         quantise(model, spec)
     return model
+
+
+def pooler_trained(folder: Path, pooler: str) -> bool:
+    """Tell whether a checkpoint has a pooler that was trained.
+
+    Training moves the biases, which start at 0. Those of a pooler that was only initialised, as in
+    a model tuned with mean pooling, are therefore all exactly 0.
+
+    Args:
+        folder: of the model, with model.safetensors.
+        pooler: full name of the module.
+    """
+    own = (pooler.rpartition(".")[2],)  # checkpoints of encoders lack the model's own prefix
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = [key for key in file.keys() if in_head(key, own)]  # noqa: SIM118
+        return any(file.get_tensor(k).any().item() for k in names if k.endswith("bias"))
+
+
+def _check_pooler(entry: ModelEntry, folder: Path) -> None:
+    """Refuse an entry whose `pretrained_pooler` is not what the weights say."""
+    if entry.pooler is None or pooler_trained(folder, entry.pooler) == entry.pretrained_pooler:
+        return
+    told, found = "never trained", "has it with biases that are not 0"
+    if entry.pretrained_pooler:
+        told, found = "trained", "lacks it, or has it with biases of 0 only"
+    raise UserError(
+        f"model {entry.name!r}: its entry says that the pooler {entry.pooler!r} was {told}, but "
+        f"the checkpoint {found}; set pretrained_pooler: {str(not entry.pretrained_pooler).lower()}"
+    )
 
 
 def most_tokens(model: nn.Module) -> int | None:

@@ -174,10 +174,29 @@ class ModelEntry(Frozen):
     first_token: str | None = None
     """the attention blocks of a model whose head reads the first token alone; `family` fills it
     in"""
+    pooler: str | None = None
+    """the dense layer of BERT's kind of model between its first token and the head; `family` fills
+    it in"""
+    pretrained_pooler: bool = True
+    """whether the checkpoint's pooler was trained; false: it belongs to the head, so that the seed
+    draws it, it is trained with the head, and its parameters count as the head's. A pooler whose
+    biases are all 0 was never trained"""
     max_tokens: Annotated[int, Field(ge=4)] | None = None
     """most tokens of an input that the model can read, so that a longer `max_length` is refused
     before anything starts (RoBERTa's 514 positions are 512 tokens); null: it is found when the
     model is loaded"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_pooler(cls, data: Any) -> Any:
+        """Add a pooler that was never trained to the head."""
+        if isinstance(data, dict) and data.get("pretrained_pooler", True) is False:
+            pooler, head = data.get("pooler"), data.get("head")
+            if pooler is None:
+                raise ValueError("pretrained_pooler false: name the layer as `pooler`")
+            if isinstance(head, list | tuple) and pooler not in head:
+                return {**data, "head": [pooler, *head]}
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelEntry":

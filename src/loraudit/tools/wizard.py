@@ -207,6 +207,11 @@ def try_model(name: str, fields: dict) -> Tried:
         if fields.get("family") not in (None, *families):
             raise unknown("family", fields["family"], families)
         whole = {**families.get(fields.get("family"), {}), **fields}
+        if whole.get("pooler"):
+            from loraudit.adapters.base_model import pooler_trained
+
+            fields["pretrained_pooler"] = pooler_trained(out, whole["pooler"])
+            whole |= fields
         whole.pop("family", None)
         entry: ModelEntry = validated(ModelEntry, {"name": name, **whole}, f"model {name!r}")
         seen, most = _run_model(entry, out)
