@@ -53,7 +53,7 @@ def checks() -> pd.DataFrame:
 def compared() -> pd.DataFrame:
     """Make a verdict table with one row per word."""
     words = ["reproduced", "not reproduced", "undecided", "not comparable"]
-    gaps = [0.001, -0.02, -0.01, float("nan")]
+    gaps = [0.001, -0.02, -0.01, float("nan")]  # of a row without a test all are missing
     return pd.DataFrame(
         {
             "task": "t",
@@ -70,6 +70,9 @@ def compared() -> pd.DataFrame:
             "difference": gaps,
             "low": [gap - 0.005 for gap in gaps],
             "high": [gap + 0.005 for gap in gaps],
+            "low90": [gap - 0.004 for gap in gaps],
+            "high90": [gap + 0.004 for gap in gaps],
+            "protocol": ["same", "another", "not stated", ""],
             "margin": 0.01,
             "published_value": 0.9,
             "published_sd": [0.002, float("nan"), 0.004, 0.001],

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind
 
 from loraudit.analysis.statistics import (
@@ -17,10 +18,12 @@ from loraudit.analysis.statistics import (
     aggregate,
     agreement,
     exact,
+    exceeds,
     expected_range,
     holm,
     mcnemar,
     mean_of,
+    median_widening,
     paired,
     paired_bootstrap,
     same_rows,
@@ -167,6 +170,11 @@ def test_tests_without_spread_or_with_one_seed():
         tost(Mean(0.9, 0.1, 3), exact(0.9), margin=0.0)
 
 
+def test_holm_is_statsmodels():
+    p_values = [*np.random.default_rng(0).beta(0.3, 3, 12), 0.01, 0.01, 1.0, 0.0]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
 def test_holm_by_hand():
     """0.01 x 3, then max(0.02 x 2, before), then 0.04; the unknown one does not count."""
     assert holm([0.04, math.nan, 0.01, 0.02]) == pytest.approx(
@@ -243,3 +251,43 @@ def test_the_bootstrap_interval_holds_the_mean_and_stays_in_range(values):
     found = summarise(values)
     assert min(values) - 1e-9 <= found["boot_low"] <= found["mean"] + 1e-9
     assert found["mean"] - 1e-9 <= found["boot_high"] <= max(values) + 1e-9
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10])
+def test_the_variance_of_a_median_is_that_of_drawn_ones(n):
+    medians = np.median(np.random.default_rng(0).standard_normal((200_000, n)), axis=1)
+    assert median_widening(n) / n == pytest.approx(medians.var(), rel=0.015)
+
+
+def test_the_median_of_two_is_their_mean_and_that_of_many_nears_half_pi():
+    assert median_widening(1) == median_widening(2) == 1
+    assert median_widening(5) / 5 == pytest.approx(0.287, abs=5e-4)
+    assert median_widening(301) == pytest.approx(math.pi / 2, rel=0.01)
+
+
+@given(st.floats(-0.05, 0.05), st.floats(0.001, 0.02), st.floats(0.001, 0.02))
+def test_the_minimum_effect_test_nears_welchs_without_a_margin(gap, sd_1, sd_2):
+    left, right = Mean(0.9 + gap, sd_1, 5), Mean(0.9, sd_2, 4)
+    assert exceeds(left, right, 1e-12) == pytest.approx(welch(left, right)["p"], abs=1e-6)
+
+
+@given(st.floats(0, 0.05), st.floats(0.001, 0.02))
+def test_equivalent_and_exceeding_are_never_both_shown(gap, sd):
+    left, right = Mean(0.9 + gap, sd, 5), Mean(0.9, sd, 5)
+    assert tost(left, right, 0.01) + exceeds(left, right, 0.01) >= 1 - 1e-9
+
+
+@given(st.floats(-0.05, 0.05), st.floats(0.001, 0.02))
+def test_the_90_percent_interval_decides_equivalence(gap, sd):
+    left, right = Mean(0.9 + gap, sd, 5), Mean(0.9, sd, 5)
+    found = welch(left, right, confidence=0.9)
+    inside = max(abs(found["low"]), abs(found["high"]))
+    if abs(inside - 0.01) > 1e-6:
+        assert (inside < 0.01) == (tost(left, right, 0.01) < 0.05)
+
+
+def test_without_a_spread_no_margin_is_tested():
+    one, other = mean_of([0.9]), Mean(0.9, 0.01, 5)
+    assert math.isnan(exceeds(one, other, 0.01)) and math.isnan(tost(one, other, 0.01))
+    with pytest.raises(ValueError, match="margin must be positive"):
+        exceeds(other, other, 0)

@@ -129,7 +129,7 @@ def history(study: Study, folder: Path) -> pd.DataFrame:
                 counts = int(line["epoch"]), int(line["step"])
                 rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
     epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
-    cells = [{"run": run.id, **_cell(run), "seed": run.spec.seed} for run in study.runs]
+    cells = [{"run": run.id, **cell_of(run), "seed": run.spec.seed} for run in study.runs]
     return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
@@ -152,7 +152,7 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
         if moves.step.max() < last:
             moves = pd.concat([moves, moves[moves.step == moves.step.max()].assign(step=last)])
         places = [place_of(name, run.spec.model.modules) for name in moves.layer]
-        cell = {"run": run.id, **_cell(run), "seed": run.spec.seed}
+        cell = {"run": run.id, **cell_of(run), "seed": run.spec.seed}
         layers, matrices = zip(*places, strict=True)
         moves = moves.rename(columns={"rank": "in_use"})
         tables.append(moves.assign(**cell, layer=layers, matrix=matrices)[RANKS])
@@ -191,7 +191,7 @@ def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     return {names[key]: value for key, value in test.items()}
 
 
-def _cell(run: Run) -> dict:
+def cell_of(run: Run) -> dict:
     """Return the columns that name a run's cell."""
     spec = run.spec
     return {
@@ -217,7 +217,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
     headline = spec.task.headline
     return {
         "run": run.id,
-        **_cell(run),
+        **cell_of(run),
         "seed": spec.seed,
         "metric": headline,
         "best": _number(train.best[headline]),
@@ -236,6 +236,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
             for entry in (spec.task, spec.model)
             if isinstance(entry.source, FolderSource)
         ),
+        "weights": record.environment.get("weights"),
         "steps": train.steps,
         "seconds": train.seconds["total"],
         "seconds_train": train.seconds["train"],

@@ -5,6 +5,7 @@ draws; scores of two methods "on the same seeds" are two sequences in the same o
 Everything that is reported about a cell names its n. p-values are two-sided unless said.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import pandas as pd
 import scipy.stats
 from scipy.integrate import quad
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from loraudit.analysis.cells import SCORED_CELL
 from loraudit.base.progress import progress
@@ -27,15 +27,22 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean of n values with their standard deviation (n - 1).
+    """A mean (or median) of n values with their standard deviation (n - 1).
 
     One value of ours (n = 1) has the sd NaN; a published one (n = 1) may have an sd that is known
-    from elsewhere. A number that is taken as exact has n None and the sd 0.
+    from elsewhere. A number that is taken as exact has n None and the sd 0. `mean` and `sd` may be
+    arrays: many draws of one comparison, tested at once.
+
+    `borrowed`: the sd is that of the values which it is compared with, for want of its own, so it
+    brings no degrees of freedom. `widening`: the variance of the number as a multiple of a mean's,
+    sd^2 / n; above 1 for a median (`median_widening`).
     """
 
     mean: float
     sd: float
     n: int | None
+    borrowed: bool = False
+    widening: float = 1.0
 
 
 def mean_of(values: Sequence[float]) -> Mean:
@@ -140,28 +147,53 @@ def spread_to_sd(pm: float, n: int, reading: str) -> float:
     raise ValueError(f"unknown reading {reading!r} (legal: {', '.join(READINGS)})")
 
 
+@functools.cache
 def expected_range(n: int) -> float:
     """Return the expected range (largest minus smallest) of n standard normal draws."""
     cdf = scipy.stats.norm.cdf
     return quad(lambda x: 1 - cdf(x) ** n - (1 - cdf(x)) ** n, -np.inf, np.inf)[0]
 
 
+@functools.cache
+def median_widening(n: int) -> float:
+    """Return the variance of the median of n normal draws as a multiple of their mean's.
+
+    It is 1 for n below 3, where the two are one, 1.43 for n = 5, and nears pi / 2 for many. The
+    median of a symmetric spread estimates what the mean does, only less precisely.
+    """
+    if n < 3:
+        return 1.0
+    normal, half = scipy.stats.norm, (n + 1) // 2
+    if n % 2:  # the median's place in the distribution follows Beta(half, half)
+        place = scipy.stats.beta(half, half)
+        return n * float(place.expect(lambda share: normal.ppf(share) ** 2))
+    # The two middle draws u < v have a density in proportion to (F(u) (1 - F(v)))^(half - 1)
+    # f(u) f(v); it is summed over a grid of u and v - u.
+    lower, gap = np.linspace(-8, 8, 801)[:, None], np.linspace(0, 8, 401)
+    upper = lower + gap
+    density = (normal.cdf(lower) * normal.sf(upper)) ** (half - 1) * normal.pdf(lower)
+    density *= normal.pdf(upper)
+    moment = np.trapezoid(np.trapezoid(density * (lower + gap / 2) ** 2, gap), lower[:, 0])
+    return n * float(moment / np.trapezoid(np.trapezoid(density, gap), lower[:, 0]))
+
+
 NO_SPREAD = 1e-9
 """A standard error below this is rounding: scores that tie. Nothing can be tested on it."""
 
 
-def _standard_error(left: Mean, right: Mean) -> tuple[float, float]:
+def welch_error(left: Mean, right: Mean) -> tuple[float, float]:
     """Return Welch's standard error and degrees of freedom.
 
     The error is 0 where nothing can be tested: one value of ours, or scores that all tie.
     """
     if not left.n or left.n < 2:
         return 0.0, math.inf
-    part_1, part_2 = left.sd**2 / left.n, right.sd**2 / right.n if right.n else 0.0
-    error = math.sqrt(part_1 + part_2)
-    if error < NO_SPREAD:
+    part_1 = left.sd**2 / left.n
+    part_2 = right.widening * right.sd**2 / right.n if right.n else 0.0
+    error = np.sqrt(part_1 + part_2)
+    if np.all(error < NO_SPREAD):
         return 0.0, math.inf
-    if right.n == 1:  # a spread that was not estimated on its own: the first one's freedom
+    if right.n == 1 or right.borrowed:  # no estimate of its own: the first one's freedom
         return error, left.n - 1
     rest = part_2**2 / (right.n - 1) if right.n else 0.0
     return error, (part_1 + part_2) ** 2 / (part_1**2 / (left.n - 1) + rest)
@@ -182,20 +214,21 @@ def welch(left: Mean, right: Mean, confidence: float = 0.95) -> dict[str, float]
         p = 1.
     """
     difference = left.mean - right.mean
-    error, freedom = _standard_error(left, right)
-    if not error:
+    error, freedom = welch_error(left, right)
+    if np.ndim(error) == 0 and not error:
         p = 1.0 if left.n != 1 and abs(difference) < NO_SPREAD else math.nan
         return {"difference": difference, "low": math.nan, "high": math.nan, "p": p}
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
+    half = scipy.stats.t.ppf((1 + confidence) / 2, freedom) * error
+    p = 2 * scipy.stats.t.sf(abs(difference) / error, freedom)
     return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
 
 
 def tost(left: Mean, right: Mean, margin: float) -> float:
     """Return the p of "the means differ by `margin` or more": small means equivalent.
 
-    These are two one-sided Welch tests (Schuirmann 1987), and the larger of their p. It is NaN if
-    left has one value, or without spread.
+    These are two one-sided Welch tests (Schuirmann 1987), and the larger of their p: below 0.05
+    exactly where the 90 % interval of the difference is within the margin. It is NaN if left has
+    one value, or without spread.
 
     Args:
         left, right: as in `welch`.
@@ -204,23 +237,47 @@ def tost(left: Mean, right: Mean, margin: float) -> float:
     Raises:
         ValueError: a margin that is not positive.
     """
-    if not margin > 0:
-        raise ValueError(f"margin must be positive, got {margin}")
-    difference = left.mean - right.mean
-    error, freedom = _standard_error(left, right)
-    if not error:
-        return math.nan
+    difference, error, freedom = _against_margin(left, right, margin)
     above = scipy.stats.t.sf((difference + margin) / error, freedom)
     below = scipy.stats.t.cdf((difference - margin) / error, freedom)
-    return float(max(above, below))
+    return np.maximum(above, below)
+
+
+def exceeds(left: Mean, right: Mean, margin: float) -> float:
+    """Return the p of "the means differ by `margin` or less": small means a larger difference.
+
+    This is the minimum-effect test (Murphy and Myors 1999) with Welch's error: the probability of a
+    difference as large as the one seen, to either side, if the true one were just the margin. It is
+    below 0.05 where the 90 % interval of the difference is beyond the margin; with a margin of 0 it
+    would be Welch's p. NaN as for `tost`.
+
+    Args:
+        left, right, margin: as in `tost`.
+
+    Raises:
+        ValueError: a margin that is not positive.
+    """
+    difference, error, freedom = _against_margin(left, right, margin)
+    near = scipy.stats.t.sf((abs(difference) - margin) / error, freedom)
+    return near + scipy.stats.t.sf((abs(difference) + margin) / error, freedom)
+
+
+def _against_margin(left: Mean, right: Mean, margin: float) -> tuple[float, float, float]:
+    """Return the difference, its standard error (NaN if there is none) and degrees of freedom."""
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    error, freedom = welch_error(left, right)
+    return left.mean - right.mean, error if np.ndim(error) or error else math.nan, freedom
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values of one table for their number (Holm 1979); NaN stays NaN and counts not."""
     values = np.asarray(p_values, dtype=float)
     known = ~np.isnan(values)
-    if known.any():
-        values[known] = multipletests(values[known], method="holm")[1]
+    count = int(known.sum())
+    order = np.argsort(values[known], kind="stable")
+    steps = np.maximum.accumulate(values[known][order] * (count - np.arange(count)))
+    values[np.flatnonzero(known)[order]] = np.minimum(steps, 1.0)
     return values.tolist()
 
 

@@ -1,199 +1,226 @@
 """Verdicts: a study's cells beside published numbers, and published seeds beside each other.
 
 A number of another model or split, or of more rows than the runs have, is never called reproduced:
-its row says "not comparable" and why. A number of another task, method, rank, target set or metric
-has no row.
+its row says "not comparable" and why (`matching`). A number of another task, method, rank, target
+set or metric has no row. A number that was made under another protocol keeps its word, and the row
+says that it is about the number under another protocol (`accounts`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from loraudit.analysis.cells import SCORED_CELL
+from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
     READINGS,
-    SIGNIFICANCE,
     Mean,
+    exceeds,
     holm,
     mean_of,
+    median_widening,
     spread_to_sd,
     summarise,
     tost,
     welch,
 )
+from loraudit.analysis.words import (
+    MOST_SEEDS,
+    chance_to_reproduce,
+    decide,
+    seeds_to_reproduce,
+    smallest_difference,
+)
 from loraudit.base.errors import UserError
+from loraudit.studies.accounts import Likeness, accounts, likeness, of_run
 from loraudit.studies.methods import METHODS
-from loraudit.studies.reference import Published
+from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.study import Study
-
-Verdict = Literal["reproduced", "not reproduced", "undecided", "not comparable"]
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
 
-Match = tuple[Sequence[float], Published]
-"""Scores over seeds, as fractions, and the published number that they are set beside."""
+MARGIN = 0.01
+"""One point: the margin where neither the study nor the number has one."""
+
+NOT_COMPARABLE = "not comparable"
+"""The word of a row that no test was made for."""
 
 
-def decide(p_different: float, p_equivalent: float, significance: float = SIGNIFICANCE) -> Verdict:
-    """Turn two tests into a word.
+class Match(NamedTuple):
+    """Scores over seeds, as fractions, the number that they are set beside, and the margin.
 
-    - "reproduced": equivalent within the margin (even where a small difference is significant).
-    - "not reproduced": different, and not shown to be equivalent.
-    - "undecided": neither, because the seeds are too few or too spread. With one seed only, or
-      seeds that all tie, p can't be computed (NaN).
+    `others` are the same seeds' scores of the other epoch (last), where the number does not say
+    which epoch it is of.
     """
-    if p_equivalent < significance:
-        return "reproduced"
-    return "not reproduced" if p_different < significance else "undecided"
+
+    scores: Sequence[float]
+    number: Published
+    margin: float
+    others: Sequence[float] | None = None
 
 
 def published_mean(number: Published, reading: str, ours_sd: float) -> tuple[Mean, str]:
     """Return a published number's mean, as fractions, and what had to be assumed ("": nothing).
 
-    With per-seed scores the mean and its sd are computed. Otherwise the printed value is taken for
-    the mean, even if it is a median, and its ± is turned into an sd by what the source says it is
-    or, where that is unknown, by `reading` (a key of `READINGS`). A ± without n counts as the sd of
-    a single value; without ± our own sd stands in, so that one published run is never taken for the
-    exact truth.
+    With per-seed scores the mean and its sd are computed. Otherwise the printed value stands for
+    the mean; a median of n estimates the same with a larger error, and gets it. Its ± is turned
+    into an sd by what the source says it is or, where that is unknown, by `reading` (a key of
+    `READINGS`). A ± without n counts as the sd of a single value. Without ± our own sd is borrowed,
+    so that one published run is never taken for the exact truth.
     """
     scale = SCALE[number.unit]
     scores = number.scores()
     if len(scores) > 1:
         return mean_of([score / scale for score in scores]), ""
     mean, n = number.value / scale, number.n or 1
+    widening = median_widening(n) if number.statistic == "median" else 1.0
     if number.pm is None:
-        unpublished = "spread" if number.n else "spread and n"
-        return Mean(mean, ours_sd, n), f"{unpublished} unpublished: our spread, n={n}"
+        unpublished = "no ± is published" if number.n else "neither ± nor n is published"
+        text = f"{unpublished}: our spread stands in for it, n={n}"
+        return Mean(mean, ours_sd, n, borrowed=True, widening=widening), text
     if n < 2:
-        single = "n=1" if number.n else "n unpublished"
+        single = "n=1" if number.n else "n is not published"
         return Mean(mean, number.pm / scale, 1), f"{single}: ± taken as one run's sd"
     meaning = number.pm_means if number.pm_means not in (None, "unknown") else reading
-    return Mean(mean, spread_to_sd(number.pm / scale, n, meaning), n), ""
+    sd = spread_to_sd(number.pm / scale, n, meaning)
+    return Mean(mean, sd, n, widening=widening), ""
 
 
-def judge(matches: Sequence[Match], margin: float, reading: str) -> list[dict]:
+def margin_of(number: Published, margin: float | None) -> float:
+    """Return the largest difference that counts as equal, as a fraction.
+
+    It is the study's own `margin`, or else the number's, or else one point.
+    """
+    if margin is None and number.margin is not None:
+        return number.margin / SCALE[number.unit]
+    return margin or MARGIN
+
+
+def judge(matches: Sequence[Match], reading: str) -> list[dict]:
     """Set scores beside published numbers, as one table of tests.
 
     Returns:
-        Per match: difference (ours minus published) with its 95 % interval low and high, p of
-        Welch's test, p_holm (that p adjusted over the table), p_equivalent (TOST within `margin`),
-        and the verdict, by p_holm and p_equivalent.
+        Per match: difference (ours minus published) with its 95 % interval low and high and its
+        90 % interval low90 and high90; p of Welch's test and p_exceeds of the minimum-effect test,
+        each also adjusted over the table (p_holm, p_exceeds_holm); p_equivalent (TOST, not
+        adjusted); the margin; and the verdict, by p_holm, p_equivalent and p_exceeds_holm.
     """
-    rows = []
-    for scores, number in matches:
+    rows: list[dict] = []
+    for scores, number, margin, _ in matches:
         ours = mean_of(scores)
         theirs, _ = published_mean(number, reading, ours.sd)
-        rows.append({**welch(ours, theirs), "p_equivalent": tost(ours, theirs, margin)})
-    adjusted = holm([row["p"] for row in rows])
-    return [
-        {**row, "p_holm": p, "verdict": decide(p, row["p_equivalent"])}
-        for row, p in zip(rows, adjusted, strict=True)
-    ]
+        narrow = welch(ours, theirs, confidence=0.9)
+        row: dict = {**welch(ours, theirs), "low90": narrow["low"], "high90": narrow["high"]}
+        row |= {"margin": margin, "p_equivalent": tost(ours, theirs, margin)}
+        rows.append({**row, "p_exceeds": exceeds(ours, theirs, margin)})
+    for name, adjusted in (("p", "p_holm"), ("p_exceeds", "p_exceeds_holm")):
+        for row, p in zip(rows, holm([row[name] for row in rows]), strict=True):
+            row[adjusted] = p
+    for row in rows:
+        row["verdict"] = decide(row["p_holm"], row["p_equivalent"], row["p_exceeds_holm"])
+    return rows
 
 
-def judge_with_reasons(matches: Sequence[Match], margin: float, reading: str) -> list[dict]:
-    """Judge matches; `reason` says what was assumed and what other readings of ± would say."""
-    tables = {name: judge(matches, margin, name) for name in READINGS}
+def judge_with_reasons(matches: Sequence[Match], reading: str) -> list[dict]:
+    """Judge matches; `reason` says what was assumed and what other readings would say.
+
+    `chance` is that of "reproduced" with these spreads if it were exactly true, `smallest` the
+    difference that would have been found with a chance of 80 %.
+    """
+    tables = {name: judge(matches, name) for name in READINGS}
+    by_last = judge([m._replace(scores=m.others or m.scores) for m in matches], reading)
     rows = tables[reading]
-    for place, ((scores, number), row) in enumerate(zip(matches, rows, strict=True)):
-        _, assumed = published_mean(number, reading, mean_of(scores).sd)
-        reasons = [assumed]
+    for place, (match, row) in enumerate(zip(matches, rows, strict=True)):
+        number, ours = match.number, mean_of(match.scores)
+        theirs, assumed = published_mean(number, reading, ours.sd)
+        row["chance"] = chance_to_reproduce(match.margin, ours, theirs)
+        row["smallest"] = smallest_difference(ours, theirs)
+        reasons = [assumed, "one seed of ours" if len(match.scores) == 1 else ""]
         if number.pm is not None and number.pm_means == "unknown" and (number.n or 1) > 1:
-            words = {name: table[place]["verdict"] for name, table in tables.items()}
-            reasons.append(_other_readings(words))
-        row["reason"] = "; ".join(filter(None, [*reasons, number.note]))
+            reasons.append(
+                _other_readings({name: rows[place]["verdict"] for name, rows in tables.items()})
+            )
+        if match.others is not None:
+            last = by_last[place]["verdict"]
+            reasons.append(f"the number's epoch is not stated: best here, {last} beside our last")
+        reasons.append(number.note and f"remark on the number: {number.note}")
+        row["reason"] = "; ".join(filter(None, reasons))
     return rows
 
 
 def _other_readings(words: dict[str, str]) -> str:
-    if len(set(words.values())) == 1:
+    """Say under which readings of ± a verdict has which word, given {reading: word}."""
+    readings: dict[str, list[str]] = {}
+    for name, word in words.items():
+        readings.setdefault(word, []).append(name)
+    if len(readings) == 1:
         return "same under every reading of ±"
-    return ", ".join(f"{word} if ± is {name}" for name, word in words.items())
+    return ", ".join(f"{word} if ± is {one_of(names)}" for word, names in readings.items())
 
 
-def verdicts(study: Study, tidy: pd.DataFrame, numbers: Iterable[Published]) -> pd.DataFrame:
+def one_of(names: Sequence[str]) -> str:
+    """Join names: "a", "a or b", "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def verdicts(
+    study: Study,
+    tidy: pd.DataFrame,
+    numbers: Iterable[Published],
+    models: Mapping[str, Architecture] | None = None,
+) -> pd.DataFrame:
     """Compare every cell of a study with every published number that matches it.
 
-    A number matches by task, method (either LoRA implementation is "lora"), metric, rank, targets
-    and training rows. If none of the cell's own model matches, the first matching number of each
-    published table stands there as "not comparable".
+    Args:
+        study: the study; its specs tell the protocol of each run.
+        tidy: its tidy table, one row per run.
+        numbers: the published numbers.
+        models: what the models of the numbers are.
+
+    Returns:
+        A row per cell and number: SCORED_CELL, the number and our scores, `judge_with_reasons`'
+        columns (NaN where the verdict is "not comparable"), and `protocol`, how the cell's protocol
+        compares with the number's (`accounts.Likeness`).
     """
     numbers = list(numbers)
+    specs = {run.id: run.spec for run in study.runs}
     rows, matches = [], []
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
-        for number in _matching(cell, runs, numbers):
-            row, scores = _facts(study, cell, runs, number)
+        spec = next((specs[name] for name in runs.get("run", ()) if name in specs), None)
+        for number in matching(cell, runs, numbers):
+            row, match = _facts(study, cell, runs, number)
+            against = obstacles(cell, runs, number, models)
+            row["reason"] = "; ".join(against)
+            row["verdict"] = NOT_COMPARABLE if against else ""
+            if not against:
+                alike = likeness([of_run(spec)] if spec else [], accounts(number))
+                copies = row["local_copies"] and f"local copy, not verified: {row['local_copies']}"
+                matches.append((match, (alike, copies)))
             rows.append(row)
-            if not row["reason"]:
-                matches.append((scores, number))
-    judgements = iter(judge_with_reasons(matches, study.margin, study.reading))
-    blank = dict.fromkeys(("difference", "low", "high", "p", "p_holm", "p_equivalent"), math.nan)
-    table = [
-        {**row, **(blank | {"verdict": "not comparable"} if row["reason"] else next(judgements))}
-        for row in rows
-    ]
-    for row in table:
-        if row["verdict"] != "not comparable" and row["local_copies"]:
-            copies = f"local copy, not verified: {row['local_copies']}"
-            row["reason"] = "; ".join(filter(None, [row["reason"], copies]))
-    return pd.DataFrame(table)
+    judged = judge_with_reasons([match for match, _ in matches], study.reading)
+    told = (_told(row, *more) for row, (_, more) in zip(judged, matches, strict=True))
+    return pd.DataFrame([row if row["verdict"] else {**row, **next(told)} for row in rows])
 
 
-def _matching(cell: dict, runs: pd.DataFrame, numbers: list[Published]) -> list[Published]:
-    method = METHODS[cell["method"]].published_as or cell["method"]
-    first = runs.iloc[0]
-    fitting = [
-        number
-        for number in numbers
-        if (number.task, number.method) == (cell["task"], method)
-        and number.rank in (None, cell["rank"])
-        and number.targets in (None, cell["targets"], first.matrices)
-        and number.train_rows in (None, first.rows_train)
-        and f"best_{number.metric}" in runs
-        and runs[f"best_{number.metric}"].notna().all()
-    ]
-    own = [number for number in fitting if number.model == cell["model"]]
-    first_of_table = {number.key: number for number in reversed(fitting)}
-    return own or list(first_of_table.values())
-
-
-def obstacle(cell: dict, runs: pd.DataFrame, number: Published) -> str:
-    """Say why a cell can't be compared with a number; "" where it can."""
-    if number.doubt:
-        return f"the number is in doubt: it {number.doubt}"
-    if number.model != cell["model"]:
-        return f"another model: the number is {number.model}'s"
-    if METHODS[cell["method"]].trains == "adapter" and None in (number.rank, number.targets):
-        return "the number's rank or targets are not stated"
-    if number.split != "validation":
-        return f"another split: the number is of {number.split}"
-    splits = {"train": number.train_rows, "validation": None}
-    if "_" in number.metric:  # accuracy_mismatched
-        splits[number.metric.partition("_")[2]] = None
-    for split, wanted in splits.items():
-        published = runs.get(f"published_rows_{split}", pd.Series(dtype=float))
-        if published.empty or published.isna().any():
-            return "the published size of the task is not in tasks.yaml"
-        wanted = wanted or int(published.iloc[0])
-        if (runs[f"rows_{split}"] != wanted).any():
-            count = int(runs[f"rows_{split}"].min())
-            return f"a subset: {count:,} {split} rows, the number is for {wanted:,}"
-    return ""
+def _told(row: dict, alike: Likeness, *more: str) -> dict:
+    """Return a judged row with the word for its protocol, and all reasons as one text."""
+    reasons = [alike.sentence, row["reason"], *more]
+    return {**row, "protocol": alike.word, "reason": "; ".join(filter(None, reasons))}
 
 
 def _facts(
     study: Study, cell: dict, runs: pd.DataFrame, number: Published
-) -> tuple[dict, list[float]]:
-    """Return what is known of a cell and a number before any test, and the cell's scores.
+) -> tuple[dict[str, Any], Match]:
+    """Return what is known of a cell and a number before any test, and the two to be tested.
 
     The scores are those of the last epoch if the number is of the last epoch, else of the best.
     """
+    scores = {epoch: runs[f"{epoch}_{number.metric}"].tolist() for epoch in ("best", "last")}
     epoch = "last" if number.selection == "last epoch" else "best"
-    scores = runs[f"{epoch}_{number.metric}"].tolist()
-    ours = summarise(scores)
+    ours = summarise(scores[epoch])
     theirs, assumed = published_mean(number, study.reading, ours["sd"])
     row = {
         **cell,
@@ -206,18 +233,87 @@ def _facts(
         "published_n": number.n,
         "published_statistic": number.statistic,
         **{key: ours[key] for key in ("n", "mean", "sd", "median")},
-        "margin": study.margin,
-        "local_copies": runs.local_copies.iloc[0],
-        "reason": obstacle(cell, runs, number),
+        "margin": margin_of(number, study.margin),
+        **dict.fromkeys(TESTED, math.nan),
+        "protocol": "",
+        "local_copies": runs.local_copies.iloc[0] if "local_copies" in runs else "",
     }
-    return row, scores
+    unknown = number.selection == "unknown"
+    others = scores["last"] if unknown and scores["last"] != scores["best"] else None
+    return row, Match(scores[epoch], number, row["margin"], others)
+
+
+TESTED = (
+    *("difference", "low", "high", "low90", "high90", "p", "p_holm", "p_equivalent"),
+    *("p_exceeds", "p_exceeds_holm", "chance", "smallest"),
+)
+"""Columns of a verdict that come from tests: NaN where nothing was tested."""
+
+
+def power(
+    study: Study,
+    numbers: Iterable[Published],
+    models: Mapping[str, Architecture] | None = None,
+    sd: float | None = None,
+) -> pd.DataFrame:
+    """Say before a study starts what its seeds can show beside each published number.
+
+    Args:
+        study, numbers, models: as in `verdicts`.
+        sd: the spread of our scores over seeds, as a fraction; None takes each number's own.
+
+    Returns:
+        A row per cell and number that will be comparable (of twins, the first): our n, the
+        number's, the spread taken, the margin; `chance` and `smallest` as in `judge_with_reasons`;
+        `at_most`, the chance with a thousand seeds; and `seeds`, our seeds that give a chance of
+        80 % (NaN: none do). All but n are NaN where no spread is known.
+    """
+    rows, numbers = [], list(numbers)
+    for key, runs in planned_runs(study).groupby(SCORED_CELL, dropna=False, sort=False):
+        cell = dict(zip(SCORED_CELL, key, strict=True))
+        for number in matching(cell, runs, numbers):
+            if not obstacles(cell, runs, number, models):
+                rows.append(_planned(cell, len(runs), number, study, sd))
+    table = pd.DataFrame(rows)
+    return table.drop_duplicates(TWIN, ignore_index=True) if rows else table
+
+
+TWIN = ["task", "model", "as", "rank", "targets", "label", "metric", "published"]
+"""Columns in which the row of a twin equals the other's."""
+
+
+def _planned(cell: dict, n: int, number: Published, study: Study, sd: float | None) -> dict:
+    theirs, assumed = published_mean(number, study.reading, sd or math.nan)
+    spread = sd or (math.nan if assumed else theirs.sd)
+    margin = margin_of(number, study.margin)
+    row = {
+        **cell,
+        "as": METHODS[cell["method"]].published_as or cell["method"],
+        "metric": number.metric,
+        "published": number.key,
+        "n": n,
+        "published_n": theirs.n,
+        "sd": spread,
+        "margin": margin,
+        **dict.fromkeys(("chance", "at_most", "smallest", "seeds"), math.nan),
+    }
+    if math.isnan(spread):
+        return row
+    ours, many = Mean(0.0, spread, n), Mean(0.0, spread, MOST_SEEDS)
+    seeds = seeds_to_reproduce(margin, spread, theirs)
+    return row | {
+        "chance": chance_to_reproduce(margin, ours, theirs),
+        "at_most": chance_to_reproduce(margin, many, theirs),
+        "smallest": smallest_difference(ours, theirs),
+        "seeds": math.nan if seeds is None else seeds,
+    }
 
 
 SAME = ("task", "model", "method", "rank", "targets", "metric", "split", "train_rows", "selection")
 
 
 def published_verdicts(
-    ours: Iterable[Published], theirs: Iterable[Published], margin: float, reading: str
+    ours: Iterable[Published], theirs: Iterable[Published], margin: float | None, reading: str
 ) -> pd.DataFrame:
     """Set published per-seed results beside other published numbers of the same cell.
 
@@ -231,7 +327,7 @@ def published_verdicts(
         (left, right)
         for left in ours
         for right in theirs
-        if len(left.scores()) > 1
+        if left.scores()
         and not (left.doubt or right.doubt)
         and all(getattr(left, name) == getattr(right, name) for name in SAME)
     ]
@@ -240,16 +336,20 @@ def published_verdicts(
             "published: no number of 'compare' that is not in doubt agrees with a per-seed result "
             f"of 'ours' in all of {', '.join(SAME)}"
         )
-    matches = [([s / SCALE[left.unit] for s in left.scores()], right) for left, right in same_cell]
-    judgements = judge_with_reasons(matches, margin, reading)
+    matches = [
+        Match([s / SCALE[left.unit] for s in left.scores()], right, margin_of(right, margin))
+        for left, right in same_cell
+    ]
+    judgements = judge_with_reasons(matches, reading)
     rows = []
-    for (left, right), (scores, _), judgement in zip(same_cell, matches, judgements, strict=True):
-        summary = summarise(scores)
+    for (left, right), match, judgement in zip(same_cell, matches, judgements, strict=True):
+        summary = summarise(match.scores)
         published, assumed = published_mean(right, reading, math.nan)
         row: dict = {"ours": left.key, "published": right.key}
         row |= {"task": left.task, "metric": left.metric, "selection": left.selection}
         row |= {key: summary[key] for key in ("n", "mean", "sd", "median")}
         row["published_value"] = published.mean
         row["published_sd"] = math.nan if assumed else published.sd
-        rows.append({**row, "published_n": right.n, "margin": margin, **judgement})
+        alike = likeness(accounts(left).values(), accounts(right))
+        rows.append({**row, "published_n": right.n, **_told(judgement, alike)})
     return pd.DataFrame(rows)

@@ -99,7 +99,7 @@ def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]
         axes.errorbar(
             cell[price],
             cell["last_mean"],
-            yerr=cell["last_sd"] if cell["last_sd"] == cell["last_sd"] else 0,
+            yerr=cell["last_sd"],
             linestyle="none",
             elinewidth=0.7,
             markersize=5,

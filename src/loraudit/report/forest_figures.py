@@ -23,17 +23,23 @@ from loraudit.report.formatting import interval, points
 VERDICTS = {
     "reproduced": (COLOURS[2], "o"),
     "not reproduced": (COLOURS[1], "s"),
+    "different (size open)": (COLOURS[0], "^"),
     "undecided": ("0.45", "D"),
 }
 
 
+ANOTHER = ", another protocol"
+"""What a row's name says of a number that was made under another protocol."""
+
+
 def verdicts(table: pd.DataFrame) -> Figure:
-    """Draw each comparable cell's difference to its published number, with 95 % interval."""
+    """Draw each comparable cell's difference to its published number, with its two intervals."""
     if table.empty or (table.verdict == "not comparable").all():
         return nothing("no cell of this study can be compared with a published number")
     rows = table[table.verdict != "not comparable"]
     names = [
         f"{row['task']} {cell_name(row)}, n={row['n']} | {row['published']} ({row['epoch']} epoch)"
+        f"{ANOTHER if row['protocol'] == 'another' else ''}"
         for row in rows.to_dict("records")
     ]
     return _verdict_forest(rows, names, "ours minus published")
@@ -41,7 +47,10 @@ def verdicts(table: pd.DataFrame) -> Figure:
 
 def published(table: pd.DataFrame) -> Figure:
     """Draw published per-seed results' differences to other published numbers."""
-    names = [f"{row.task}, {row.selection}, n={row.n}" for row in table.itertuples()]
+    names = [
+        f"{row.task}, {row.selection}, n={row.n}{ANOTHER if row.protocol == 'another' else ''}"
+        for row in table.itertuples()
+    ]
     subtractions = (table.ours + " minus " + table.published).drop_duplicates()
     return _verdict_forest(table, names, "; ".join(subtractions))
 
@@ -83,11 +92,17 @@ def _switch_look(epoch: str) -> tuple[str, str]:
 
 
 def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tuple]) -> None:
-    """Draw one row per difference: its marker, its interval, and both as text at the right."""
+    """Draw one row per difference: its marker, its interval, and both as text at the right.
+
+    A 90 % interval, where there is one, is a thick line on the thin one of the 95 % interval.
+    """
     for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
         middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
         if low == low:
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.0)
+        if "low90" in rows and row.low90 == row.low90:
+            inner = [100 * row.low90, 100 * row.high90]
+            axes.plot(inner, [place, place], color=colour, linewidth=2.8, solid_capstyle="butt")
         axes.scatter([middle], [place], s=22, color=colour, marker=marker, zorder=3)
         text = f"{points(row.difference)} {interval(row.low, row.high)}"
         where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
@@ -109,14 +124,17 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + _forest_height(names)))
         _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
-        margin = 100 * rows.margin.iloc[0]
-        axes.axvspan(-margin, margin, color="0.92", zorder=0, label=f"margin, ±{margin:g}")
+        for place, margin in enumerate(100 * rows.margin):
+            band = {"color": "0.92", "zorder": 0, "linewidth": 0}
+            name = f"margin, ±{margin:g}" if rows.margin.nunique() == 1 else "margin of the task"
+            label = name if place == 0 else None
+            axes.barh(place, 2 * margin, left=-margin, height=1.0, label=label, **band)
         known = [(place, sd) for place, sd in enumerate(100 * rows.published_sd) if sd == sd]
         if known:
             places, sds = zip(*known, strict=True)
             bars = {"height": 0.5, "color": "0.75", "label": "± of the published number"}
             axes.barh(places, [2 * sd for sd in sds], left=[-sd for sd in sds], zorder=1, **bars)
-        axes.set_xlabel(f"{ours}, points")
+        axes.set_xlabel(f"{ours}, points (thick: 90 %, thin: 95 %)")
         for word, (colour, marker) in VERDICTS.items():
             if word in set(rows.verdict):
                 axes.scatter([], [], color=colour, marker=marker, label=word)

@@ -97,7 +97,10 @@ def _protocol_fact(study: Study) -> str:
     words |= {"head": "head", "seed": "seeds"}
     settings = [f"{word} {_values(getattr(s, key) for s in specs)}" for key, word in words.items()]
     text = f"{'. '.join([*sentences, ', '.join(settings).capitalize()])}."
-    return f"{text} Settings from: {study.protocol}" if study.protocol else text
+    sources = [f"Settings from: {study.protocol}"] if study.protocol else []
+    if study.not_run:
+        sources.append(f"What the source did and these runs do not: {' '.join(study.not_run)}")
+    return " ".join([text, *sources])
 
 
 def _values(values: Iterable) -> str:
@@ -122,10 +125,16 @@ def _update_fact(updates: pd.DataFrame) -> str:
 
 def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    tested = verdicts[verdicts.verdict != "not comparable"]
+    if tested.empty:
+        return f"{counts[0].upper()}{counts[1:]}."
+    another = int((tested.protocol == "another").sum())
+    margins = ", ".join(f"{100 * margin:g}" for margin in sorted(tested.margin.unique()))
     return (
-        f"{counts[0].upper()}{counts[1:]}. Margin of equivalence: {100 * study.margin:g} points; a "
-        f"published ± of unstated meaning is read as {study.reading}. Differences are ours minus "
-        "published."
+        f"{counts[0].upper()}{counts[1:]}; {another} of the {len(tested)} that were tested are "
+        f"about a number that was made under another protocol. Margin: {margins} points. A "
+        f"published ± of unstated meaning is read as {study.reading}. A published median is set "
+        "beside our mean, with a median's larger error. Differences are ours minus published."
     )
 
 

@@ -156,7 +156,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> N
     axes.errorbar(
         scores.index * shift,
         scores["mean"],
-        yerr=scores["std"].fillna(0),
+        yerr=scores["std"],
         linestyle=line_of(method),
         markerfacecolor="white" if method == "peft" else series["color"],
         label=_line_name(part),
@@ -196,7 +196,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                 axes.errorbar(
                     scores.index,
                     scores["mean"],
-                    yerr=scores["std"].fillna(0),
+                    yerr=scores["std"],
                     markerfacecolor="none" if method == "peft" else None,
                     linestyle=line_of(method),
                     label=name,
@@ -235,7 +235,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                 axes.errorbar(
                     scores.index,
                     scores["mean"],
-                    yerr=scores["std"].fillna(0),
+                    yerr=scores["std"],
                     linestyle=line_of(method) if METHODS[method].trains == "adapter" else "none",
                     markerfacecolor="none" if method == "peft" else None,
                     markersize=4 if method != "peft" else 7,
@@ -295,7 +295,7 @@ def _bits_line(axes: plt.Axes, line: pd.DataFrame, name: str, number: int, lines
     scores = line.groupby("place")["last"].agg(["mean", "std"])
     series = look(number)
     axes.scatter(line.place + shift, line["last"], s=5, alpha=0.5, linewidths=0, **series)
-    error = scores["std"].fillna(0)
+    error = scores["std"]
     axes.errorbar(scores.index + shift, scores["mean"], yerr=error, label=name, **series)
 
 

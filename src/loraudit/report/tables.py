@@ -27,7 +27,7 @@ from loraudit.report.formatting import (
 )
 from loraudit.report.table_registry import Table, study_tables
 from loraudit.studies.methods import METHODS
-from loraudit.studies.reference import select
+from loraudit.studies.reference import load_models, select
 from loraudit.studies.study import BASE, Study
 
 
@@ -53,7 +53,7 @@ def summary_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
 
 def verdict_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
     """Set each cell beside the published numbers that the study names."""
-    return verdicts(study, runs, select(study.compare))
+    return verdicts(study, runs, select(study.compare), load_models())
 
 
 def switch_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
@@ -101,14 +101,43 @@ def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
             "source": [row.published for row in rows],
             "ours: mean, %": [f"{100 * row.mean:.1f}" for row in rows],
             "n": [row.n for row in rows],
-            "difference": [points(row.difference) for row in rows],
-            "95 % interval": [interval(row.low, row.high) for row in rows],
-            "p different (Holm)": [p_value(row.p_holm) for row in rows],
-            "p equivalent": [p_value(row.p_equivalent) for row in rows],
-            "verdict": [row.verdict for row in rows],
+            **_judged_difference(rows),
+            "verdict": [worded(row) for row in rows],
             "why": ["" if pd.isna(row.reason) else row.reason for row in rows],
         }
     )
+
+
+def _judged_difference(rows: list) -> dict[str, list]:
+    """Return the columns of a difference that has a verdict, and of what it could have shown."""
+    return {
+        "difference": [points(row.difference) for row in rows],
+        "95 % interval": [interval(row.low, row.high) for row in rows],
+        "90 % interval": [interval(row.low90, row.high90) for row in rows],
+        "margin": [f"{100 * row.margin:g}" for row in rows],
+        "p different (Holm)": [p_value(row.p_holm) for row in rows],
+        "p equivalent": [p_value(row.p_equivalent) for row in rows],
+        "p beyond the margin (Holm)": [p_value(row.p_exceeds_holm) for row in rows],
+        "chance of reproduced if equal": [
+            "" if pd.isna(row.chance) else f"{100 * row.chance:.0f} %" for row in rows
+        ],
+        "smallest difference found (80 %)": [
+            "" if pd.isna(row.smallest) else f"{100 * row.smallest:.1f}" for row in rows
+        ],
+    }
+
+
+PROTOCOLS = {
+    "another": " under another protocol",
+    "partly stated": " (its protocol is stated in part)",
+    "not stated": " (its protocol is not stated)",
+}
+"""What a verdict's word is about, where it is not the number under its own protocol."""
+
+
+def worded(row) -> str:
+    """Write a verdict with what it is about."""
+    return row.verdict + PROTOCOLS.get(row.protocol, "")
 
 
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -177,12 +206,8 @@ def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
             "median": [f"{100 * row.median:.2f}" for row in rows],
             "beside": [row.published for row in rows],
             "published": [percent(row.published_value, row.published_sd) for row in rows],
-            "difference": [points(row.difference) for row in rows],
-            "95 % interval": [interval(row.low, row.high) for row in rows],
-            "p different": [p_value(row.p) for row in rows],
-            "Holm": [p_value(row.p_holm) for row in rows],
-            "p equivalent": [p_value(row.p_equivalent) for row in rows],
-            "verdict": [row.verdict for row in rows],
+            **_judged_difference(rows),
+            "verdict": [worded(row) for row in rows],
             "remarks": [row.reason for row in rows],
         }
     )

@@ -119,11 +119,13 @@ def load_study(
     _check_distinct(runs, path)
     _check_names(file, runs, path, folder, restricted=bool(only))
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
+    protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
     return Study(
         name=path.stem + suffix,
         question=file.question.strip(),
         runs=tuple(runs),
-        protocol=next((layer.source for layer in layers if isinstance(layer, ProtocolFile)), ""),
+        protocol=protocol.source if protocol else "",
+        not_run=protocol.not_run if protocol else (),
         switches=study_switches(file),
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
     )

@@ -3,12 +3,15 @@
 A file holds tables. A table holds the fields that its numbers have in common (`shared`) and rows; a
 row has further fields and `values`, one for each column. A value is a number, [number, ±], or a
 mapping of fields that hold for this number alone. Results by seed are given as
-{seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value and n are then computed from them.
+{seeds: {seed: [score of epoch 1, epoch 2, ...]}}; value and n are then computed from them. With
+`of`, the rows of the split, they are counts of right rows: exact where a percentage is rounded.
+
+models.yaml in the same folder says what the models of the numbers are (`Architecture`).
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,9 +19,11 @@ from pydantic import Field, model_validator
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.study_file import Reading
-from loraudit.studies.values import Frozen, validated
+from loraudit.studies.values import Count, Frozen, Positive, validated
 
 FOLDER = Path("config/reference")
+MODELS = "models.yaml"
+"""The file of that folder which describes models and holds no numbers."""
 
 Confidence = Literal["seen", "computed", "inferred", "memory"]
 
@@ -29,6 +34,11 @@ class Published(Frozen):
     `value` and `pm` (the ± beside it) are in `unit`. `pm_means` is what the source says ± is;
     "unknown" leaves the reading to the study. `train_rows` is None for the whole training split.
     `doubt` says why the number may not be what the source says; such a number is never compared.
+    `margin` is the largest difference, in `unit`, that counts as equal in this task.
+
+    How the number was made: `protocol` names the file of config/protocols that says so, or several
+    where accounts differ; `settings` are fields of a run that hold instead, and `unstated` those
+    that are not known although the protocol has them.
     """
 
     reference: str
@@ -47,6 +57,10 @@ class Published(Frozen):
     metric: str
     split: str = "validation"
     unit: Literal["percent", "fraction", "other"] = "percent"
+    margin: Positive | None = None
+    protocol: tuple[str, ...] = ()
+    settings: dict[str, Any] = {}
+    unstated: tuple[str, ...] = ()
     value: float
     pm: Annotated[float, Field(ge=0)] | None = None
     pm_means: Reading | Literal["unknown"] | None = None
@@ -54,6 +68,7 @@ class Published(Frozen):
     statistic: Literal["median", "mean", "single run", "setting", "unknown"] = "unknown"
     selection: Literal["best epoch", "last epoch", "none", "unknown"] = "unknown"
     seeds: dict[int, tuple[float, ...]] | None = None
+    of: Count | None = None
     doubt: str = ""
     note: str = ""
 
@@ -61,6 +76,15 @@ class Published(Frozen):
     def _consistent(self) -> "Published":
         if self.pm is not None and self.pm_means is None:
             raise ValueError(f"value {self.value} ± {self.pm}: say pm_means (or 'unknown')")
+        for score in (self.value, *(s for epochs in (self.seeds or {}).values() for s in epochs)):
+            _check_unit(score, self.unit)
+        if self.selection in ("none", "unknown") and any(
+            len(epochs) > 1 for epochs in (self.seeds or {}).values()
+        ):
+            raise ValueError(
+                f"seeds with several epochs and selection {self.selection!r}: say which epoch "
+                "counts (legal: best epoch, last epoch)"
+            )
         return self
 
     @property
@@ -71,6 +95,19 @@ class Published(Frozen):
     def scores(self) -> list[float]:
         """Return each seed's score at the epoch that `selection` chooses; empty without seeds."""
         return scores_of(self.seeds or {}, self.selection)
+
+
+def _check_unit(score: float, unit: str) -> None:
+    """Refuse a score that is out of its unit's range, or that looks like one of the other unit."""
+    limit = {"percent": 100.0, "fraction": 1.0, "other": float("inf")}[unit]
+    if abs(score) > limit:
+        legal = "; say unit: percent" if unit == "fraction" else ""
+        raise ValueError(f"score {score:g} is above {limit:g} under unit: {unit}{legal}")
+    if unit == "percent" and 0 < abs(score) <= 1:
+        raise ValueError(
+            f"score {score:g} under unit: percent is 1 % or less, which looks like a fraction; "
+            f"say unit: fraction, and for {score:g} % write {score / 100:g}"
+        )
 
 
 def scores_of(seeds: Mapping[int, Sequence[float]], selection: str | None) -> list[float]:
@@ -85,6 +122,8 @@ class Table(Frozen):
     columns: Literal["task", "metric", "rank", "targets", "method", "train_rows"] = "task"
     metrics: dict[str, str] = {}
     """The metric of each task, for tables whose columns are tasks."""
+    margins: dict[str, float] = {}
+    """The margin of each task, for tables whose columns are tasks."""
     shared: dict = {}
     rows: tuple[dict, ...] = Field(min_length=1)
 
@@ -132,6 +171,8 @@ def _row(file: str, name: str, table: Table, row: dict, where: str) -> list[Publ
         fields = {"reference": file, "table": name, **table.shared, **row, table.columns: column}
         if table.columns == "task" and column in table.metrics:
             fields.setdefault("metric", table.metrics[column])
+        if table.columns == "task" and column in table.margins:
+            fields.setdefault("margin", table.margins[column])
         fields.update(_cell(cell, fields, f"{where}: {column}"))
         numbers.append(validated(Published, fields, f"{where}: {column}"))
     return numbers
@@ -148,10 +189,12 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
     if "seeds" not in cell:
         return cell
     try:
-        scores = scores_of(cell["seeds"], {**fields, **cell}.get("selection"))
+        unit = 100 / cell["of"] if "of" in cell else 1
+        seeds = {seed: [unit * score for score in epochs] for seed, epochs in cell["seeds"].items()}
+        scores = scores_of(seeds, {**fields, **cell}.get("selection"))
         centre = np.median if fields.get("statistic") == "median" else np.mean
-        return {**cell, "value": float(centre(scores)), "n": len(scores)}
-    except (TypeError, ValueError, AttributeError, IndexError):
+        return {**cell, "seeds": seeds, "value": float(centre(scores)), "n": len(scores)}
+    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError):
         raise UserError(
             f"{where}: seeds: expected {{seed: [score per epoch]}}, got {cell['seeds']!r}"
         ) from None
@@ -159,7 +202,36 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
 
 def load_all(folder: Path | str = FOLDER) -> dict[str, tuple[Reference, list[Published]]]:
     """Read every file of a folder; returns {file name without suffix: source and numbers}."""
-    return {path.stem: load_reference(path) for path in sorted(Path(folder).glob("*.yaml"))}
+    files = (path for path in sorted(Path(folder).glob("*.yaml")) if path.name != MODELS)
+    return {path.stem: load_reference(path) for path in files}
+
+
+class Architecture(Frozen):
+    """What a published number's model is, so that a folder of its name can be told from it."""
+
+    layers: Count
+    """transformer layers"""
+    width: Count
+    """size of the hidden states, in numbers"""
+    parameters: Count
+    """parameters of the body, without pooler and head"""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """digest of model.safetensors, where it is known"""
+    source: str
+    """where these facts are from"""
+
+
+def load_models(folder: Path | str = FOLDER) -> dict[str, Architecture]:
+    """Read models.yaml; returns {model: what it is}, empty without that file.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value wrong.
+    """
+    path = Path(folder, MODELS)
+    entries = read_yaml(path) if path.is_file() else {}
+    return {
+        name: validated(Architecture, entry, f"{path}: {name}") for name, entry in entries.items()
+    }
 
 
 def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published]:
@@ -169,7 +241,8 @@ def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published
         UserError: no file has a table of that name; the message has the nearest match.
     """
     by_key: dict[str, list[Published]] = {}
-    for path in (Path(folder, f"{stem}.yaml") for stem in {key.partition(".")[0] for key in keys}):
+    stems = {key.partition(".")[0] for key in keys} - {Path(MODELS).stem}
+    for path in (Path(folder, f"{stem}.yaml") for stem in stems):
         for number in load_reference(path)[1] if path.is_file() else ():
             by_key.setdefault(number.key, []).append(number)
     for key in keys:

@@ -33,9 +33,10 @@ BASE = "base"
 class Study(Frozen):
     """A question and the runs that answer it.
 
-    `protocol` says where the settings are from. `compare` names published tables
-    (config/reference). `margin` is the largest difference, as a fraction, that still counts as
-    equal (TOST). `reading` is what a published ± is taken to mean if its source does not say.
+    `protocol` says where the settings are from, `not_run` what that source did and no run does.
+    `compare` names published tables (config/reference). `margin` is the largest difference, as a
+    fraction, that still counts as equal; None leaves it to the published number. `reading` is what
+    a published ± is taken to mean if its source does not say.
     `contrasts` are the pairs of variants to compare on the same seeds; if there are none, each
     adapter is compared with each baseline and with its twin.
     """
@@ -44,8 +45,9 @@ class Study(Frozen):
     question: str
     runs: tuple[Run, ...]
     protocol: str = ""
+    not_run: tuple[str, ...] = ()
     compare: tuple[str, ...] = ()
-    margin: Margin = 0.01
+    margin: Margin | None = None
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
     contrasts: tuple[tuple[str, str], ...] = ()

@@ -41,6 +41,12 @@ class ProtocolFile(Layer):
 
     source: str
     """where the settings are from, and which are assumptions"""
+    assumed: tuple[str, ...] = ()
+    """fields that the source says nothing of: a published number made by this protocol is not said
+    to have them"""
+    not_run: tuple[str, ...] = ()
+    """sentences on what the source did that no field of a run says, and so no run of ours does; the
+    report prints them"""
 
 
 class StudyFile(Layer):
@@ -52,8 +58,9 @@ class StudyFile(Layer):
     """file of config/protocols that the runs start from"""
     compare: tuple[str, ...] = ()
     """published tables to set the results beside, such as `hu2022.table2`"""
-    margin: Margin = 0.01
-    """largest difference, as a fraction, that still counts as equal (0.01: one point)"""
+    margin: Margin | None = None
+    """largest difference, as a fraction, that still counts as equal; left out, it is the published
+    number's own (`margin` in config/reference), or else 0.01, one point"""
     reading: Reading = "sd"
     """what a published ± is taken to mean if its source does not say"""
     contrasts: tuple[tuple[str, str], ...] = ()
