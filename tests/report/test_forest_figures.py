@@ -22,6 +22,7 @@ def test_the_forest_shows_comparable_rows_with_their_words():
         "t lora r2 q+v, n=5",
         "t lora r4 q+v, n=5",
     ]
+    assert "another protocol" in names[1] and "another" not in names[0]
     bars = [bar for bar in axes.patches if bar.get_height() == 0.5]  # the ± of published numbers
     assert [bar.get_width() for bar in bars] == [pytest.approx(0.4), pytest.approx(0.8)]
     places = [
@@ -29,6 +30,30 @@ def test_the_forest_shows_comparable_rows_with_their_words():
     ]
     assert places == [[pytest.approx(100 * gap), i] for i, gap in enumerate((0.001, -0.02, -0.01))]
     assert [text.get_text() for text in axes.texts][1] == "-2.0 [-2.5, -1.5]"
+
+
+def test_both_intervals_are_drawn_and_a_single_seed_has_none():
+    """The 90 % one, which is judged against the margin, is thick; n = 1 has a marker alone."""
+    table = compared()
+    table.loc[2, ["low", "high", "low90", "high90"]] = float("nan")
+    axes = forest_figures.verdicts(table).axes[0]
+    lines = {
+        (line.get_ydata()[0], line.get_linewidth()): line.get_xdata().tolist()
+        for line in axes.lines
+        if line.get_color() != "0.2"
+    }
+    assert {place for place, _ in lines} == {0, 1}
+    assert lines[0, 2.8] == [pytest.approx(-0.3), pytest.approx(0.5)]
+    assert lines[0, 1.0] == [pytest.approx(-0.4), pytest.approx(0.6)]
+
+
+def test_each_row_has_its_own_margin():
+    table = compared().assign(margin=[0.01, 0.02, 0.01, 0.01])
+    axes = forest_figures.verdicts(table).axes[0]
+    bands = [bar.get_width() for bar in axes.patches if bar.get_height() == 1.0]
+    assert bands == [pytest.approx(2), pytest.approx(4), pytest.approx(2)]
+    labels = forest_figures.verdicts(table).legends[0].get_texts()
+    assert "margin of the task" in [text.get_text() for text in labels]
 
 
 def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():

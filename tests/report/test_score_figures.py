@@ -138,3 +138,15 @@ def test_methods_that_the_figures_have_not_heard_of_are_drawn(monkeypatch):
     assert "MINE, q+v" in {box.get_label() for box in drawn.containers}
     both = score_figures.score_vs_parameters(runs).axes[0]
     assert {box.get_label() for box in both.containers} >= {"NORMS", "MINE, q+v"}
+
+
+@pytest.mark.parametrize(
+    "draw", ["score_vs_rank", "score_vs_parameters", "score_vs_rows", "score_vs_bits"]
+)
+def test_one_seed_has_no_bar_of_length_zero(draw):
+    table = score_figures.bits_rows(scored()) if draw == "score_vs_bits" else tidy()
+    table = table[table.seed == 0].assign(rows_train=100)
+    figure = getattr(score_figures, draw)(table)
+    bars = [bars for axes in figure.axes for box in axes.containers for bars in box.lines[2]]
+    assert bars
+    assert not any(np.isfinite(part).any() for bar in bars for part in bar.get_segments())

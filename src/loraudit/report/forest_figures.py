@@ -96,11 +96,12 @@ def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tu
 
     A 90 % interval, where there is one, is a thick line on the thin one of the 95 % interval.
     """
+    both = "low90" in rows
     for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
         middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
         if low == low:
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.0)
-        if "low90" in rows and row.low90 == row.low90:
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.0 if both else 1.4)
+        if both and row.low90 == row.low90:
             inner = [100 * row.low90, 100 * row.high90]
             axes.plot(inner, [place, place], color=colour, linewidth=2.8, solid_capstyle="butt")
         axes.scatter([middle], [place], s=22, color=colour, marker=marker, zorder=3)
