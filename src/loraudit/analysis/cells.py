@@ -2,12 +2,28 @@
 
 import pandas as pd
 
+from loraudit.studies.names import targets_name
+from loraudit.studies.study import Run
+
 SUBJECT = ["task", "model"]
 CELL = [*SUBJECT, "method", "rank", "targets", "label"]
 """Columns that make a cell of a study: all its runs differ in the seed only."""
 
 SCORED_CELL = [*CELL, "metric"]
 """The columns of a cell, and the metric that its task is scored by."""
+
+
+def cell_of(run: Run) -> dict:
+    """Return the columns that name a run's cell."""
+    spec = run.spec
+    return {
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "method": spec.method,
+        "rank": spec.adapter.rank if spec.adapter else None,
+        "targets": targets_name(spec) or None,
+        "label": run.label,
+    }
 
 
 def label_text(label: object) -> str:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL
+from loraudit.analysis.cells import CELL, cell_of
 from loraudit.analysis.statistics import agreement, mcnemar, same_rows
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.names import cell_id, targets_name
+from loraudit.studies.names import cell_id
 from loraudit.studies.record import read_record
 from loraudit.studies.study import Run, Study
 
@@ -189,19 +189,6 @@ def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     test = mcnemar(left.prediction == left.label, right.prediction == right.label)
     names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
     return {names[key]: value for key, value in test.items()}
-
-
-def cell_of(run: Run) -> dict:
-    """Return the columns that name a run's cell."""
-    spec = run.spec
-    return {
-        "task": spec.task.name,
-        "model": spec.model.name,
-        "method": spec.method,
-        "rank": spec.adapter.rank if spec.adapter else None,
-        "targets": targets_name(spec) or None,
-        "label": run.label,
-    }
 
 
 def _number(score: float | None) -> float:

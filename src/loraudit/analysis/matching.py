@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from loraudit.analysis.collect import cell_of
+from loraudit.analysis.cells import cell_of
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.spec import RunSpec
