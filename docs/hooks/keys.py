@@ -22,7 +22,7 @@ CLASSES = {
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     "RunSpec": spec.RunSpec,
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
-    **{name: getattr(entries, name) for name in ("TaskEntry", "RatingRule", "ModelEntry")},
+    **{name: getattr(entries, name) for name in ("ListedTask", "RatingRule", "ListedModel")},
     **{name: getattr(entries, name) for name in ("WheelSource", "FolderSource", "HubSource")},
 }
 ANCHORS = {
@@ -30,7 +30,9 @@ ANCHORS = {
     "ALoRASettings": "alora",
     "AdaLoRASettings": "adalora",
     "RatingRule": "rating",
+    "ListedTask": "a-task",
     "TaskEntry": "a-task",
+    "ListedModel": "a-model",
     "ModelEntry": "a-model",
     "WheelSource": "a-source",
     "FolderSource": "a-source",

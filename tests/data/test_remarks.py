@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from loraudit.data.remarks import remarks, split_keys, trained_on
+from loraudit.data.remarks import also_in_train, remarks, split_keys
 from tiny import make_task
 
 
@@ -15,7 +15,7 @@ def table(texts: list[str], labels: list[int], second: list[str] | None = None) 
 def said(train: pd.DataFrame, validation: pd.DataFrame, **task) -> list[str]:
     tables = {"train": train, "validation": validation}
     keys = {split: split_keys(rows) for split, rows in tables.items()}
-    return remarks(tables, make_task(**task), trained_on(tables, keys))
+    return remarks(tables, make_task(**task), also_in_train(tables, keys))
 
 
 def test_of_sound_rows_nothing_is_said():
@@ -26,7 +26,7 @@ def test_rows_that_are_in_train_are_counted_whatever_their_case_and_spacing():
     train = table(["A good film.", "a bad film", "a bad film", "x"], [1, 0, 1, 0])
     validation = table(["a  GOOD film", "A bad film!", "a good film?", "new"], [1, 0, 0, 1])
     tables = {"train": train, "validation": validation}
-    counts = trained_on(tables, {split: split_keys(rows) for split, rows in tables.items()})
+    counts = also_in_train(tables, {split: split_keys(rows) for split, rows in tables.items()})
     assert counts == {"validation": {"rows": 3, "other_label": 1}}
     (sentence,) = said(train, validation)
     assert "3 of 4 rows (75.0 %) are also in train" in sentence
@@ -37,7 +37,9 @@ def test_a_pair_is_in_train_if_both_texts_are_there_together():
     train = table(["a", "c"], [0, 1], ["b", "d"])
     both, mixed = table(["A."], [0], ["b"]), table(["a"], [0], ["d"])
     counts = [
-        trained_on({"train": train, "x": rows}, {"train": split_keys(train), "x": split_keys(rows)})
+        also_in_train(
+            {"train": train, "x": rows}, {"train": split_keys(train), "x": split_keys(rows)}
+        )
         for rows in (both, mixed)
     ]
     assert [count["x"]["rows"] for count in counts] == [1, 0]

@@ -11,8 +11,9 @@ import tiny_tables
 from loraudit.report import page
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figure_style import save
-from loraudit.report.page_facts import facts, machine_facts
+from loraudit.report.page_facts import data_facts, facts, machine_facts
 from loraudit.report.page_tables import protocol_table, switched_table
+from loraudit.studies.known import Contamination
 from loraudit.studies.study import Run, Study, Switch
 from tiny import make_spec, make_task
 from tiny_study import small_study
@@ -104,6 +105,21 @@ def test_facts_come_from_the_numbers():
     assert "4 of 4 checks in 1 cells" in said["crosscheck"]
     assert "1e-12 in float64" in said["crosscheck"]
     assert said["verdicts"].startswith("1 reproduced, 1 not reproduced")
+
+
+def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(tmp_path):
+    known = Contamination(model="tiny", task="tinytask", what="a corpus")
+    study = small_study(contaminations=(known,))
+    shared = {"task": "a", "other": "b", "rows": 10, "in_other": 5, "validation": 2}
+    twice = pd.DataFrame([shared | {"in_others_train": 1}])
+    said = data_facts(study, {"a": {"remarks": ["validation: odd"]}, "b": {}}, twice)
+    assert "tiny was trained on data of tinytask before (a corpus)" in said["cautions"]
+    assert "a and b have texts in common (5 of the 10 rows of a)" in said["cautions"]
+    assert said["data"] == "a, validation: odd."
+    assert data_facts(small_study(), {"b": {}}, twice[:0]) == {}
+    made = made_page(tmp_path)
+    text = page.render(replace(made, facts=made.facts | said))
+    assert f'<p class="warning">{said["cautions"]}' in text
 
 
 class Tags(HTMLParser):

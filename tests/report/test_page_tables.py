@@ -1,9 +1,11 @@
 """The page's own tables: values that differ show, and what decides them is said."""
 
+import pandas as pd
 import pytest
 
 from loraudit.report.page_tables import (
     data_table,
+    overlap_table,
     processors,
     protocol_table,
     provenance_table,
@@ -92,3 +94,12 @@ def test_the_data_table_leaves_out_columns_that_say_nothing():
     assert table.values.tolist() == [["mrpc", "train", "3,668", "no 1,194, yes 2,474", "1a"]]
     manifest |= {"dropped": {"no_label": 2}, "absent": ["validation_mismatched"]}
     assert "no label: 2" in data_table({"mrpc": manifest}).to_string()
+    manifest |= {"also_in_train": {"train": {"rows": 1234, "other_label": 0}}}
+    assert data_table({"mrpc": manifest})["also in train"].tolist() == ["1,234"]
+
+
+def test_the_overlap_table_gives_counts_and_shares():
+    row = {"task": "a", "other": "b", "rows": 4000, "in_other": 1000}
+    found = pd.DataFrame([row | {"validation": 50, "in_others_train": 1}])
+    counts = ["a", "b", "1,000 of 4,000 (25.0 %)", "1 of 50 (2.0 %)"]
+    assert overlap_table(found).values.tolist() == [counts]

@@ -242,6 +242,17 @@ def test_a_size_that_nobody_knows_yet_leaves_the_time_open(planned):
     assert any("its size is unknown until it is fetched" in note for note in found["notes"])
 
 
+def test_what_is_known_of_tasks_and_models_is_noted(planned):
+    models = Path("config/models.yaml")
+    text = models.read_text()
+    models.write_text(text.replace("tiny: {family", "tiny: {trained_on: {words: a corpus}, family"))
+    manifest = Path("resources/tasks/words/manifest.json")
+    write_json(manifest, read_json(manifest) | {"remarks": ["validation: odd rows"]})
+    notes = planned(set())["notes"]
+    assert any("tiny was trained on data of words before (a corpus)" in note for note in notes)
+    assert "task words: validation: odd rows" in notes
+
+
 def test_nothing_to_do_takes_no_time(planned):
     found = planned(set())
     assert found["wall_seconds"] == 0 and found["runs"]["done"] == 6

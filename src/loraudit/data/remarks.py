@@ -15,7 +15,7 @@ def split_keys(table: pd.DataFrame) -> np.ndarray:
     return np.stack([text_keys(texts) for _, texts in table.filter(like="text_").items()], axis=1)
 
 
-def trained_on(
+def also_in_train(
     tables: dict[str, pd.DataFrame], keys: dict[str, np.ndarray]
 ) -> dict[str, dict[str, int]]:
     """Count the rows of each scored split whose texts are a training row's, when normalised.
@@ -51,7 +51,7 @@ def remarks(
     Args:
         tables: the task's splits, as `fetch_task.canonical` makes them.
         entry: the task.
-        repeated: what `trained_on` returns.
+        repeated: what `also_in_train` returns.
     """
     said = []
     for split, counts in repeated.items():

@@ -9,13 +9,14 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from loraudit.analysis.overlap import overlaps
 from loraudit.analysis.section7_runs import lora_runs
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.files import read_json, write_text
 from loraudit.base.named_code import resolve
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
-from loraudit.report.page_facts import facts, machine_facts
+from loraudit.report.page_facts import data_facts, facts, machine_facts
 from loraudit.report.page_tables import processors
 from loraudit.report.table_registry import TABLES, study_tables
 from loraudit.report.tables import readable
@@ -75,8 +76,8 @@ def write_page(
         remake: the command that makes each figure again, by figure.
         missing: what has no result, as `collect.missing` lists it; None: everything has.
     """
-    data = {path.parent.name: read_json(path) for path in manifests if path.is_file()}
-    page = read_page(results, study, figures, data, remake, missing)
+    fetched = {path.parent.name: path.parent for path in manifests if path.is_file()}
+    page = read_page(results, study, figures, fetched, remake, missing)
     write_text(results / "report.html", render(page))
 
 
@@ -84,11 +85,11 @@ def read_page(
     results: Path,
     study: Study,
     figures: Iterable[Path],
-    data: dict[str, dict],
+    fetched: dict[str, Path],
     remake: dict[str, str],
     missing: pd.DataFrame | None = None,
 ) -> Page:
-    """Read a study's tables and write its page's sentences; `data` are manifests by task.
+    """Read a study's tables and write its page's sentences; `fetched` are the tasks' folders.
 
     The other arguments are those of `write_page`.
     """
@@ -103,9 +104,12 @@ def read_page(
     records = [json.loads(line) for line in lines]
     tables = {name: read_table(results / "tables" / f"{name}.csv") for name in study_tables()}
     missing = pd.DataFrame() if missing is None else missing
+    data = {task: read_json(folder / "manifest.json") for task, folder in fetched.items()}
+    shared = overlaps(fetched)
     evidence = {
         **{f"tidy/{name}": table for name, table in tidy.items()},
         **{"study": study, "missing": missing, "data": data, "records": records},
+        "overlaps": shared,
     }
     paths = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
     machines = machine_facts(processors(records))
@@ -113,7 +117,9 @@ def read_page(
         study=study,
         tables=_readable_tables(tables, evidence),
         figures={name: paths[name] for name in FIGURES if name in paths},
-        facts=facts(study, {**tidy, **tables, "missing": missing}) | machines,
+        facts=facts(study, {**tidy, **tables, "missing": missing})
+        | machines
+        | data_facts(study, data, shared),
         remake=remake,
     )
 

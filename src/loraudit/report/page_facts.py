@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.formatting import interval, p_value, points
 from loraudit.studies.methods import METHODS
@@ -59,6 +60,20 @@ def machine_facts(counts: dict[str, int]) -> dict[str, str]:
         "between runs of different kinds may be the processors'."
     )
     return {"provenance": text, "processors": text} if counts else {}
+
+
+def data_facts(study: Study, manifests: dict[str, dict], shared: pd.DataFrame) -> dict[str, str]:
+    """Say what makes the scores mean less than they seem: at the page's top, and of the rows.
+
+    Args:
+        study: with what its files say of its tasks and models.
+        manifests: those of the fetched tasks, by task.
+        shared: what `overlap.overlaps` found in these.
+    """
+    cautions = [*study.cautions(), *overlap_sentences(study, shared)]
+    odd = [f"{task}, {said}" for task, m in manifests.items() for said in m.get("remarks", ())]
+    facts = {"cautions": ". ".join(cautions), "data": ". ".join(odd)}
+    return {section: f"{text}." for section, text in facts.items() if text}
 
 
 def _untwinned(study: Study) -> str:

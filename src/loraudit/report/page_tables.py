@@ -110,10 +110,31 @@ def data_table(manifests: dict[str, dict]) -> pd.DataFrame:
             labels = [f"{label} {count:,}" for label, count in facts["labels"].items()]
             row = {"task": task, "split": split, "rows": f"{facts['rows']:,}"}
             row |= {"labels": ", ".join(labels), "dropped from the task": ", ".join(dropped)}
+            repeated = manifest.get("also_in_train", {}).get(split, {"rows": 0})["rows"]
+            row |= {"also in train": f"{repeated:,}" if repeated else ""}
             row |= {"not in this source": ", ".join(manifest["absent"])}
             rows.append({**row, "sha256": facts["sha256"]})
     table = pd.DataFrame(rows)
     return table.loc[:, [not (table[name] == "").all() for name in table]]
+
+
+def overlap_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Turn `overlap.overlaps`' rows into a table for readers."""
+    rows = list(found.itertuples())
+    return pd.DataFrame(
+        {
+            "task": [row.task for row in rows],
+            "other task": [row.other for row in rows],
+            "rows in the other": [_share(row.in_other, row.rows) for row in rows],
+            "validation rows in the other's train": [
+                _share(row.in_others_train, row.validation) for row in rows
+            ],
+        }
+    )
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} ({100 * count / of:.1f} %)"
 
 
 def provenance_table(records: list[dict]) -> pd.DataFrame:

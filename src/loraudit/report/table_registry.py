@@ -114,6 +114,13 @@ _TABLES = (
         readable=f"{PAGE}:data_table",
     ),
     Table(
+        name="overlaps",
+        title="Texts that tasks have in common",
+        section="data",
+        source="overlaps",
+        readable=f"{PAGE}:overlap_table",
+    ),
+    Table(
         name="provenance",
         title="Code, versions, hardware, fingerprints",
         section="provenance",

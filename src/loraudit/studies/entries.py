@@ -150,6 +150,14 @@ class TaskEntry(Frozen):
         return not self.classes
 
 
+class ListedTask(TaskEntry):
+    """A task as tasks.yaml lists it, with what is known of it that changes no number."""
+
+    shares_texts_with: dict[str, str] = {}
+    """other tasks that are largely made of the same texts, and how far: such tasks never count as
+    confirmation of each other, and no run may start from a run on the other"""
+
+
 class ModelEntry(Frozen):
     """One entry of models.yaml, its family's module names filled in.
 
@@ -226,6 +234,14 @@ def _check_pattern(key: str, pattern: str) -> None:
             f"{key} = {pattern!r}: one part of the name has to be *, which stands for the layer "
             "number (legal: encoder.layer.*.attention.self.query, for example)"
         )
+
+
+class ListedModel(ModelEntry):
+    """A model as models.yaml lists it, with what is known of it that changes no number."""
+
+    trained_on: dict[str, str] = {}
+    """tasks on whose data the model was trained before, and what these were in: `plan` and the
+    report say so where model and task meet"""
 
 
 def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:

@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.yaml_file import read_yaml
-from loraudit.studies.entries import ModelEntry, TaskEntry
+from loraudit.studies.entries import ListedModel, ListedTask, ModelEntry, TaskEntry
 from loraudit.studies.values import validated
+
+Entry = TypeVar("Entry", TaskEntry, ModelEntry)
 
 
 def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
@@ -16,9 +18,14 @@ def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
     Raises:
         UserError: the entry is unknown or ill-formed, or its name is not fit for a path.
     """
+    return _narrowed(TaskEntry, listed_task(name, path))
+
+
+def listed_task(name: str, path: Path | str = "config/tasks.yaml") -> ListedTask:
+    """Read one task's entry with what else the file says of it; raises as `load_task` does."""
     entry = _entry("task", name, read_yaml(path), path)
     check_name(f"{path}: task", name)
-    return validated(TaskEntry, {"name": name, **entry}, f"{path}: {name}")
+    return validated(ListedTask, {"name": name, **entry}, f"{path}: {name}")
 
 
 def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
@@ -27,13 +34,23 @@ def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry
     Raises:
         UserError: the entry is unknown or ill-formed, or its name is not fit for a path.
     """
+    return _narrowed(ModelEntry, listed_model(name, path))
+
+
+def listed_model(name: str, path: Path | str = "config/models.yaml") -> ListedModel:
+    """Read one model's entry with what else the file says of it; raises as `load_model` does."""
     table = read_yaml(path)
     families = table.get("families", {})
     entry = dict(_entry("model", name, table.get("models", {}), path))
     check_name(f"{path}: model", name)
     family = entry.pop("family", None)
     shared = {} if family is None else _entry(f"{path}: {name}: family", family, families, path)
-    return validated(ModelEntry, {"name": name, **shared, **entry}, f"{path}: {name}")
+    return validated(ListedModel, {"name": name, **shared, **entry}, f"{path}: {name}")
+
+
+def _narrowed(cls: type[Entry], listed: Entry) -> Entry:
+    """Return what a run's spec holds of a listed entry."""
+    return cls(**{name: getattr(listed, name) for name in cls.model_fields})
 
 
 def _entry(what: str, name: Any, table: Any, path: Path | str) -> dict:

@@ -26,6 +26,7 @@ from loraudit.studies.grid import (
     study_blocks,
     study_switches,
 )
+from loraudit.studies.known import check_start, contaminations, shared_texts
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import run_id, targets_name, variant_of
 from loraudit.studies.reference import select
@@ -118,6 +119,13 @@ def load_study(
         overrides["task"] = only  # for the study's name
     _check_distinct(runs, path)
     _check_names(file, runs, path, folder, restricted=bool(only))
+    met = [(run.spec.model.name, run.spec.task.name) for run in runs]
+    shared = shared_texts((task for _, task in met), folder / "tasks.yaml")
+    for run in runs:
+        if run.spec.warm_start:
+            check_start(
+                run.spec.task.name, run.spec.warm_start.run.partition("/")[0], shared, str(path)
+            )
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
     protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
     return Study(
@@ -127,6 +135,8 @@ def load_study(
         protocol=protocol.source if protocol else "",
         not_run=protocol.not_run if protocol else (),
         switches=study_switches(file),
+        contaminations=contaminations(met, folder / "models.yaml"),
+        shared_texts=shared,
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
     )
 

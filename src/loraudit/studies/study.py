@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from loraudit.base.files import read_json
+from loraudit.studies.known import Contamination, SharedTexts
 from loraudit.studies.names import cell_id
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study_file import Margin, Reading
@@ -38,7 +39,8 @@ class Study(Frozen):
     fraction, that still counts as equal; None leaves it to the published number. `reading` is what
     a published ± is taken to mean if its source does not say.
     `contrasts` are the pairs of variants to compare on the same seeds; if there are none, each
-    adapter is compared with each baseline and with its twin.
+    adapter is compared with each baseline and with its twin. `contaminations` and `shared_texts`
+    are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
     """
 
     name: str
@@ -51,6 +53,8 @@ class Study(Frozen):
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
     contrasts: tuple[tuple[str, str], ...] = ()
+    contaminations: tuple[Contamination, ...] = ()
+    shared_texts: tuple[SharedTexts, ...] = ()
 
     def cells(self) -> dict[str, RunSpec]:
         """Return {cross-check's name: spec}; runs that differ in seed or method alone share one.
@@ -62,6 +66,11 @@ class Study(Frozen):
             if run.spec.crosschecked:
                 specs.setdefault(cell_id(run.spec, run.label), run.spec)
         return specs
+
+    def cautions(self) -> list[str]:
+        """Return what is known beforehand that changes what the results mean, as sentences."""
+        sentences = [known.sentence() for known in self.contaminations]
+        return sentences + [known.sentence() for known in self.shared_texts]
 
     def describe(self) -> str:
         """Return one line that counts the study's runs by method, and its cross-checks."""

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from humanize import naturalsize
 
+from loraudit.analysis.overlap import overlap_sentences, overlaps
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
@@ -420,8 +421,23 @@ def _answer(
         "disk_bytes": sum(size for size in sizes if size is not None),
         "crosscheck_seconds": measured.crosschecks,
         "launch_seconds": measured.launch_seconds,
-        "notes": [*measured.notes, *_unknown_sizes(todo)],
+        "notes": [*measured.notes, *_unknown_sizes(todo), *cautions(study)],
     }
+
+
+def cautions(study: Study) -> list[str]:
+    """Say what is known of the study's tasks and models that changes what its results mean.
+
+    What is odd about a task's rows, and which tasks have texts in common, is known once they are
+    fetched.
+    """
+    tasks = dict.fromkeys(run.spec.task.name for run in study.runs)
+    folders = {name: paths.RESOURCES / "tasks" / name for name in tasks}
+    manifests = {name: folder / "manifest.json" for name, folder in folders.items()}
+    fetched = {name: read_json(file) for name, file in manifests.items() if file.is_file()}
+    odd = {name: manifest.get("remarks", ()) for name, manifest in fetched.items()}
+    remarks = [f"task {name}: {said}" for name, sentences in odd.items() for said in sentences]
+    return [*study.cautions(), *overlap_sentences(study, overlaps(folders)), *remarks]
 
 
 def _unknown_sizes(todo: Iterable[Run]) -> list[str]:

@@ -155,7 +155,7 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     text = insert(path.read_text(), None, name, fields)
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
     from loraudit.data.fetch_task import read_task
-    from loraudit.data.remarks import remarks, split_keys, trained_on
+    from loraudit.data.remarks import also_in_train, remarks, split_keys
 
     seen: list[list[object]] = []
     tables, _ = read_task(entry)
@@ -166,7 +166,7 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
         seen.append([split, f"{len(table)} rows, {kinds} labels, first text {short!r}"])
         if model is not None:
             seen.append([split, _tokens(table[:ROWS], model)])
-    repeated = trained_on(tables, {split: split_keys(table) for split, table in tables.items()})
+    repeated = also_in_train(tables, {split: split_keys(table) for split, table in tables.items()})
     seen += [["remark", said] for said in remarks(tables, entry, repeated)]
     return Tried(path, text, dump(name, fields), seen)
 
