@@ -157,6 +157,20 @@ def test_no_path_of_a_local_folder_leaves_the_house(run, tmp_path):
         export_run(copied, tmp_path / "other", base_model="/home/me/secret")
 
 
+def test_a_model_that_knows_the_task_is_said_before_its_scores(run, tmp_path, monkeypatch):
+    """By the list of models in this folder; elsewhere the card says nothing of it."""
+    monkeypatch.chdir(tmp_path)
+    export_run(run, tmp_path / "elsewhere")
+    family = {"modules": {"q": "x"}, "head": ["y"], "source": {"folder": "z"}}
+    entry = {**family, "trained_on": {"tinytask": "a *corpus*"}}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/models.yaml").write_text(yaml.safe_dump({"models": {"tiny": entry}}))
+    export_run(run, tmp_path / "here")
+    said = "tiny was trained on data of tinytask before (a \\*corpus\\*): its scores on tinytask"
+    assert said in (tmp_path / "here/README.md").read_text().partition("| epoch |")[0]
+    assert "before" not in (tmp_path / "elsewhere/README.md").read_text().partition("| epoch |")[0]
+
+
 def test_other_seeds_are_counted(run, tmp_path):
     record = read_json(run / "record.json")
     others = []

@@ -5,6 +5,7 @@ type (00007 is text, not 7; NA is a word) and then force all splits into the typ
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -104,8 +105,8 @@ def _check_one_validation(folder: Path, files: dict[str, list[str]]) -> None:
     readme = folder / "README.md"
     if readme.is_file() and "data_files" in readme.read_text(encoding="utf-8"):
         return
-    names = [Path(file).relative_to(folder.resolve()) for file in files.get("validation", [])]
-    words = {word for name in names for word in re.split(r"[\W_\d]+", str(name).lower())}
+    names = [os.path.relpath(file, folder.resolve()) for file in files.get("validation", [])]
+    words = {word for name in names for word in re.split(r"[\W_\d]+", name.lower())}
     both = [word for word in VALIDATION if word in words]
     if len(both) > 1:
         raise UserError(

@@ -1,14 +1,16 @@
 """A run's adapter as a folder to hand on: PEFT's files, the run's spec, and a model card.
 
-Everything in the card is read from the run's record. Names in a record can be anyone's, so they
-are quoted in the YAML head by yaml.safe_dump and shown as escaped text in the tables. Paths of
-local folders stay out of the card and of the spec beside it.
+Everything in the card is read from the run's record, and from models.yaml what is known of its model
+and task. Names in a record can be anyone's, so they are quoted in the YAML head by yaml.safe_dump
+and shown as escaped text in the tables. Paths of local folders stay out of the card and of the spec
+beside it.
 """
 
 import json
 import math
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -18,7 +20,9 @@ import yaml
 from loraudit.adapters import peft_folder
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, read_json, write_json, write_text
+from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource, Source
+from loraudit.studies.known import contaminations
 from loraudit.studies.methods import names_of
 from loraudit.studies.record import RunRecord, read_record
 from loraudit.studies.spec import RunSpec
@@ -59,13 +63,22 @@ def export_run(
     config.base_model_name_or_path = base_model or config.base_model_name_or_path
     named = config.base_model_name_or_path or record.spec.model.name
     seeds = seed_scores(record.spec, study) if study else None
-    card = model_card(record, named, {**LICENCES, **(licences or {})}, seeds)
+    card = model_card(record, named, {**LICENCES, **(licences or {})}, seeds, _known(record.spec))
     with folder_atomic(out) as folder:
         shutil.copyfile(run / "adapter" / peft_folder.WEIGHTS, folder / peft_folder.WEIGHTS)
         config.save_pretrained(folder)
         write_json(folder / "spec.json", shared_spec(record.spec))
         write_text(folder / "README.md", card)
     return record
+
+
+def _known(spec: RunSpec) -> list[str]:
+    """Return what models.yaml here says of the model and the task, as sentences, if it is here."""
+    try:
+        met = [(spec.model.name, spec.task.name)]
+        return [known.sentence() for known in contaminations(met, paths.CONFIG / "models.yaml")]
+    except UserError:  # another folder, or another list of models
+        return []
 
 
 def shared_spec(spec: RunSpec) -> dict[str, Any]:
@@ -140,9 +153,16 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
 
 
 def model_card(
-    record: RunRecord, base_model: str, licences: dict[str, str], seeds: list[float] | None
+    record: RunRecord,
+    base_model: str,
+    licences: dict[str, str],
+    seeds: list[float] | None,
+    known: Iterable[str] = (),
 ) -> str:
-    """Return the README.md: a YAML head, then tables of scores, protocol and provenance."""
+    """Return the README.md: a YAML head, then tables of scores, protocol and provenance.
+
+    `known` are sentences on what makes the scores mean less than they seem.
+    """
     spec, train = record.spec, record.train
     head = {
         "base_model": plain(base_model),
@@ -158,7 +178,7 @@ def model_card(
         f"---\n{front}---",
         f"# LoRA on {text(spec.model.name)} for {text(spec.task.name)}",
         _usage(spec),
-        "## Scores\n\n" + _scores(record, seeds),
+        "\n\n".join(["## Scores", *(f"{text(said)}." for said in known), _scores(record, seeds)]),
         "## Data and protocol\n\n" + table(_protocol(spec, train.rows)),
         "## Size\n\n" + table(_size(record)),
         "## Licences\n\n" + table(licences),
