@@ -161,7 +161,7 @@ def test_a_model_that_knows_the_task_is_said_before_its_scores(run, tmp_path, mo
     """By the list of models in this folder; elsewhere the card says nothing of it."""
     monkeypatch.chdir(tmp_path)
     export_run(run, tmp_path / "elsewhere")
-    family = {"modules": {"q": "x"}, "head": ["y"], "source": {"folder": "z"}}
+    family = {"modules": {"q": "layer.*.q"}, "head": ["y"], "source": {"folder": "z"}}
     entry = {**family, "trained_on": {"tinytask": "a *corpus*"}}
     (tmp_path / "config").mkdir()
     (tmp_path / "config/models.yaml").write_text(yaml.safe_dump({"models": {"tiny": entry}}))

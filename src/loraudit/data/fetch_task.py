@@ -84,10 +84,8 @@ def _source_tables(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str,
             return _from_table(_read_table(Path(folder) / Path(entry.source.path).name), entry)
     names = {"train": entry.train_split, "validation": entry.validation_split}
     further = list(entry.also_validate.values())
-    try:
-        found = read_splits(entry.source, list(names.values()), further)
-    except UserError as error:
-        raise UserError(f"task {entry.name!r}: {error}") from None
+    where = f"task {entry.name!r}"
+    found = read_splits(entry.source, list(names.values()), further, where)
     names |= entry.also_validate
     return {split: found[name] for split, name in names.items() if name in found}, {}
 

@@ -27,11 +27,12 @@ VALIDATION = ("validation", "valid", "val", "dev")
 
 
 def read_splits(
-    source: FolderSource | HubSource, splits: list[str], optional: list[str]
+    source: FolderSource | HubSource, splits: list[str], optional: list[str], where: str
 ) -> dict[str, pd.DataFrame]:
     """Read splits of a source, by their names there; an `optional` one may be missing.
 
-    A CSV file's columns are all text. JSON lines and Parquet keep what they say of types.
+    A CSV file's columns are all text. JSON lines and Parquet keep what they say of types. `where`
+    is the task's place, for error messages.
 
     Raises:
         UserError: no such folder, configuration or split, an unreachable hub, or a file that can't
@@ -43,7 +44,7 @@ def read_splits(
         raise UserError(f"no data folder {source.folder} (config key glue, or the task's source)")
     else:
         bars_on_terminals_only()
-    with _explained(source), tempfile.TemporaryDirectory() as cache:
+    with _explained(source, where), tempfile.TemporaryDirectory() as cache:
         builder = _found(source, cache)
         files = {str(split): found for split, found in builder.config.data_files.items()}
         for split in splits:
@@ -56,16 +57,17 @@ def read_splits(
 
 
 @contextmanager
-def _explained(source: FolderSource | HubSource) -> Iterator[None]:
+def _explained(source: FolderSource | HubSource, where: str) -> Iterator[None]:
     """Turn whatever goes wrong with a source into one sentence that names it."""
     try:
         yield
     except (UserError, ValueError, FileNotFoundError) as error:
-        raise UserError(f"{describe(source)}: {_reason(error)}") from None
+        raise UserError(f"{where}: {describe(source)}: {_reason(error)}") from None
     except Exception as error:
         if isinstance(source, HubSource):
             raise not_got(source, "dataset", error) from None
-        raise UserError(f"{describe(source)}: {_reason(error.__cause__ or error)}") from None
+        reason = _reason(error.__cause__ or error)
+        raise UserError(f"{where}: {describe(source)}: {reason}") from None
 
 
 def _reason(error: BaseException) -> str:

@@ -1,9 +1,9 @@
 """A run's adapter as a folder to hand on: PEFT's files, the run's spec, and a model card.
 
-Everything in the card is read from the run's record, and from models.yaml what is known of its model
-and task. Names in a record can be anyone's, so they are quoted in the YAML head by yaml.safe_dump
-and shown as escaped text in the tables. Paths of local folders stay out of the card and of the spec
-beside it.
+Everything in the card is read from the run's record, and from models.yaml what is known of its
+model and task. Names in a record can be anyone's, so they are quoted in the YAML head by
+yaml.safe_dump and shown as escaped text in the tables. Paths of local folders stay out of the card
+and of the spec beside it.
 """
 
 import json
