@@ -13,7 +13,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
-from loraudit.studies.expand import load_configured
+from loraudit.studies.expand import load_configured, load_study
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import calibrate, plan
@@ -257,6 +257,22 @@ def test_nothing_to_do_takes_no_time(planned):
     found = planned(set())
     assert found["wall_seconds"] == 0 and found["runs"]["done"] == 6
     assert not any(line.startswith("time") for line in plan.sentences(found))
+
+
+def test_a_plan_says_what_the_seeds_can_show():
+    """MRPC of the paper's Table 2: five seeds, ± 0.7, margin 1.5; full fine-tuning has no ±."""
+    study = load_study("config/studies/paper-table2.yaml", {"task": "mrpc"})
+    power = [row for row in plan.planned_power(study) if row["task"] == "mrpc"]
+    lora, full = (next(r for r in power if r["method"] == m) for m in ("lora", "full"))
+    assert not any(row["method"] == "peft" for row in power)  # its rows would be LoRA's again
+    assert (lora["n"], lora["published_n"], lora["margin"]) == (5, 5, 0.015)
+    assert 0.5 < lora["chance"] < 0.8 < lora["at_most"]
+    assert 5 < lora["seeds"] < 20
+    assert full["chance"] is None
+    json.dumps(power, allow_nan=False)
+    ((_, columns, rows),) = plan._power_section(power)
+    assert [row[:4] for row in rows] == [["mrpc", "lora r8 q+v", "hu2022.table2", "5 (5)"]]
+    assert len(columns) == len(rows[0])
 
 
 def test_it_needs_the_repository(project):

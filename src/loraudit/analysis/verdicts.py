@@ -290,6 +290,7 @@ def _planned(cell: dict, n: int, number: Published, study: Study, sd: float | No
         **cell,
         "as": METHODS[cell["method"]].published_as or cell["method"],
         "metric": number.metric,
+        "headline": cell["metric"],
         "published": number.key,
         "n": n,
         "published_n": theirs.n,

@@ -115,6 +115,10 @@ def plan(
 ) -> None:
     """Say what a study will take before anything starts: runs, jobs, time, memory, disk.
 
+    Where the study is compared with published numbers, it also says what its seeds can show: the
+    chance of "reproduced" if a cell is exactly equal, the seeds that would make it 80 %, and the
+    smallest difference that is found in 80 % of cases.
+
     A dry run of Snakemake tells which jobs are still to do. Times come from the study's finished
     runs on this machine. For other kinds of run a few optimizer steps are timed now, and the times
     are kept in .loraudit/.

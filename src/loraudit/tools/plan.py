@@ -1,7 +1,8 @@
 """What a study will take, before anything starts: jobs, time, memory and disk.
 
 A dry run of Snakemake tells which jobs are to do. Times come from the study's finished runs on this
-machine; for other kinds of run calibrate.py measures a few steps, kept in .loraudit/.
+machine; for other kinds of run calibrate.py measures a few steps, kept in .loraudit/. Where the
+study is set beside published numbers, the plan also says what its seeds can show.
 """
 
 import hashlib
@@ -22,7 +23,10 @@ from typing import NamedTuple
 
 from humanize import naturalsize
 
+from loraudit.analysis.cells import cell_name
 from loraudit.analysis.overlap import overlap_sentences, overlaps
+from loraudit.analysis.verdicts import power
+from loraudit.analysis.words import POWER
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
@@ -33,6 +37,7 @@ from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import targets_name
+from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Run, Study
 from loraudit.studies.study_file import Config
@@ -421,6 +426,7 @@ def _answer(
         "disk_bytes": sum(size for size in sizes if size is not None),
         "crosscheck_seconds": measured.crosschecks,
         "launch_seconds": measured.launch_seconds,
+        "power": planned_power(study),
         "notes": [*measured.notes, *_unknown_sizes(todo), *cautions(study)],
     }
 
@@ -438,6 +444,15 @@ def cautions(study: Study) -> list[str]:
     odd = {name: manifest.get("remarks", ()) for name, manifest in fetched.items()}
     remarks = [f"task {name}: {said}" for name, sentences in odd.items() for said in sentences]
     return [*study.cautions(), *overlap_sentences(study, overlaps(folders)), *remarks]
+
+
+def planned_power(study: Study) -> list[dict]:
+    """Return what a study's seeds can show beside each published number: `verdicts.power`'s rows.
+
+    Our spread is taken to be the published one; what is not known is None.
+    """
+    table = power(study, select(study.compare), load_models())
+    return json.loads(table.to_json(orient="records"))
 
 
 def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
@@ -491,7 +506,29 @@ def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
         ]
         for kind in answer["kinds"]
     ]
-    return [(f"study {answer['study']}", columns, kinds)]
+    return [(f"study {answer['study']}", columns, kinds), *_power_section(answer["power"])]
+
+
+def _power_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
+    """Return the table of what the seeds can show, in points and percent; nothing without rows."""
+    columns = ["task", "cell", "published", "n (theirs)", "spread", "margin"]
+    columns += ["reproduced if equal", "at most", "seeds for 80 %", "smallest difference"]
+    lines = [
+        [
+            row["task"] if row["metric"] == row["headline"] else f"{row['task']} {row['metric']}",
+            cell_name(row),
+            row["published"],
+            f"{row['n']} ({row['published_n']})",
+            *(f"{100 * row[name]:.1f}" for name in ("sd", "margin")),
+            *(f"{100 * row[name]:.0f} %" for name in ("chance", "at_most")),
+            "none do" if row["seeds"] is None else f"{row['seeds']:.0f}",
+            f"{100 * row['smallest']:.1f}",
+        ]
+        for row in rows
+        if row["sd"] is not None
+    ]
+    title = "what these seeds can show, if our spread is the published one"
+    return [(title, columns, lines)] if lines else []
 
 
 def sentences(answer: dict) -> list[str]:
@@ -516,4 +553,15 @@ def sentences(answer: dict) -> list[str]:
         )
     if answer["jobs_without_estimate"]:
         lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")
+    known = [row for row in answer["power"] if row["chance"] is not None]
+    if unknown := len(answer["power"]) - len(known):
+        lines.append(
+            f"{unknown} published numbers have no ±: what the seeds can show beside them depends "
+            "on the spread of the runs"
+        )
+    if weak := [row for row in known if row["chance"] < POWER]:
+        lines.append(
+            f"{len(weak)} of {len(known)} comparisons would be called reproduced in less than "
+            f"{100 * POWER:.0f} % of studies like this one even if cell and number were equal"
+        )
     return lines + [f"note: {note}" for note in answer["notes"]]
