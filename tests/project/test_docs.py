@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,18 @@ def test_a_committed_study_says_on_which_processor_it_was_made(folder):
     records = pd.read_json(folder / "records.jsonl", lines=True)
     note = (folder / "README.md").read_text()
     assert f"made on {' and '.join(processors(records.to_dict('records')))}. Another kind" in note
+
+
+@pytest.mark.parametrize("spread, seeds", [(0.3, 3), (0.7, 5), (1.5, 10)])
+def test_the_page_of_error_rates_is_current(spread, seeds):
+    """If not: python scripts/error_rates.py. A simulated share may round otherwise elsewhere."""
+    rates = runpy.run_path("scripts/error_rates.py")["rates"]
+    (line,) = re.findall(
+        rf"^\| +{spread:g} \| +{seeds} \|(.*)\|$", Path("docs/error_rates.md").read_text(), re.M
+    )
+    for cell, gap in zip(line.split("|"), (0.0, 0.5, 1.0, 2.0), strict=True):
+        shown, again = (list(map(int, t.split("/"))) for t in (cell, rates(spread, seeds, gap)))
+        assert shown == pytest.approx(again, abs=1)
 
 
 DRAWN = sorted(set(Path("figures/committed").glob("*/*.csv")) - set(BENCH.glob("*.csv")))
