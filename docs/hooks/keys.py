@@ -22,6 +22,7 @@ CLASSES = {
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     "RunSpec": spec.RunSpec,
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
+    "ProbeSettings": method_settings.ProbeSettings,
     **{name: getattr(entries, name) for name in ("ListedTask", "RatingRule", "ListedModel")},
     **{name: getattr(entries, name) for name in ("WheelSource", "FolderSource", "HubSource")},
 }
@@ -29,6 +30,7 @@ ANCHORS = {
     "AblationFile": "ablation",
     "ALoRASettings": "alora",
     "AdaLoRASettings": "adalora",
+    "ProbeSettings": "probe",
     "RatingRule": "rating",
     "ListedTask": "a-task",
     "TaskEntry": "a-task",
@@ -51,6 +53,7 @@ WORDS = {
     "HubSource": "the hub",
     "ALoRASettings": "settings of ALoRA",
     "AdaLoRASettings": "settings of AdaLoRA",
+    "ProbeSettings": "settings of the probe",
     "WarmStart": "`task` and `tensors`",
 }
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

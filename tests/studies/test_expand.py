@@ -45,7 +45,8 @@ def test_quickstart_is_the_grid_of_the_readme():
     assert cells == {
         (m, r, t, s) for m in ("lora", "peft") for r in (1, 8) for t in (2, 6) for s in (0, 1)
     }
-    assert [run.spec.method for run in runs if not run.spec.adapter] == ["head"] * 2 + ["full"] * 2
+    baselines = [run.spec.method for run in runs if not run.spec.adapter]
+    assert baselines == ["head"] * 2 + ["probe"] * 2 + ["full"] * 2
 
 
 def test_lists_are_axes_and_other_axes_show_in_the_name(tmp_path):

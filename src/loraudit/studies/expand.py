@@ -257,7 +257,7 @@ def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
     """Make a run from its fields by their names in a study file.
 
     The adapter's fields go into an `AdapterSpec`, the method's own settings into an object of their
-    class. Fields that the method has no use for are dropped.
+    class. Fields that the method has no use for are dropped, or get the value that its entry fixes.
 
     Args:
         fields: side by side as in config/defaults.yaml, but `task` and `model` are entries.
@@ -272,7 +272,7 @@ def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
         raise unknown(f"{where}: method", name, METHODS)
     method = METHODS[str(name)]
     adapter = {key: values.pop(key) for key in AdapterSpec.model_fields if key in values}
-    values["adapter"] = values["settings"] = None
+    values |= {"adapter": None, "settings": None, **method.fixed}
     if method.trains == "adapter":
         values["adapter"] = _adapter(adapter, method.own_init, values["model"], where)
     if method.settings:

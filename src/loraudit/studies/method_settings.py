@@ -99,3 +99,21 @@ class AdaLoRASettings(MethodSettings):
                     f"method 'adalora' does not go with {key} {value!r} "
                     f"(legal: {'null' if legal is None else legal})"
                 )
+
+
+class ProbeSettings(MethodSettings):
+    """How the probe's penalty is chosen."""
+
+    C: tuple[Positive, ...] = Field((1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 1e3), min_length=1)
+    """inverse strengths of the L2 penalty to choose from, as in scikit-learn"""
+    held_out: Share = 0.2
+    """share of the training rows, class by class, on which C is chosen; the regression that is
+    scored is fitted to all of them"""
+
+    def check(self, spec: "RunSpec") -> None:
+        """Check that the task has classes."""
+        if spec.task.regression:
+            raise ValueError(
+                f"method 'probe' tells classes apart, and task {spec.task.name!r} has a number to "
+                "predict"
+            )

@@ -5,7 +5,7 @@ its entry names as `code`; training/method.py says what such a class must do.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -44,6 +44,8 @@ class MethodEntry(Frozen):
     """whether ranks out of use stay in the model, so that fewer are saved than are trained"""
     own_init: bool = False
     """whether it starts A and B its own way, without the field `init`"""
+    fixed: dict[str, Any] = {}
+    """fields of a run that have this value with the method, as another would mean nothing"""
     saves: bool = True
     """whether a run saves what it trained; if not, each task costs a whole model's checkpoint"""
 

@@ -36,7 +36,8 @@ class Train(Frozen):
     copied: tuple[str, ...] = ()
     """Names of the tensors that a warm start copied."""
     counts: dict[str, float] = {}
-    """What moving ranks cost, such as the forward passes, rows and seconds of ALoRA's scoring."""
+    """What moving ranks cost, such as the forward passes, rows and seconds of ALoRA's scoring; or
+    what a closed fit has chosen, such as the probe's C."""
 
 
 LAYOUT = 2

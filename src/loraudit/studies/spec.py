@@ -167,6 +167,9 @@ class RunSpec(Frozen):
         if (self.settings is None) != (self.facts.settings is None):
             word = "needs" if self.settings is None else "has no"
             raise ValueError(f"method {self.method!r} {word} settings of its own")
+        for key, value in self.facts.fixed.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"method {self.method!r} goes with {key} {value!r} only")
         if self.adapter is None:
             return
         if self.adapter.init is None and not self.facts.own_init:

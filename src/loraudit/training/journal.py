@@ -63,6 +63,8 @@ class Journal:
     logits: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     """logits (rows, classes) by epoch and split, of the best epoch and the last one only"""
     best: Best = field(default_factory=Best)
+    counts: dict[str, float] = field(default_factory=dict)
+    """what a closed fit has chosen, for the run's record"""
     ranks: list[dict] = field(default_factory=list)
     """step, layer and rank: a row for each layer at the start and whenever ranks have moved"""
     resumed: list[dict] = field(default_factory=list)

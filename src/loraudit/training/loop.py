@@ -7,6 +7,7 @@ decided here, so that the global batch is what the spec says, whatever the numbe
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import numpy as np
@@ -28,12 +29,19 @@ EVALUATED = 4
 more memory than one does in training."""
 
 
-def run_epochs(state: State, examples: dict[str, Examples]) -> None:
-    """Train and score all epochs; a resumed run those that are left."""
+def run_epochs(
+    state: State,
+    examples: dict[str, Examples],
+    fit: Callable[[State, Examples], float] | None = None,
+) -> None:
+    """Train and score all epochs; a resumed run those that are left.
+
+    `fit` trains an epoch and returns the mean loss; None does optimizer steps (`train_epoch`).
+    """
     spec, journal = state.spec, state.journal
     for epoch in range(journal.epoch, spec.epochs + 1):
         journal.epoch = epoch
-        loss = train_epoch(state, examples["train"])
+        loss = (fit or train_epoch)(state, examples["train"])
         journal.logits[epoch] = {}
         scores: dict[str, float] = {}
         for split in (name for name in examples if name != "train"):
@@ -153,7 +161,7 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
 
 @torch.inference_mode()
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
-    """Return the logits (n, classes) of all rows in order; each process runs a part of the batches.
+    """Return the model's outputs (n, classes) on all rows in order; each process runs a part.
 
     Raises:
         UserError: the logits are not finite, or there is too little memory.
@@ -169,8 +177,9 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
         longest = examples.lengths[index].max()
         with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
             own.append((index, forward(state, examples, index).float().cpu().numpy()))
-    whole = np.full((len(examples), max(1, len(state.spec.task.classes))), np.nan, dtype=np.float32)
-    for index, logits in gather_object(own):
+    parts = gather_object(own)
+    whole = np.full((len(examples), parts[0][1].shape[1]), np.nan, dtype=np.float32)
+    for index, logits in parts:
         whole[index] = logits
     if not np.isfinite(whole).all():
         raise UserError(

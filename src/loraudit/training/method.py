@@ -87,6 +87,18 @@ class Method(ABC):
         return warm_start.start_from(model, spec, folder)
 
 
+class ClosedFit(Method):
+    """A method that is fitted to all training rows at once, in place of an epoch's steps."""
+
+    @abstractmethod
+    def fit(self, state: "State", train: "Examples") -> float:
+        """Fit what `apply` left to train, and return the mean loss over the training rows.
+
+        The fit counts as one step. It sets the journal's `batch` to 1, and does nothing where that
+        is 1 already, because the run was stopped after it.
+        """
+
+
 def method_of(spec: RunSpec) -> Method:
     """Make the method by which a run is trained."""
     return resolve(spec.facts.code)()

@@ -34,7 +34,7 @@ from loraudit.training.accounting import (
 from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.journal import write_journal
 from loraudit.training.loop import run_epochs
-from loraudit.training.method import method_of
+from loraudit.training.method import ClosedFit, method_of
 from loraudit.training.schedule import learning_rate, make_schedule
 from loraudit.training.state import State, take_up
 
@@ -102,7 +102,7 @@ def train(
         if finished_meanwhile(out, accelerator, checkpoints):
             return
         take_up(state, checkpoints)
-        run_epochs(state, examples)
+        run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
             export_best(state, out / "adapter")
             write_journal(out, state.journal, examples, spec)
@@ -161,7 +161,7 @@ def train_result(state: State, **facts: Any) -> Train:
         seconds={**journal.seconds, "total": time.monotonic() - state.started},
         peak_memory_mib=peak_memory_mib(),
         peak_device_memory_mib=peak_device_memory_mib(),
-        counts=state.controller.counts if state.controller else {},
+        counts=state.controller.counts if state.controller else journal.counts,
         **facts,
     )
 
