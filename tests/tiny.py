@@ -121,6 +121,13 @@ def sentences(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"sentence": texts, "label": labels, "idx": range(rows)})
 
 
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
+)
+"""A file as Git leaves it where Git LFS is not installed (the example of its specification)."""
+
+
 def save_hub_folder(folder, config: str = "sst2", rows: int = 256, columns=None) -> None:
     """Write a folder in the hub's layout: README.md with the configs, parquet per split."""
     (folder / config).mkdir(parents=True)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from loraudit.adapters import inject
 from loraudit.adapters.peft_folder import CONFIG, PREFIX, WEIGHTS
 from loraudit.base.errors import UserError
-from tiny import UP_TO_ROUNDING, make_spec, tiny_model
+from tiny import LFS_POINTER, UP_TO_ROUNDING, make_spec, tiny_model
 
 pytestmark = pytest.mark.numerics
 
@@ -81,6 +81,11 @@ def test_truncated_weights_are_refused(folder, kept):
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:kept])
     assert "not a whole safetensors file" in refused(folder)
+
+
+def test_weights_that_were_not_fetched_are_named(folder):
+    (folder / WEIGHTS).write_bytes(LFS_POINTER)
+    assert f"{WEIGHTS}: is a Git LFS pointer" in refused(folder)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from loraudit.adapters.loralib_file import import_file, read_bin, recognise, ske
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from mutations import EDITS, PLACE, mutated
-from tiny import MILD, tiny_config, tiny_entry, tiny_model
+from tiny import LFS_POINTER, MILD, tiny_config, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
@@ -255,11 +255,37 @@ def test_truncated_files_are_refused(good, base, tmp_path, share, zipped):
         b"PK\x03\x04",
         b"\x80\x02}q\x00.",
         b"\x00" * 5000,
-        b"<html>\n</html>",
     ],
 )
 def test_other_files_are_refused(base, tmp_path, data):
     refused(data, base, tmp_path)
+
+
+def test_a_file_of_more_layers_than_the_model_has_is_told_how_many(good, tmp_path_factory):
+    base, out = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("out")
+    config = tiny_config("roberta")
+    config.num_hidden_layers = 6
+    config.save_pretrained(base)
+    state = {
+        name.replace("layer.0", f"layer.{number}"): tensor.clone()
+        for name, tensor in good.items()
+        for number in (range(12) if "layer.0" in name else (0,))
+    }
+    message = refused(state, base, out)
+    assert "layer.6.attention.self.query.lora_A'" in message
+    assert message.endswith("and 21 more: this model has 6 layers")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (LFS_POINTER, "is a Git LFS pointer, which only names the file's contents; `git lfs pull`"),
+        (b"\n\n<!DOCTYPE html>\n<html lang=en>", "is an HTML page, as is saved from a link"),
+        (b"<html>\n</html>", "is an HTML page"),
+    ],
+)
+def test_what_was_fetched_in_place_of_the_file_is_named(base, tmp_path, data, message):
+    assert message in refused(data, base, tmp_path)
 
 
 def test_empty_and_absent_files_are_refused(base, tmp_path):
@@ -290,7 +316,10 @@ def test_empty_and_absent_files_are_refused(base, tmp_path):
         ({"classifier.out_proj.weight": torch.tensor(1.0)}, "'classifier.out_proj.weight' is"),
         ({f"{QUERY}.bias": torch.zeros(16)}, f"{QUERY + '.bias'!r}: not known (legal: lora_A"),
         ({"optimizer\n\x1b[2J": torch.zeros(1)}, "not known"),
-        ({QUERY.replace("r.0", "r.9") + ".lora_A": torch.zeros(4, 16)}, "layer.9"),
+        (
+            {QUERY.replace("r.0", "r.9") + ".lora_A": torch.zeros(4, 16)},
+            f"{QUERY.replace('r.0', 'r.9') + '.lora_A'!r}: this model has 2 layers",
+        ),
         ({"epoch": 3}, "'epoch' is a int"),
         ({"state": {"a": torch.zeros(1)}}, "'state' is a dict"),
         (

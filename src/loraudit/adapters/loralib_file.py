@@ -23,8 +23,8 @@ from torch import nn
 
 from loraudit.adapters import peft_folder
 from loraudit.adapters.base_layers import in_head, target_modules
-from loraudit.base.errors import UserError
-from loraudit.base.files import folder_atomic
+from loraudit.base.errors import Misuse, UserError
+from loraudit.base.files import folder_atomic, stand_in
 from loraudit.studies.entries import HubSource, ModelEntry
 
 Tensors = dict[str, torch.Tensor]
@@ -85,12 +85,12 @@ def import_file(
         UserError: alpha is missing, or the file can't be read safely or does not fit the model.
     """
     if alpha is None:
-        raise UserError(
+        raise Misuse(
             "alpha: the file does not store it; give --alpha, the number that it was trained "
             "with (on the published MNLI adapter 8 gives 66.55 %, 16 gives 87.5 %)"
         )
     if not (math.isfinite(alpha) and alpha > 0):
-        raise UserError(f"alpha: {alpha!r} (legal: a number above 0)")
+        raise Misuse(f"alpha: {alpha!r} (legal: a number above 0)")
     if out.exists():
         raise UserError(f"out: {out} exists already; name a new folder")
     state = unwrapped(read_bin(file))
@@ -119,6 +119,8 @@ def read_bin(file: Path) -> Tensors:
     size = file.stat().st_size
     if not size:
         raise UserError(f"{file}: the file is empty")
+    if instead := stand_in(file):
+        raise UserError(f"{file}: {instead}")
     _check_zip(file, size)
     try:
         with warnings.catch_warnings():
@@ -293,7 +295,7 @@ def _relative(name: str, entry: ModelEntry) -> str | None:
 
 def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path) -> Tensors:
     """Return the tensors under the base model's names."""
-    named, unknown, prefixes = {}, [], set()
+    named, unknown, beyond, prefixes = {}, [], [], set()
     for name, tensor in state.items():
         layer, _, part = name.rpartition(".")
         adapter = part in ("lora_A", "lora_B")
@@ -303,8 +305,13 @@ def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path
             named[f"{places[relative]}.{part}"] = tensor
         elif not adapter and any(name.startswith(f"{head}.") for head in entry.head):
             named[name] = tensor
+        elif relative:
+            beyond.append(name)
         else:
             unknown.append(name)
+    if beyond:
+        count = len({re.sub(r"\D", "", place) for place in places})
+        raise UserError(f"{file}: {_some(beyond)}: this model has {count} layers")
     if unknown:
         raise UserError(
             f"{file}: {_some(unknown)}: not known (legal: lora_A and lora_B of "

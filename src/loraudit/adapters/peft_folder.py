@@ -26,6 +26,7 @@ from torch import nn
 
 from loraudit.adapters.base_layers import in_head, linear_sizes
 from loraudit.base.errors import UserError
+from loraudit.base.files import stand_in
 from loraudit.studies.values import validated
 
 PREFIX = "base_model.model."
@@ -141,6 +142,8 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
         pickled = (folder / "adapter_model.bin").is_file()
         hint = "; its adapter_model.bin is a pickle, which is not read" if pickled else ""
         raise UserError(f"{folder}: no {WEIGHTS}{hint}")
+    if instead := stand_in(path):
+        raise UserError(f"{path}: {instead}")
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:

