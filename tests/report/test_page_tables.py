@@ -63,6 +63,8 @@ def test_provenance_keeps_values_that_differ_and_names_fingerprints():
     assert table["data sha256, sst2 train"] == "1a"
     assert table["weights sha256, minilm"] == "2b"
     assert table["packages torch"] == "2"
+    names = ["data sha256, sst2 train", "weights sha256, minilm"]
+    assert list(table.index)[-2:] == names  # in this order whatever the hash seed: equal bytes
 
 
 INTEL = {"processor": "Xeon"}

@@ -14,11 +14,13 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import verify
-from loraudit.tools.verify import Finding
+from loraudit.tools.remade import Finding, same_text
 from tiny import changed
 
 STUDY = Path("results/small")
 RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
+CHECKS = STUDY / "crosscheck/words/tiny/r2-q+v.json"
+VALIDATION = Path("resources/tasks/words/validation.parquet")
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,7 @@ def test_a_record_edited_by_one_digit_is_caught(project, number):
     path = RUN / "record.json"
     place = digits(path, 4)[number]
     change_digit(path, place)
-    assert str(path) in {finding.artefact for finding in problems(updates=False)}
+    assert str(path) in {finding.artefact for finding in problems(slow=False)}
 
 
 def test_digits_all_over_a_record_are_checked(project):
@@ -197,10 +199,14 @@ def other_question():
 
 
 def other_crosscheck():
-    path = STUDY / "crosscheck/words/tiny/r2-q+v.json"
-    rows = read_json(path)
+    rows = read_json(CHECKS)
     rows[0]["difference"] = 1.0
-    write_json(path, rows)
+    write_json(CHECKS, rows)
+
+
+def spoil(path: Path):
+    """Leave something that is no file of its kind."""
+    path.write_bytes(b"\xff\xfe{")
 
 
 def unsealed():
@@ -231,31 +237,94 @@ FAULTS = [
     (other_crosscheck, "crosscheck/words/tiny/r2-q+v.json", "'ok' does not fit"),
     (lambda: (STUDY / "tables/cost.csv").unlink(), "tables/cost.csv", "missing"),
     (lambda: Path("figures/small/cost.png").unlink(), "cost.png", "missing"),
+    (lambda: spoil(STUDY / "study.json"), "study.json", "can't be read"),
+    (lambda: spoil(RUN / "record.json"), "record.json", "not a complete run record"),
+    (lambda: spoil(RUN / "history.csv"), "history.csv", "can't be read"),
+    (lambda: spoil(RUN / "predictions.parquet"), "predictions.parquet", "can't be read"),
+    (lambda: spoil(VALIDATION), "words/validation.parquet", "can't be read"),
+    (lambda: spoil(CHECKS), "r2-q+v.json", "can't be read"),
+    (lambda: CHECKS.write_text("[{}]"), "r2-q+v.json", "can't be read: KeyError 'check'"),
+    (lambda: spoil(STUDY / "tidy/runs.parquet"), "tidy/runs.parquet", "can't be read"),
+    (lambda: spoil(Path("config/studies/small.yaml")), "study.json", "not compared with today's"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("plant", "artefact", "text"), FAULTS)
 def test_each_fault_has_its_own_message(project, plant, artefact, text):
     plant()
-    hits = [f for f in problems(updates=False) if f.artefact.endswith(artefact)]
+    hits = [f for f in problems(slow=False) if f.artefact.endswith(artefact)]
     assert any(re.search(text, finding.text) for finding in hits), hits
+
+
+def test_a_file_that_can_not_be_read_does_not_stop_the_others(project, monkeypatch):
+    """Neither the other runs nor the other studies; as for a user who may not read it."""
+    whole = verify.sha256
+
+    def refusing(path):
+        if Path(path).name == "validation.parquet":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(verify, "sha256", refusing)
+    spoil(RUN / "record.json")
+    change_digit(STUDY / "tables/cost.md", digits(STUDY / "tables/cost.md", 1)[0])
+    shutil.copytree("results/small", "results/again")
+    spoil(Path("results/again/study.json"))
+    artefacts = [f.artefact for f in problems(slow=False)]
+    assert artefacts.count(str(RUN / "record.json")) == 1
+    assert artefacts.count("resources/tasks/words/validation.parquet") == 5
+    assert [f.artefact for f in verify.verify(Path("results/again"))] == [
+        "results/again/study.json"
+    ]
+
+
+def test_an_edited_picture_or_page_is_found(project):
+    picture, page = Path("figures/small/cost.svg"), STUDY / "report.html"
+    picture.write_text(picture.read_text().replace("</svg>", "<rect/></svg>"))
+    page.write_text(page.read_text().replace("words", "wards", 1))
+    shutil.copyfile("figures/small/spectra.png", "figures/small/cost.png")
+    caught = {f.artefact for f in problems()}
+    assert caught == {str(picture), str(page), "figures/small/cost.png"}
+    assert problems(slow=False) == []
+
+
+def test_the_commands_on_a_page_may_ask_for_the_study_in_any_way(project):
+    page = STUDY / "report.html"
+    page.write_text(
+        page.read_text().replace("--config study=small", "--config study=my&#39;s.yaml")
+    )
+    assert verify._asked_with(page) == "study=my's.yaml"
+    assert found() == []
+
+
+def test_the_published_numbers_are_compared_again(tmp_path, monkeypatch):
+    shutil.copytree("config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    missing = {f.artefact for f in verify.verify_published()}
+    assert len(missing) == 5 and "results/published/verdicts.md" in missing
+    verify.published_product(Path("results"), Path("figures")).make()
+    assert list(verify.verify_published()) == []
+    path = Path("results/published/verdicts.csv")
+    change_digit(path, digits(path, 1)[0])
+    assert [f.artefact for f in verify.verify_published()] == [str(path)]
 
 
 def test_an_unsealed_record_is_a_note_and_its_scores_are_recomputed(project):
     unsealed()
-    assert [f.text for f in found(updates=False) if f.kind == "note"] == [
+    assert [f.text for f in found(slow=False) if f.kind == "note"] == [
         "unsealed (older than seals): edits show in scores only"
     ]
     content = read_json(RUN / "record.json")
     content["train"]["best"]["accuracy"] += 1 / 128
     write_json(RUN / "record.json", content)
-    assert any("the predictions give" in f.text for f in problems(updates=False))
+    assert any("the predictions give" in f.text for f in problems(slow=False))
 
 
 def test_what_is_not_here_is_said_and_no_fault(project):
     shutil.rmtree("resources")
-    texts = {finding.text for finding in found()}
-    assert {finding.kind for finding in found()} == {"note"}
+    findings = found()
+    texts = {finding.text for finding in findings}
+    assert {finding.kind for finding in findings} == {"note"}
     assert any("data were not checked" in text for text in texts)
     assert any("weights were not checked" in text for text in texts)
     assert any(text.startswith("not made again: no tiny") for text in texts)
@@ -263,11 +332,11 @@ def test_what_is_not_here_is_said_and_no_fault(project):
 
 def test_a_study_file_elsewhere_is_given_by_its_configuration(project):
     Path("config/studies/small.yaml").rename("small.yaml")
-    assert {f.text for f in found()} == {
+    assert {f.text for f in found(slow=False)} == {
         "no file of config/studies has this name: not compared with today's settings"
     }
     config = verify.paths.settings("quickstart") | {"study": "small.yaml"}
-    assert found(config=config) == []
+    assert found(config=config, slow=False) == []
     with pytest.raises(UserError, match="it asks for study 'quickstart'"):
         found(config=config | {"study": "quickstart"})
 
@@ -275,11 +344,11 @@ def test_a_study_file_elsewhere_is_given_by_its_configuration(project):
 def test_records_may_not_be_swapped(project):
     """A record of another run of the study is sealed, and yet not this run's."""
     shutil.copytree(RUN.parent / "s1", RUN, dirs_exist_ok=True)
-    assert any(re.search(r"stale: .*\(seed\)", f.text) for f in problems(updates=False))
+    assert any(re.search(r"stale: .*\(seed\)", f.text) for f in problems(slow=False))
 
 
 def test_findings_are_plain_values(project):
-    assert json.loads(json.dumps([finding._asdict() for finding in found()])) == []
+    assert json.loads(json.dumps([finding._asdict() for finding in found(slow=False)])) == []
 
 
 COMPUTED = ["tidy/subspaces.csv", "tables/summary.csv", "figures/small/score_vs_rank.csv"]
@@ -288,10 +357,10 @@ COMPUTED = ["tidy/subspaces.csv", "tables/summary.csv", "figures/small/score_vs_
 @pytest.mark.parametrize("name", COMPUTED)
 def test_another_cpus_rounding_is_forgiven_in_what_is_computed(name):
     found, wanted = "layer,phi\n1,0.12345678901234561\n", "layer,phi\n1,0.12345678901234567\n"
-    assert not list(verify._same_text(Path(name), found, wanted))
+    assert not list(same_text(Path(name), found, wanted))
     changed = found.replace("0.1234", "0.1235")
-    assert len(list(verify._same_text(Path(name), changed, wanted))) == 1
-    copied = list(verify._same_text(Path("tidy/runs.csv"), found, wanted))
+    assert len(list(same_text(Path(name), changed, wanted))) == 1
+    copied = list(same_text(Path("tidy/runs.csv"), found, wanted))
     assert len(copied) == 1  # no arithmetic there
 
 
@@ -301,5 +370,5 @@ def test_another_cpus_rounding_of_a_score_is_no_problem(project, change, problem
     train = record.train
     best = {**train.best, "f1": train.best["f1"] + change}
     write_record(RUN, record.model_copy(update={"train": train.model_copy(update={"best": best})}))
-    texts = [f.text for f in problems(updates=False) if f.artefact.endswith("record.json")]
+    texts = [f.text for f in problems(slow=False) if f.artefact.endswith("record.json")]
     assert any("best f1" in text and "the predictions give" in text for text in texts) == problem

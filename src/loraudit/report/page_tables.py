@@ -143,8 +143,9 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
     for record in records:
         environment = dict(record["environment"])
         names = {"data": record["spec"]["task"]["name"], "weights": record["spec"]["model"]["name"]}
-        for key in names.keys() & environment.keys():
-            environment[f"{key} sha256, {names[key]}"] = environment.pop(key)
+        for key, name in names.items():  # in this order: the page is the same each time
+            if key in environment:
+                environment[f"{key} sha256, {name}"] = environment.pop(key)
         for key, value in flat(environment):
             facts.setdefault(key, {})[str(value)] = None
     return pd.DataFrame(

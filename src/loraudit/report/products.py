@@ -15,6 +15,7 @@ from loraudit.analysis.section7_runs import lora_runs
 from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
+from loraudit.report.published import write_published
 from loraudit.report.table_registry import SECTION7, TIDY, study_tables
 from loraudit.report.tables import write_tables
 from loraudit.studies import paths
@@ -132,9 +133,23 @@ def _report(study: Study, places: Places, switches: str) -> Product:
     tables = _files(places.results / "tables", study_tables(), ".csv")
     tasks = dict.fromkeys(run.spec.task.name for run in study.runs)
     manifests = [places.resources / "tasks" / task / "manifest.json" for task in tasks]
+    made = _files(paths.FIGURES / study.name, study_figures(study), ".svg")  # as the rules name it
     remake = {
-        path.stem: f"snakemake --cores 1 {path.as_posix()} --config {switches}" for path in figures
+        path.stem: f"snakemake --cores 1 {path.as_posix()} --config {switches}" for path in made
     }
-    inputs = (places.results / "tidy" / "runs.parquet", *tables, *figures, *numbers)
+    inputs = (places.results / "tidy" / "runs.parquet", *tables, *figures, *numbers, *manifests)
     make = partial(write_page, study, places.results, figures, manifests, remake)
     return Product(REPORT, inputs, (places.results / "report.html",), make)
+
+
+def published_product(results: Path, figures: Path) -> Product:
+    """Return the comparison of published numbers with each other, which belongs to no study.
+
+    Args:
+        results, figures: the folders in which its folders are, called "published".
+    """
+    numbers = paths.CONFIG / "published.yaml"
+    table, text = (results / "published" / f"verdicts{suffix}" for suffix in (".csv", ".md"))
+    svg, png, rows = (figures / "published" / f"verdicts{s}" for s in (".svg", ".png", ".csv"))
+    make = partial(write_published, numbers, table, text, svg)
+    return Product("published numbers", (numbers,), (table, text, svg, png, rows), make)

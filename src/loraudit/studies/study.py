@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from loraudit.base.errors import UserError
 from loraudit.base.files import read_json
 from loraudit.studies.known import Contamination, SharedTexts
 from loraudit.studies.names import cell_id
@@ -87,4 +88,8 @@ def read_study(path: Path | str) -> Study:
     Raises:
         UserError: the file holds no study.
     """
-    return validated(Study, read_json(path), str(path))
+    try:
+        content = read_json(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+    return validated(Study, content, str(path))

@@ -1,21 +1,20 @@
 """Verify a study from its files: is every number what its evidence gives, and is it current?
 
 A run's record is checked against its seal, its own history and predictions, its adapter, the
-fetched data and model, and the spec and code of today. Tables and the CSV behind every figure are
-made again and compared: what is copied from records character by character, what is computed up to
-rounding, since the study may have been made on another kind of CPU. A seal shows edits and bit rot,
-not a forger who seals anew: scores are recomputed from the predictions in any case.
+fetched data and model, and the spec and code of today. Tables, figures and the page are made again
+and compared (remade.py). A seal shows edits and bit rot, not a forger who seals anew: scores are
+recomputed from the predictions in any case. A file that can't be read is a problem like others, and
+the checks go on.
 """
 
-import csv
 import functools
-import io
+import html
 import math
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, sha256
 from loraudit.base.progress import progress
-from loraudit.report.products import Places, Product, products
-from loraudit.report.table_registry import SECTION7
+from loraudit.report.products import Places, Product, products, published_product
 from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
@@ -34,39 +32,32 @@ from loraudit.studies.record import RunRecord, load_record, run_files, seal
 from loraudit.studies.spec import digest
 from loraudit.studies.study import Run, Study, read_study
 from loraudit.studies.training_code import SCRIPT, training_code
-
-MANY = 3
-"""Cells of a table that are named before the rest is counted."""
+from loraudit.tools.remade import COMPARE, PICTURES, Finding, Findings, guarded, reason, rounded
 
 
-class Finding(NamedTuple):
-    """What is wrong with an artefact ("problem"), or could not be checked ("note")."""
-
-    kind: Literal["problem", "note"]
-    artefact: str
-    text: str
-
-
-Findings = Iterator[Finding]
-
-
-def verify(folder: Path, config: dict | None = None, updates: bool = True) -> Findings:
+def verify(folder: Path, config: dict | None = None, slow: bool = True) -> Findings:
     """Check everything of a study.
 
     Args:
         folder: results/<study>.
         config: the configuration that the study was asked with; None finds it by the name.
-        updates: make section 7's tables again too (the slow part: it reads every adapter).
+        slow: make section 7's tables, which are measured on every adapter, the pictures and the
+            page again too.
 
     Raises:
-        UserError: no study in that folder, or a configuration that is wrong.
+        UserError: a configuration that is wrong.
     """
-    study = read_study(folder / "study.json")
+    try:
+        study = read_study(folder / "study.json")
+    except UserError as error:
+        text = str(error).removeprefix(f"{folder}/study.json: ")
+        yield Finding("problem", str(folder / "study.json"), text)
+        return
     expected, notes = expected_runs(study, config)
     yield from notes
     for run in progress(study.runs, len(study.runs), "verify runs"):
         yield from check_run(folder / "runs" / run.id, run, expected)
-    yield from check_products(study, folder, updates)
+    yield from check_products(study, folder, slow)
 
 
 def sentences(name: str, findings: list[Finding]) -> list[str]:
@@ -89,11 +80,16 @@ def sentences(name: str, findings: list[Finding]) -> list[str]:
 def expected_runs(study: Study, config: dict | None) -> tuple[dict[str, Run] | None, list[Finding]]:
     """Return the runs that the study's file asks for today, and where study.json differs."""
     where = f"{study.name}/study.json"
-    config = config or paths.settings(study.name, **local_copies(study))
-    if config is None:
+    found = config or paths.settings(study.name, **local_copies(study))
+    if found is None:
         text = "no file of config/studies has this name: not compared with today's settings"
         return None, [Finding("note", where, text)]
-    asked = load_configured(config)
+    try:
+        asked = load_configured(found)
+    except UserError as error:
+        if config:
+            raise
+        return None, [Finding("problem", where, f"not compared with today's settings: {error}")]
     if asked.name != study.name:
         raise UserError(f"config: it asks for study {asked.name!r}, not for {study.name!r}")
     runs = {run.id: run for run in asked.runs}
@@ -159,12 +155,15 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
         yield Finding("problem", str(path), str(error).removeprefix(f"{path}: "))
         return
     case = Case(folder, record)
-    yield from _check_seal(case, text)
-    yield from _check_spec(case, run, expected)
-    yield from _check_code(case)
-    yield from _check_evidence(case)
-    yield from _check_adapter(case)
-    yield from _check_sources(case)
+    for findings in (
+        _check_seal(case, text),
+        _check_spec(case, run, expected),
+        _check_code(case),
+        _check_evidence(case),
+        _check_adapter(case),
+        _check_sources(case),
+    ):
+        yield from guarded(folder, findings)
 
 
 def _check_seal(case: Case, text: str) -> Findings:
@@ -219,22 +218,16 @@ def _check_code(case: Case) -> Findings:
 
 def _check_evidence(case: Case) -> Findings:
     """Recompute the scores from predictions.parquet, and compare history.csv with the record."""
-    try:
-        predictions = pd.read_parquet(case.folder / "predictions.parquet")
-        history = pd.read_csv(case.folder / "history.csv")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        yield case.problem("predictions.parquet, history.csv", f"can't be read: {reason}")
-        return
-    yield from _check_scores(case, predictions)
-    yield from _check_history(case, history)
-    yield from _check_labels(case, predictions)
+    yield from guarded(case.folder / "history.csv", _check_history(case))
+    predictions = case.folder / "predictions.parquet"
+    yield from guarded(predictions, _check_scores(case, predictions))
+    yield from guarded(predictions, _check_labels(case, predictions))
 
 
-def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
+def _check_scores(case: Case, file: Path) -> Findings:
     from loraudit.training import metrics
 
-    record = case.record
+    predictions, record = pd.read_parquet(file), case.record
     task, train = record.spec.task, record.train
     logits = predictions.filter(like="logit_").to_numpy()
     if not np.array_equal(metrics.predictions(logits, task), predictions.prediction):
@@ -263,10 +256,11 @@ def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
 def _same_score(one: float | None, two: float | None) -> bool:
     """Tell whether two scores are equal up to rounding, or both undefined (None or NaN)."""
     left, right = (math.nan if value is None else value for value in (one, two))
-    return _rounded(left, right) or (math.isnan(left) and math.isnan(right))
+    return rounded(left, right) or (math.isnan(left) and math.isnan(right))
 
 
-def _check_history(case: Case, history: pd.DataFrame) -> Findings:
+def _check_history(case: Case) -> Findings:
+    history = pd.read_csv(case.folder / "history.csv")
     train, headline = case.record.train, case.record.spec.task.headline
     if len(history) != train.last_epoch or headline not in history:
         yield case.problem(
@@ -291,15 +285,20 @@ def _check_history(case: Case, history: pd.DataFrame) -> Findings:
                 yield case.problem("history.csv", text)
 
 
-def _check_labels(case: Case, predictions: pd.DataFrame) -> Findings:
+def _check_labels(case: Case, file: Path) -> Findings:
     """Compare the labels that were scored with the fetched task's, where it is here."""
-    spec = case.record.spec
-    for split, rows in predictions.groupby("split", sort=False):
-        labels = _labels(paths.RESOURCES / "tasks" / spec.task.name / f"{split}.parquet")
-        if labels is not None and not np.array_equal(
-            labels.reindex(rows.row).to_numpy(), rows.label.to_numpy()
-        ):
-            yield case.problem("predictions.parquet", f"labels of {split} are not the task's")
+    task = paths.RESOURCES / "tasks" / case.record.spec.task.name
+    for split, rows in pd.read_parquet(file).groupby("split", sort=False):
+        table = task / f"{split}.parquet"
+        yield from guarded(table, _check_split_labels(case, table, rows))
+
+
+def _check_split_labels(case: Case, table: Path, rows: pd.DataFrame) -> Findings:
+    labels = _labels(table)
+    if labels is not None and not np.array_equal(
+        labels.reindex(rows.row).to_numpy(), rows.label.to_numpy()
+    ):
+        yield case.problem("predictions.parquet", f"labels of {table.stem} are not the task's")
 
 
 @functools.cache
@@ -325,7 +324,7 @@ def _check_adapter(case: Case) -> Findings:
         if file.suffix == ".safetensors":
             try:
                 adapter += _adapter_values(file)
-            except (SafetensorError, ValueError) as error:
+            except (SafetensorError, OSError, ValueError) as error:
                 yield case.problem(f"adapter/{file.name}", f"unreadable: {error}")
     if size != train.bytes["adapter"]:
         text = f"{size} bytes, the record says {train.bytes['adapter']}"
@@ -379,147 +378,96 @@ def _hash(path: Path) -> str | None:
     return sha256(path) if path.is_file() else None
 
 
-def check_products(study: Study, folder: Path, updates: bool) -> Findings:
-    """Make tidy tables, tables, and the CSV behind every figure again, and compare.
+def check_products(study: Study, folder: Path, slow: bool) -> Findings:
+    """Make tidy tables, tables, figures and the page again, and compare.
 
-    Pictures and the report are not made again; they must be there.
+    Args:
+        study: as planned.
+        folder: results/<study>.
+        slow: make section 7's tables, the pictures and the page too.
     """
     yield from _check_crosschecks(study, folder)
-    there = Places(folder, folder, paths.FIGURES / study.name)
+    asked = _asked_with(folder / "report.html")
+    there = Places(folder, folder, folder.parents[1] / paths.FIGURES / study.name)
     with tempfile.TemporaryDirectory() as temporary:
         again = Places(folder, Path(temporary) / "results", Path(temporary) / "figures")
-        had, made = (products(study, places, updates=updates) for places in (there, again))
+        had, made = (
+            products(study, places, updates=slow, switches=asked) for places in (there, again)
+        )
         for old, new in zip(had, made, strict=True):
-            yield from _check_product(old, new, again.results)
+            yield from _check_product(old, new, again, slow)
 
 
-def _check_product(old: Product, new: Product, made: Path) -> Findings:
-    """Make one product again, where that is exact and its inputs are here, and compare its files.
+ASKED = re.compile(r"<code>snakemake --cores 1 \S+ --config ([^<]*)</code>")
+"""A command on a page that makes a figure again."""
+
+
+def _asked_with(page: Path) -> str | None:
+    """Return what the commands on a page ask for the study with; None if it shows no command.
+
+    This is taken from the page, for a study may have been asked for in several ways.
+    """
+    try:
+        found = ASKED.search(page.read_text())
+    except (OSError, ValueError):  # said where the page is compared
+        return None
+    return html.unescape(found[1]) if found else None
+
+
+def _check_product(old: Product, new: Product, again: Places, slow: bool) -> Findings:
+    """Make one product again, if its inputs are here, and compare its files.
 
     Args:
         old: the product as it is.
         new: the product as it is made again.
-        made: the folder of what was made again so far.
+        again: where products are made again.
+        slow: whether to make pictures and the page.
     """
-    if not {path.suffix for path in new.files} <= COMPARE.keys():
-        for path in old.files:
-            if not path.is_file():
-                yield Finding("problem", str(path), "missing")
-        return
+    made = again.results.parent
     absent = [path for path in new.inputs if not path.is_file()]
     if fetched := [path.parent.name for path in absent if not path.is_relative_to(made)]:
         text = f"not made again: no {', '.join(fetched)} in {absent[0].parents[1]}"
         yield Finding("note", f"{old.files[0].parent}: {old.name}", text)
-    if absent:
-        return
-    try:
-        new.make()
-    except (UserError, OSError, ValueError, KeyError) as error:
-        text = f"not checked, because it can't be made again: {error}"
-        yield Finding("note", f"{old.files[0].parent}: {old.name}", text)
-        return
+    drawn = {path.suffix for path in new.files} & PICTURES.keys()
+    skipped = bool(absent or (drawn and not slow))
+    if not skipped:
+        try:
+            new.make()
+        except Exception as error:  # what it is made from may be damaged in any way
+            text = f"not checked, because it can't be made again: {reason(error)}"
+            yield Finding("note", f"{old.files[0].parent}: {old.name}", text)
+            skipped = True
     for had, wanted in zip(old.files, new.files, strict=True):
-        yield from COMPARE[had.suffix](had, wanted)
+        if not skipped:
+            yield from COMPARE[had.suffix](had, wanted)
+        elif not had.is_file():
+            yield Finding("problem", str(had), "missing")
 
 
-def _same_parquet(path: Path, wanted: Path) -> Findings:
-    try:
-        had = _csv(path)
-    except FileNotFoundError:
-        yield Finding("problem", str(path), "missing")
-    except (OSError, ValueError) as error:
-        yield Finding("problem", str(path), f"can't be read: {' '.join(str(error).split())}")
-    else:
-        yield from _same_text(path, had, _csv(wanted))
-
-
-def _csv(path: Path) -> str:
-    return pd.read_parquet(path).to_csv(index=False)
+def verify_published() -> Findings:
+    """Make the comparison of published numbers again, and compare."""
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        old = published_product(paths.RESULTS, paths.FIGURES)
+        new = published_product(made / "results", made / "figures")
+        again = Places(made, made / "results", made / "figures")
+        yield from _check_product(old, new, again, True)
 
 
 def _check_crosschecks(study: Study, folder: Path) -> Findings:
     for cell in study.cells():
         path = folder / "crosscheck" / f"{cell}.json"
-        if not path.is_file():
+        if path.is_file():
+            yield from guarded(path, _check_crosscheck(path))
+        else:
             yield Finding("problem", str(path), "missing")
-            continue
-        for row in read_json(path):
-            check, ok = f"{row['check']}, {row['dtype']}, {row['against']}", row["ok"]
-            if ok != (row["difference"] <= row["tolerance"]):
-                text = f"{check}: 'ok' does not fit difference and tolerance"
-                yield Finding("problem", str(path), text)
-            elif not ok:
-                yield Finding("problem", str(path), f"{check}: the difference is above tolerance")
 
 
-def _same_csv(path: Path, wanted: Path) -> Findings:
-    if not path.is_file():
-        yield Finding("problem", str(path), "missing")
-    else:
-        yield from _same_text(path, path.read_text(errors="replace"), wanted.read_text())
-
-
-def _same_text(path: Path, text: str, wanted: str) -> Findings:
-    """Compare two CSV texts; name the first values that differ, beyond rounding if computed."""
-    if text == wanted:
-        return
-    have, want = (list(csv.reader(io.StringIO(lines))) for lines in (text, wanted))
-    if have[:1] != want[:1]:
-        yield Finding("problem", str(path), "other columns than the records give")
-        return
-    if len(have) != len(want):
-        count = f"{len(have) - 1} rows, the records give {len(want) - 1}"
-        yield Finding("problem", str(path), count)
-        return
-    if have == want:
-        yield Finding("problem", str(path), "other line ends than it was written with")
-    differences = [
-        f"row {number}, {column}: {one!r}, the records give {two!r}"
-        for number, (left, right) in enumerate(zip(have[1:], want[1:], strict=True), 1)
-        for column, one, two in zip(want[0], left, right, strict=False)
-        if one != two and not (_computed(path) and not one.isdigit() and _rounded(one, two))
-    ]
-    if not differences:
-        return
-    more = f"; and {len(differences) - MANY} more cells" if len(differences) > MANY else ""
-    yield Finding("problem", str(path), "; ".join(differences[:MANY]) + more)
-
-
-def _computed(path: Path) -> bool:
-    """Tell whether a table is computed; tidy ones but section 7's copy what the records say."""
-    return path.parent.name != "tidy" or path.stem in SECTION7
-
-
-def _rounded(one: str | float, two: str | float) -> bool:
-    """Tell whether two numbers are equal up to rounding.
-
-    Sums, logarithms and decompositions in float64 (2e-16) may round otherwise on another kind of
-    CPU or with other threads; an edit that matters is larger than 1e-9.
-    """
-    try:
-        return math.isclose(float(one), float(two), rel_tol=1e-9, abs_tol=1e-12)
-    except ValueError:
-        return False
-
-
-def _same_lines(path: Path, wanted: Path) -> Findings:
-    """Compare a text file line by line; name the first line that differs."""
-    if not path.is_file():
-        yield Finding("problem", str(path), "missing")
-        return
-    had, want = path.read_text(errors="replace"), wanted.read_text()
-    if had != want:
-        lines = zip(had.splitlines(), want.splitlines(), strict=False)
-        number = next((n for n, (one, two) in enumerate(lines, 1) if one != two), None)
-        where = f"line {number}" if number else "its number of lines"
-        what = "records" if path.suffix == ".jsonl" else "table"
-        yield Finding("problem", str(path), f"{where} is not what the {what} give")
-
-
-COMPARE: dict[str, Callable[[Path, Path], Findings]] = {
-    ".csv": _same_csv,
-    ".parquet": _same_parquet,
-    ".md": _same_lines,
-    ".jsonl": _same_lines,
-}
-"""How a file is compared with the one made again, by its suffix; other files only must exist."""
+def _check_crosscheck(path: Path) -> Findings:
+    for row in read_json(path):
+        check, ok = f"{row['check']}, {row['dtype']}, {row['against']}", row["ok"]
+        if ok != (row["difference"] <= row["tolerance"]):
+            text = f"{check}: 'ok' does not fit difference and tolerance"
+            yield Finding("problem", str(path), text)
+        elif not ok:
+            yield Finding("problem", str(path), f"{check}: the difference is above tolerance")
