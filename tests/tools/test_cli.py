@@ -17,7 +17,9 @@ import torch
 from typer.testing import CliRunner
 
 from loraudit.adapters import inject
+from loraudit.base.errors import UserError
 from loraudit.report import model_card
+from loraudit.studies import entry_files
 from loraudit.tools import plan
 from loraudit.tools.cli import EXIT_CODES, app
 from loraudit.tools.plan import Jobs
@@ -31,10 +33,10 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="loraudit")
 
 
-def error_of(*arguments) -> str:
-    """Call a command that must fail with one line on stderr and exit code 1."""
+def error_of(*arguments, code: int = 1) -> str:
+    """Call a command that must fail with one line on stderr and an exit code."""
     result = call(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     return result.stderr
@@ -123,6 +125,49 @@ def test_misuse_is_exit_code_2(arguments):
     assert "Usage" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["crosscheck"], "give either a spec.json or both --study and --cell"),
+        (["crosscheck", "--study", "quickstart"], "give either"),
+        (["crosscheck", "spec.json", "--cell", "x"], "give either"),
+        (["plan", "quickstart"], "config: 'quickstart': expected KEY=VALUE, such as task=mrpc"),
+        (["plan", "--config", "stdy=small"], "did you mean 'study'"),
+        (["verify", "stdy=small"], "did you mean 'study'"),
+        (["verify", "small", "--config", "task=mrpc", "glue"], "config: 'glue': expected KEY"),
+        (["add-task", "--folder", "data"], "--name is missing"),
+        (["add-task", "--name", "x", "--wheel", "y==1"], "--wheel needs --sha256"),
+        (["add-task", "--name", "x", "--folder", "y", "--hub", "z"], "give one of --wheel,"),
+        (["add-task", "--name", "x", "--folder", "y", "--text", "t", "--rating", "2"], "rating: "),
+        (["add-model", "--name", "x", "--folder", "y", "--module", "q"], "module: 'q': expected"),
+    ],
+)
+def test_options_that_do_not_fit_each_other_are_exit_code_2(arguments, message):
+    error = error_of(*arguments, code=2)
+    assert message in error
+    assert error.endswith(f"; see `loraudit {arguments[0]} --help`\n")
+
+
+def test_a_missing_file_of_config_says_where_to_run(monkeypatch):
+    """Where neither the working folder nor the package's repository has one."""
+
+    def missing(name):
+        raise UserError("no file config/models.yaml")
+
+    monkeypatch.setattr(entry_files, "load_model", missing)
+    options = ["--model", "roberta-base", "--alpha", 1, "--out", "out"]
+    assert "run this in the repository's folder" in error_of("import", "x.bin", *options)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_pipe_that_is_closed_early_is_no_error(run, more):
+    program = "from loraudit.tools.cli import app; app()"
+    command = ["bash", "-o", "pipefail", "-c", '"$0" -c "$@" | true', sys.executable, program]
+    for arguments in (["--help"], ["show", str(run), *more]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_import_says_what_it_found(bin_file, tmp_path):
     out = tmp_path / "out"
     options = ["--model", "roberta-base", "--base", tmp_path / "base", "--out", out]
@@ -137,7 +182,8 @@ def test_import_says_what_it_found(bin_file, tmp_path):
 def test_import_refuses_with_one_line(bin_file, tmp_path):
     options = ["--out", tmp_path / "out", "--base", tmp_path / "base"]
     named = [*options, "--model", "roberta-base"]
-    assert "--alpha" in error_of("import", bin_file, *named)
+    assert "--alpha" in error_of("import", bin_file, *named, code=2)
+    assert "a number above 0" in error_of("import", bin_file, "--alpha", -8, *named, code=2)
     assert "did you mean 'roberta-base'" in error_of(
         "import", bin_file, *options, "--model", "roberta-bas"
     )
@@ -197,9 +243,6 @@ def test_crosscheck_out_of_tolerance_is_exit_code_1(run, tiny, monkeypatch):
 
 
 def test_crosscheck_refuses_with_one_line(run, tmp_path):
-    assert "give either" in error_of("crosscheck")
-    assert "give either" in error_of("crosscheck", "--study", "quickstart")
-    assert "give either" in error_of("crosscheck", run / "spec.json", "--cell", "x")
     assert "did you mean" in error_of("crosscheck", "--study", "quickstrt", "--cell", "x")
     near = ["--study", "quickstart", "--cell", "snippets/minilm/r8-q+k"]
     assert "did you mean 'snippets/minilm/r8-q+v'" in error_of("crosscheck", *near)
@@ -240,15 +283,40 @@ def test_names_that_are_not_here_are_one_line(project):
     assert "did you mean 'small'" in error_of("status", "smal")
     assert "did you mean 'words/tiny/head/s0'" in error_of("show", "words/tiny/haed/s0")
     assert "(record.json is missing)" in error_of("show", "results/small")
-    assert "give two runs, or two studies" in error_of("compare", "small", run)
+    assert "give two runs, or two studies" in error_of("compare", "small", run, code=2)
+    assert "give two runs, or two studies" in error_of("compare", run, "results/small", code=2)
+    assert "did you mean 'small'" in error_of("compare", "small", "smal")
     assert "did you mean 'small'" in error_of("verify", "smll")
-    assert "expected KEY=VALUE" in error_of("plan", "quickstart")
-    assert "did you mean 'study'" in error_of("plan", "--config", "stdy=small")
     shutil.copytree("results/small", "results/twice")
     assert "say which: small/words" in error_of("show", run)
     shutil.rmtree("results")
     assert "no finished run" in error_of("show", run)
     assert "no study has results here" in error_of("verify")
+
+
+def test_a_study_may_be_named_by_its_folder(project):
+    """Below results/, or for a comparison anywhere."""
+    shutil.copytree("results/small", "elsewhere/results/other")
+    result = call("compare", "results/small/", "elsewhere/results/other")
+    assert "left: results/small; right: elsewhere/results/other; 6 finished" in result.stdout
+    assert "6 of 6 runs done" in call("status", "results/small").stdout
+    assert "small: no problem found" in call("verify", "results/small/", "--quick").stdout
+    assert "6 runs" in call("bundle", "./results/small", "--out", "small.zip").stdout
+
+
+def test_verify_takes_keys_as_plan_does(project):
+    Path("config/studies/small.yaml").rename("mine.yaml")
+    Path("results/small").rename("results/mine")
+    study = Path("results/mine/study.json")
+    study.write_text(study.read_text().replace('"name": "small"', '"name": "mine"'))
+    for arguments in (
+        ["mine", "--config", "study=mine.yaml", "threads=2"],
+        ["--config", "study=mine.yaml", "threads=2"],
+        ["--config", "threads=2", "study=mine.yaml"],
+    ):
+        result = call("verify", "--quick", *arguments)
+        assert "not compared with today's settings" not in result.stdout, result.stderr
+        assert "\nmine: " in f"\n{result.stdout}"
 
 
 def test_verify_says_what_differs_by_its_exit_code(project):

@@ -129,3 +129,9 @@ def test_watching_says_each_change_once(mixed, project, capsys, monkeypatch):
     status.watch("small", status.places("small"), every=1)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and lines[-1].startswith("small: 6 done")
+
+
+def test_watching_ends_when_nobody_reads_any_more(mixed, project, capsys, monkeypatch):
+    monkeypatch.setattr(status, "reader_left", lambda: True)
+    status.watch("small", status.places("small"), every=60)
+    assert capsys.readouterr().out.count("\n") == 1

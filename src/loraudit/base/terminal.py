@@ -1,10 +1,12 @@
-"""Print tables, fitted to the width of a terminal, or in wide lines to a pipe."""
+"""Print tables whole, fitted to the width of a terminal, or in wide lines to a pipe."""
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -18,12 +20,75 @@ def console() -> Console:
     return fitted if fitted.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Make a table whose cells are shown as they are, without markup."""
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    return table
+@dataclass(frozen=True)
+class Grid:
+    """A table whose cells are shown whole and as they are, without markup.
+
+    Where the screen is too narrow for the longest word of every column, the rows are listed below
+    each other instead, each cell behind its column's name.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give rich what fits into the width that it has."""
+        widths = column_widths([self.columns, *self.rows], options.max_width)
+        if widths is None:
+            yield Text(self.title, style="table.title")
+            yield Text("\n".join(self._listed()), overflow="fold")
+            return
+        table = Table(title=self.title, title_justify="left")
+        for name, width in zip(self.columns, widths, strict=True):
+            table.add_column(name, width=width, overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        yield table
+
+    def _listed(self) -> Iterator[str]:
+        if len(self.columns) == 2:  # the first column names the second
+            yield from (": ".join(row) for row in self.rows)
+            return
+        for row in self.rows:
+            cells = zip(self.columns, row, strict=True)
+            yield from (f"{name}: {cell}" for name, cell in cells if cell)
+            yield ""
+
+
+def column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Share a screen's width out among a table's columns, so that no word is broken.
+
+    Args:
+        rows: the cells of the table, its header included.
+        width: of the screen in characters, of which each column takes three more, and the table
+            one, for its frame.
+
+    Returns:
+        The width of each column, at most that of its longest cell; None if the words don't fit.
+    """
+    columns = list(zip(*rows, strict=True))
+    least = [_longest(word for cell in cells for word in cell.split()) for cells in columns]
+    most = [_longest(line for cell in cells for line in cell.splitlines()) for cells in columns]
+    widths, left = least, width - 1 - sum(size + 3 for size in least)
+    if left < 0:
+        return None
+    while left and any(size < full for size, full in zip(widths, most, strict=True)):
+        narrow = [number for number, size in enumerate(widths) if size < most[number]]
+        number = min(narrow, key=lambda number: widths[number])
+        widths[number] += 1
+        left -= 1
+    return widths
+
+
+def _longest(parts: Iterable[str]) -> int:
+    return max(map(cell_len, parts), default=1)
+
+
+def grid(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Grid:
+    """Make a table of values; None is shown as nothing."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    return Grid(title, list(map(str, columns)), texts)
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -47,7 +112,7 @@ def duration(seconds: float) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON; NaN and infinity, which JSON lacks, become null."""
-    print(json.dumps(_plain(value), indent=2, allow_nan=False))
+    print(json.dumps(_plain(value), indent=2, allow_nan=False), flush=True)
 
 
 def _plain(value: object) -> object:

@@ -37,18 +37,37 @@ def run_names() -> list[str]:
 
 
 def study_folder(name: str) -> Path:
-    """Return results/<name>.
+    """Return the folder of a study's results.
+
+    Args:
+        name: a study's name, or the path of its folder.
 
     Raises:
         UserError: no study of that name has results here.
     """
-    folder = RESULTS / name
-    if not (folder / "study.json").is_file():
+    folder = _study_folder(name)
+    if folder is None:
         with_results = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
         if not with_results:
             raise UserError(f"study: {name!r} has no results here; run it with snakemake first")
         raise unknown("study", name, with_results)
     return folder
+
+
+def is_study(name: str) -> bool:
+    """Tell whether a name, or a folder's path, is that of a study with results."""
+    return _study_folder(name) is not None
+
+
+def _study_folder(name: str) -> Path | None:
+    folders = RESULTS / name, Path(name)
+    return next((folder for folder in folders if (folder / "study.json").is_file()), None)
+
+
+def study_name(given: str) -> str:
+    """Return the name of a study that is given by its name, or by its folder below results/."""
+    path = Path(given)
+    return path.name if path.resolve().parent == RESULTS.resolve() else given
 
 
 def run_folder(name: str) -> Path:

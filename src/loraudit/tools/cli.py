@@ -14,28 +14,52 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from loraudit.base.errors import UserError, unknown
+from loraudit.base.errors import Misuse, UserError, unknown
+from loraudit.base.pipes import let_the_reader_leave
 from loraudit.studies import paths
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # folders only; add-task and add-model may ask the hub
 
 EXIT_CODES = (
     "Exit codes: 0, the command did its work and found nothing wrong; 1, an error stopped it, or "
-    "verify or crosscheck found a problem; 2, it was called with wrong options."
+    "verify or crosscheck found a problem; 2, it was called with options that are unknown, "
+    "missing, malformed or not fit for each other."
 )
 
 
 class Commands(TyperGroup):
-    """Prints a `UserError`, or why a file can't be read or written, on one line; exits with 1."""
+    """Prints a `UserError`, or why a file can't be read or written, on one line; exits with 1 or 2.
+
+    A reader of stdout that leaves early (`loraudit show RUN | head`) is no error.
+    """
+
+    def main(self, *args, **kwargs):
+        """Run the program."""
+        let_the_reader_leave()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except Misuse as error:
+            asked = f"loraudit {ctx.invoked_subcommand} --help"
+            typer.echo(f"error: {error}; see `{asked}`", err=True)
+            raise typer.Exit(2) from None
         except (UserError, OSError) as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {error}{_where(error)}", err=True)
             raise typer.Exit(1) from None
 
+
+def _where(error: Exception) -> str:
+    """Return where to run a command that misses one of the files in config/, else nothing."""
+    if str(error) in {f"no file {paths.CONFIG / name}.yaml" for name in CONFIG_FILES}:
+        return ": run this in the repository's folder"
+    return ""
+
+
+CONFIG_FILES = ("config", "defaults", "models", "tasks", "cluster")
+"""The files that every configuration has."""
 
 app = typer.Typer(
     cls=Commands,
@@ -80,6 +104,16 @@ Given = Annotated[
 ]
 
 
+More = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Further keys, as after --config.", show_default=False
+    ),
+]
+
+PUBLISHED = "published"
+"""What `verify` calls the published numbers that are compared with each other; no study may."""
+
 FOLDER = "A local folder with a Parquet or CSV file per split, in the hub's layout."
 
 
@@ -98,12 +132,7 @@ def _main(
 @app.command()
 def plan(
     config: Given = [],  # noqa: B006
-    more: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="Further keys, as after --config.", show_default=False
-        ),
-    ] = [],  # noqa: B006
+    more: More = [],  # noqa: B006
     cores: Annotated[
         int, typer.Option(min=1, help="Snakemake's --cores [default: all]", show_default=False)
     ] = os.cpu_count() or 1,
@@ -156,6 +185,7 @@ def status(
     from loraudit.base.terminal import console, print_json
     from loraudit.tools import status as module
 
+    study = paths.study_name(study)
     runs = module.places(study)
     if as_json:
         print_json(module.summary(study, runs))
@@ -188,7 +218,10 @@ def show(
 @app.command()
 def compare(
     left: Annotated[
-        str, typer.Argument(help="A run, or a study.", autocompletion=_runs_and_studies)
+        str,
+        typer.Argument(
+            help="A run or a study, by its name or its folder.", autocompletion=_runs_and_studies
+        ),
     ],
     right: Annotated[
         str,
@@ -212,19 +245,29 @@ def compare(
     `loraudit compare mrpc/minilm/full/s0 mrpc/minilm/lora-r8-q+v/s0`
 
     `loraudit compare quickstart quickstart-mrpc`
+
+    `loraudit compare results/quickstart /elsewhere/results/quickstart`
     """
     from loraudit.tools import compare as module
 
-    studies = [(paths.RESULTS / name / "study.json").is_file() for name in (left, right)]
-    if all(studies):
+    studies = [paths.is_study(name) for name in (left, right)]
+    if any(studies):
+        if not all(studies) and _is_run(right if studies[0] else left):
+            raise Misuse(f"{left!r} and {right!r}: give two runs, or two studies")
         comparison = module.compare_studies(*map(paths.study_folder, (left, right)))
         parts = module.study_sections(comparison), module.study_sentences(comparison)
-    elif any(studies):
-        raise UserError(f"{left!r} and {right!r}: give two runs, or two studies")
     else:
         comparison = module.compare_runs(paths.run_folder(left), paths.run_folder(right), resamples)
         parts = module.run_sections(comparison), module.run_sentences(comparison)
     _print(comparison, as_json, *parts)
+
+
+def _is_run(name: str) -> bool:
+    try:
+        paths.run_folder(name)
+    except UserError:
+        return False
+    return True
 
 
 @app.command()
@@ -232,53 +275,74 @@ def verify(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="A study's name [default: every study in results/]", autocompletion=_studies
+            help="A study's name or folder, or `published` [default: all that is in results/]",
+            autocompletion=_studies,
         ),
     ] = None,
+    more: More = [],  # noqa: B006
     config: Given = [],  # noqa: B006
     quick: Annotated[
-        bool, typer.Option("--quick", help="Skip section 7's tables, which are slow to make.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Skip what is slow to make: section 7's tables, the pictures and the page.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Recompute a study from its evidence and name whatever differs; exit code 1 if something does.
 
-    For every run it recomputes the scores from the predictions and checks the history, the hashes,
-    the seal and the adapter. It compares the data and the model in resources/ with those of the
-    record, and spec and code with today's: a run of other code is stale. Then it makes the tables
-    and the CSV behind each figure again. The seal shows that a digit of a record was edited or
-    damaged. Whoever edits a record and seals it anew is found out by the recomputed scores.
+    For every run it recomputes the scores from the predictions and checks the history, the
+    hashes, the seal and the adapter. It compares the data and the model in resources/ with
+    those of the record, and spec and code with today's: a run of other code is stale. Then it
+    makes the tables, the figures and report.html again and compares them with those that are
+    there. `published` is the comparison of published numbers with each other, which is made
+    again in the same way. The seal shows that a digit of a record was edited or damaged.
+    Whoever edits a record and seals it anew is found out by the recomputed scores.
 
-    A note names what could not be checked, such as data that were not fetched. Use --config for a
-    study whose file is not in config/studies.
+    A note names what could not be checked, such as data that were not fetched. Use --config for
+    a study whose file is not in config/studies.
 
     Examples:
 
     `loraudit verify quickstart`
 
-    `loraudit verify mine --config study=path/to/mine.yaml`
+    `loraudit verify --config study=path/to/mine.yaml task=mrpc`
     """
-    from loraudit.tools.verify import sentences
+    from loraudit.tools.verify import sentences, verify_published
     from loraudit.tools.verify import verify as check
 
-    if study is None and config:
-        raise UserError("config: name the study that these keys belong to")
-    names = (
-        [study]
-        if study
-        else [path.parent.name for path in sorted(paths.RESULTS.glob("*/study.json"))]
-    )
-    if not names:
-        raise UserError(f"no study has results here ({paths.RESULTS}/*/study.json)")
+    given = [*config, *more]
+    if study and "=" in study:  # the first key after --config, and no name
+        given, study = [*given, study], None
+    settings = _config(given) if given else None
+    names = _to_verify(study, settings)
     by_study = {}
     for name in names:
-        folder = paths.study_folder(name)
-        by_study[name] = list(check(folder, _config(config) if config else None, not quick))
+        if name == PUBLISHED:
+            by_study[name] = list(verify_published())
+        else:
+            by_study[name] = list(check(paths.study_folder(name), settings, not quick))
     rows = {name: [finding._asdict() for finding in found] for name, found in by_study.items()}
     lines = [line for name, findings in by_study.items() for line in sentences(name, findings)]
     _print(rows, as_json, [], lines)
     if any(finding.kind == "problem" for findings in by_study.values() for finding in findings):
         raise typer.Exit(1)
+
+
+def _to_verify(study: str | None, settings: dict | None) -> list[str]:
+    """Return what is asked to be verified: a study, the study of a configuration, or all."""
+    if study:
+        return [paths.study_name(study)]
+    if settings:
+        from loraudit.studies.expand import load_configured
+
+        return [load_configured(settings).name]
+    names = [path.parent.name for path in sorted(paths.RESULTS.glob("*/study.json"))]
+    names += [PUBLISHED] if (paths.RESULTS / PUBLISHED).is_dir() else []
+    if not names:
+        raise UserError(f"no study has results here ({paths.RESULTS}/*/study.json)")
+    return names
 
 
 @app.command()
@@ -299,7 +363,7 @@ def bundle(
 
     from loraudit.tools.bundle import bundle as write_bundle
 
-    held = write_bundle(study, out, weights)
+    held = write_bundle(paths.study_name(study), out, weights)
     lines = [
         f"wrote {out}: {held['files']} files, {naturalsize(held['bytes'])}, {held['runs']} runs"
     ]
@@ -528,7 +592,8 @@ def add_model(
     folder = folder if hub or wheel else _asked(folder, "folder", "Folder of the model")
     more = {"sha256": sha256, "path": path, "revision": revision}
     fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
-    given = {"family": family, "modules": _parsed(module) or None, "head": head or None}
+    modules = _parsed(module, "module", "q=encoder.*.query")
+    given = {"family": family, "modules": modules or None, "head": head or None}
     given["output"] = output
     fields |= {key: value for key, value in given.items() if value is not None}
     _online(hub)
@@ -543,7 +608,7 @@ def _asked(value: str | None, option: str, question: str, usual: str | None = No
         return typer.prompt(question, default=usual)
     if usual is not None:
         return usual
-    raise UserError(f"--{option} is missing (on a terminal you would be asked for it)")
+    raise Misuse(f"--{option} is missing (on a terminal you would be asked for it)")
 
 
 def _listed(value: str) -> list[str]:
@@ -574,7 +639,7 @@ def _asked_spec(path: Path | None, study: str | None, cell: str | None):
     from loraudit.studies.values import validated
 
     if (path is None) == (study is None) or (study is None) != (cell is None):
-        raise UserError("give either a spec.json or both --study and --cell")
+        raise Misuse("give either a spec.json or both --study and --cell")
     if path is not None:
         return validated(RunSpec, _json(path), str(path))
     cells = load_configured({**read_yaml("config/config.yaml"), "study": study}).cells()
@@ -605,18 +670,24 @@ def _fetched(folder: Path, what: str) -> Path:
 def _config(given: list[str]) -> dict:
     """Return the keys of config/config.yaml, overridden by the KEY=VALUE that were given."""
     from loraudit.base.yaml_file import read_yaml
+    from loraudit.studies.study_file import Config
 
-    return {**read_yaml(paths.CONFIG / "config.yaml"), **_parsed(given)}
+    values = _parsed(given)
+    for key in values:
+        if key not in Config.model_fields:
+            raise Misuse(str(unknown("config", key, Config.model_fields)))
+    return {**read_yaml(paths.CONFIG / "config.yaml"), **values}
 
 
-def _parsed(given: list[str]) -> dict:
+def _parsed(given: list[str], option: str = "config", example: str = "task=mrpc") -> dict:
+    """Return what an option says as KEY=VALUE, several times."""
     import yaml
 
     values = {}
     for item in given:
         key, equals, value = item.partition("=")
         if not equals:
-            raise UserError(f"config: {item!r}: expected KEY=VALUE, such as task=mrpc")
+            raise Misuse(f"{option}: {item!r}: expected KEY=VALUE, such as {example}")
         values[key] = yaml.safe_load(value)
     return values
 

@@ -143,8 +143,8 @@ def compare_studies(left: Path, right: Path) -> dict:
             scores = (left_score, right_score)
             cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)
     return {
-        "left": left.name,
-        "right": right.name,
+        "left": str(left),
+        "right": str(right),
         "common": len(common),
         "only_left": len(one) - len(common),
         "only_right": len(two) - len(common),

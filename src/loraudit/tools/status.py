@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loraudit.base.errors import unknown
+from loraudit.base.pipes import reader_left
 from loraudit.studies import paths
 
 STATES = ("done", "running", "silent", "failed", "waiting")
@@ -152,10 +153,9 @@ def summary(name: str, runs: list[Place]) -> dict:
 def renderable(counts: dict):
     """Turn `summary`'s answer into a table of counts, with the listed runs below it."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    from loraudit.base.terminal import duration, grid
+    from loraudit.base.terminal import Grid, duration, grid
 
     rows = [
         [cell["task"], cell["method"], *(cell[s] or "" for s in STATES)] for cell in counts["cells"]
@@ -163,7 +163,7 @@ def renderable(counts: dict):
     if len(rows) > 1:
         rows.append(["all", "", *(counts[state] or "" for state in STATES)])
     title = f"{counts['study']}: {counts['done']} of {counts['runs']} runs done"
-    parts: list[Table | Text] = [grid(title, ["task", "method", *STATES], rows)]
+    parts: list[Grid | Text] = [grid(title, ["task", "method", *STATES], rows)]
     for state, runs in counts["listed"].items():
         for run in runs:
             line = f"{state}: {run['id']}, {duration(run['age'])} ago: {run['line']}"
@@ -204,7 +204,7 @@ def _lines(name: str, runs: list[Place], every: float, counts: dict) -> None:
         if line != last:
             print(f"{name}: {line}", flush=True)
         last = line
-        if counts["done"] == counts["runs"]:
+        if counts["done"] == counts["runs"] or reader_left():
             return
         time.sleep(every)
         counts = summary(name, runs)

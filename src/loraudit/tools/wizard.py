@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
-from loraudit.base.errors import UserError, unknown
+from loraudit.base.errors import Misuse, UserError, unknown
 from loraudit.base.files import write_text
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
@@ -46,22 +46,22 @@ def source(wheel: str | None, folder: str | None, hub: str | None, **more: str |
         more: sha256, path, revision and config, as far as they were given.
 
     Raises:
-        UserError: not exactly one of the three was given, or a key is missing or does not go with
+        Misuse: not exactly one of the three was given, or a key is missing or does not go with
             it.
     """
     given = {"wheel": wheel, "folder": folder, "hub": hub}
     chosen = {key: value for key, value in given.items() if value is not None}
     if len(chosen) != 1:
-        raise UserError(f"source: give one of --wheel, --folder and --hub, got {len(chosen)}")
+        raise Misuse(f"source: give one of --wheel, --folder and --hub, got {len(chosen)}")
     kind = next(iter(chosen))
     needed = {"wheel": ("sha256", "path"), "folder": (), "hub": ("revision",)}[kind]
     for key in needed:
         if more.get(key) is None:
-            raise UserError(f"source: --{kind} needs --{key}")
+            raise Misuse(f"source: --{kind} needs --{key}")
     legal = {*needed, *(() if kind == "wheel" else ("config",))}
     for key, value in more.items():
         if value is not None and key not in legal:
-            raise UserError(f"source: --{key} does not go with --{kind}")
+            raise Misuse(f"source: --{key} does not go with --{kind}")
     return chosen | {key: value for key, value in more.items() if value is not None}
 
 
@@ -69,16 +69,14 @@ def rating(value: str) -> dict:
     """Return a rating rule from COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS.
 
     Raises:
-        UserError: the value does not have that form.
+        Misuse: the value does not have that form.
     """
     parts = value.split(",")
     try:
         column, below, rows = parts
         return {"column": column, "neutral_below": float(below), "validation_rows": int(rows)}
     except ValueError:
-        raise UserError(
-            f"rating: {value!r}: expected COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS"
-        ) from None
+        raise Misuse(f"rating: {value!r}: expected COLUMN,NEUTRAL_BELOW,VALIDATION_ROWS") from None
 
 
 def insert(text: str, block: str | None, name: str, fields: dict) -> str:
@@ -94,10 +92,11 @@ def insert(text: str, block: str | None, name: str, fields: dict) -> str:
         fields: its values.
 
     Raises:
-        UserError: the name is not fit for a path or is taken, or the file has no place for it.
+        Misuse: the name is not fit for a path.
+        UserError: the name is taken, or the file has no place for the entry.
     """
     if not re.fullmatch(NAME, name):
-        raise UserError(f"name: {name!r}: legal are small letters, digits and . _ -")
+        raise Misuse(f"name: {name!r}: legal are small letters, digits and . _ -")
     before = yaml.safe_load(text)
     table = before if block is None else before[block]
     if name in table:
