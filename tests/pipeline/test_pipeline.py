@@ -21,7 +21,7 @@ from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.record import read_record
 from loraudit.studies.study import read_study
 from tiny import make_spec
-from tiny_project import ROOT, STUDY, command, edited, make_project, snakemake
+from tiny_project import STUDY, command, edited, make_project, snakemake
 
 pytestmark = pytest.mark.pipeline
 
@@ -418,7 +418,7 @@ def test_a_hub_study_without_a_network_says_what_to_do(project):
 
 @pytest.mark.parametrize("name", ["quickstart", "frozen-head", "adaptive", "paper-table2"])
 def test_shipped_studies_of_every_kind_plan_without_a_network(project, name):
-    """A grid, an ablation, ranks and bits, and warm starts; test_expand.py expands all the others."""
+    """A grid, an ablation, ranks and bits, and warm starts; test_expand.py expands the others."""
     output = snakemake(project, "-n", "--quiet", "rules", config=f"study={name}")
     described = re.search(rf"^study {name}: (\d+) runs .*, (\d+) cross-checks$", output, re.M)
     runs, checks = (int(count) for count in described.groups())
