@@ -36,10 +36,8 @@ def test_the_rules_programs_make_the_same(study):
     script("collect", results=RESULTS)
     script("tables", results=RESULTS)
     script("subspace", results=RESULTS, models="resources/models")
-    names = list(study_figures(study))
-    for name in names:
-        script("figures", figure=name, results=RESULTS, svg=FIGURES / f"{name}.svg")
-    figures = [FIGURES / f"{name}.svg" for name in names]
+    script("figures", results=RESULTS, figures=FIGURES)
+    figures = [FIGURES / f"{name}.svg" for name in study_figures(study)]
     manifest = "resources/tasks/words/manifest.json"
     script("report", results=RESULTS, figures=figures, data=manifest, switches="study=small")
     assert (folder_fingerprint(RESULTS), folder_fingerprint(FIGURES)) == made
