@@ -53,6 +53,7 @@ rule tables:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
         references=sorted(Path("config/reference").glob("*.yaml")),
+        protocols=sorted(Path("config/protocols").glob("*.yaml")),
         methods="src/loraudit/studies/methods.yaml",
     output:
         [f"{RESULTS}/tables/{name}.csv" for name in STUDY_TABLES],

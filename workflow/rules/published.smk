@@ -9,6 +9,7 @@ rule published:
     input:
         numbers="config/published.yaml",
         references=sorted(Path("config/reference").glob("*.yaml")),
+        protocols=sorted(Path("config/protocols").glob("*.yaml")),
         style="src/loraudit/report/loraudit.mplstyle",
     output:
         csv="results/published/verdicts.csv",
