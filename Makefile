@@ -59,10 +59,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# Write the versions in use into the lock, after an upgrade by hand; torch's build tag is dropped.
+# Write the versions in use into the lock and into the rules' conda environment, after an upgrade by
+# hand; torch's build tag is dropped.
 lock:
 	echo "# Exact versions for Python 3.11, resolved from pyproject.toml; made by \`make lock\`." > requirements.lock
 	$(VENV)/bin/pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' >> requirements.lock
+	sed -i '/^  - pip:/q' workflow/envs/loraudit.yaml
+	sed -n 's/^[^#]/      - &/p' requirements.lock >> workflow/envs/loraudit.yaml
 
 # Copy a finished study's tables, figures and report to results/committed and figures/committed.
 STUDY ?= quickstart

@@ -42,7 +42,7 @@ from loraudit.studies.spec import RunSpec, digest
 from loraudit.studies.study import Run, Study
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
+COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src")
 SIZES = (10, 100, 1_000, 10_000)
 SEEDS, METHODS = range(5), ("lora", "peft")
 AXES = {

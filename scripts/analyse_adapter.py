@@ -9,7 +9,7 @@ from pathlib import Path
 from loraudit.analysis.section7 import MOST, adapter_tables
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import run_program
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.shipped import read_table
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import make_figure
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=MOST, help="largest i and j of phi")
     parser.add_argument("--models", default="config/models.yaml", help="layer names by family")
     arguments = parser.parse_args()
-    families = [family["modules"] for family in read_yaml(arguments.models)["families"].values()]
+    table = read_table(arguments.models, "families")
+    families = [family["modules"] for family in table["families"].values()]
     tables = adapter_tables(
         arguments.adapter, arguments.model, families, arguments.side, arguments.most
     )

@@ -1,7 +1,10 @@
 """Collect a study's run records and cross-checks into tidy tables."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.analysis.collect import write_collected
 from loraudit.base.errors import run_program

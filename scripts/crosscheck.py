@@ -8,6 +8,8 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
+
 from loraudit.base.errors import run_program
 from loraudit.base.files import write_json
 from loraudit.studies.spec import RunSpec

@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from humanize import naturalsize
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
 from loraudit.data.fetch_model import fetch_model

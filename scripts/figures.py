@@ -1,7 +1,10 @@
 """Draw a study's figures: SVG, PNG, and a CSV of what each shows."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
 from loraudit.report.figure_registry import study_figures

@@ -10,9 +10,12 @@ import os
 import runpy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate.commands import launch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.gpu_slots import hold, visible
 

@@ -5,7 +5,10 @@ study's own are not touched.
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.analysis.collect import complete, missing
 from loraudit.base.errors import UserError, run_program

@@ -1,7 +1,10 @@
 """Set published per-seed results beside other published numbers: no run of ours is needed."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
 from loraudit.report.published import write_published

@@ -1,7 +1,10 @@
 """Write report.html, self-contained, into a study's folder."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
 from loraudit.report.page import write_page

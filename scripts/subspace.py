@@ -1,7 +1,10 @@
 """Make section 7's tables of a study's in-house adapters: spectra, amplification, subspaces."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.analysis.section7 import MOST, write_study_tables
 from loraudit.base.errors import run_program

@@ -5,7 +5,10 @@ summary (scores over seeds), verdicts (beside published numbers), switches (an a
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
 from loraudit.report.tables import write_tables

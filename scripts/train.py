@@ -8,9 +8,12 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import read_json

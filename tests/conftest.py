@@ -144,8 +144,9 @@ def script(name: str, **options: object) -> None:
 
 @pytest.fixture
 def project(finished, tmp_path, monkeypatch):
-    """Give a copy of the finished project that the test may edit, as the working folder."""
+    """Give a copy of the finished project that the test may edit: working folder and repository."""
     root = tmp_path / "project"
     shutil.copytree(finished, root)
     monkeypatch.chdir(root)
+    monkeypatch.setattr("loraudit.base.shipped.ROOT", root)
     return root

@@ -12,7 +12,7 @@ import yaml
 from tiny import TASK, save_hub_folder, save_tiny_model
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src", "environment.yml")
+COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src")
 STUDY = """
 question: Does the pipeline run?
 defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,

@@ -1,4 +1,4 @@
-"""environment.yml, pyproject.toml and the lock say the same; the repository keeps its manners."""
+"""Environments, recipe, pyproject.toml and the lock agree; the repository keeps its manners."""
 
 import re
 import subprocess
@@ -45,6 +45,30 @@ def test_conda_users_get_the_lock_and_the_same_python():
     python = next(name.split("=")[1] for name in packages if name.startswith("python="))
     assert PROJECT["project"]["requires-python"].startswith(f">={python},")
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+
+
+def test_the_rules_conda_environment_is_the_lock_and_refers_to_no_other_file():
+    """Snakemake copies it to a folder of its own, where no relative path leads anywhere."""
+    environment = yaml.safe_load(Path("workflow/envs/loraudit.yaml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert PROJECT["project"]["requires-python"].startswith(f">={python.split('=')[1]},")
+    assert pip == "pip" and packages == {"pip": LINES}
+    assert not [line for line in LINES if Requirement(line).url or line.startswith("-")]
+    rules = "".join(path.read_text() for path in Path("workflow/rules").glob("*.smk"))
+    assert 'ENVIRONMENT = "../envs/loraudit.yaml"' in rules
+
+
+def test_the_container_recipe_installs_the_lock_on_the_same_python():
+    lines = Path("Dockerfile").read_text().splitlines()
+    python = next(line for line in lines if line.startswith("FROM ")).split(":")[1].split("-")[0]
+    assert PROJECT["project"]["requires-python"].startswith(f">={python},")
+    copied = [line.split()[1] for line in lines if line.startswith("COPY ")]
+    assert copied == ["requirements.lock", "."] and Path("requirements.lock").is_file()
+    pip = [line for line in lines if line.startswith("RUN pip install")]
+    assert "--requirement /loraudit/requirements.lock" in pip[0]
+    assert "--no-deps" in pip[1] and "--editable /loraudit" in pip[1]
+    left_out = set(Path(".dockerignore").read_text().split())
+    assert {".venv", "results", "figures", "resources"} <= left_out
 
 
 def test_the_running_environment_is_the_lock():

@@ -17,9 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from loraudit.adapters import inject
-from loraudit.base.errors import UserError
 from loraudit.report import model_card
-from loraudit.studies import entry_files
 from loraudit.tools import plan
 from loraudit.tools.cli import EXIT_CODES, app
 from loraudit.tools.plan import Jobs
@@ -148,13 +146,10 @@ def test_options_that_do_not_fit_each_other_are_exit_code_2(arguments, message):
     assert error.endswith(f"; see `loraudit {arguments[0]} --help`\n")
 
 
-def test_a_missing_file_of_config_says_where_to_run(monkeypatch):
+def test_a_missing_file_of_config_says_where_to_run(monkeypatch, tmp_path):
     """Where neither the working folder nor the package's repository has one."""
-
-    def missing(name):
-        raise UserError("no file config/models.yaml")
-
-    monkeypatch.setattr(entry_files, "load_model", missing)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("loraudit.base.shipped.ROOT", tmp_path / "none")
     options = ["--model", "roberta-base", "--alpha", 1, "--out", "out"]
     assert "run this in the repository's folder" in error_of("import", "x.bin", *options)
 

@@ -275,6 +275,11 @@ def test_a_plan_says_what_the_seeds_can_show():
     assert len(columns) == len(rows[0])
 
 
+def test_in_another_folder_the_shipped_workflow_is_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert plan.dry_run(["study=quickstart"]).rules["train"] > 0
+
+
 def test_it_needs_the_repository(project):
     with pytest.raises(UserError, match="no Snakefile here"):
         plan.dry_run([])

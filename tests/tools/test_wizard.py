@@ -225,3 +225,17 @@ def test_a_terminal_is_asked(monkeypatch):
     monkeypatch.setattr(cli.typer, "prompt", lambda question, default: f"{question}? {default}")
     assert cli._asked(None, "name", "Name", "x") == "Name? x"
     assert cli._asked("given", "name", "Name") == "given"
+
+
+def test_in_another_folder_the_own_table_gets_the_entry_alone(finished, tmp_path, monkeypatch):
+    """The shipped entries stay, and their names stay taken."""
+    monkeypatch.chdir(tmp_path)
+    data, model = str(finished / "hub"), str(finished / "tiny-model")
+    call(*WORDS[:3], "--folder", data, *WORDS[5:], *LABELS, "--metrics", "accuracy")
+    call("add-model", "--name", "mine", "--folder", model)
+    assert set(yaml.safe_load(TASKS.read_text())) == {"new"}
+    assert set(yaml.safe_load(MODELS.read_text())["models"]) == {"mine"}
+    assert load_task("new").classes == ("bad", "good") and load_task("mrpc").headline
+    assert load_model("mine").modules == load_model("minilm").modules
+    taken = call("add-model", "--name", "minilm", "--folder", model, code=1)
+    assert "'minilm' is taken" in taken

@@ -21,7 +21,8 @@ rule study:
     message:
         "expand the study"
     shell:
-        "python scripts/study.py --config {params.config:q} --out {output:q} > {log:q} 2>&1"
+        'python "$LORAUDIT"/scripts/study.py --config {params.config:q}'
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule collect:
@@ -45,16 +46,16 @@ rule collect:
     message:
         "collect the runs"
     shell:
-        "python scripts/collect.py --results {params.results:q} > {log:q} 2>&1"
+        'python "$LORAUDIT"/scripts/collect.py --results {params.results:q} > {log:q} 2>&1'
 
 
 rule tables:
     input:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
-        references=sorted(Path("config/reference").glob("*.yaml")),
-        protocols=sorted(Path("config/protocols").glob("*.yaml")),
-        methods="src/loraudit/studies/methods.yaml",
+        references=[given(path) for path in own_and_shipped("config/reference")],
+        protocols=[given(path) for path in own_and_shipped("config/protocols")],
+        methods=given(shipped("src/loraudit/studies/methods.yaml")),
     output:
         [f"{RESULTS}/tables/{name}.csv" for name in STUDY_TABLES],
         [
@@ -71,4 +72,4 @@ rule tables:
     message:
         "aggregate over seeds"
     shell:
-        "python scripts/tables.py --results {params.results:q} > {log:q} 2>&1"
+        'python "$LORAUDIT"/scripts/tables.py --results {params.results:q} > {log:q} 2>&1'

@@ -1,18 +1,25 @@
 # The study, and the helpers that the rules share. A study is checked here as a whole, before any job
 # starts.
 import json
+import os
 import shlex
+import sys
 from pathlib import Path
 
-import yaml
+# The package beside this file is the one that runs, installed or not, whichever folder is worked in.
+REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "src"))
+
 from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
+from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tables
+from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
 from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
 from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
-from loraudit.studies.paths import tokens_folder
+from loraudit.studies.paths import configuration, tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
@@ -24,6 +31,22 @@ if {"{", "}"} & set(str(Path.cwd())):
     raise WorkflowError(
         f"{Path.cwd()}: Snakemake can't work in a folder with {{ or }} in its name; rename it"
     )
+
+# A module with a `config:` of its own reads no configfile. Keys that it leaves out are as shipped.
+for file in tables("config/config.yaml"):
+
+    configfile: file
+
+
+config = {**read_yaml(shipped("config/config.yaml")), **config}
+
+# Jobs find their programs by it. It is no parameter, so that moving the repository reruns nothing.
+os.environ.update(LORAUDIT=str(REPOSITORY))
+
+
+envvars:
+    "LORAUDIT",
+
 
 try:
     STUDY = load_configured(config)
@@ -42,7 +65,7 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURES_WANTED = study_figures(STUDY)
 STUDY_TABLES = study_tables()
-DEFAULTS = yaml.safe_load(Path("config/config.yaml").read_text())
+DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
 CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
 SWITCHES = " ".join(  # what to write after --config to get this study; the report shows it
@@ -50,13 +73,13 @@ SWITCHES = " ".join(  # what to write after --config to get this study; the repo
     for key, value in CHOICES.items()
     if key == "study" or value != DEFAULTS[key]
 )
-LAUNCH = f"profiles/accelerate/{config['launch']}.yaml"
-LAUNCHER = yaml.safe_load(Path(LAUNCH).read_text())
+LAUNCH = str(own_or_shipped(f"profiles/accelerate/{config['launch']}.yaml"))
+LAUNCHER = read_yaml(LAUNCH)
 PROCESSES = LAUNCHER["num_processes"]
 GPUS = 0 if LAUNCHER["use_cpu"] else PROCESSES
 NODES = LAUNCHER["num_machines"]
 SEVERAL_NODES = {"mpi": "srun", "nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0}
-ENVIRONMENT = "../../environment.yml"
+ENVIRONMENT = "../envs/loraudit.yaml"
 
 
 wildcard_constraints:
@@ -103,6 +126,16 @@ def _needs(job, wildcards, attempt):
     models = [wildcards.model] if "model" in wildcards.keys() else list(MODELS)
     tasks = [wildcards.task] if "task" in wildcards.keys() else list(TASKS)
     return CLUSTER.needs(job, models, tasks, attempt)
+
+
+def from_results(*names):
+    """Return a function that gives a path beside results/, where a module's prefix may put both."""
+    return lambda wildcards, input: str(Path(input.study).parents[2].joinpath(*names))
+
+
+def given(path):
+    """Mark an input that is no product of the workflow: a module's prefix does not apply to it."""
+    return local(str(path))
 
 
 def parent(wildcards, output):

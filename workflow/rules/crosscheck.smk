@@ -24,5 +24,5 @@ rule crosscheck:
     message:
         "cross-check {wildcards.task} {wildcards.model} {wildcards.variant}"
     shell:
-        "python scripts/crosscheck.py --spec {params.spec:q} --tokens {params.tokens:q}"
+        'python "$LORAUDIT"/scripts/crosscheck.py --spec {params.spec:q} --tokens {params.tokens:q}'
         " --model {params.model:q} --out {output:q} > {log:q} 2>&1"

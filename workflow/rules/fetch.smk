@@ -21,7 +21,8 @@ rule fetch_task:
     message:
         "fetch task {wildcards.task}"
     shell:
-        "python scripts/fetch_task.py --entry {params.entry:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        'python "$LORAUDIT"/scripts/fetch_task.py --entry {params.entry:q}'
+        " --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_model:
@@ -38,4 +39,5 @@ rule fetch_model:
     message:
         "fetch model {wildcards.model}"
     shell:
-        "python scripts/fetch_model.py --entry {params.entry:q} --out {params.out:q} 2>&1 | tee {log:q}"
+        'python "$LORAUDIT"/scripts/fetch_model.py --entry {params.entry:q}'
+        " --out {params.out:q} 2>&1 | tee {log:q}"

@@ -12,8 +12,8 @@ rule figures:
         tables=sorted(
             {f"{RESULTS}/{table}" for figure in FIGURES_WANTED.values() for table in figure.tables}
         ),
-        style="src/loraudit/report/loraudit.mplstyle",
-        methods="src/loraudit/studies/methods.yaml",
+        style=given(shipped("src/loraudit/report/loraudit.mplstyle")),
+        methods=given(shipped("src/loraudit/studies/methods.yaml")),
     output:
         [
             report(f"{FIGURES}/{name}.svg", f"../report/{name}.rst", category="Figures")
@@ -31,5 +31,6 @@ rule figures:
     message:
         "draw the figures"
     shell:
-        "python scripts/figures.py --results {params.results:q} --figures {params.figures:q}"
+        'python "$LORAUDIT"/scripts/figures.py --results {params.results:q}'
+        " --figures {params.figures:q}"
         " > {log:q} 2>&1"

@@ -7,10 +7,10 @@ localrules:
 
 rule published:
     input:
-        numbers="config/published.yaml",
-        references=sorted(Path("config/reference").glob("*.yaml")),
-        protocols=sorted(Path("config/protocols").glob("*.yaml")),
-        style="src/loraudit/report/loraudit.mplstyle",
+        numbers=given(own_or_shipped("config/published.yaml")),
+        references=[given(path) for path in own_and_shipped("config/reference")],
+        protocols=[given(path) for path in own_and_shipped("config/protocols")],
+        style=given(shipped("src/loraudit/report/loraudit.mplstyle")),
     output:
         csv="results/published/verdicts.csv",
         markdown=report(
@@ -30,5 +30,5 @@ rule published:
     message:
         "compare published numbers"
     shell:
-        "python scripts/published.py --numbers {input.numbers:q} --csv {output.csv:q}"
+        'python "$LORAUDIT"/scripts/published.py --numbers {input.numbers:q} --csv {output.csv:q}'
         " --markdown {output.markdown:q} --svg {output.svg:q} > {log:q} 2>&1"

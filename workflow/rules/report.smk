@@ -15,9 +15,9 @@ rule report:
         figures=[f"{FIGURES}/{name}.svg" for name in FIGURES_WANTED],
         csv=[f"{FIGURES}/{name}.csv" for name in FIGURES_WANTED],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
-        template="src/loraudit/report/report.html.jinja",
-        methods="src/loraudit/studies/methods.yaml",
-        captions=sorted(Path("workflow/report").glob("*.rst")),
+        template=given(shipped("src/loraudit/report/report.html.jinja")),
+        methods=given(shipped("src/loraudit/studies/methods.yaml")),
+        captions=[given(path) for path in sorted(shipped("workflow/report").glob("*.rst"))],
     output:
         report(f"{RESULTS}/report.html", "../report/report.rst", category="Report"),
     log:
@@ -31,7 +31,8 @@ rule report:
     message:
         "write the report"
     shell:
-        "python scripts/report.py --results {params.results:q} --figures {input.figures:q}"
+        'python "$LORAUDIT"/scripts/report.py'
+        " --results {params.results:q} --figures {input.figures:q}"
         " --data {input.data:q} --switches {params.switches:q} > {log:q} 2>&1"
 
 
@@ -47,10 +48,11 @@ rule partial:
     params:
         code=code_digest("scripts/partial.py", *figure_modules(STUDY), *table_modules(TABLES)),
         results=lambda w, input: str(Path(input.study).parent),
-        logs=f"logs/{STUDY.name}",
+        logs=from_results("logs", STUDY.name),
+        data=from_results("resources", "tasks"),
         switches=lambda w: SWITCHES,  # in a function: braces are then plain text
     message:
         "report on the runs that are there: {params.results}/partial/report.html"
     shell:
-        "python scripts/partial.py --results {params.results:q} --logs {params.logs:q}"
-        " --data resources/tasks --switches {params.switches:q} 2>&1 | tee {log:q}"
+        'python "$LORAUDIT"/scripts/partial.py --results {params.results:q} --logs {params.logs:q}'
+        " --data {params.data:q} --switches {params.switches:q} 2>&1 | tee {log:q}"

@@ -22,8 +22,10 @@ rule subspace:
     params:
         code=code_digest("scripts/subspace.py"),
         results=lambda w, input: str(Path(input.study).parent),
+        models=from_results("resources", "models"),
     message:
         "measure the updates"
     shell:
-        "python scripts/subspace.py --results {params.results:q} --models resources/models"
+        'python "$LORAUDIT"/scripts/subspace.py --results {params.results:q}'
+        " --models {params.models:q}"
         " > {log:q} 2>&1"

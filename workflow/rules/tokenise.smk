@@ -23,5 +23,5 @@ rule tokenise:
     message:
         "tokenise {wildcards.task} for {wildcards.model}, at most {wildcards.length} tokens"
     shell:
-        "python scripts/tokenise.py --data {params.data:q} --model {params.model:q}"
+        'python "$LORAUDIT"/scripts/tokenise.py --data {params.data:q} --model {params.model:q}'
         " --max-length {wildcards.length} --out {params.out:q} > {log:q} 2>&1"

@@ -37,7 +37,8 @@ rule train:
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
     shell:
-        "python scripts/launch.py --quiet --config_file {resources.launch:q}"
+        'python "$LORAUDIT"/scripts/launch.py --quiet --config_file {resources.launch:q}'
         " --num_cpu_threads_per_process {resources.threads_per_process}"
-        " scripts/train.py --spec {params.spec:q} --tokens {params.tokens:q} --model {params.model:q}"
+        ' "$LORAUDIT"/scripts/train.py --spec {params.spec:q}'
+        " --tokens {params.tokens:q} --model {params.model:q}"
         " --out {params.out:q} --code {params.code} {params.start:q} {resources.checkpoint} > {log:q} 2>&1"

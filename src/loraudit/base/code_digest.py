@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from loraudit.base.shipped import shipped
+
 PACKAGE = Path(__file__).parents[1]
 
 FILE_NAME = re.compile(r"[\w./-]{1,200}\.py")
@@ -24,6 +26,7 @@ FILE_NAME = re.compile(r"[\w./-]{1,200}\.py")
 def code_digest(script: Path | str, *modules: str, data: str = "") -> str:
     """Return the digest of a script, of named modules, and of all that they import from here.
 
+    A script's relative path starts in the repository's folder (shipped.py).
     A module that is chosen at run time (importlib) is not seen in the code and must be named.
     A string that names a .py file of the package, relative to the folder of the file that it
     stands in, counts as an import of that file. `data` is text that decides what the code does.
@@ -31,7 +34,7 @@ def code_digest(script: Path | str, *modules: str, data: str = "") -> str:
     Raises:
         ModuleNotFoundError: this package has no module of a given name.
     """
-    script = Path(script).absolute()
+    script = shipped(script).absolute()
     files = _closure(script, modules)
     parts = [f"{name}:{_parsed(file, name)[0]}" for name, file in sorted(files.items())]
     parts.append(f"{script.parent.name}/{script.name}:{_parsed(script, '')[0]}")
@@ -41,7 +44,7 @@ def code_digest(script: Path | str, *modules: str, data: str = "") -> str:
 
 def closure(script: Path | str, *modules: str) -> list[str]:
     """Return the dotted names of the modules that the digest of the same arguments covers."""
-    return sorted(_closure(Path(script).absolute(), modules))
+    return sorted(_closure(shipped(script).absolute(), modules))
 
 
 def _closure(script: Path, modules: tuple[str, ...]) -> dict[str, Path]:

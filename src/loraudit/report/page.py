@@ -14,6 +14,7 @@ from loraudit.analysis.section7_runs import lora_runs
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.files import read_json, write_text
 from loraudit.base.named_code import resolve
+from loraudit.base.shipped import ROOT
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
 from loraudit.report.page_facts import data_facts, facts, machine_facts
@@ -23,7 +24,7 @@ from loraudit.report.tables import readable
 from loraudit.studies.reference import load_all, select
 from loraudit.studies.study import Study
 
-CAPTIONS = Path(__file__).parents[3] / "workflow" / "report"
+CAPTIONS = ROOT / "workflow" / "report"
 
 SECTIONS = {
     "missing": "Missing",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from loraudit.analysis.collect import write_collected
 from loraudit.analysis.section7_runs import lora_runs
+from loraudit.base.shipped import own_or_shipped
 from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
@@ -148,7 +149,7 @@ def published_product(results: Path, figures: Path) -> Product:
     Args:
         results, figures: the folders in which its folders are, called "published".
     """
-    numbers = paths.CONFIG / "published.yaml"
+    numbers = own_or_shipped(paths.CONFIG / "published.yaml")
     table, text = (results / "published" / f"verdicts{suffix}" for suffix in (".csv", ".md"))
     svg, png, rows = (figures / "published" / f"verdicts{s}" for s in (".svg", ".png", ".csv"))
     make = partial(write_published, numbers, table, text, svg)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from loraudit.base.errors import unknown
+from loraudit.base.shipped import own_and_shipped, own_or_shipped
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published
@@ -60,9 +61,9 @@ def accounts(number: Published, folder: Path = FOLDER) -> dict[str, dict[str, An
 
 def _stated(name: str, number: Published, folder: Path) -> dict[str, Any]:
     """Return what a protocol states for a number's task and method."""
-    path = folder / f"{name}.yaml"
+    path = own_or_shipped(folder / f"{name}.yaml")
     if not path.is_file():
-        legal = (known.stem for known in folder.glob("*.yaml"))
+        legal = (known.stem for known in own_and_shipped(folder))
         raise unknown(f"{number.key}: protocol", name, legal)
     file: ProtocolFile = validated(ProtocolFile, read_yaml(path), str(path))
     fields = {

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loraudit.base.errors import unknown
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.shipped import read_table
 from loraudit.studies.values import Count, Frozen, validated
 
 Job = Literal["tokenise", "train", "crosscheck", "subspace"]
@@ -76,10 +76,11 @@ def read_cluster(folder: Path | str = "config") -> ClusterFile:
         UserError: an unknown key, job, model or task, or a number out of range.
     """
     path = Path(folder, "cluster.yaml")
-    table: ClusterFile = validated(ClusterFile, read_yaml(path), str(path))
+    read = read_table(path, "jobs", "models", "tasks")
+    table: ClusterFile = validated(ClusterFile, read, str(path))
     known = {
-        "models": read_yaml(Path(folder, "models.yaml"))["models"],
-        "tasks": read_yaml(Path(folder, "tasks.yaml")),
+        "models": read_table(Path(folder, "models.yaml"), "models")["models"],
+        "tasks": read_table(Path(folder, "tasks.yaml")),
     }
     for key, legal in known.items():
         for name in getattr(table, key):

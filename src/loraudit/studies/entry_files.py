@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loraudit.base.errors import UserError, unknown
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.shipped import read_table
 from loraudit.studies.entries import ListedModel, ListedTask, ModelEntry, TaskEntry
 from loraudit.studies.values import validated
 
@@ -23,7 +23,7 @@ def load_task(name: str, path: Path | str = "config/tasks.yaml") -> TaskEntry:
 
 def listed_task(name: str, path: Path | str = "config/tasks.yaml") -> ListedTask:
     """Read one task's entry with what else the file says of it; raises as `load_task` does."""
-    entry = _entry("task", name, read_yaml(path), path)
+    entry = _entry("task", name, read_table(path), path)
     check_name(f"{path}: task", name)
     return validated(ListedTask, {"name": name, **entry}, f"{path}: {name}")
 
@@ -39,7 +39,7 @@ def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry
 
 def listed_model(name: str, path: Path | str = "config/models.yaml") -> ListedModel:
     """Read one model's entry with what else the file says of it; raises as `load_model` does."""
-    table = read_yaml(path)
+    table = read_table(path, "families", "models")
     families = table.get("families", {})
     entry = dict(_entry("model", name, table.get("models", {}), path))
     check_name(f"{path}: model", name)

@@ -3,7 +3,8 @@
 A run's fields are looked up in three files, of which a later one overrides an earlier one:
 config/defaults.yaml, the study's protocol (config/protocols) and the study file itself. Each is a
 `Layer`; grid.py says how layers and the grid's blocks combine. The command line's switches (task
-and model) override all of them.
+and model) override all of them. What the working folder's own config/ leaves out is as shipped
+(shipped.py).
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import Any
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.named_code import resolve
+from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.entries import MATRICES, FolderSource, HubSource, ModelEntry, TaskEntry
 from loraudit.studies.entry_files import LONGEST, check_name, load_model, load_task
@@ -68,9 +70,10 @@ def load_configured(config: dict, folder: Path | str = "config") -> Study:
     path = Path(checked.study)
     if path.suffix not in (".yaml", ".yml"):
         studies = Path(folder, "studies")
-        path = studies / f"{checked.study}.yaml"
+        path = own_or_shipped(studies / f"{checked.study}.yaml")
         if not path.is_file():
-            raise unknown("config: study", checked.study, (p.stem for p in studies.glob("*.yaml")))
+            known = (known.stem for known in own_and_shipped(studies))
+            raise unknown("config: study", checked.study, known)
     switches = {"task": checked.task, "model": checked.model}
     overrides = {key: value for key, value in switches.items() if value is not None}
     return load_study(path, overrides, folder, checked.glue, checked.models)
@@ -146,17 +149,17 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
 
     Unknown fields, tasks and methods are refused.
     """
-    shared = dict(read_yaml(folder / "defaults.yaml"))
+    shared = read_table(folder / "defaults.yaml", "per_method")
     per_method = shared.pop("per_method", {})
     layers = {folder / "defaults.yaml": Layer(defaults=shared, per_method=per_method)}
     if file.protocol:
-        source = folder / "protocols" / f"{file.protocol}.yaml"
+        source = own_or_shipped(folder / "protocols" / f"{file.protocol}.yaml")
         if not source.is_file():
-            known = (known.stem for known in source.parent.glob("*.yaml"))
+            known = (known.stem for known in own_and_shipped(folder / "protocols"))
             raise unknown(f"{path}: protocol", file.protocol, known)
         layers[source] = validated(ProtocolFile, read_yaml(source), str(source))
     layers[path] = file
-    tasks, legal = read_yaml(folder / "tasks.yaml"), legal_fields()
+    tasks, legal = read_table(folder / "tasks.yaml"), legal_fields()
     for name, layer in layers.items():
         check_known(layer.defaults, legal, f"{name}: defaults: key")
         check_known(layer.per_task, tasks, f"{name}: per_task")

@@ -25,9 +25,11 @@ def tokens_folder(spec: "RunSpec") -> Path:
 
 
 def study_names() -> list[str]:
-    """Return the studies that have results here or a file in config/studies."""
+    """Return the studies that have results here or a file in config/studies, own or shipped."""
+    from loraudit.base.shipped import own_and_shipped
+
     with_results = {path.parent.name for path in RESULTS.glob("*/study.json")}
-    return sorted(with_results | {path.stem for path in (CONFIG / "studies").glob("*.yaml")})
+    return sorted(with_results | {path.stem for path in own_and_shipped(CONFIG / "studies")})
 
 
 def run_names() -> list[str]:
@@ -111,16 +113,16 @@ def settings(name: str, glue: str = "hub", models: str = "hub") -> dict | None:
     A study with switches is called <file>[-<model>][-<task>]. Model and task are found by trying
     all, since their names may have hyphens too.
     """
-    from loraudit.base.yaml_file import read_yaml
+    from loraudit.base.shipped import own_and_shipped, read_table
 
-    files = {path.stem for path in (CONFIG / "studies").glob("*.yaml")}
+    files = {path.stem for path in own_and_shipped(CONFIG / "studies")}
     switches: tuple[str, str | None, str | None] | None
     if name in files:
         switches = (name, None, None)
     else:
         known = (
-            [None, *read_yaml(CONFIG / "models.yaml").get("models", {})],
-            [None, *read_yaml(CONFIG / "tasks.yaml")],
+            [None, *read_table(CONFIG / "models.yaml", "models").get("models", {})],
+            [None, *read_table(CONFIG / "tasks.yaml")],
         )
         candidates = itertools.product(sorted(files), *known)
         switches = next((s for s in candidates if "-".join(filter(None, s)) == name), None)
@@ -128,4 +130,15 @@ def settings(name: str, glue: str = "hub", models: str = "hub") -> dict | None:
         return None
     study, model, task = switches
     changes = {"study": study, "model": model, "task": task, "glue": glue, "models": models}
-    return {**read_yaml(CONFIG / "config.yaml"), **changes}
+    return {**configuration(), **changes}
+
+
+def configuration() -> dict:
+    """Return the keys of config.yaml; one that the own file leaves out is as in the shipped file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    from loraudit.base.shipped import read_table
+
+    return read_table(CONFIG / "config.yaml")

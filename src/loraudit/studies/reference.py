@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from loraudit.base.errors import UserError, unknown
+from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.study_file import Reading
 from loraudit.studies.values import Count, Frozen, Positive, validated
@@ -202,7 +203,7 @@ def _cell(cell: object, fields: dict, where: str) -> dict:
 
 def load_all(folder: Path | str = FOLDER) -> dict[str, tuple[Reference, list[Published]]]:
     """Read every file of a folder; returns {file name without suffix: source and numbers}."""
-    files = (path for path in sorted(Path(folder).glob("*.yaml")) if path.name != MODELS)
+    files = (path for path in own_and_shipped(folder) if path.name != MODELS)
     return {path.stem: load_reference(path) for path in files}
 
 
@@ -228,7 +229,7 @@ def load_models(folder: Path | str = FOLDER) -> dict[str, Architecture]:
         UserError: a key is unknown or missing, or a value wrong.
     """
     path = Path(folder, MODELS)
-    entries = read_yaml(path) if path.is_file() else {}
+    entries = read_table(path) if own_or_shipped(path).is_file() else {}
     return {
         name: validated(Architecture, entry, f"{path}: {name}") for name, entry in entries.items()
     }
@@ -242,7 +243,7 @@ def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published
     """
     by_key: dict[str, list[Published]] = {}
     stems = {key.partition(".")[0] for key in keys} - {Path(MODELS).stem}
-    for path in (Path(folder, f"{stem}.yaml") for stem in stems):
+    for path in (own_or_shipped(Path(folder, f"{stem}.yaml")) for stem in stems):
         for number in load_reference(path)[1] if path.is_file() else ():
             by_key.setdefault(number.key, []).append(number)
     for key in keys:

@@ -7,7 +7,7 @@ from loraudit.base.code_digest import code_digest
 from loraudit.studies.methods import METHODS
 
 SCRIPT = Path("scripts/train.py")
-"""The program of rule train, from the repository's folder."""
+"""The program of rule train, in the repository's folder."""
 
 
 @functools.cache

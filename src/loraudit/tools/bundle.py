@@ -12,6 +12,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import sha256, write_atomic
 from loraudit.base.progress import progress
 from loraudit.base.provenance import git_state
+from loraudit.base.shipped import ROOT, own_or_shipped, shipped
 from loraudit.studies import paths
 from loraudit.studies.record import read_record
 from loraudit.studies.study import Run, Study, read_study
@@ -61,10 +62,10 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
 
 def study_files(study: Study, folder: Path, done: list[Run], weights: bool) -> list[Path]:
     """List the files of a study that a bundle holds."""
-    wanted = [folder / "study.json", folder / "report.html", Path("LICENSE")]
+    wanted = [folder / "study.json", folder / "report.html", shipped("LICENSE")]
     config = paths.settings(study.name)
     if config:
-        wanted.append(paths.CONFIG / "studies" / f"{config['study']}.yaml")
+        wanted.append(own_or_shipped(paths.CONFIG / "studies" / f"{config['study']}.yaml"))
     for run in done:
         own = folder / "runs" / run.id
         wanted += [own / name for name in RUN_FILES]
@@ -119,4 +120,5 @@ def _add(crate, path: Path) -> None:
     kind = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
     facts = {"sha256": sha256(path), "contentSize": str(path.stat().st_size)}
     facts |= {"encodingFormat": kind} if kind else {}
-    crate.add_file(path, path.as_posix(), properties=facts)
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    crate.add_file(path, name.as_posix(), properties=facts)

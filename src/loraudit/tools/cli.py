@@ -47,19 +47,9 @@ class Commands(TyperGroup):
             typer.echo(f"error: {error}; see `{asked}`", err=True)
             raise typer.Exit(2) from None
         except (UserError, OSError) as error:
-            typer.echo(f"error: {error}{_where(error)}", err=True)
+            typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
 
-
-def _where(error: Exception) -> str:
-    """Return where to run a command that misses one of the files in config/, else nothing."""
-    if str(error) in {f"no file {paths.CONFIG / name}.yaml" for name in CONFIG_FILES}:
-        return ": run this in the repository's folder"
-    return ""
-
-
-CONFIG_FILES = ("config", "defaults", "models", "tasks", "cluster")
-"""The files that every configuration has."""
 
 app = typer.Typer(
     cls=Commands,
@@ -633,7 +623,6 @@ def _written(tried, key: str, dry_run: bool) -> None:
 
 def _asked_spec(path: Path | None, study: str | None, cell: str | None):
     """Return the spec of a file, or of a study's cell."""
-    from loraudit.base.yaml_file import read_yaml
     from loraudit.studies.expand import load_configured
     from loraudit.studies.spec import RunSpec
     from loraudit.studies.values import validated
@@ -642,7 +631,7 @@ def _asked_spec(path: Path | None, study: str | None, cell: str | None):
         raise Misuse("give either a spec.json or both --study and --cell")
     if path is not None:
         return validated(RunSpec, _json(path), str(path))
-    cells = load_configured({**read_yaml("config/config.yaml"), "study": study}).cells()
+    cells = load_configured({**paths.configuration(), "study": study}).cells()
     if cell not in cells:
         raise unknown("cell", cell, cells)
     return cells[cell]
@@ -669,14 +658,13 @@ def _fetched(folder: Path, what: str) -> Path:
 
 def _config(given: list[str]) -> dict:
     """Return the keys of config/config.yaml, overridden by the KEY=VALUE that were given."""
-    from loraudit.base.yaml_file import read_yaml
     from loraudit.studies.study_file import Config
 
     values = _parsed(given)
     for key in values:
         if key not in Config.model_fields:
             raise Misuse(str(unknown("config", key, Config.model_fields)))
-    return {**read_yaml(paths.CONFIG / "config.yaml"), **values}
+    return {**paths.configuration(), **values}
 
 
 def _parsed(given: list[str], option: str = "config", example: str = "task=mrpc") -> dict:

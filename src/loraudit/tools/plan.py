@@ -32,6 +32,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
 from loraudit.base.progress import progress
 from loraudit.base.provenance import processor
+from loraudit.base.shipped import own_or_shipped, shipped
 from loraudit.base.terminal import duration
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
@@ -105,7 +106,7 @@ def plan(
     """
     study = load_configured(config)
     checked = Config(**config)
-    launch = f"profiles/accelerate/{checked.launch}.yaml"
+    launch = str(own_or_shipped(f"profiles/accelerate/{checked.launch}.yaml"))
     cpus = os.cpu_count() or 1
     machine = Machine(processor(), cpus, version("torch"), checked.threads, cores, launch)
     jobs = dry_run(given)
@@ -127,9 +128,10 @@ def dry_run(given: list[str]) -> Jobs:
     Raises:
         UserError: there is no Snakefile here, or Snakemake refuses, with its reason.
     """
-    if not Path("Snakefile").is_file():
+    snakefile = own_or_shipped("Snakefile")
+    if not snakefile.is_file():
         raise UserError("no Snakefile here: run this in the repository's folder")
-    command = [sys.executable, "-m", "loraudit.tools.dry_run"]
+    command = [sys.executable, "-m", "loraudit.tools.dry_run", "--snakefile", str(snakefile)]
     command += ["--config", *given] if given else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -315,7 +317,8 @@ def measure_launch(profile: str, threads: int) -> float:
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write("import loraudit.training.run\n")
         file.flush()
-        command = [sys.executable, "scripts/launch.py", "--quiet", "--config_file", profile]
+        launcher = str(shipped("scripts/launch.py"))
+        command = [sys.executable, launcher, "--quiet", "--config_file", profile]
         command += ["--num_cpu_threads_per_process", str(threads), file.name]
         started = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=False)

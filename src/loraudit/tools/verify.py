@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json, sha256
 from loraudit.base.progress import progress
+from loraudit.base.shipped import shipped
 from loraudit.report.products import Places, Product, products, published_product
 from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
@@ -210,7 +211,7 @@ def _check_code(case: Case) -> Findings:
     said = case.record.code_sha256
     if said is None:
         yield case.note("record.json", "the code that made it is not recorded: may be stale")
-    elif not SCRIPT.is_file():
+    elif not shipped(SCRIPT).is_file():
         yield case.note("record.json", f"no {SCRIPT} here to compare its code with")
     elif said != training_code(case.record.spec.method):
         yield case.problem("record.json", "stale: made by other code than today's")

@@ -9,7 +9,7 @@ import yaml
 
 from loraudit.base.errors import Misuse, UserError, unknown
 from loraudit.base.files import write_text
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.shipped import read_table
 from loraudit.studies import paths
 from loraudit.studies.entries import MATRICES, FolderSource, ModelEntry, TaskEntry
 from loraudit.studies.values import validated
@@ -97,13 +97,14 @@ def insert(text: str, block: str | None, name: str, fields: dict) -> str:
     """
     if not re.fullmatch(NAME, name):
         raise Misuse(f"name: {name!r}: legal are small letters, digits and . _ -")
-    before = yaml.safe_load(text)
-    table = before if block is None else before[block]
-    if name in table:
-        raise UserError(f"name: {name!r} is taken; choose another")
+    before = yaml.safe_load(text) or {}
+    table = before if block is None else before.get(block) or {}
+    _check_free(name, table)
     entry = dump(name, fields)
     if block is None:
-        made = text.rstrip("\n") + "\n" + entry
+        made = f"{text.rstrip()}\n{entry}".lstrip()
+    elif block not in before:
+        made = f"{text.rstrip()}\n{block}:\n{_indented(entry)}".lstrip()
     else:
         lines = text.splitlines(keepends=True)
         place = _end(text, block)
@@ -116,6 +117,17 @@ def insert(text: str, block: str | None, name: str, fields: dict) -> str:
     if yaml.safe_load(made) != expected:
         raise UserError(f"the entry {name!r} can't be put into this file without changing the rest")
     return made
+
+
+def _check_free(name: str, table: dict) -> None:
+    """Refuse a name that an entry has already; an own entry would hide a shipped one."""
+    if name in table:
+        raise UserError(f"name: {name!r} is taken; choose another")
+
+
+def _own_text(path: Path) -> str:
+    """Return the text of the user's own table, empty if there is none yet."""
+    return path.read_text() if path.is_file() else ""
 
 
 def dump(name: str, fields: dict) -> str:
@@ -151,7 +163,8 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
         UserError: the entry does not work, with the reason; nothing was written.
     """
     path = paths.CONFIG / "tasks.yaml"
-    text = insert(path.read_text(), None, name, fields)
+    _check_free(name, read_table(path))
+    text = insert(_own_text(path), None, name, fields)
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
     from loraudit.data.fetch_task import read_task
     from loraudit.data.remarks import also_in_train, remarks, split_keys
@@ -196,8 +209,10 @@ def try_model(name: str, fields: dict) -> Tried:
         UserError: the entry does not work, with the reason; nothing was written.
     """
     path = paths.CONFIG / "models.yaml"
-    families = read_yaml(path).get("families", {})
-    insert(path.read_text(), "models", name, fields)  # refuses a bad name before it fetches
+    table = read_table(path, "families", "models")
+    families = table.get("families", {})
+    _check_free(name, table["models"])
+    insert(_own_text(path), "models", name, fields)  # refuses a bad name before it fetches
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
         _fetch(name, fields["source"], out)
@@ -215,7 +230,7 @@ def try_model(name: str, fields: dict) -> Tried:
         entry: ModelEntry = validated(ModelEntry, {"name": name, **whole}, f"model {name!r}")
         seen, most = _run_model(entry, out)
         fields |= {"max_tokens": most} if most else {}
-    text = insert(path.read_text(), "models", name, fields)
+    text = insert(_own_text(path), "models", name, fields)
     return Tried(path, text, dump(name, fields), seen)
 
 
@@ -290,9 +305,8 @@ def _trial_spec(entry: ModelEntry):
     """Return a run's spec on a task of two classes, with rank 1 on every matrix."""
     from loraudit.studies.expand import make_spec
 
-    defaults = {
-        k: v for k, v in read_yaml(paths.CONFIG / "defaults.yaml").items() if k != "per_method"
-    }
+    defaults = read_table(paths.CONFIG / "defaults.yaml")
+    defaults.pop("per_method", None)
     task = TaskEntry(
         name="trial",
         source=FolderSource(folder="nowhere"),
