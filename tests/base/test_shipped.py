@@ -87,7 +87,7 @@ def test_every_reader_of_config_follows_the_rule(elsewhere):
     assert load_task("mrpc").headline and load_task("words").classes == ("a", "b")
     assert "sst2" in read_cluster().tasks
     assert set(load_all()) == references | {"own2026"}
-    assert select(("own2026.table2",))[0].reference == "own2026"
+    assert select(("own2026.seeds",))[0].reference == "own2026"
 
 
 def test_a_run_has_the_same_code_in_every_folder(elsewhere, monkeypatch):
