@@ -1,7 +1,7 @@
 """Make a study's tables: CSV for programs, Markdown for readers.
 
 summary (scores over seeds), verdicts (beside published numbers), switches (an ablation's), pairs
-(methods on the same seeds), cost.
+(methods compared), aggregates (over tasks), cost.
 """
 
 import argparse

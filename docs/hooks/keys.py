@@ -18,7 +18,7 @@ from loraudit.studies.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {
-    **{name: getattr(study_file, name) for name in ("Config", "StudyFile", "AblationFile")},
+    **{name: getattr(study_file, name) for name in ("Config", "StudyFile", "Contrast", "AblationFile")},
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     "RunSpec": spec.RunSpec,
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
@@ -28,6 +28,7 @@ CLASSES = {
 }
 ANCHORS = {
     "AblationFile": "ablation",
+    "Contrast": "contrasts",
     "ALoRASettings": "alora",
     "AdaLoRASettings": "adalora",
     "ProbeSettings": "probe",
@@ -45,6 +46,7 @@ WORDS = {
     "string": "text",
     "boolean": "true or false",
     "AblationFile": "an ablation",
+    "Contrast": "a contrast",
     "RatingRule": "a rating",
     "TaskEntry": "name of a task",
     "ModelEntry": "name of a model",

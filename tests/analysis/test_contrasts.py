@@ -1,11 +1,35 @@
-"""Contrasts: which methods and switches are set side by side on the same seeds."""
+"""Contrasts: which methods and switches are set side by side, and how they are tested."""
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
-from test_verdicts import study, tidy
+import scipy.stats
+from statsmodels.formula.api import ols
+from test_verdicts import study
+from test_verdicts import tidy as made_runs
 
-from loraudit.analysis.contrasts import method_contrasts, switch_effects
+from loraudit.analysis.contrasts import (
+    finding,
+    method_contrasts,
+    switch_effects,
+    task_aggregates,
+    with_tests,
+)
+from loraudit.analysis.pooling import Difference
+from loraudit.report.tables import aggregate_table, contrast_table, switch_table
 from loraudit.studies.study import Switch
+from loraudit.studies.study_file import Contrast
+
+
+def tidy(*scores, **changes) -> pd.DataFrame:
+    """Make the runs of a cell, with the names that a study gives them."""
+    runs = made_runs(*scores, **changes)
+    first = runs.iloc[0]
+    adapter = "" if pd.isna(first["rank"]) else f"-r{first['rank']:g}-{first.targets}"
+    variant = f"{first.method}{adapter}{'-' if first.label else ''}{first.label}"
+    return runs.assign(run=[f"{first.task}/{first.model}/{variant}/s{s}" for s in runs.seed])
 
 
 def test_switches_are_compared_on_the_same_seeds():
@@ -18,12 +42,13 @@ def test_switches_are_compared_on_the_same_seeds():
     effects = table.set_index(["switch", "epoch"])
     assert effects.loc[("head trained", "best"), "difference"] == pytest.approx(0.01)
     assert effects.loc[("head trained", "best"), "p"] < 1e-3
+    assert effects.loc[("head trained", "best"), "correlation"] > 0.5
     assert effects.loc[("last epoch, not the best", "best"), "difference"] == pytest.approx(-0.0014)
     assert pd.isna(effects.loc[("last epoch, not the best", "best"), "p"])
     assert len(table) == 3
 
 
-def test_methods_are_compared_on_the_same_seeds():
+def test_each_adapter_is_compared_with_each_baseline_and_its_twin():
     full = tidy(method="full", rank=None, targets=None)
     full["best"] = full.best.add([0.02, 0.021, 0.019, 0.02, 0.02])
     cells = pd.concat([tidy(), tidy(method="peft"), full], ignore_index=True)
@@ -38,20 +63,170 @@ def test_methods_are_compared_on_the_same_seeds():
     assert method_contrasts(tidy((0.9,))).empty
 
 
+def cells_of(scores: dict[str, list[float]], **changes) -> pd.DataFrame:
+    """Make runs of LoRA under these labels, each with its scores."""
+    tables = [tidy(values, label=label, **changes) for label, values in scores.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def contrast(left: str, right: str, **more) -> Contrast:
+    return Contrast(left=f"lora-r8-q+v-{left}", right=f"lora-r8-q+v-{right}", **more)
+
+
 def test_contrasts_are_the_only_pairs_and_the_only_ones_adjusted_for():
-    cells = pd.concat(
-        [
-            tidy(method=method, label=label, run=f"t/m/{method}-r8-q+v{tag}/s0")
-            for method, label, tag in (("lora", "", ""), ("peft", "", ""), ("lora", "b", "-b"))
-        ],
-        ignore_index=True,
-    )
-    cells["best"] += [0, 0.01, 0.02, 0.01, 0] * 3
-    table = method_contrasts(cells, [("lora-r8-q+v-b", "lora-r8-q+v"), ("full", "lora-r8-q+v")])
+    cells = cells_of({"a": [0.8, 0.82, 0.81], "b": [0.8, 0.83, 0.82]})
+    table = method_contrasts(cells, [contrast("b", "a"), contrast("c", "a")])
     assert {(row.left, row.right) for row in table.itertuples()} == {
-        ("lora r8 q+v b", "lora r8 q+v")
+        ("lora r8 q+v b", "lora r8 q+v a")
     }
-    assert (table.p_holm.fillna(1) == table.p.fillna(1)).all()
+    assert list(table.p_holm) == pytest.approx(list(table.p))
+    assert list(table.family) == [1, 1]
+
+
+def test_methods_are_tested_by_the_spread_that_their_cells_share_and_not_by_seed():
+    """Equal spreads: a linear model's contrast. The order of seeds must not matter."""
+    scores = {"a": [0.70, 0.72, 0.74], "b": [0.78, 0.74, 0.76], "c": [0.71, 0.73, 0.75]}
+    cells = cells_of(scores)
+    row = method_contrasts(cells, [contrast("b", "a")]).iloc[0]
+    model = ols("best ~ C(label)", cells).fit()
+    reference = model.t_test("C(label)[T.b] = 0")
+    assert row.p == pytest.approx(float(reference.pvalue))
+    assert (row.low, row.high) == pytest.approx(tuple(reference.conf_int()[0]))
+    moved = cells_of({**scores, "b": [0.74, 0.76, 0.78]})
+    assert method_contrasts(moved, [contrast("b", "a")]).iloc[0].p == pytest.approx(row.p)
+    assert row.p < scipy.stats.ttest_rel(scores["b"], scores["a"]).pvalue
+
+
+def test_eighteen_points_over_the_head_are_not_lost_in_the_correction():
+    """Three seeds, six cells, eight tests: paired by seed, Holm's p was 0.08."""
+    spread = np.array([-0.006, 0.001, 0.005])
+    cells = [tidy(0.84 + spread, method="full", rank=None, targets=None)]
+    cells += [tidy(0.65 - 3 * spread, method="head", rank=None, targets=None)]
+    cells += [tidy(0.82 + spread[::-1], rank=float(r), targets=t)
+              for r in (1, 8) for t in ("q+v", "all")]  # fmt: skip
+    table = method_contrasts(pd.concat(cells, ignore_index=True))
+    over_head = table[table.right == "head"]
+    assert (over_head.p_holm < 1e-3).all() and (over_head.low > 0.1).all()
+    assert (table.family == 8).all()
+
+
+def test_an_interval_leaves_out_zero_exactly_if_its_adjusted_test_does():
+    random = np.random.default_rng(0)
+    for asks in ("difference", "equivalence"):
+        for _ in range(50):
+            gaps = [Difference(float(random.normal(0, 3)), 1.0, 7) for _ in range(6)]
+            table = pd.DataFrame({"epoch": "best", "role": "test", "asks": asks, "margin": 3.0},
+                                 index=range(6))  # fmt: skip
+            table = with_tests(table, gaps)
+            shown = table.p_holm < 0.05
+            if asks == "difference":
+                assert (((table.low > 0) | (table.high < 0)) == shown).all()
+            else:
+                assert (((table.low > -3) & (table.high < 3)) == shown).all()
+            widths = table.high - table.low
+            assert (
+                widths > np.ptp(gaps[0].interval(0.95 if asks == "difference" else 0.9)) - 1e-9
+            ).all()
+
+
+def test_twins_and_their_repeated_rows_leave_the_family():
+    full = tidy([0.80, 0.81, 0.83, 0.82, 0.80], method="full", rank=None, targets=None)
+    peft = tidy(method="peft")
+    table = method_contrasts(pd.concat([tidy(), peft, full], ignore_index=True))
+    roles = {(row.left, row.right): row.role for row in table.itertuples()}
+    assert roles == {
+        ("lora r8 q+v", "peft r8 q+v"): "twins",
+        ("lora r8 q+v", "full"): "test",
+        ("peft r8 q+v", "full"): "copy",
+    }
+    tested = table[table.role == "test"]
+    assert (tested.family == 1).all() and (tested.p_holm == tested.p).all()
+    assert table[table.role != "test"][["p_holm", "family"]].isna().all(axis=None)
+    alone = method_contrasts(pd.concat([tidy(), full], ignore_index=True))
+    assert list(alone.p_holm) == pytest.approx(list(tested.p_holm))  # twins add no freedom
+    assert list(table[table.role == "twins"].correlation) == pytest.approx([1.0, 1.0])
+    shown = contrast_table(table)
+    assert set(shown.family) == {"1 test", "outside: twins", "outside: repeats its twin's"}
+    only_peft = method_contrasts(pd.concat([peft, full], ignore_index=True))
+    assert set(only_peft.role) == {"test"}
+
+
+def test_a_contrast_may_ask_for_equivalence():
+    random = np.random.default_rng(1)
+    near = {name: 0.8 + random.normal(0, 0.002, 5) for name in "abcd"}
+    cells = cells_of({**near, "e": near["a"] + 0.02})
+    equal = {"asks": "equivalence"}
+    table = method_contrasts(
+        cells,
+        [contrast("b", "a", **equal), contrast("e", "a", **equal), contrast("e", "a"),
+         contrast("c", "a", **equal, margin=0.001)],
+        margin=0.01,
+    )  # fmt: skip
+    found = [
+        finding(row.asks, row.difference, row.margin, row.p_holm)
+        for row in table[table.epoch == "best"].itertuples()
+    ]
+    assert found == ["equal within 1 point", "open", "higher", "open"]
+    first = table.iloc[0]
+    assert -0.01 < first.low < first.high < 0.01
+    assert list(contrast_table(table)["asks"])[::2] == ["equal?", "equal?", "differ?", "equal?"]
+
+
+def test_what_holds_for_the_task_depends_on_the_rows_too():
+    cells = cells_of({"a": [0.80, 0.81, 0.79], "b": [0.83, 0.84, 0.82], "c": [0.8, 0.82, 0.81]})
+    asked = [contrast("b", "a"), contrast("c", "a")]
+    keys = {"task": "mrpc", "model": "roberta-base", "right_variant": "lora-r8-q+v-a"}
+    errors = pd.DataFrame(
+        [
+            {
+                **keys,
+                "epoch": epoch,
+                "left_variant": "lora-r8-q+v-b",
+                "rows": 400,
+                "row_error": 0.02,
+            }
+            for epoch in ("best", "last")
+        ]
+    )
+    table = method_contrasts(cells, asked, row_errors=errors)
+    known, unknown = table.iloc[0], table.iloc[2]
+    assert known.p_holm < 0.05 < known.task_p_holm
+    assert known.task_low < known.low and known.high < known.task_high
+    assert math.isnan(unknown.task_p) and unknown.p == unknown.p
+    here = method_contrasts(cells, asked)
+    assert here.task_p.isna().all() and list(here.p) == list(table.p)
+    assert "task: finding" in contrast_table(table) and "task: finding" not in contrast_table(here)
+
+
+def test_methods_are_aggregated_over_tasks_if_there_are_several():
+    one = cells_of({"a": [0.80, 0.81, 0.79], "b": [0.83, 0.84, 0.82]}, task="one")
+    two = cells_of({"a": [0.60, 0.61, 0.59], "b": [0.65, 0.66, 0.64]}, task="two")
+    asked = [contrast("b", "a")]
+    assert task_aggregates(one, asked).empty
+    table = task_aggregates(pd.concat([one, two], ignore_index=True), asked)
+    assert list(table.epoch) == ["best", "last"]
+    assert list(table.tasks) == [2, 2] and list(table.n) == [3, 3]
+    assert list(table.difference) == pytest.approx([0.04, 0.04])
+    assert len(aggregate_table(table)) == 2
+
+
+def test_switches_share_the_spread_of_their_differences():
+    """Two seeds and four switches: alone, a switch has one degree of freedom."""
+    names = ["alpha", "batch", "epochs", "init"]
+    base = tidy([0.80, 0.83, 0.79], label="base")
+    cells, switches = [base], []
+    for place, name in enumerate(names):
+        changed = tidy(label=name)[:3]
+        changed["best"] = changed["last"] = base.best + np.roll([0.018, 0.020, 0.022], place)
+        cells.append(changed)
+        switches.append(Switch(label=name, name=name, changes={}))
+    effects = switch_effects(study(switches=tuple(switches)), pd.concat(cells), "base")
+    best = effects[(effects.epoch == "best") & (effects.role == "test")]
+    error = 0.002 / math.sqrt(3)
+    assert list(best.p) == pytest.approx([2 * scipy.stats.t.sf(0.02 / error, 8)] * 4)
+    assert (best.correlation > 0.9).all()
+    shown = switch_table(effects)
+    assert set(shown.family) == {"4 tests", "outside: never above 0"}
 
 
 def test_methods_that_move_ranks_stand_beside_lora_of_their_rank():

@@ -21,6 +21,7 @@ from loraudit.analysis.statistics import (
     exceeds,
     expected_range,
     holm,
+    holm_factors,
     mcnemar,
     mean_of,
     median_widening,
@@ -180,6 +181,14 @@ def test_holm_by_hand():
     assert holm([0.04, math.nan, 0.01, 0.02]) == pytest.approx(
         [0.04, math.nan, 0.03, 0.04], nan_ok=True
     )
+
+
+@given(st.lists(st.one_of(st.floats(1e-12, 1), st.just(math.nan)), min_size=1, max_size=9))
+def test_holms_factors_are_what_his_correction_multiplies_by(values):
+    factors = holm_factors(values)
+    capped = np.minimum(np.multiply(values, factors), 1)
+    assert list(capped) == pytest.approx(holm(values), nan_ok=True)
+    assert all(1 <= factor <= len(values) + 1e-9 for factor in factors if not math.isnan(factor))
 
 
 def test_readings_of_a_published_spread():

@@ -63,7 +63,7 @@ FIGURES = SCORES + UPDATES
 DRAWN = "draw the figures"
 COLLECTED = ["aggregate over seeds", "collect the runs", "write the report"]
 ANALYSIS = [*COLLECTED, DRAWN, "measure the updates"]
-TABLES = ["summary", "verdicts", "switches", "pairs", "cost"]
+TABLES = ["summary", "verdicts", "switches", "pairs", "aggregates", "cost"]
 
 
 def test_every_product_is_there(done, project):

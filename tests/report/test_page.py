@@ -1,5 +1,6 @@
 """The report: all figures and tables have a place, words come from numbers, text is escaped."""
 
+import math
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -86,7 +87,8 @@ def test_a_page_says_when_its_runs_were_made_on_several_kinds_of_processor(tmp_p
 def tables(**changes) -> dict[str, pd.DataFrame]:
     runs = pd.DataFrame({"model": "m", "task": "t", "rows_train": 2000, "rows_validation": 400,
                          "seconds": [90.0, 30.0]})  # fmt: skip
-    empty = dict.fromkeys(("crosscheck", "verdicts", "switches", "missing"), pd.DataFrame())
+    names = ("crosscheck", "verdicts", "switches", "pairs", "missing")
+    empty = dict.fromkeys(names, pd.DataFrame())
     return {"runs": runs, **empty, **changes}
 
 
@@ -120,6 +122,20 @@ def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(tmp_path):
     made = made_page(tmp_path)
     text = page.render(replace(made, facts=made.facts | said))
     assert f'<p class="warning">{said["cautions"]}' in text
+
+
+def test_the_family_of_each_tables_tests_is_said():
+    pairs = pd.DataFrame(
+        {"epoch": ["best", "best", "best", "last"], "role": ["test", "test", "twins", "test"],
+         "p_holm": [0.01, 0.5, math.nan, 0.5], "family": [2, 2, math.nan, 1]}
+    )  # fmt: skip
+    said = facts(small_study(), tables(pairs=pairs))["scores"]
+    assert "the 2 tests of one epoch choice" in said
+    assert "rows that repeat their twin's (1) stay outside" in said
+    switches = tiny_tables.effects().assign(p_holm=[0.01, 0.01, math.nan] * 2, asks="equivalence")
+    said = facts(small_study(), tables(switches=switches))["switches"]
+    assert said.endswith("Of the 2 tests at the best epoch, for whose number p and interval are "
+                         "adjusted, 2 show equality within the margin.")  # fmt: skip
 
 
 class Tags(HTMLParser):

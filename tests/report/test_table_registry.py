@@ -8,7 +8,7 @@ import pytest
 
 from loraudit.base.named_code import resolve
 from loraudit.report import page
-from loraudit.report.table_registry import TABLES, Table, study_tables, table_modules
+from loraudit.report.table_registry import TABLES, TIDY, Table, study_tables, table_modules
 from loraudit.report.tables import readable, write_tables
 from tiny_study import small_study
 
@@ -19,11 +19,14 @@ def test_every_entry_has_its_code_and_section(table):
     assert table.section in page.SECTIONS
     assert bool(table.make) != bool(table.source)  # made from the runs, or of what the page knows
     assert not table.make or table.readable
+    assert set(table.tidy) <= set(TIDY)
 
 
 def test_a_new_entry_is_made_from_the_runs_and_written_for_readers(monkeypatch, tmp_path):
     module = types.ModuleType("seed_tables")
-    module.seed_rows = lambda study, runs: pd.DataFrame({"seed": sorted(set(runs.seed))})
+    module.seed_rows = lambda study, runs, more: pd.DataFrame(
+        {"seed": sorted({*runs.seed, *more.seed})}
+    )
     module.seed_table = lambda rows: rows.assign(seed=[f"seed {seed}" for seed in rows.seed])
     monkeypatch.setitem(sys.modules, "seed_tables", module)
     entry = Table(
@@ -31,6 +34,7 @@ def test_a_new_entry_is_made_from_the_runs_and_written_for_readers(monkeypatch, 
         title="The seeds",
         section="scores",
         make="seed_tables:seed_rows",
+        tidy=("more",),
         readable="seed_tables:seed_table",
     )
     for name in study_tables():
@@ -40,7 +44,8 @@ def test_a_new_entry_is_made_from_the_runs_and_written_for_readers(monkeypatch, 
     assert "seed_tables" in table_modules(TABLES)
     (tmp_path / "tidy").mkdir()
     pd.DataFrame({"seed": [1, 0, 1]}).to_parquet(tmp_path / "tidy/runs.parquet")
+    pd.DataFrame({"seed": [2]}).to_parquet(tmp_path / "tidy/more.parquet")
     write_tables(small_study(), tmp_path, tmp_path)
-    assert (tmp_path / "tables/seeds.csv").read_text() == "seed\n0\n1\n"
+    assert (tmp_path / "tables/seeds.csv").read_text() == "seed\n0\n1\n2\n"
     assert "seed 0" in (tmp_path / "tables/seeds.md").read_text()
     assert readable(entry, pd.DataFrame()).empty

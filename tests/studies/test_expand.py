@@ -360,6 +360,21 @@ def test_folders_that_are_no_studys_are_refused_as_names(tmp_path, name):
         ("ablation: {base: {alpha: [8, 16]}, switches: {a: {epochs: 1}}}", "base: alpha = .8, 16"),
         ("ablation: {base: {}, switches: {a: {task: mrpc}}}", "a: a switch can't set task"),
         ("ablation: {base: {}, switches: {'?': {alpha: 8}}}", "needs letters or digits"),
+        (
+            "contrasts: [[lora-r8-q+v]]\ngrid: [{}]",
+            "contrasts.0 = .*: expected two variants, got 1",
+        ),
+        ("contrasts: [{left: a, rihgt: b}]\ngrid: [{}]", "'rihgt' is not known; .* 'right'"),
+        ("contrasts: [[a, a]]\ngrid: [{}]", "'a' is compared with itself"),
+        (
+            "contrasts: [{left: a, right: b, asks: equality}]\ngrid: [{}]",
+            "asks: 'equality' is not known.*legal: difference, equivalence",
+        ),
+        (
+            "contrasts: [{left: a, right: b, margin: 0.02}]\ngrid: [{}]",
+            "margin 0.02 goes with asks 'equivalence' only",
+        ),
+        ("contrasts: [[lora-r8-q+v, full]]\ngrid: [{}]", "contrasts: 'full' is not known"),
         (WARM.replace("rank: 8,", "rank: 8, alpha: 8,"), "no run on task 'mnli' .*8, 8, 0"),
     ],
 )
@@ -534,3 +549,42 @@ def test_settings_of_an_adaptive_method_can_be_an_axis(tmp_path):
 def test_wrong_settings_of_adaptive_methods_are_named(tmp_path, block, message):
     with pytest.raises(UserError, match=message):
         load_study(study_file(tmp_path, f"grid: [{block}]"))
+
+
+def test_a_contrast_is_a_pair_or_a_mapping(tmp_path):
+    text = """
+margin: 0.02
+contrasts:
+  - [lora-r8-q+v, full]
+  - {left: head, right: full, asks: equivalence}
+grid: [{method: [lora, full, head]}]
+"""
+    (tmp_path / "s.yaml").write_text(text)
+    first, second = load_study(tmp_path / "s.yaml").contrasts
+    assert (first.left, first.right, first.asks) == ("lora-r8-q+v", "full", "difference")
+    assert (second.asks, second.margin) == ("equivalence", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "asks"),
+    [
+        ("mlp", "difference"),
+        ("paper-table6-roberta", "equivalence"),
+        ("poster-mnli-grid", "difference"),
+        ("low-data", "difference"),
+    ],
+)
+def test_a_study_tests_what_its_question_asks(name, asks):
+    """All but low-data ask about adapters beside adapters, which no baseline row answers."""
+    contrasts = load_study(f"config/studies/{name}.yaml").contrasts
+    assert {contrast.asks for contrast in contrasts} == {asks}
+    rights = {contrast.right.split("-")[0] for contrast in contrasts}
+    assert rights == ({"full"} if name == "low-data" else {"lora"})
+
+
+def test_an_ablation_may_ask_whether_its_switches_change_nothing():
+    asks = {s.asks for s in load_study("config/studies/shortcuts.yaml").switches}
+    assert asks == {"equivalence"}
+    assert {s.asks for s in load_study("config/studies/frozen-head.yaml").switches} == {
+        "difference"
+    }

@@ -1,14 +1,18 @@
-"""A study's tidy tables: a row per run, two twins, epoch, and layer's rank."""
+"""A study's tidy tables: a row per run, two twins, epoch, layer's rank, and pair of methods."""
 
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, cell_of
+from loraudit.analysis import contrasts
+from loraudit.analysis.cells import CELL, SUBJECT, cell_of
+from loraudit.analysis.resampling import resampled_scores, row_weights
 from loraudit.analysis.statistics import agreement, mcnemar, same_rows
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import UserError
@@ -21,7 +25,8 @@ from loraudit.studies.study import Run, Study
 
 
 def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
-    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history, ranks.
+    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history, ranks,
+    row_errors.
 
     Args:
         study: the runs to collect.
@@ -36,12 +41,14 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         for cell in cells
         for row in read_json(folder / "crosscheck" / f"{cell}.json")
     ]
+    runs = tidy(study, folder / "runs")
     return {
-        "runs": tidy(study, folder / "runs"),
+        "runs": runs,
         "crosscheck": pd.DataFrame(checks),
         "twins": pd.DataFrame(twins(study, folder / "runs")),
         "history": history(study, folder / "runs"),
         "ranks": ranks(study, folder / "runs"),
+        "row_errors": row_errors(study, runs, folder / "runs"),
     }
 
 
@@ -189,6 +196,63 @@ def _mcnemar(left: pd.DataFrame, right: pd.DataFrame) -> dict[str, float]:
     test = mcnemar(left.prediction == left.label, right.prediction == right.label)
     names = {"only_left": "only_ours_right", "only_right": "only_peft_right", "p": "mcnemar_p"}
     return {names[key]: value for key, value in test.items()}
+
+
+ROW_ERRORS = [*SUBJECT, "epoch", "left_variant", "right_variant", "rows", "row_error"]
+
+
+def row_errors(study: Study, runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Say how far the difference of two methods depends on which validation rows there are.
+
+    Both methods' runs are scored on the same resamples of the rows (`resampling`), for the pairs
+    that the table of contrasts has.
+
+    Args:
+        runs: as `tidy` returns them.
+        folder: has the runs' folders.
+
+    Returns:
+        A row per task, model, epoch choice and pair of variants: the number of rows, and the
+        standard deviation over resamples of the difference of the two means over seeds. Pairs that
+        were scored on different rows are left out.
+    """
+    found = []
+    for (task, model), part in runs.groupby(SUBJECT, sort=False):
+        cells = contrasts.named_cells(part)
+        chosen = [(p.left, p.right) for p, _, _ in contrasts.pairs(cells, study.contrasts)]
+        needed = set(itertools.chain(*chosen))
+        for epoch in contrasts.EPOCHS:
+            means = {
+                cell["variant"]: _resampled_means(own, epoch, folder)
+                for cell, own in progress(cells, len(cells), f"resample the rows of {task}")
+                if cell["variant"] in needed
+            }
+            for left, right in chosen:
+                (rows, one), (other, two) = means[left], means[right]
+                if len(rows) and np.array_equal(rows, other):
+                    error = float((one - two).std(ddof=1))
+                    found.append((task, model, epoch, left, right, len(rows), error))
+    return pd.DataFrame(found, columns=ROW_ERRORS)
+
+
+def _resampled_means(runs: pd.DataFrame, epoch: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return a cell's validation rows, and the mean over its runs of their score on each resample.
+
+    The rows are empty if its runs were scored on different ones.
+    """
+    kept, scores = np.array([]), list[np.ndarray]()
+    for run in runs.itertuples():
+        columns = ["split", "epoch", "row", "label", "prediction"]
+        table = pd.read_parquet(folder / run.run / "predictions.parquet", columns=columns)
+        at = getattr(run, f"{epoch}_epoch")
+        table = table[(table.split == "validation") & (table.epoch == at)].sort_values("row")
+        rows = table.row.to_numpy()
+        if scores and not np.array_equal(rows, kept):
+            return np.array([]), np.array([])
+        kept, labels = rows, table.label.to_numpy()
+        weights = row_weights(len(rows))
+        scores.append(resampled_scores(labels, table.prediction.to_numpy(), weights, run.metric))
+    return kept, np.mean(scores, axis=0)
 
 
 def _number(score: float | None) -> float:

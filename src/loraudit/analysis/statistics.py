@@ -24,6 +24,9 @@ READINGS = ("sd", "population sd", "standard error", "95% interval", "half range
 
 SIGNIFICANCE = 0.05
 
+MARGIN = 0.01
+"""One point: the largest difference that counts as equal, where nothing else says so."""
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -279,6 +282,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     steps = np.maximum.accumulate(values[known][order] * (count - np.arange(count)))
     values[np.flatnonzero(known)[order]] = np.minimum(steps, 1.0)
     return values.tolist()
+
+
+def holm_factors(p_values: Sequence[float]) -> list[float]:
+    """Return by what Holm's correction multiplies each p-value, before it is capped at 1.
+
+    A 95 % interval that belongs to the corrected test has the confidence 1 - 0.05 / factor: it
+    leaves out 0 exactly if the corrected p is below 0.05. NaN stays NaN and counts not.
+    """
+    values = np.asarray(p_values, dtype=float)
+    factors = np.full(len(values), math.nan)
+    order = [place for place in np.argsort(values, kind="stable") if not math.isnan(values[place])]
+    corrected = 0.0
+    for rank, place in enumerate(order):
+        left = len(order) - rank
+        corrected = max(corrected, left * values[place])
+        factors[place] = corrected / values[place] if values[place] else left
+    return factors.tolist()
 
 
 def paired(left: Sequence[float], right: Sequence[float], confidence: float = 0.95) -> dict:

@@ -15,6 +15,7 @@ import pandas as pd
 from loraudit.analysis.cells import SCORED_CELL
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
+    MARGIN,
     READINGS,
     Mean,
     exceeds,
@@ -40,9 +41,6 @@ from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.study import Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0, "other": 1.0}
-
-MARGIN = 0.01
-"""One point: the margin where neither the study nor the number has one."""
 
 NOT_COMPARABLE = "not comparable"
 """The word of a row that no test was made for."""

@@ -59,7 +59,7 @@ def switches(table: pd.DataFrame) -> Figure:
     """Draw what each switch of an ablation changes: one panel per task, one row per switch.
 
     Circles are the difference of best epochs, squares of last epochs, both to the base runs of the
-    same seeds, with 95 % t intervals.
+    same seeds, with the intervals that belong to the adjusted tests.
     """
     if table.empty:
         return nothing("no switch and base share two seeds")
@@ -79,7 +79,7 @@ def switches(table: pd.DataFrame) -> Figure:
             _forest(axes, part, rows, [_switch_look(epoch) for epoch in part.epoch])
             base = 100 * part[part.epoch == "best"].base.iloc[0]
             axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}")
-        column[-1, 0].set_xlabel("switched minus base, points (same seeds, 95 % interval)")
+        column[-1, 0].set_xlabel("switched minus base, points (same seeds, adjusted interval)")
         for epoch, name in EPOCHS.items():
             colour, marker = _switch_look(epoch)
             column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
@@ -164,5 +164,5 @@ def describe_switches(rows: pd.DataFrame) -> str:
         best = part[part.epoch == "best"].itertuples()
         return listed(f"{r.switch} {points(r.difference)} {interval(r.low, r.high)}" for r in best)
 
-    text = "Switched minus base, best epoch, in points with 95 % interval."
+    text = "Switched minus base, best epoch, in points with adjusted interval."
     return f"{text} {each_subject(rows, say)}"

@@ -34,6 +34,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
     if len(tables["switches"]):
         sentences["switches"] = _switch_fact(tables["switches"])
+    sentences["scores"] += _family_fact(tables["pairs"])
     if len(checks):
         worst = checks.groupby("dtype", sort=False).difference.max()
         text = ", ".join(f"{value:.2g} in {name}" for name, value in worst.items())
@@ -158,10 +159,29 @@ def _switch_fact(effects: pd.DataFrame) -> str:
     if best.empty:
         return "Too few common seeds to test a switch."
     largest = best.loc[best.difference.abs().idxmax()]
+    words = {"difference": "a difference", "equivalence": "equality within the margin"}
+    shown = [
+        f"{int((rows.p_holm < SIGNIFICANCE).sum())} show {words[asks]}"
+        for asks, rows in best.groupby("asks")
+    ]
     return (
         f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
         f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
-        f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). "
-        f"{int((best.p_holm < SIGNIFICANCE).sum())} of {len(best)} differences have an adjusted "
-        f"p below {SIGNIFICANCE:g}."
+        f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). Of the "
+        f"{len(best)} tests at the best epoch, for whose number p and interval are adjusted, "
+        f"{' and '.join(shown)}."
+    )
+
+
+def _family_fact(pairs: pd.DataFrame) -> str:
+    """Say which rows of the table of methods compared make the family of Holm's correction."""
+    tested = pairs[pairs.p_holm.notna()] if len(pairs) else pairs
+    if tested.empty:
+        return ""
+    outside = int((pairs[pairs.epoch == "best"].role != "test").sum())
+    text = f" Twins and rows that repeat their twin's ({outside}) stay outside." if outside else ""
+    return (
+        f" Methods compared: the {int(tested.family.max())} tests of one epoch choice, over all "
+        "tasks and models of the table, are the family for whose number p and interval are "
+        f"adjusted (Holm).{text}"
     )

@@ -86,7 +86,7 @@ def products(
         ),
         Product(
             "tables",
-            (tidy / "runs.parquet",),
+            (tidy / "runs.parquet", tidy / "row_errors.parquet"),
             _files(tables, study_tables(), ".csv", ".md"),
             partial(write_tables, study, places.results, places.results),
         ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loraudit.base.named_code import module_of
 
-TIDY = ("runs", "crosscheck", "twins", "history", "ranks")
+TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "row_errors")
 """The tidy tables that are collected from the runs' records."""
 
 SECTION7 = ("spectra", "amplification", "subspaces")
@@ -20,7 +20,8 @@ class Table:
     """One table of a study's page.
 
     With `make`, it is also one of the study's files, tables/<name>.csv and .md: `make(study, runs)`
-    returns its rows from the tidy runs, and `readable(rows)` the form for readers. Without `make`
+    returns its rows from the tidy runs (and from further tidy tables, `tidy`, as further
+    arguments), and `readable(rows)` the form for readers. Without `make`
     it is on the page only, and `readable(source)` makes it from one thing that the page knows
     (`page.evidence`); "" takes that as it is. Functions are named as "module:function". A note from
     workflow/report/<name>.rst stands above it on the page, if there is that file.
@@ -32,6 +33,7 @@ class Table:
     readable: str = ""
     make: str = ""
     source: str = ""
+    tidy: tuple[str, ...] = ()
 
 
 STUDY = "loraudit.report.tables"
@@ -81,10 +83,18 @@ _TABLES = (
     ),
     Table(
         name="pairs",
-        title="Methods on the same seeds",
+        title="Methods compared",
         section="scores",
         make=f"{STUDY}:contrast_rows",
+        tidy=("row_errors",),
         readable=f"{STUDY}:contrast_table",
+    ),
+    Table(
+        name="aggregates",
+        title="Methods compared over all tasks",
+        section="scores",
+        make=f"{STUDY}:aggregate_rows",
+        readable=f"{STUDY}:aggregate_table",
     ),
     Table(
         name="cost",

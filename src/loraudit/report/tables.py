@@ -1,7 +1,8 @@
 """A study's tables: the rows of each from the tidy runs, and its form for readers.
 
 summary (scores over seeds), verdicts (beside published numbers), switches (of an ablation), pairs
-(methods on the same seeds) and cost; and the table of published numbers beside each other.
+(methods compared), aggregates (over tasks) and cost; and the table of published numbers beside each
+other.
 """
 
 import math
@@ -12,7 +13,13 @@ import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.cells import label_text
-from loraudit.analysis.contrasts import method_contrasts, switch_effects
+from loraudit.analysis.contrasts import (
+    ROLES,
+    finding,
+    method_contrasts,
+    switch_effects,
+    task_aggregates,
+)
 from loraudit.analysis.cost import TASKS, cost
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.verdicts import verdicts
@@ -33,9 +40,12 @@ from loraudit.studies.study import BASE, Study
 
 def write_tables(study: Study, source: Path, out: Path) -> None:
     """Make out/tables from the tidy runs of source: CSV for programs, Markdown for readers."""
-    runs = pd.read_parquet(source / "tidy" / "runs.parquet")
-    for name, table in study_tables().items():
-        rows = resolve(table.make)(study, runs)
+    tables = study_tables()
+    wanted = {"runs", *(name for table in tables.values() for name in table.tidy)}
+    tidy = {name: pd.read_parquet(source / "tidy" / f"{name}.parquet") for name in wanted}
+    for name, table in tables.items():
+        further = (tidy[part] for part in table.tidy)
+        rows = resolve(table.make)(study, tidy["runs"], *further)
         stem = out / "tables" / name
         write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
         write_text(stem.with_suffix(".md"), markdown(readable(table, rows)))
@@ -61,9 +71,14 @@ def switch_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
     return switch_effects(study, runs, BASE)
 
 
-def contrast_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
-    """Compare methods on the same seeds."""
-    return method_contrasts(runs, study.contrasts)
+def contrast_rows(study: Study, runs: pd.DataFrame, row_errors: pd.DataFrame) -> pd.DataFrame:
+    """Compare methods, on these validation rows and for the task."""
+    return method_contrasts(runs, study.contrasts, study.margin, row_errors)
+
+
+def aggregate_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
+    """Compare methods over all tasks of a study that has several."""
+    return task_aggregates(runs, study.contrasts)
 
 
 def cost_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +164,10 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
             "switch": [row.switch for row in rows],
             "epoch": [row.epoch for row in rows],
             "base, %": [f"{100 * row.base:.1f}" for row in rows],
-            **_tested_difference(rows),
+            "n": [row.n for row in rows],
+            **_tested_difference(effects),
+            "correlation by seed": [_two_digits(row.correlation) for row in rows],
+            "family": [_family(row) for row in rows],
         }
     )
 
@@ -157,12 +175,37 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
 def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
     """Turn `contrasts.method_contrasts`' rows into a table for readers."""
     rows = list(contrasts.itertuples())
+    task = contrasts.assign(
+        p_holm=contrasts.task_p_holm, low=contrasts.task_low, high=contrasts.task_high
+    )
+    columns = {
+        **_subject_columns(contrasts),
+        "pair": [f"{row.left} - {row.right}" for row in rows],
+        "epoch": [row.epoch for row in rows],
+        "n": [_both(row.n_left, row.n_right) for row in rows],
+        **_tested_difference(contrasts),
+        **_tested_difference(task, "task: "),
+        "correlation by seed": [_two_digits(row.correlation) for row in rows],
+        "family": [_family(row) for row in rows],
+    }
+    del columns["task: difference"], columns["task: asks"]
+    shown = {name: values for name, values in columns.items() if any(map(str, values))}
+    return pd.DataFrame(shown)
+
+
+def aggregate_table(aggregates: pd.DataFrame) -> pd.DataFrame:
+    """Turn `contrasts.task_aggregates`' rows into a table for readers."""
+    rows = list(aggregates.itertuples())
+    several = aggregates.model.nunique() > 1
     return pd.DataFrame(
         {
-            **_subject_columns(contrasts),
+            **({"model": list(aggregates.model)} if several else {}),
             "pair": [f"{row.left} - {row.right}" for row in rows],
             "epoch": [row.epoch for row in rows],
-            **_tested_difference(rows),
+            "tasks": [row.tasks for row in rows],
+            "n": [row.n for row in rows],
+            "difference of interquartile means": [points(row.difference) for row in rows],
+            "95 % interval": [interval(row.low, row.high) for row in rows],
         }
     )
 
@@ -238,11 +281,32 @@ def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
     return {**columns, **({"variant": labels} if any(labels) else {})}
 
 
-def _tested_difference(rows: list) -> dict[str, list]:
-    """Return the columns that paired differences share."""
-    return {
+def _tested_difference(table: pd.DataFrame, prefix: str = "") -> dict[str, list]:
+    """Return the columns of differences that `contrasts.with_tests` has tested."""
+    rows = list(table.itertuples())
+    asked = {"difference": "differ?", "equivalence": "equal?"}
+    columns: dict[str, list] = {
+        "asks": [asked[row.asks] for row in rows],
         "difference": [points(row.difference) for row in rows],
-        "95 % interval": [interval(row.low, row.high) for row in rows],
-        "n": [row.n for row in rows],
+        "interval": [interval(row.low, row.high) for row in rows],
         "p (Holm)": [p_value(row.p_holm) for row in rows],
+        "finding": [finding(row.asks, row.difference, row.margin, row.p_holm) for row in rows],
     }
+    return {prefix + name: values for name, values in columns.items()}
+
+
+def _family(row) -> str:
+    """Say to which tests a row's p and interval are adjusted, or why to none."""
+    if row.role != "test":
+        return f"outside: {ROLES[row.role]}"
+    if pd.isna(row.family):
+        return "not tested"
+    return "1 test" if row.family == 1 else f"{row.family:.0f} tests"
+
+
+def _both(left: int, right: int) -> str:
+    return f"{left}" if left == right else f"{left} and {right}"
+
+
+def _two_digits(value: float) -> str:
+    return "" if value != value else f"{value:.2f}"

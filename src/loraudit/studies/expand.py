@@ -208,7 +208,7 @@ def _check_names(
     A study that is `restricted` to one task may lack variants.
     """
     variants = {variant_of(run.id) for run in runs}
-    for name in itertools.chain(*file.contrasts):
+    for name in itertools.chain(*((pair.left, pair.right) for pair in file.contrasts)):
         if name not in variants and not restricted:
             raise unknown(f"{path}: contrasts", name, variants)
     try:

@@ -69,8 +69,13 @@ def legal_fields() -> list[str]:
 
 def study_switches(file: StudyFile) -> tuple[Switch, ...]:
     """Return the switches of a study file's ablation; an empty tuple without an ablation."""
-    changes = file.ablation.switches if file.ablation else {}
-    return tuple(Switch(label=_slug(name), name=name, changes=c) for name, c in changes.items())
+    if file.ablation is None:
+        return ()
+    asks = file.ablation.asks
+    return tuple(
+        Switch(label=_slug(name), name=name, changes=changes, asks=asks)
+        for name, changes in file.ablation.switches.items()
+    )
 
 
 def study_blocks(file: StudyFile, path: Path) -> list[Block]:

@@ -8,7 +8,7 @@ from loraudit.base.files import read_json
 from loraudit.studies.known import Contamination, SharedTexts
 from loraudit.studies.names import cell_id
 from loraudit.studies.spec import RunSpec
-from loraudit.studies.study_file import Margin, Reading
+from loraudit.studies.study_file import Asks, Contrast, Margin, Reading
 from loraudit.studies.values import Frozen, validated
 
 
@@ -21,11 +21,15 @@ class Run(Frozen):
 
 
 class Switch(Frozen):
-    """One switch of an ablation: the label of its runs, its name, and the fields it changes."""
+    """One switch of an ablation: the label of its runs, its name, and the fields it changes.
+
+    `asks` says whether a difference to the base is to be shown, or that there is none that counts.
+    """
 
     label: str
     name: str
     changes: dict
+    asks: Asks = "difference"
 
 
 BASE = "base"
@@ -39,8 +43,8 @@ class Study(Frozen):
     `compare` names published tables (config/reference). `margin` is the largest difference, as a
     fraction, that still counts as equal; None leaves it to the published number. `reading` is what
     a published ± is taken to mean if its source does not say.
-    `contrasts` are the pairs of variants to compare on the same seeds; if there are none, each
-    adapter is compared with each baseline and with its twin. `contaminations` and `shared_texts`
+    `contrasts` are the comparisons of variants that the question asks for; if there are none, each
+    adapter is compared with each baseline. `contaminations` and `shared_texts`
     are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
     """
 
@@ -53,7 +57,7 @@ class Study(Frozen):
     margin: Margin | None = None
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
-    contrasts: tuple[tuple[str, str], ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     contaminations: tuple[Contamination, ...] = ()
     shared_texts: tuple[SharedTexts, ...] = ()
 

@@ -6,14 +6,55 @@ fields of a grid block are checked in grid.py.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from loraudit.base.errors import unknown
 from loraudit.studies.values import Frozen
 
 Margin = Annotated[float, Field(gt=0, le=0.1)]
 
 Reading = Literal["sd", "population sd", "standard error", "95% interval", "half range"]
 """What a published ± may be taken to mean if its source does not say."""
+
+
+Asks = Literal["difference", "equivalence"]
+"""What a comparison is to show: that two differ, or that they are equal within the margin."""
+
+
+class Contrast(Frozen):
+    """One of a study's `contrasts`; a list of two variants is short for `left` and `right`."""
+
+    left: str
+    """a variant: the name of a folder below `runs/<task>/<model>/`, such as `lora-r8-q+v`"""
+    right: str
+    """the variant that it is compared with"""
+    asks: Asks = "difference"
+    """`difference`: does one score higher? `equivalence`: are they equal within the margin, as
+    "costs nothing" and "does not move the score" claim?"""
+    margin: Margin | None = None
+    """with `asks: equivalence`, the largest difference, as a fraction, that still counts as equal;
+    null: the study's `margin`, or else 0.01, one point"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        """Turn [left, right] into a mapping, and refuse what is neither."""
+        if isinstance(value, list | tuple):
+            if len(value) != 2:
+                raise ValueError(f"expected two variants, got {len(value)}")
+            return dict(zip(("left", "right"), value, strict=True))
+        for key in value if isinstance(value, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(str(unknown("key", key, cls.model_fields)))
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Contrast":
+        if self.left == self.right:
+            raise ValueError(f"{self.left!r} is compared with itself")
+        if self.margin and self.asks == "difference":
+            raise ValueError(f"margin {self.margin:g} goes with asks 'equivalence' only")
+        return self
 
 
 class AblationFile(Frozen):
@@ -23,6 +64,9 @@ class AblationFile(Frozen):
     """a grid block; only task, model and seed may be lists"""
     switches: dict[str, dict] = Field(min_length=1)
     """`name: {field: value}`; each makes one block of runs"""
+    asks: Asks = "difference"
+    """`difference`: does a switch change the score? `equivalence`: does it leave the score within
+    the study's `margin` (or else one point)?"""
 
 
 class Layer(Frozen):
@@ -63,9 +107,9 @@ class StudyFile(Layer):
     number's own (`margin` in config/reference), or else 0.01, one point"""
     reading: Reading = "sd"
     """what a published ± is taken to mean if its source does not say"""
-    contrasts: tuple[tuple[str, str], ...] = ()
-    """pairs of variants that the table of pairs compares, as `[alora-r4-all, lora-r4-all]`; left
-    out, it compares each adapter with each baseline and with its twin"""
+    contrasts: tuple[Contrast, ...] = ()
+    """the [contrasts](#contrasts) that the study's question asks for, which the table `pairs` tests
+    for each task and model; left out, it compares each adapter with each baseline"""
     grid: Any = []
     """blocks of fields; each list in a block is an axis, and a block has one run for each
     combination of their values"""
