@@ -56,6 +56,38 @@ def test_subsets_and_padding(tokens):
         load_examples(make_spec(train_rows=257, max_length=9), tokens, "train")
 
 
+def test_a_subset_is_drawn_by_the_seed_and_is_the_same_for_twins(tokens):
+    """Other seeds train on other rows; fewer rows are a part of more; the order is the split's."""
+
+    def rows(**fields) -> list[int]:
+        spec = make_spec(**{"train_rows": 100, "max_length": 9, **fields})
+        return load_examples(spec, tokens, "train").rows.tolist()
+
+    drawn = rows(seed=1)
+    assert len(set(drawn)) == 100 and drawn == sorted(drawn)
+    for method in ("peft", "full"):
+        assert rows(seed=1, method=method) == drawn
+    assert rows(seed=2) != drawn != list(range(100))
+    assert set(rows(seed=1, train_rows=40)) < set(drawn)
+    assert rows(seed=1, train_rows=None) == rows(seed=1, train_rows=256) == list(range(256))
+    assert rows(seed=1, train_draw="first") == rows(seed=2, train_draw="first") == list(range(100))
+
+
+def test_drawn_rows_have_their_own_tokens_and_labels(tokens):
+    whole = load_examples(make_spec(max_length=9), tokens, "train")
+    some = load_examples(make_spec(train_rows=50, max_length=9, seed=3), tokens, "train")
+    assert (some.labels == whole.labels[some.rows]).all()
+    index = np.arange(0, 50, 7)
+    spec = make_spec(max_length=9)
+    one, two = (collate(some, index, spec, 0), collate(whole, some.rows[index], spec, 0))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_validation_rows_are_the_first_for_every_seed(tokens):
+    spec = make_spec(validation_rows=20, max_length=9, seed=4)
+    assert load_examples(spec, tokens, "validation").rows.tolist() == list(range(20))
+
+
 def test_batches_hold_what_the_tokenizer_gives(tiny, tokens):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny / "model")
     texts = pd.read_parquet(tiny / "task/train.parquet").text_1.tolist()

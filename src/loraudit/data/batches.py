@@ -1,6 +1,5 @@
 """What training reads: token files mapped into memory, and batches made from them."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,37 +9,36 @@ import torch
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, sha256
-from loraudit.studies.spec import RunSpec
+from loraudit.studies.spec import RunSpec, derive_seed
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A tokenised split of n examples; example i's tokens are `ids[starts[i]:starts[i + 1]]`.
+    """Examples of a tokenised split; the tokens of example i are the `lengths[i]` `ids` that begin
+    at `starts[i]`.
 
-    `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `types` the segment
-    id of each of the `ids`, or None. Tokens are read-only and mapped into memory, so that all runs
-    on a machine share them.
+    `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `starts` and
+    `lengths` (n,) whole numbers, `types` the segment id of each of the `ids`, or None. The `ids`
+    are the whole split's. They are read-only and mapped into memory, so that all runs on a machine
+    share them.
     """
 
     rows: np.ndarray
     labels: np.ndarray
     starts: np.ndarray
+    lengths: np.ndarray
     ids: np.ndarray
     types: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        """Number of tokens of each example (n,)."""
-        return np.diff(self.starts)
-
 
 def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
-    """Map the first rows of a tokenised split into memory.
+    """Map a tokenised split into memory, or as many of its rows as the spec asks for.
 
-    `train_rows` of the spec says how many of "train", `validation_rows` how many of any other.
+    `train_rows` of the spec says how many of "train", and `train_draw` which; `validation_rows`
+    says how many of any other split, of which the first are taken.
 
     Raises:
         UserError: the split has fewer rows than the spec asks for, was cut at another length, or
@@ -57,21 +55,34 @@ def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_file(source).get_batch(0)
     asked = spec.train_rows if split == "train" else spec.validation_rows
-    if asked is not None:
-        if asked > len(table):
-            raise UserError(
-                f"{split}_rows: {asked} asked, but task {spec.task.name!r} has {len(table)} "
-                f"(legal: 1 to {len(table)}, or null for all)"
-            )
-        table = table.slice(0, asked)
+    if asked is not None and asked > len(table):
+        raise UserError(
+            f"{split}_rows: {asked} asked, but task {spec.task.name!r} has {len(table)} "
+            f"(legal: 1 to {len(table)}, or null for all)"
+        )
+    chosen = _drawn(spec, len(table), asked) if split == "train" else slice(asked)
     ids = table["ids"]
+    offsets = ids.offsets.to_numpy()
     return Examples(
-        rows=table["row"].to_numpy(zero_copy_only=False),
-        labels=table["label"].to_numpy(zero_copy_only=False),
-        starts=ids.offsets.to_numpy(),
+        rows=table["row"].to_numpy(zero_copy_only=False)[chosen],
+        labels=table["label"].to_numpy(zero_copy_only=False)[chosen],
+        starts=offsets[:-1][chosen],
+        lengths=np.diff(offsets)[chosen],
         ids=ids.values.to_numpy(),
         types=table["types"].values.to_numpy() if "types" in table.schema.names else None,
     )
+
+
+def _drawn(spec: RunSpec, rows: int, asked: int | None) -> np.ndarray | slice:
+    """Return which of a training split's rows a run trains on, in the split's order.
+
+    What "seed" draws depends on the seed and the split's size only: twins get the same rows, and
+    fewer rows are a part of more.
+    """
+    if spec.train_draw == "first" or asked in (None, rows):
+        return slice(asked)
+    random = np.random.default_rng(derive_seed(spec.seed, "train rows"))
+    return np.sort(random.permutation(rows)[:asked])
 
 
 def scored_splits(spec: RunSpec, tokens: Path) -> list[str]:

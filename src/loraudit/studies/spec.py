@@ -99,6 +99,7 @@ class RunSpec(Frozen):
     settings: SerializeAsAny[MethodSettings] | None
     head: Literal["trained", "frozen"]
     train_rows: Count | None
+    train_draw: Literal["seed", "first"]
     validation_rows: Count | None
     global_batch: Count
     micro_batch: Count

@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -244,7 +245,8 @@ def _random_examples(spec: RunSpec, model: Path) -> "Examples":
     return Examples(
         rows=np.arange(rows),
         labels=np.zeros(rows, dtype=float if spec.task.regression else int),
-        starts=np.arange(rows + 1) * spec.max_length,
+        starts=np.arange(rows) * spec.max_length,
+        lengths=np.full(rows, spec.max_length),
         ids=np.random.default_rng(0).integers(0, vocabulary, rows * spec.max_length, np.int32),
         types=None,
     )
@@ -288,16 +290,9 @@ def _time_evaluation(state, examples: "Examples") -> float:
 
 
 def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
-    """Return the examples at these places, as `Examples` that hold no others."""
-    spans = [slice(*examples.starts[i : i + 2]) for i in index]
-    types = examples.types
-    return type(examples)(
-        rows=examples.rows[index],
-        labels=examples.labels[index],
-        starts=np.concatenate([[0], np.cumsum(examples.lengths[index])]),
-        ids=np.concatenate([examples.ids[span] for span in spans]),
-        types=None if types is None else np.concatenate([types[span] for span in spans]),
-    )
+    """Return the examples at these places."""
+    names = ("rows", "labels", "starts", "lengths")
+    return replace(examples, **{name: getattr(examples, name)[index] for name in names})
 
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:

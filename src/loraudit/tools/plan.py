@@ -50,7 +50,7 @@ CACHE = Path(".loraudit/calibration.json")
 FREE = (
     *("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start"),
-    *("train_rows", "validation_rows", "epochs"),
+    *("train_rows", "train_draw", "validation_rows", "epochs"),
 )
 """Fields that do not change what a step costs; rank does, but too little to matter here."""
 
