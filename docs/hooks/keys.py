@@ -18,7 +18,10 @@ from loraudit.studies.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CLASSES = {
-    **{name: getattr(study_file, name) for name in ("Config", "StudyFile", "Contrast", "AblationFile")},
+    **{
+        name: getattr(study_file, name)
+        for name in ("Config", "StudyFile", "Contrast", "AblationFile")
+    },
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     "RunSpec": spec.RunSpec,
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
