@@ -37,7 +37,7 @@ from loraudit.base.files import write_json, write_text
 from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
 from loraudit.report.formatting import markdown
 from loraudit.studies.expand import load_study
-from loraudit.studies.record import RunRecord, Train
+from loraudit.studies.record import Chosen, RunRecord, Train
 from loraudit.studies.spec import RunSpec, digest
 from loraudit.studies.study import Run, Study
 
@@ -148,10 +148,7 @@ def make_run(folder: Path, run: Run, random: np.random.Generator) -> None:
     adapter = 4_608 * spec.lora.rank * len(spec.lora.targets)
     train = Train(
         steps=240,
-        best_epoch=EPOCHS,
-        last_epoch=EPOCHS,
-        best={"accuracy": scores[-1]},
-        last={"accuracy": scores[-1]},
+        epochs=dict.fromkeys(spec.choices, Chosen(epoch=EPOCHS, scores={"accuracy": scores[-1]})),
         parameters={"adapter": adapter, "head": 770, "base": 0, "trainable": adapter + 770,
                     "model": 22_713_986 + adapter},
         bytes={"adapter": 4 * adapter, "checkpoint": 90_868_376},

@@ -187,12 +187,18 @@ def changed(spec: RunSpec, **changes) -> RunSpec:
     return spec.model_copy(update=changes)
 
 
+def rechosen(train: Train, choice: str, **changes) -> Train:
+    """Copy a record's part on training with another epoch, or other scores, of a choice."""
+    chosen = train.epochs[choice].model_copy(update=changes)
+    return train.model_copy(update={"epochs": {**train.epochs, choice: chosen}})
+
+
 TRAIN = Train(
     steps=3,
-    best_epoch=1,
-    last_epoch=2,
-    best={"accuracy": 0.1 + 0.2},
-    last={"accuracy": 1 / 3},
+    epochs={
+        "best": {"epoch": 1, "scores": {"accuracy": 0.1 + 0.2}},
+        "last": {"epoch": 2, "scores": {"accuracy": 1 / 3}},
+    },
     parameters={"adapter": 12},
     bytes={"adapter": 34},
     rows={"train": 5},

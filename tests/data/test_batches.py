@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
-from loraudit.data.batches import collate, global_batches, load_examples
+from loraudit.data.batches import collate, global_batches, held_out, load_examples
 from loraudit.data.tokenise import tokenise
-from tiny import changed, make_spec
+from tiny import changed, make_spec, make_task
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
 
@@ -86,6 +88,48 @@ def test_drawn_rows_have_their_own_tokens_and_labels(tokens):
 def test_validation_rows_are_the_first_for_every_seed(tokens):
     spec = make_spec(validation_rows=20, max_length=9, seed=4)
     assert load_examples(spec, tokens, "validation").rows.tolist() == list(range(20))
+
+
+def test_selection_rows_are_never_trained_on_and_the_same_for_all_runs(tokens):
+    spec = make_spec(selection_rows=50, max_length=9)
+    selection = load_examples(spec, tokens, "selection")
+    trained = load_examples(spec, tokens, "train")
+    assert (len(selection), len(trained)) == (50, 206)
+    assert sorted({*selection.rows} | {*trained.rows}) == list(range(256))
+    other = changed(spec, train_rows=20, seed=7, method="head", learning_rate=1e-2)
+    assert load_examples(other, tokens, "selection").rows.tolist() == selection.rows.tolist()
+    assert set(load_examples(other, tokens, "train").rows) < set(trained.rows)
+    whole = load_examples(make_spec(max_length=9), tokens, "train")
+    for examples in (selection, trained):  # each row keeps its own tokens and label
+        for place in (0, len(examples) - 1):
+            row = examples.rows[place]
+            assert examples.labels[place] == whole.labels[row]
+            span = slice(examples.starts[place], examples.starts[place] + examples.lengths[place])
+            start = whole.starts[row]
+            expected = whole.ids[start : start + whole.lengths[row]]
+            assert examples.ids[span].tolist() == expected.tolist()
+    with pytest.raises(UserError, match=r"train_rows: 207 asked, .* has 206"):
+        load_examples(changed(spec, train_rows=207), tokens, "train")
+
+
+@given(st.lists(st.integers(2, 40), min_size=2, max_size=4), st.integers(2, 60))
+def test_classes_keep_their_shares_in_the_selection(sizes, count):
+    labels = np.random.default_rng(0).permutation(np.repeat(range(len(sizes)), sizes))
+    task = make_task(classes=[f"c{i}" for i in range(len(sizes))], metrics=["accuracy"])
+    spec = changed(make_spec(selection_rows=count), task=task)
+    shares = count * np.array(sizes) / len(labels)
+    if count >= len(labels):
+        with pytest.raises(UserError, match="leaves no training row"):
+            held_out(labels, spec)
+        return
+    try:
+        places = held_out(labels, spec)
+    except UserError as error:
+        assert "training rows of class 'c" in str(error)
+        assert min(shares) < 1 or any(shares + 1 > sizes)
+        return
+    assert len(places) == len(set(places)) == count
+    assert np.abs(np.bincount(labels[places], minlength=len(sizes)) - shares).max() < 1
 
 
 def test_batches_hold_what_the_tokenizer_gives(tiny, tokens):

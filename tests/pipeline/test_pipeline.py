@@ -493,7 +493,10 @@ def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     assert table.prediction[clear].equals(table2.prediction[clear])
     assert losses == pytest.approx(losses2, rel=1e-5)
     if clear.all():
-        assert (one.train.best, one.train.last) == (two.train.best, two.train.last)
+        assert (one.train.epochs["best"].scores, one.train.epochs["last"].scores) == (
+            two.train.epochs["best"].scores,
+            two.train.epochs["last"].scores,
+        )
     assert one.train.steps == two.train.steps == 2 * 8
 
 

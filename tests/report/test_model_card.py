@@ -71,7 +71,7 @@ def test_the_exported_adapter_gives_the_recorded_predictions(run, tiny, tmp_path
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
         right = model(**inputs).logits.argmax(1).numpy() == rows.label.to_numpy()
-    best = read_record(run / "record.json").train.best["accuracy"]
+    best = read_record(run / "record.json").train.epochs["best"].scores["accuracy"]
     assert right.mean() == pytest.approx(best)
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| accuracy | {right.mean():.4f} |" in card
@@ -89,10 +89,11 @@ def test_the_card_names_what_the_record_holds(run, tmp_path):
     }
     git = record.environment["git"]
     versions = record.environment["packages"]
+    last = record.train.epochs["last"]
     for line in (
         f"validation n = {record.train.rows['validation']} rows",
-        f"| best ({record.train.best_epoch}) | f1 |",
-        f"| last ({record.train.last_epoch}) | accuracy | {record.train.last['accuracy']:.4f} |",
+        f"| best ({record.train.epochs['best'].epoch}) | f1 |",
+        f"| last ({last.epoch}) | accuracy | {last.scores['accuracy']:.4f} |",
         "| learning rate | 0.01 |",
         "| targets | q+v |",
         "| seed | 0 |",

@@ -76,7 +76,7 @@ def jobs() -> pd.DataFrame:
 def evidence(folder: Path) -> dict:
     """Return all of a run that must not depend on where it ran."""
     train = read_json(folder / "record.json")["train"]
-    kept = {key: train[key] for key in ("best", "last", "steps", "best_epoch", "tokens", "rows")}
+    kept = {key: train[key] for key in ("epochs", "steps", "tokens", "rows")}
     files = {name: (folder / name).read_bytes() for name in ("predictions.parquet", "history.csv")}
     return {**kept, **files, "adapter": folder_fingerprint(folder / "adapter")}
 

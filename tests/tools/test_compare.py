@@ -11,7 +11,7 @@ from loraudit.base.files import read_json, write_json
 from loraudit.studies.record import read_record, write_record
 from loraudit.studies.spec import digest
 from loraudit.tools import compare
-from tiny import changed, make_spec
+from tiny import changed, make_spec, rechosen
 
 RUNS = Path("results/small/runs/words/tiny")
 LORA, PEFT, HEAD = (RUNS / name / "s0" for name in ("lora-r2-q+v", "peft-r2-q+v", "head"))
@@ -69,8 +69,8 @@ def test_two_studies_are_compared_run_by_run(project):
     shutil.rmtree("results/again/runs/words/tiny/head/s1")
     record = read_record(LORA / "record.json")
     other = Path("results/again") / LORA.relative_to("results/small")
-    last = {**record.train.last, "accuracy": record.train.last["accuracy"] - 0.25}
-    train = record.train.model_copy(update={"last": last})
+    last = record.train.epochs["last"].scores
+    train = rechosen(record.train, "last", scores={**last, "accuracy": last["accuracy"] - 0.25})
     write_record(other, record.model_copy(update={"train": train}))
     change(other, {"spec": {"weight_decay": 0.1}})
     found = compare.compare_studies(Path("results/small"), Path("results/again"))

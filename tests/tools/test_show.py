@@ -21,15 +21,15 @@ def test_a_run_is_shown_as_its_files_are(project):
     )
     run = show.describe(LORA)
     assert run["scores"]["accuracy"] == {
-        "best": record.train.best["accuracy"],
-        "last": record.train.last["accuracy"],
+        "best": record.train.epochs["best"].scores["accuracy"],
+        "last": record.train.epochs["last"].scores["accuracy"],
     }
     assert run["spec"]["targets"] == "q+v" and run["spec"]["task"] == "words"
     assert set(run["spec"]) >= set(record.spec.flat())
     counts = np.array(run["confusion"]["last"])
     rows = predictions[predictions.epoch == 2]
     assert counts.sum() == len(rows) == 128
-    assert counts.trace() / 128 == record.train.last["accuracy"]
+    assert counts.trace() / 128 == record.train.epochs["last"].scores["accuracy"]
     assert list(counts.sum(axis=1)) == [sum(rows.label == 0), sum(rows.label == 1)]
     assert [row["epoch"] for row in run["history"]] == [1, 2]
     assert run["provenance"]["git commit"] == record.environment["git"]["commit"]

@@ -15,7 +15,7 @@ from loraudit.base.files import read_json, write_json
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import verify
 from loraudit.tools.remade import Finding, same_text
-from tiny import changed
+from tiny import changed, rechosen
 
 STUDY = Path("results/small")
 RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
@@ -132,8 +132,8 @@ def other_labels():
 
 def forged_score():
     record = read_record(RUN / "record.json")
-    best = {**record.train.best, "accuracy": record.train.best["accuracy"] + 1 / 128}
-    train = record.train.model_copy(update={"best": best})
+    best = record.train.epochs["best"].scores
+    train = rechosen(record.train, "best", scores={**best, "accuracy": best["accuracy"] + 1 / 128})
     write_record(RUN, record.model_copy(update={"train": train}))
 
 
@@ -145,8 +145,8 @@ def reseal(**changes):
 
 def other_epoch():
     record = read_record(RUN / "record.json")
-    epoch = 3 - record.train.best_epoch
-    reseal(train=record.train.model_copy(update={"best_epoch": epoch}))
+    epoch = 3 - record.train.epochs["best"].epoch
+    reseal(train=rechosen(record.train, "best", epoch=epoch))
 
 
 def other_steps():
@@ -368,7 +368,8 @@ def test_another_cpus_rounding_is_forgiven_in_what_is_computed(name):
 def test_another_cpus_rounding_of_a_score_is_no_problem(project, change, problem):
     record = read_record(RUN / "record.json")
     train = record.train
-    best = {**train.best, "f1": train.best["f1"] + change}
-    write_record(RUN, record.model_copy(update={"train": train.model_copy(update={"best": best})}))
+    best = train.epochs["best"].scores
+    rescored = rechosen(train, "best", scores={**best, "f1": best["f1"] + change})
+    write_record(RUN, record.model_copy(update={"train": rescored}))
     texts = [f.text for f in problems(slow=False) if f.artefact.endswith("record.json")]
     assert any("best f1" in text and "the predictions give" in text for text in texts) == problem

@@ -47,7 +47,7 @@ def arguments(tiny, out, spec=SPEC):
 def bits(out) -> dict:
     """Everything that must not depend on interruptions."""
     result = read_record(out / "record.json").train
-    scores = result.best, result.last, result.best_epoch, result.steps, result.tokens
+    scores = result.epochs, result.steps, result.tokens
     counts = {name: n for name, n in result.counts.items() if not name.endswith("seconds")}
     names = ("history.csv", "predictions.parquet", "ranks.csv")
     files = {name: (out / name).read_bytes() for name in names if (out / name).exists()}
@@ -102,6 +102,24 @@ def test_a_signal_at_any_point_changes_no_bit(kind, at, uninterrupted, tiny, tmp
     assert not (tmp_path / "checkpoint").exists()
     (resumed,) = read_record(tmp_path / "record.json").environment["resumed"]
     assert resumed["step"] == (where if at == "step" else 16)
+
+
+@pytest.mark.numerics
+@pytest.mark.parametrize("evaluation", [4, 5])
+def test_a_signal_while_the_chosen_epochs_are_scored_changes_no_bit(
+    evaluation, tiny, tmp_path, monkeypatch
+):
+    """After three epochs' selection rows, validation is scored at the last and selected epoch."""
+    spec = changed(SPEC, selection_rows=100, validate_epochs="chosen", learning_rate=0.5)
+    train(*arguments(tiny, tmp_path / "whole", spec))
+    whole = read_record(tmp_path / "whole/record.json").train
+    assert whole.epochs["selected"].epoch < 3, "make the second evaluation another epoch's"
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, evaluation=evaluation)
+        with pytest.raises(SystemExit):
+            train(*arguments(tiny, tmp_path / "cut", spec))
+    train(*arguments(tiny, tmp_path / "cut", spec))
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
 def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(

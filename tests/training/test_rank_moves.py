@@ -58,7 +58,7 @@ def runs(tiny, tmp_path_factory):
 @pytest.mark.parametrize("method", SPECS)
 def test_it_learns_and_its_ranks_are_sealed(runs, method):
     out, record, ranks = runs[method]
-    assert record.train.best["accuracy"] > 0.7
+    assert record.train.epochs["best"].scores["accuracy"] > 0.7
     assert record.train.counts["rank_changes"] == len(ranks) - 1 > 3
     assert record.files == run_files(out)
     assert "ranks.csv" in record.files
@@ -96,7 +96,7 @@ def test_peft_computes_the_best_epochs_predictions_from_the_export(tiny, runs, m
     with torch.no_grad():
         found = model.eval()(**inputs).logits.numpy()
     predictions = pd.read_parquet(out / "predictions.parquet")
-    best = predictions[predictions.epoch == record.train.best_epoch]
+    best = predictions[predictions.epoch == record.train.epochs["best"].epoch]
     assert np.abs(found - best.filter(like="logit_").to_numpy()).max() < 1e-4
 
 

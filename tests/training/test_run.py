@@ -49,16 +49,19 @@ def logits(predictions) -> np.ndarray:
 def test_it_learns_and_keeps_the_evidence(reference):
     out, record, predictions = reference
     result = record.train
-    assert result.best["accuracy"] > 0.75
+    assert result.epochs["best"].scores["accuracy"] > 0.75
     assert result.steps == 3 * 256 // 8
     assert result.rows == {"train": 256, "validation": 128}
     history = pd.read_csv(out / "history.csv")
     assert list(history.epoch) == [1, 2, 3]
-    assert result.best["accuracy"] == history.accuracy.max()
-    assert result.best_epoch == history.epoch[history.accuracy.idxmax()]
-    assert result.last["accuracy"] == history.accuracy.iloc[-1]
-    assert set(predictions.epoch) == {result.best_epoch, 3}
-    for epoch, scores in ((result.best_epoch, result.best), (3, result.last)):
+    assert result.epochs["best"].scores["accuracy"] == history.accuracy.max()
+    assert result.epochs["best"].epoch == history.epoch[history.accuracy.idxmax()]
+    assert result.epochs["last"].scores["accuracy"] == history.accuracy.iloc[-1]
+    assert set(predictions.epoch) == {result.epochs["best"].epoch, 3}
+    for epoch, scores in (
+        (result.epochs["best"].epoch, result.epochs["best"].scores),
+        (3, result.epochs["last"].scores),
+    ):
         rows = predictions[predictions.epoch == epoch]
         assert len(rows) == 128
         assert (rows.prediction == rows.label).mean() == pytest.approx(scores["accuracy"])
@@ -123,7 +126,7 @@ def test_a_quantised_base_trains_is_smaller_and_is_loaded_again(change, referenc
     from loraudit.data.batches import collate, load_examples, pad_id
 
     record, predictions = run(tiny, tmp_path, **QUANTISED, **change)
-    assert record.train.best["accuracy"] > 0.55
+    assert record.train.epochs["best"].scores["accuracy"] > 0.55
     plain = reference[1].train
     assert record.train.bytes["base_linear"] < plain.bytes["base_linear"] / 2
     assert record.train.parameters["model"] == plain.parameters["model"]
@@ -136,7 +139,7 @@ def test_a_quantised_base_trains_is_smaller_and_is_loaded_again(change, referenc
     index = np.arange(8)
     with torch.no_grad():
         again = model(**collate(examples, index, record.spec, pad_id(tiny / "tokens"))).logits
-    best = predictions[(predictions.epoch == record.train.best_epoch)].iloc[:8]
+    best = predictions[(predictions.epoch == record.train.epochs["best"].epoch)].iloc[:8]
     assert np.abs(again.numpy() - logits(best)).max() < 1e-4
 
 
@@ -163,7 +166,7 @@ def test_a_variant_of_pefts_trains_and_peft_loads_it(options, tiny, tmp_path):
     with torch.no_grad():
         batch = collate(examples, np.arange(8), record.spec, pad_id(tiny / "tokens"))
         again = model(**batch).logits
-    best = predictions[(predictions.epoch == record.train.best_epoch)].iloc[:8]
+    best = predictions[(predictions.epoch == record.train.epochs["best"].epoch)].iloc[:8]
     assert np.abs(again.numpy() - logits(best)).max() < 1e-4
 
 
@@ -178,6 +181,33 @@ def without_dropout(tiny):
     return folder
 
 
+@pytest.mark.numerics
+def test_the_selection_rows_choose_an_epoch_and_validation_may_wait_for_it(tiny, tmp_path):
+    spec = make_spec(selection_rows=100, train_rows=64, epochs=3, learning_rate=0.02)
+    specs = {name: changed(spec, validate_epochs=name) for name in ("all", "chosen", "none")}
+    records, predictions = {}, {}
+    for name, asked in specs.items():
+        train(asked, tiny / "tokens", tiny / "model", tmp_path / name)
+        records[name] = read_record(tmp_path / name / "record.json").train
+        predictions[name] = pd.read_parquet(tmp_path / name / "predictions.parquet")
+    history = pd.read_csv(tmp_path / "all/history.csv")
+    every = records["all"].epochs
+    assert every["selected"].epoch == history.epoch[history.accuracy_selection.idxmax()]
+    assert every["best"].epoch == history.epoch[history.accuracy.idxmax()]
+    assert records["all"].rows == {"train": 64, "selection": 100, "validation": 128}
+    chosen = records["chosen"].epochs
+    assert chosen == {choice: every[choice] for choice in ("selected", "last")}
+    scored = pd.read_csv(tmp_path / "chosen/history.csv")
+    assert set(scored.epoch[scored.accuracy.notna()]) == {c.epoch for c in chosen.values()}
+    assert "accuracy" not in pd.read_csv(tmp_path / "none/history.csv")
+    assert set(predictions["none"].split) == {"selection"}
+    for choice, found in records["none"].epochs.items():
+        names = {name for name in every[choice].scores if name.endswith("_selection")}
+        assert found.scores == {name: every[choice].scores[name] for name in names}
+    saved = {name: folder_fingerprint(tmp_path / name / "adapter") for name in specs}
+    assert saved["all"] == saved["chosen"] == saved["none"]  # the selected epoch's
+
+
 def test_best_epochs_weights_are_the_exported_ones(reference, tiny, batch):
     from loraudit.adapters import inject
     from loraudit.adapters.base_model import load_base
@@ -189,7 +219,7 @@ def test_best_epochs_weights_are_the_exported_ones(reference, tiny, batch):
     inputs = collate(examples, np.arange(128), SPEC, pad_id(tiny / "tokens"))
     with torch.no_grad():
         found = model(**inputs).logits.numpy()
-    best = predictions[predictions.epoch == record.train.best_epoch]
+    best = predictions[predictions.epoch == record.train.epochs["best"].epoch]
     assert np.abs(found - logits(best)).max() < 1e-5
 
 
@@ -252,7 +282,10 @@ def test_further_validation_splits_are_scored_beside_the_first(tiny, tmp_path):
     spec = changed(SPEC, task=task, epochs=1)
     train(spec, tmp_path / "tokens", tiny / "model", tmp_path / "run")
     result = read_record(tmp_path / "run/record.json").train
-    assert result.best["accuracy_mismatched"] == result.best["accuracy"]
+    assert (
+        result.epochs["best"].scores["accuracy_mismatched"]
+        == result.epochs["best"].scores["accuracy"]
+    )
     assert result.rows["mismatched"] == 128
     predictions = pd.read_parquet(tmp_path / "run/predictions.parquet")
     assert dict(predictions.split.value_counts()) == {"validation": 128, "mismatched": 128}
@@ -275,7 +308,7 @@ def test_regression_runs_end_to_end(tiny, tmp_path):
         update={"classes": (), "metrics": ("pearson", "spearman"), "headline": "pearson"}
     )
     record, predictions = run(tiny, tmp_path, task=task)
-    assert record.train.best["pearson"] > 0.5
+    assert record.train.epochs["best"].scores["pearson"] > 0.5
     assert logits(predictions).shape[1] == 1
 
 
@@ -287,8 +320,9 @@ def test_an_undefined_score_is_recorded_as_such(tiny, tmp_path):
     changes = {"task": task, "validation_rows": 1, "train_rows": 16, "epochs": 2}
     train(changed(SPEC, **changes), tiny / "tokens", tiny / "model", tmp_path / "words/tiny/x/s0")
     record = read_record(tmp_path / "words/tiny/x/s0/record.json")
-    assert record.train.best == record.train.last == {"pearson": None}
-    assert record.train.best_epoch == 1
+    best, last = record.train.epochs["best"], record.train.epochs["last"]
+    assert best.scores == last.scores == {"pearson": None}
+    assert best.epoch == 1
     study = Study(
         name="one", question="", runs=(Run(id="words/tiny/x/s0", label="", spec=record.spec),)
     )

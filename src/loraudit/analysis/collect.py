@@ -20,7 +20,8 @@ from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
 from loraudit.studies.names import cell_id
-from loraudit.studies.record import read_record
+from loraudit.studies.record import Train, read_record
+from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run, Study
 
 
@@ -260,6 +261,21 @@ def _number(score: float | None) -> float:
     return math.nan if score is None else score
 
 
+def _chosen_scores(train: Train, headline: str) -> dict:
+    """Return the columns of each choice of an epoch: headline, epoch, all metrics; None if unmade.
+
+    The headline stands under the choice's own name.
+    """
+    row: dict = {}
+    for choice in CHOICES:
+        chosen = train.epochs.get(choice)
+        row[choice] = _number(chosen.scores.get(headline)) if chosen else None
+        row[f"{choice}_epoch"] = chosen.epoch if chosen else None
+        scores = chosen.scores if chosen else {}
+        row |= {f"{choice}_{name}": _number(value) for name, value in scores.items()}
+    return row
+
+
 def _tidy_row(run: Run, folder: Path) -> dict:
     record = read_record(folder / "record.json")
     if record.spec != run.spec:
@@ -271,12 +287,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **cell_of(run),
         "seed": spec.seed,
         "metric": headline,
-        "best": _number(train.best[headline]),
-        "last": _number(train.last[headline]),
-        "best_epoch": train.best_epoch,
-        "last_epoch": train.last_epoch,
-        **{f"best_{name}": _number(value) for name, value in train.best.items()},
-        **{f"last_{name}": _number(value) for name, value in train.last.items()},
+        **_chosen_scores(train, headline),
         **{f"parameters_{name}": count for name, count in train.parameters.items()},
         **{f"bytes_{name}": count for name, count in train.bytes.items()},
         **{f"rows_{name}": count for name, count in train.rows.items()},

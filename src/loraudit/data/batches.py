@@ -1,6 +1,6 @@
 """What training reads: token files mapped into memory, and batches made from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,7 @@ from loraudit.studies.spec import RunSpec, derive_seed
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of a tokenised split; the tokens of example i are the `lengths[i]` `ids` that begin
-    at `starts[i]`.
+    """n tokenised examples; example i's tokens are `ids[starts[i] : starts[i] + lengths[i]]`.
 
     `rows` (n,) are row numbers of the source, `labels` (n,) classes or numbers, `starts` and
     `lengths` (n,) whole numbers, `types` the segment id of each of the `ids`, or None. The `ids`
@@ -33,17 +32,93 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, index: np.ndarray) -> "Examples":
+        """Return the examples at these places, in this order; their tokens are not copied."""
+        return replace(
+            self,
+            rows=self.rows[index],
+            labels=self.labels[index],
+            starts=self.starts[index],
+            lengths=self.lengths[index],
+        )
+
 
 def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
-    """Map a tokenised split into memory, or as many of its rows as the spec asks for.
+    """Map the rows of a split that a run uses into memory.
 
-    `train_rows` of the spec says how many of "train", and `train_draw` which; `validation_rows`
-    says how many of any other split, of which the first are taken.
+    "selection" is the part of the training split that `selection_rows` of the spec holds out
+    (`held_out`). "train" are its other rows, or as many of them as `train_rows` says, by
+    `train_draw`. Of any other split these are the first `validation_rows`.
 
     Raises:
         UserError: the split has fewer rows than the spec asks for, was cut at another length, or
             its file was changed after it was made.
     """
+    whole = _whole_split(spec, tokens, "train" if split == "selection" else split)
+    if split == "selection":
+        return whole.take(held_out(whole.labels, spec))
+    if split == "train" and spec.selection_rows is not None:
+        whole = whole.take(np.setdiff1d(np.arange(len(whole)), held_out(whole.labels, spec)))
+    asked = spec.train_rows if split == "train" else spec.validation_rows
+    if asked is None or asked == len(whole):
+        return whole
+    if asked > len(whole):
+        raise UserError(
+            f"{split}_rows: {asked} asked, but task {spec.task.name!r} has {len(whole)} "
+            f"(legal: 1 to {len(whole)}, or null for all)"
+        )
+    drawn = split == "train" and spec.train_draw == "seed"
+    return whole.take(_drawn(spec.seed, len(whole), asked) if drawn else np.arange(asked))
+
+
+def _drawn(seed: int, rows: int, asked: int) -> np.ndarray:
+    """Return the places of the training rows that a seed draws, in the split's order.
+
+    They depend on the seed and the number of rows only: twins get the same rows, and fewer rows
+    are a part of more.
+    """
+    random = np.random.default_rng(derive_seed(seed, "train rows"))
+    return np.sort(random.permutation(rows)[:asked])
+
+
+def held_out(labels: np.ndarray, spec: RunSpec) -> np.ndarray:
+    """Return the places of the rows that a run holds out of the training split, in order.
+
+    They depend on the task and on `selection_rows` alone, so that they are the same for all its
+    runs. Classes keep their shares, up to rounding (by largest remainders).
+
+    Args:
+        labels: classes or numbers (n,) of the whole training split.
+        spec: the run; its `selection_rows` is not None.
+
+    Raises:
+        UserError: no training row would be left, or a class would have no row in the selection or
+            none to train on.
+    """
+    count, where = spec.selection_rows or 0, f"selection_rows: {spec.selection_rows}"
+    if count >= len(labels):
+        raise UserError(
+            f"{where} leaves no training row: task {spec.task.name!r} has {len(labels)} "
+            f"(legal: 1 to {len(labels) - 1}, or null for none)"
+        )
+    order = np.random.default_rng(derive_seed(0, "selection", spec.task.name)).permutation
+    if spec.task.regression:
+        return np.sort(order(len(labels))[:count])
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = count * sizes / len(labels)
+    quotas = np.floor(exact).astype(int)
+    more = np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]
+    quotas[more] += 1
+    for label, size, quota in zip(classes, sizes, quotas, strict=True):
+        if not 0 < quota < size:
+            name, lacks = spec.task.classes[int(label)], "none" if quota == 0 else "all"
+            raise UserError(f"{where} takes {lacks} of the {size} training rows of class {name!r}")
+    mixed = order(len(labels))
+    parts = [mixed[labels[mixed] == c][:q] for c, q in zip(classes, quotas, strict=True)]
+    return np.sort(np.concatenate(parts))
+
+
+def _whole_split(spec: RunSpec, tokens: Path, split: str) -> Examples:
     manifest = read_json(Path(tokens) / "manifest.json")
     if manifest["max_length"] != spec.max_length:
         raise UserError(
@@ -54,41 +129,30 @@ def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
         raise UserError(f"{file}: changed since it was made; delete {tokens} to have it made again")
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_file(source).get_batch(0)
-    asked = spec.train_rows if split == "train" else spec.validation_rows
-    if asked is not None and asked > len(table):
-        raise UserError(
-            f"{split}_rows: {asked} asked, but task {spec.task.name!r} has {len(table)} "
-            f"(legal: 1 to {len(table)}, or null for all)"
-        )
-    chosen = _drawn(spec, len(table), asked) if split == "train" else slice(asked)
     ids = table["ids"]
     offsets = ids.offsets.to_numpy()
     return Examples(
-        rows=table["row"].to_numpy(zero_copy_only=False)[chosen],
-        labels=table["label"].to_numpy(zero_copy_only=False)[chosen],
-        starts=offsets[:-1][chosen],
-        lengths=np.diff(offsets)[chosen],
+        rows=table["row"].to_numpy(zero_copy_only=False),
+        labels=table["label"].to_numpy(zero_copy_only=False),
+        starts=offsets[:-1],
+        lengths=np.diff(offsets),
         ids=ids.values.to_numpy(),
         types=table["types"].values.to_numpy() if "types" in table.schema.names else None,
     )
 
 
-def _drawn(spec: RunSpec, rows: int, asked: int | None) -> np.ndarray | slice:
-    """Return which of a training split's rows a run trains on, in the split's order.
-
-    What "seed" draws depends on the seed and the split's size only: twins get the same rows, and
-    fewer rows are a part of more.
-    """
-    if spec.train_draw == "first" or asked in (None, rows):
-        return slice(asked)
-    random = np.random.default_rng(derive_seed(spec.seed, "train rows"))
-    return np.sort(random.permutation(rows)[:asked])
-
-
 def scored_splits(spec: RunSpec, tokens: Path) -> list[str]:
-    """Return the names of the splits to score: validation, and fetched ones of `also_validate`."""
+    """Return the names of the splits that a run is scored on.
+
+    "selection" if rows are held out for it; then, unless `validate_epochs` is "none",
+    "validation" and the fetched splits of `also_validate`.
+    """
+    held = ["selection"] if spec.selection_rows else []
+    if spec.validate_epochs == "none":
+        return held
     absent = read_json(Path(tokens) / "manifest.json")["absent"]
-    return ["validation", *(name for name in spec.task.also_validate if name not in absent)]
+    also = [name for name in spec.task.also_validate if name not in absent]
+    return [*held, "validation", *also]
 
 
 def pad_id(tokens: Path) -> int:

@@ -132,7 +132,9 @@ def _without_seed(spec: dict) -> dict:
 
 
 def seed_scores(spec: RunSpec, study: Path) -> list[float]:
-    """Return the best-epoch scores of the runs that differ from `spec` in the seed at most.
+    """Return the scores of the runs that differ from `spec` in the seed at most.
+
+    They are those of the epoch whose weights are saved.
 
     Raises:
         UserError: the study's folder has no tidy table, or no such run.
@@ -143,7 +145,7 @@ def seed_scores(spec: RunSpec, study: Path) -> list[float]:
     all_records = [json.loads(line) for line in records.read_text().splitlines()]
     wanted = _without_seed(spec.model_dump(mode="json"))
     scores = [
-        record["train"]["best"][spec.task.headline]
+        record["train"]["epochs"][spec.choices[0]]["scores"][spec.task.headline]
         for record in all_records
         if _without_seed(record["spec"]) == wanted
     ]
@@ -189,7 +191,7 @@ def model_card(
 
 def _usage(spec: RunSpec) -> str:
     """Say how to load the adapter, in a program that runs with FOLDER and BASE filled in."""
-    text = "The adapter of the best epoch, its head included."
+    text = f"The adapter of the {spec.choices[0]} epoch, its head included."
     if spec.base_bits is None:
         return f"{text} Load it on the base model:\n\n{_code(_float_base(spec))}"
     return (
@@ -242,27 +244,28 @@ def _code(base: list[str]) -> str:
 
 
 def _scores(record: RunRecord, seeds: list[float] | None) -> str:
-    """Show best and last epoch with the number of rows; other seeds' scores where known."""
+    """Show each chosen epoch with the number of rows; other seeds' scores where known."""
     train, headline = record.train, record.spec.task.headline
     lines = ["| epoch | metric | value |", "|---|---|---|"]
-    for name, epoch, scores in (
-        ("best", train.best_epoch, train.best),
-        ("last", train.last_epoch, train.last),
-    ):
+    for name, chosen in train.epochs.items():
         lines += [
-            f"| {name} ({epoch}) | {text(m)} | {'undefined' if v is None else f'{v:.4f}'} |"
-            for m, v in scores.items()
+            f"| {name} ({chosen.epoch}) | {text(m)} | {'undefined' if v is None else f'{v:.4f}'} |"
+            for m, v in chosen.scores.items()
         ]
     scored = {split: count for split, count in train.rows.items() if split != "train"}
     counts = ", ".join(f"{text(split)} n = {count} rows" for split, count in scored.items())
-    notes = [
-        f"Scored on {counts}. The best epoch was picked by {text(headline)} on the validation "
-        "rows themselves, which is optimistic; the last epoch is not picked."
-    ]
+    picked = {
+        "selected": f"The selected epoch was picked by {text(headline)} on rows held out of the "
+        "training split.",
+        "best": f"The best epoch was picked by {text(headline)} on the validation rows themselves, "
+        "which is optimistic.",
+        "last": "The last epoch is not picked.",
+    }
+    notes = [" ".join([f"Scored on {counts}.", *(picked[choice] for choice in train.epochs)])]
     if seeds:
         spread = f", standard deviation {stdev(seeds):.4f}" if len(seeds) > 1 else ""
         notes.append(
-            f"Over n = {len(seeds)} seeds of this setting, best epochs: median "
+            f"Over n = {len(seeds)} seeds of this setting, {record.spec.choices[0]} epochs: median "
             f"{text(headline)} {median(seeds):.4f}, mean {mean(seeds):.4f}{spread}."
         )
     else:

@@ -31,3 +31,8 @@ def variant_of(run: str) -> str:
 def adapter_name(spec: RunSpec) -> str:
     """Return "r<rank>-<targets>", or "" for a run without an adapter."""
     return f"r{spec.adapter.rank}-{targets_name(spec)}" if spec.adapter else ""
+
+
+def score_name(metric: str, split: str) -> str:
+    """Name a metric of a split: accuracy is of validation, accuracy_selection of the selection."""
+    return metric if split == "validation" else f"{metric}_{split}"

@@ -14,18 +14,28 @@ from pydantic import ValidationError
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, sha256, write_json
-from loraudit.studies.spec import RunSpec, digest
+from loraudit.studies.spec import EpochChoice, RunSpec, digest
 from loraudit.studies.values import Frozen
 
 
+class Chosen(Frozen):
+    """The epoch that a choice came to (from 1), and its scores as fractions, None where undefined.
+
+    A metric of another split than validation has the split's name behind it: `accuracy_selection`.
+    """
+
+    epoch: int
+    scores: dict[str, float | None]
+
+
 class Train(Frozen):
-    """What training gave. Scores are fractions, None where undefined; seconds are wall time."""
+    """What training gave; seconds are wall time.
+
+    `epochs` has an entry for each of the spec's `choices`.
+    """
 
     steps: int
-    best_epoch: int
-    last_epoch: int
-    best: dict[str, float | None]
-    last: dict[str, float | None]
+    epochs: dict[EpochChoice, Chosen]
     parameters: dict[str, int]
     bytes: dict[str, int]
     rows: dict[str, int]
@@ -40,7 +50,7 @@ class Train(Frozen):
     what a closed fit has chosen, such as the probe's C."""
 
 
-LAYOUT = 2
+LAYOUT = 3
 """The layout of records that this version writes and reads."""
 
 
@@ -51,7 +61,7 @@ class RunRecord(Frozen):
     started by hand. `files` and `record_sha256` are the seal, None until the record is sealed.
     """
 
-    layout: Literal[2] = 2
+    layout: Literal[3] = 3
     spec: RunSpec
     spec_sha256: str
     train: Train

@@ -7,7 +7,7 @@ build the DAG, so it does without torch.
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -25,6 +25,13 @@ from loraudit.studies.method_settings import MethodSettings
 from loraudit.studies.methods import METHODS, MethodEntry
 from loraudit.studies.peft_options import check_options
 from loraudit.studies.values import Count, Fraction, Frozen, Positive
+
+EpochChoice = Literal["selected", "best", "last"]
+"""How the epoch of a score is chosen: the best on the selection rows, the best on the validation
+rows themselves, or the last."""
+
+CHOICES: tuple[EpochChoice, ...] = get_args(EpochChoice)
+"""All choices of an epoch, the one to be preferred first."""
 
 
 class WarmStart(Frozen):
@@ -100,7 +107,9 @@ class RunSpec(Frozen):
     head: Literal["trained", "frozen"]
     train_rows: Count | None
     train_draw: Literal["seed", "first"]
+    selection_rows: Count | None
     validation_rows: Count | None
+    validate_epochs: Literal["all", "chosen", "none"]
     global_batch: Count
     micro_batch: Count
     epochs: Count
@@ -156,6 +165,11 @@ class RunSpec(Frozen):
             )
         self._check_method()
         self._check_bits()
+        if self.validate_epochs != "all" and self.selection_rows is None:
+            raise ValueError(
+                f"validate_epochs {self.validate_epochs!r} chooses the epoch on rows held out of "
+                "the training split: set selection_rows (or validate_epochs: all)"
+            )
         if self.settings:
             self.settings.check(self)
         return self
@@ -231,6 +245,12 @@ class RunSpec(Frozen):
     def warm_start(self) -> WarmStart | None:
         """The run that this one starts from; None if it starts cold."""
         return self.adapter.warm_start if self.adapter else None
+
+    @property
+    def choices(self) -> tuple[EpochChoice, ...]:
+        """How the epochs of the run's scores are chosen; weights of the first one are saved."""
+        made = {"selected": self.selection_rows is not None, "best": self.validate_epochs == "all"}
+        return tuple(choice for choice in CHOICES if made.get(choice, True))
 
     @property
     def uneven_ranks(self) -> bool:

@@ -285,14 +285,8 @@ def _time_evaluation(state, examples: "Examples") -> float:
     order = np.argsort(examples.lengths, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, rows).round().astype(int)]
     started = time.monotonic()
-    evaluate(state, _picked(examples, chosen), "calibrate")
+    evaluate(state, examples.take(chosen), "calibrate")
     return (time.monotonic() - started) / rows
-
-
-def _picked(examples: "Examples", index: np.ndarray) -> "Examples":
-    """Return the examples at these places."""
-    names = ("rows", "labels", "starts", "lengths")
-    return replace(examples, **{name: getattr(examples, name)[index] for name in names})
 
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:

@@ -138,7 +138,7 @@ def compare_studies(left: Path, right: Path) -> dict:
         same = _equal_predictions(a_rows, b_rows)
         equal, scored = equal + (same is True), scored + (same is not None)
         metric = a.spec.task.headline
-        left_score, right_score = a.train.last[metric], b.train.last.get(metric)
+        left_score, right_score = (x.train.epochs["last"].scores.get(metric) for x in (a, b))
         if left_score is not None and right_score is not None:
             scores = (left_score, right_score)
             cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)

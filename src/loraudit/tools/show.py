@@ -28,8 +28,11 @@ def describe(folder: Path) -> dict:
         "sealed": record.record_sha256 is not None,
         "spec": spec_values(record.spec),
         "classes": list(record.spec.task.classes),
-        "scores": {k: {"best": train.best[k], "last": train.last[k]} for k in train.best},
-        "epochs": {"best": train.best_epoch, "last": train.last_epoch},
+        "scores": {
+            name: {choice: chosen.scores.get(name) for choice, chosen in train.epochs.items()}
+            for name in dict.fromkeys(n for c in train.epochs.values() for n in c.scores)
+        },
+        "epochs": {choice: chosen.epoch for choice, chosen in train.epochs.items()},
         "history": pd.read_csv(folder / "history.csv").to_dict("records"),
         "confusion": confusion(record, predictions),
         "parameters": train.parameters,
@@ -68,7 +71,7 @@ def costs(record: RunRecord) -> dict[str, object]:
 
 
 def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[list[int]]] | None:
-    """Count predictions by label (rows) and predicted class (columns) at the best and last epoch.
+    """Count predictions by label (rows) and predicted class (columns) at each chosen epoch.
 
     None for a regression.
     """
@@ -77,9 +80,9 @@ def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[li
         return None
     classes = range(len(task.classes))
     scored = predictions[predictions.split == "validation"]
-    counts = {}
-    for name, epoch in (("best", train.best_epoch), ("last", train.last_epoch)):
-        rows = scored[scored.epoch == epoch]
+    counts: dict[str, list[list[int]]] = {}
+    for name, chosen in train.epochs.items():
+        rows = scored[scored.epoch == chosen.epoch]
         table = pd.crosstab(rows.label, rows.prediction)
         filled = table.reindex(index=classes, columns=classes, fill_value=0)
         counts[name] = filled.to_numpy().tolist()
@@ -88,15 +91,15 @@ def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[li
 
 def sections(run: dict) -> list[Section]:
     """Turn `describe`'s answer into tables for the screen."""
-    best, last = (f"{name} epoch ({run['epochs'][name]})" for name in ("best", "last"))
+    chosen = [f"{choice} epoch ({epoch})" for choice, epoch in run["epochs"].items()]
     scores = [
-        [name, *("undefined" if v is None else f"{100 * v:.2f}" for v in value.values())]
-        for name, value in run["scores"].items()
+        [name, *("undefined" if v is None else f"{100 * v:.2f}" for v in values.values())]
+        for name, values in run["scores"].items()
     ]
     history = [[_number(value) for value in row.values()] for row in run["history"]]
     made: list[Section] = [
         ("spec", ["field", "value"], _pairs(run["spec"])),
-        ("scores, %", ["metric", best, last], scores),
+        ("scores, %", ["metric", *chosen], scores),
         ("history", list(run["history"][0]), history),
     ]
     if run["confusion"]:

@@ -29,6 +29,7 @@ from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, HubSource
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
+from loraudit.studies.names import score_name
 from loraudit.studies.record import RunRecord, load_record, run_files, seal
 from loraudit.studies.spec import digest
 from loraudit.studies.study import Run, Study, read_study
@@ -233,16 +234,13 @@ def _check_scores(case: Case, file: Path) -> Findings:
     logits = predictions.filter(like="logit_").to_numpy()
     if not np.array_equal(metrics.predictions(logits, task), predictions.prediction):
         yield case.problem("predictions.parquet", "a prediction is not what its logits say")
-    for name, epoch, said in (
-        ("best", train.best_epoch, train.best),
-        ("last", train.last_epoch, train.last),
-    ):
-        computed: dict[str, float] = {}
-        for split, rows in predictions[predictions.epoch == epoch].groupby("split", sort=False):
+    for name, chosen in train.epochs.items():
+        said, computed = chosen.scores, dict[str, float]()
+        shown = predictions[predictions.epoch == chosen.epoch]
+        for split, rows in shown.groupby("split", sort=False):
             values = rows.filter(like="logit_").to_numpy()
-            suffix = "" if split == "validation" else f"_{split}"
             scores = metrics.compute(values, rows.label.to_numpy(), task)
-            computed |= {f"{metric}{suffix}": score for metric, score in scores.items()}
+            computed |= {score_name(metric, str(split)): score for metric, score in scores.items()}
             if len(rows) != train.rows.get(str(split)):
                 yield case.problem("predictions.parquet", f"{len(rows)} rows of {split}")
         for metric in said.keys() | computed.keys():
@@ -263,23 +261,28 @@ def _same_score(one: float | None, two: float | None) -> bool:
 def _check_history(case: Case) -> Findings:
     history = pd.read_csv(case.folder / "history.csv")
     train, headline = case.record.train, case.record.spec.task.headline
-    if len(history) != train.last_epoch or headline not in history:
-        yield case.problem(
-            "history.csv", f"{len(history)} epochs, the record has {train.last_epoch}"
-        )
+    scored = {"selected": score_name(headline, "selection"), "best": headline}
+    last = train.epochs["last"].epoch
+    needed = {scored[choice] for choice in train.epochs if choice in scored}
+    if len(history) != last or not needed <= set(history):
+        yield case.problem("history.csv", f"{len(history)} epochs, the record has {last}")
         return
-    best = int(history.loc[history[headline].fillna(-math.inf).idxmax(), "epoch"])
-    if best != train.best_epoch:
-        text = f"its best epoch is {best}, the record says {train.best_epoch}"
-        yield case.problem("history.csv", text)
+    for choice, chosen in train.epochs.items():
+        if choice == "last":
+            continue
+        values = history[scored[choice]].fillna(-math.inf)
+        found = int(history.loc[values.idxmax(), "epoch"])
+        if found != chosen.epoch:
+            text = f"its {choice} epoch is {found}, the record says {chosen.epoch}"
+            yield case.problem("history.csv", text)
     if history.step.iloc[-1] != train.steps:
         text = f"{history.step.iloc[-1]} steps, the record says {train.steps}"
         yield case.problem("history.csv", text)
-    for epoch, said in ((train.best_epoch, train.best), (train.last_epoch, train.last)):
+    for epoch, said in {(c.epoch, tuple(c.scores.items())) for c in train.epochs.values()}:
         row = (
             history[history.epoch == epoch].iloc[0].to_dict() if epoch in set(history.epoch) else {}
         )
-        for metric, value in said.items():
+        for metric, value in said:
             said_there = row.get(metric)
             if said_there != value and not (value is None and pd.isna(said_there)):
                 text = f"epoch {epoch}: {metric} is {said_there}, the record says {value}"

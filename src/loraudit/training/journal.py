@@ -16,7 +16,7 @@ from loraudit.training.predictions import prediction_table
 
 @dataclass
 class Best:
-    """The first epoch with the best validation score so far, and its weights."""
+    """The first epoch with the best score so far on some rows, and its weights if they are kept."""
 
     epoch: int = 0
     value: float = -math.inf
@@ -24,20 +24,21 @@ class Best:
     ranks: dict[str, int] = field(default_factory=dict)
 
     def offer(
-        self, epoch: int, value: float, model: torch.nn.Module, ranks: dict[str, int] | None = None
+        self,
+        epoch: int,
+        value: float,
+        model: torch.nn.Module | None,
+        ranks: dict[str, int] | None = None,
     ) -> None:
-        """Keep this epoch if it is better; `ranks` are the layers', if the method moves them.
+        """Keep this epoch if it is better, and the weights of `model` if one is given.
 
-        An undefined value (NaN) is worse than any other, and as the first it is kept.
+        `ranks` are the layers' ranks, if the method moves them. An undefined value (NaN) is worse
+        than any other, and as the first it is kept.
         """
         value = -math.inf if math.isnan(value) else value
         if value > self.value or not self.epoch:
             self.epoch, self.value, self.ranks = epoch, value, ranks or {}
-            self.weights = trained_weights(model)
-
-    def restore(self, model: torch.nn.Module) -> None:
-        """Put the best epoch's weights back into the model."""
-        put_weights(model, self.weights)
+            self.weights = trained_weights(model) if model else {}
 
 
 @dataclass
@@ -61,14 +62,19 @@ class Journal:
     history: list[dict] = field(default_factory=list)
     """epoch, step, training loss and scores: a row for each epoch that is done"""
     logits: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
-    """logits (rows, classes) by epoch and split, of the best epoch and the last one only"""
-    best: Best = field(default_factory=Best)
+    """logits (rows, classes) by epoch and split, of chosen epochs and the last one only"""
+    choices: dict[str, Best] = field(default_factory=dict)
+    """the best epoch so far by each choice that the run makes: "selected", "best" """
     counts: dict[str, float] = field(default_factory=dict)
     """what a closed fit has chosen, for the run's record"""
     ranks: list[dict] = field(default_factory=list)
     """step, layer and rank: a row for each layer at the start and whenever ranks have moved"""
     resumed: list[dict] = field(default_factory=list)
     """step of each checkpoint from which the run was resumed, and the processor that saved it"""
+
+    def chosen(self, last: int) -> dict[str, int]:
+        """Return the epoch that each choice came to; `last` is the run's last epoch."""
+        return {choice: best.epoch for choice, best in self.choices.items()} | {"last": last}
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ decided here, so that the global batch is what the spec says, whatever the numbe
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import numpy as np
@@ -18,11 +18,12 @@ from accelerate.utils import gather_object
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.data.batches import Examples, collate, global_batches, sorted_batches
+from loraudit.studies.names import score_name
 from loraudit.studies.spec import derive_seed
 from loraudit.training import metrics
 from loraudit.training.accounting import out_of_memory
 from loraudit.training.method import Controller
-from loraudit.training.state import State, keep, note_ranks
+from loraudit.training.state import State, keep, note_ranks, restore
 
 EVALUATED = 4
 """An evaluation batch has the rows of so many micro batches: without a backward pass they take no
@@ -39,24 +40,59 @@ def run_epochs(
     `fit` trains an epoch and returns the mean loss; None does optimizer steps (`train_epoch`).
     """
     spec, journal = state.spec, state.journal
+    scored = [name for name in examples if name != "train"]
+    each = scored if spec.validate_epochs == "all" else ["selection"]
     for epoch in range(journal.epoch, spec.epochs + 1):
         journal.epoch = epoch
         loss = (fit or train_epoch)(state, examples["train"])
-        journal.logits[epoch] = {}
-        scores: dict[str, float] = {}
-        for split in (name for name in examples if name != "train"):
-            logits = evaluate(state, examples[split], f"evaluate {split} {epoch}")
-            values = metrics.compute(logits, examples[split].labels, spec.task)
-            suffix = "" if split == "validation" else f"_{split}"
-            scores |= {f"{name}{suffix}": float(value) for name, value in values.items()}
-            journal.logits[epoch][split] = torch.from_numpy(logits)
+        scores = score(state, examples, each, epoch)
         journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
-        ranks = state.controller.ranks() if state.controller else None
-        journal.best.offer(epoch, scores[spec.task.headline], state.bare, ranks)
-        kept = (journal.best.epoch, epoch)
-        journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
-        report(state.accelerator, f"epoch {epoch}/{spec.epochs}", {"train_loss": loss, **scores})
+        choose(state, epoch)
+        report(state.accelerator, f"epoch {epoch}/{spec.epochs}", journal.history[-1])
         journal.batch, journal.loss = 0, 0.0
+    journal.epoch = spec.epochs + 1
+    if spec.validate_epochs == "chosen":
+        score_chosen(state, examples, scored)
+
+
+def score(
+    state: State, examples: dict[str, Examples], splits: Iterable[str], epoch: int
+) -> dict[str, float]:
+    """Return an epoch's scores on some splits, by `score_name`; keep its logits in the journal."""
+    scores: dict[str, float] = {}
+    for split in splits:
+        logits = evaluate(state, examples[split], f"evaluate {split} {epoch}")
+        values = metrics.compute(logits, examples[split].labels, state.spec.task)
+        scores |= {score_name(metric, split): float(value) for metric, value in values.items()}
+        state.journal.logits.setdefault(epoch, {})[split] = torch.from_numpy(logits)
+    return scores
+
+
+def choose(state: State, epoch: int) -> None:
+    """Offer an epoch to each choice of the spec, and forget the logits of epochs not chosen."""
+    journal, headline = state.journal, state.spec.task.headline
+    ranks = state.controller.ranks() if state.controller else None
+    for choice, best in journal.choices.items():
+        split = "selection" if choice == "selected" else "validation"
+        value = journal.history[epoch - 1][score_name(headline, split)]
+        saved = choice == state.spec.choices[0]
+        best.offer(epoch, value, state.bare if saved else None, ranks)
+    kept = {epoch, *(best.epoch for best in journal.choices.values())}
+    journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
+
+
+def score_chosen(state: State, examples: dict[str, Examples], splits: list[str]) -> None:
+    """Score the last and then the selected epoch on the splits that no epoch was scored on yet.
+
+    A stop by a signal may come between the two: what is scored already is not scored again, since
+    the model then holds the selected epoch's weights.
+    """
+    journal = state.journal
+    for epoch in (state.spec.epochs, journal.choices["selected"].epoch):
+        missing = [name for name in splits if name not in journal.logits[epoch]]
+        if missing and epoch != state.spec.epochs:
+            restore(state, journal.choices["selected"])
+        journal.history[epoch - 1] |= score(state, examples, missing, epoch)
 
 
 def train_epoch(state: State, examples: Examples) -> float:
@@ -189,8 +225,9 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     return whole
 
 
-def report(accelerator: Accelerator, what: str, values: dict[str, float]) -> None:
-    """Print one line of names and values on the main process."""
+def report(accelerator: Accelerator, what: str, row: dict[str, float]) -> None:
+    """Print one line with an epoch's loss and scores on the main process."""
     if accelerator.is_main_process:
-        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        shown = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        text = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         print(f"{what}: {text}", file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, write_json
 from loraudit.base.provenance import environment
 from loraudit.data.batches import data_fingerprint, load_examples, pad_id, scored_splits
-from loraudit.studies.record import RunRecord, Train, read_record, run_files, write_record
+from loraudit.studies.record import Chosen, RunRecord, Train, read_record, run_files, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.training.accounting import (
     base_bytes,
@@ -32,11 +32,11 @@ from loraudit.training.accounting import (
     peak_memory_mib,
 )
 from loraudit.training.checkpoint import Checkpoints
-from loraudit.training.journal import write_journal
+from loraudit.training.journal import Best, write_journal
 from loraudit.training.loop import run_epochs
 from loraudit.training.method import ClosedFit, method_of
 from loraudit.training.schedule import learning_rate, make_schedule
-from loraudit.training.state import State, take_up
+from loraudit.training.state import State, restore, take_up
 
 SAME = ("python", "packages", "threads", "processes", "device", "data", "weights", "started_from")
 """What a checkpoint must have been made with, beside the same spec and code, to be used."""
@@ -104,7 +104,7 @@ def train(
         take_up(state, checkpoints)
         run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
-            export_best(state, out / "adapter")
+            export(state, out / "adapter")
             write_journal(out, state.journal, examples, spec)
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
@@ -138,14 +138,11 @@ def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpo
     return True
 
 
-def export_best(state: State, folder: Path) -> None:
-    """Write the adapter of the best epoch."""
-    spec, best = state.spec, state.journal.best
-    if state.controller:
-        state.controller.restore(best.ranks)
-    best.restore(state.bare)
+def export(state: State, folder: Path) -> None:
+    """Write the adapter of the epoch that the first of the spec's choices came to."""
+    restore(state, state.journal.choices[state.spec.choices[0]])
     with folder_atomic(folder) as new:
-        method_of(spec).export(state.bare, spec, new)
+        method_of(state.spec).export(state.bare, state.spec, new)
 
 
 def train_result(state: State, **facts: Any) -> Train:
@@ -153,10 +150,10 @@ def train_result(state: State, **facts: Any) -> Train:
     journal = state.journal
     return Train(
         steps=journal.step,
-        best_epoch=journal.best.epoch,
-        last_epoch=state.spec.epochs,
-        best=_scores(journal.history, journal.best.epoch),
-        last=_scores(journal.history, state.spec.epochs),
+        epochs={
+            choice: Chosen(epoch=epoch, scores=_scores(journal.history, epoch))
+            for choice, epoch in journal.chosen(state.spec.epochs).items()
+        },
         tokens=journal.tokens,
         seconds={**journal.seconds, "total": time.monotonic() - state.started},
         peak_memory_mib=peak_memory_mib(),
@@ -243,7 +240,9 @@ def prepare(
         model.compile(dynamic=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     torch.manual_seed(derive_seed(spec.seed, "dropout", accelerator.process_index))
-    return State(spec, accelerator, model, prepared, optimizer, scheduler, pad)
+    state = State(spec, accelerator, model, prepared, optimizer, scheduler, pad)
+    state.journal.choices = {choice: Best() for choice in spec.choices if choice != "last"}
+    return state
 
 
 def _scores(history: list[dict], epoch: int) -> dict[str, float | None]:

@@ -55,7 +55,8 @@ def take_up(state: State, checkpoints: Checkpoints) -> None:
         note_ranks(state)
         return
     journal = content["journal"]
-    state.journal = Journal(**{**journal, "best": Best(**journal["best"])})
+    choices = {choice: Best(**best) for choice, best in journal["choices"].items()}
+    state.journal = Journal(**{**journal, "choices": choices})
     if state.controller:
         state.controller.load_state_dict(content["controller"])
     put_weights(state.bare, content["weights"])
@@ -67,10 +68,20 @@ def take_up(state: State, checkpoints: Checkpoints) -> None:
     checkpoints.say(f"going on after step {step} (epoch {state.journal.epoch})")
 
 
+def restore(state: State, best: Best) -> None:
+    """Put the weights of a chosen epoch, and the ranks that it had, back into the model."""
+    if state.controller:
+        state.controller.restore(best.ranks)
+    put_weights(state.bare, best.weights)
+
+
 def save_checkpoint(state: State, checkpoints: Checkpoints) -> bool:
     """Save all that `take_up` needs, and return whether it was written."""
     content = {
-        "journal": {**vars(state.journal), "best": vars(state.journal.best)},
+        "journal": {
+            **vars(state.journal),
+            "choices": {choice: vars(best) for choice, best in state.journal.choices.items()},
+        },
         "weights": trained_weights(state.bare),
         "optimizer": state.optimizer.state_dict(),
         "scheduler": state.scheduler.state_dict(),
