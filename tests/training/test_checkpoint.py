@@ -110,10 +110,10 @@ def test_a_signal_while_the_chosen_epochs_are_scored_changes_no_bit(
     evaluation, tiny, tmp_path, monkeypatch
 ):
     """After three epochs' selection rows, validation is scored at the last and selected epoch."""
-    spec = changed(SPEC, selection_rows=100, validate_epochs="chosen", learning_rate=0.5)
+    spec = changed(SPEC, selection_rows=100, validate_epochs="chosen", learning_rate=1e-9)
     train(*arguments(tiny, tmp_path / "whole", spec))
     whole = read_record(tmp_path / "whole/record.json").train
-    assert whole.epochs["selected"].epoch < 3, "make the second evaluation another epoch's"
+    assert whole.epochs["selected"].epoch == 1  # scores hardly move, and the first of equals counts
     with monkeypatch.context() as patch:
         signalled(patch, signal.SIGTERM, evaluation=evaluation)
         with pytest.raises(SystemExit):
