@@ -29,6 +29,7 @@ def main() -> None:
     for name in ("tokens", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of the run that this one starts from")
+    parser.add_argument("--trials", type=Path, help="folder of the runs that try tuned values")
     parser.add_argument("--code", help="digest of the code that was planned to run")
     parser.add_argument("--checkpoint-minutes", type=float, default=10.0, help="0: every step")
     arguments = parser.parse_args()
@@ -44,7 +45,7 @@ def main() -> None:
     if arguments.code not in (None, code):
         raise UserError("the code was edited since this run was planned; start snakemake again")
     folders = arguments.tokens, arguments.model, arguments.out, arguments.start
-    train(spec, *folders, code, arguments.checkpoint_minutes)
+    train(spec, *folders, code, arguments.checkpoint_minutes, arguments.trials)
 
 
 run_program(main)

@@ -210,6 +210,49 @@ def test_bits_starts_ranks_and_variants_go_through_the_whole_pipeline(project):
     assert "only PEFT has them: peft-pissa" in page
 
 
+TUNED = """
+question: Which learning rate does each cell need?
+defaults: {task: words, model: tiny, epochs: 1, global_batch: 16, rank: 2, max_length: 64,
+           train_rows: 96, selection_rows: 64, validation_rows: 64}
+tune:
+  axes: {learning_rate: [1.0e-5, 1.0e-2]}
+  per_method: {head: {learning_rate: [1.0e-2, 1.0e-1]}}
+  seeds: [100]
+grid:
+  - {method: [lora, peft], targets: q+v}
+  - {method: head}
+"""
+
+
+def test_a_tuned_study_waits_for_its_trials_and_takes_the_best(project):
+    (project / "config/studies/tuned.yaml").write_text(TUNED)
+    output = snakemake(project, config="study=tuned")
+    assert "3 runs (1 lora, 1 peft, 1 head), after 4 runs that tune, 1 cross-checks" in output
+    results = project / "results/tuned"
+    trials = pd.read_parquet(results / "tidy/tuning.parquet")
+    assert len(trials) == 3 * 2  # the twins' trials are the same runs
+    runs = pd.read_parquet(results / "tidy/runs.parquet").set_index("method")
+    for method, part in trials.groupby("method"):
+        best = part.loc[part.score.idxmax()]
+        assert part.chosen.tolist() == (part.learning_rate == best.learning_rate).tolist()
+        assert runs.learning_rate[method] == best.learning_rate
+        record = read_record(results / "runs" / runs.run[method] / "record.json")
+        assert record.spec.learning_rate == best.learning_rate
+        assert record.tuning.at_edge == ("learning_rate",)  # of two values both are at an edge
+    trial = results / "runs/words/tiny/lora-r2-q+v-tune-learning_rate0.01/s100"
+    assert not (trial / "adapter").exists()
+    assert set(pd.read_parquet(trial / "predictions.parquet").split) == {"selection"}
+    assert "tuned: no problem found" in command(project, "loraudit", "verify", "tuned")
+    assert planned(project, "study=tuned") == []
+    with edited(project / "config/studies/tuned.yaml", "1.0e-5", "2.0e-5"):
+        trained = [job for job in planned(project, "study=tuned") if job.startswith("train")]
+    assert trained == [
+        "train words tiny lora-r2-q+v seed 0",
+        "train words tiny lora-r2-q+v-tune-learning_rate2e-05 seed 100",
+        "train words tiny peft-r2-q+v seed 0",
+    ]
+
+
 def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
     folder = switched / "runs/words/tiny/lora-r2-q+v-letters-start/s1"
     record = read_record(folder / "record.json")

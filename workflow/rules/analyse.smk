@@ -29,8 +29,8 @@ rule collect:
     input:
         study=f"{RESULTS}/study.json",
         records=[f"{RESULTS}/runs/{run}/record.json" for run in RUNS],
-        history=[f"{RESULTS}/runs/{run}/history.csv" for run in RUNS],
-        predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in RUNS],
+        history=[f"{RESULTS}/runs/{run}/history.csv" for run in REPORTED],
+        predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in REPORTED],
         crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
     output:
         [f"{RESULTS}/tidy/{name}.csv" for name in TIDY],

@@ -56,7 +56,8 @@ except UserError as error:
 
 if workflow.is_main_process:  # each job parses this file again and need not repeat the line
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
-RUNS = {run.id: run.spec for run in STUDY.runs}
+RUNS = {run.id: run.spec for run in STUDY.all_runs}
+REPORTED = [run.id for run in STUDY.runs]
 CELLS = STUDY.cells()
 LORA_RUNS = lora_runs(STUDY)
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
@@ -104,6 +105,12 @@ def start_record(wildcards):
     """Return the record of the run that this one starts from, or nothing: that run comes first."""
     start = run_spec(wildcards).warm_start
     return f"{RESULTS}/runs/{start.run}/record.json" if start else []
+
+
+def trial_records(wildcards):
+    """Return the records of the runs that try values for this one: they come first."""
+    tuned = run_spec(wildcards).tuned
+    return [f"{RESULTS}/runs/{run}/record.json" for run in tuned.runs] if tuned else []
 
 
 def cell_spec(wildcards):

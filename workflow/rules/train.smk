@@ -7,6 +7,7 @@ rule train:
         tokens=lambda w: tokens_of(run_spec(w)),
         model="resources/models/{model}/manifest.json",
         start=start_record,
+        trials=trial_records,
     output:
         record=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/record.json",
         spec=f"{RESULTS}/runs/{{task}}/{{model}}/{{variant}}/s{{seed}}/spec.json",
@@ -33,6 +34,7 @@ rule train:
         tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),
         start=lambda w, input: f"--start={Path(input.start).parent}" if input.get("start") else "",
+        trials=lambda w, input: f"--trials={RESULTS}/runs" if input.get("trials") else "",
         out=parent,
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
@@ -41,4 +43,5 @@ rule train:
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         ' "$LORAUDIT"/scripts/train.py --spec {params.spec:q}'
         " --tokens {params.tokens:q} --model {params.model:q}"
-        " --out {params.out:q} --code {params.code} {params.start:q} {resources.checkpoint} > {log:q} 2>&1"
+        " --out {params.out:q} --code {params.code} {params.start:q} {params.trials:q}"
+        " {resources.checkpoint} > {log:q} 2>&1"

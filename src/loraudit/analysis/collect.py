@@ -19,7 +19,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.names import cell_id
+from loraudit.studies.names import cell_id, score_name
 from loraudit.studies.record import Train, read_record
 from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run, Study
@@ -49,6 +49,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         "twins": pd.DataFrame(twins(study, folder / "runs")),
         "history": history(study, folder / "runs"),
         "ranks": ranks(study, folder / "runs"),
+        "tuning": tuning(study, folder / "runs"),
         "row_errors": row_errors(study, runs, folder / "runs"),
     }
 
@@ -167,6 +168,41 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
+TUNING = [*CELL, "seed", "values", "learning_rate", "score", "epoch", "chosen", "at_edge"]
+
+
+def tuning(study: Study, folder: Path) -> pd.DataFrame:
+    """List what each run that tunes scored on the selection rows, and whether it was chosen.
+
+    Returns a row per cell of the study, combination of values, and seed; `values` is a JSON
+    object, `learning_rate` stands beside it for figures.
+    """
+    rows, cells = [], set()
+    for run in study.runs:
+        name = run.id.rpartition("/")[0]
+        if run.spec.tuned is None or name in cells:
+            continue
+        cells.add(name)
+        made = read_record(Path(folder) / run.id / "record.json").tuning
+        for candidate in run.spec.tuned.candidates:
+            chosen = made is not None and made.chosen == candidate.values
+            for trial in candidate.runs:
+                record = read_record(Path(folder) / trial / "record.json")
+                selected = record.train.epochs["selected"]
+                score = selected.scores[score_name(run.spec.task.headline, "selection")]
+                fields = {
+                    "seed": record.spec.seed,
+                    "values": json.dumps(candidate.values),
+                    "learning_rate": record.spec.learning_rate,
+                    "score": _number(score),
+                    "epoch": selected.epoch,
+                    "chosen": chosen,
+                    "at_edge": ", ".join(made.at_edge) if made and chosen else "",
+                }
+                rows.append({**cell_of(run), **fields})
+    return pd.DataFrame(rows, columns=TUNING)
+
+
 def twins(study: Study, folder: Path) -> list[dict]:
     """Compare the runs that differ in lora or peft only, on their last epochs' rows.
 
@@ -278,7 +314,7 @@ def _chosen_scores(train: Train, headline: str) -> dict:
 
 def _tidy_row(run: Run, folder: Path) -> dict:
     record = read_record(folder / "record.json")
-    if record.spec != run.spec:
+    if record.spec.planned() != run.spec:
         raise UserError(f"{folder}: made from another spec than the study asks for; delete it")
     spec, train = record.spec, record.train
     headline = spec.task.headline
@@ -287,6 +323,10 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         **cell_of(run),
         "seed": spec.seed,
         "metric": headline,
+        "learning_rate": spec.learning_rate,
+        "alpha": spec.adapter.alpha if spec.adapter else None,
+        "tuned": ", ".join(spec.tuned.fields) if spec.tuned else "",
+        "at_edge": ", ".join(record.tuning.at_edge) if record.tuning else "",
         **_chosen_scores(train, headline),
         **{f"parameters_{name}": count for name, count in train.parameters.items()},
         **{f"bytes_{name}": count for name, count in train.bytes.items()},

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loraudit.base.named_code import module_of
 
-TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "row_errors")
+TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors")
 """The tidy tables that are collected from the runs' records."""
 
 SECTION7 = ("spectra", "amplification", "subspaces")

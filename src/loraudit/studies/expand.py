@@ -9,6 +9,7 @@ and model) override all of them. What the working folder's own config/ leaves ou
 
 import functools
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,9 +33,10 @@ from loraudit.studies.known import check_start, contaminations, shared_texts
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import run_id, targets_name, variant_of
 from loraudit.studies.reference import select
-from loraudit.studies.spec import AdapterSpec, RunSpec, digest
+from loraudit.studies.spec import AdapterSpec, Candidate, RunSpec, Tuned, digest
 from loraudit.studies.study import Run, Study
-from loraudit.studies.study_file import RESERVED, Config, Layer, ProtocolFile, StudyFile
+from loraudit.studies.study_file import RESERVED, Config, Layer, ProtocolFile, StudyFile, TuneFile
+from loraudit.studies.tune import check_tune, trials, tried
 from loraudit.studies.values import check_known, validated
 
 
@@ -116,7 +118,10 @@ def load_study(
         for block in study_blocks(file, path)
         for point in expand_block(Block({**block.fields, **overrides}, block.where), layers)
     ]
-    runs = _with_starts(_Resolver(folder, glue, models), points)
+    if file.tune:
+        check_tune(file.tune, f"{path}: tune")
+    resolver = _Resolver(folder, glue, models, file.tune)
+    runs = _with_starts(resolver, points)
     if only:
         runs = _restricted(runs, only)
         overrides["task"] = only  # for the study's name
@@ -129,6 +134,7 @@ def load_study(
             check_start(
                 run.spec.task.name, run.spec.warm_start.run.partition("/")[0], shared, str(path)
             )
+    tuning = _needed_tuning(resolver.tuning, runs, path)
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
     protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
     return Study(
@@ -140,6 +146,7 @@ def load_study(
         switches=study_switches(file),
         contaminations=contaminations(met, folder / "models.yaml"),
         shared_texts=shared,
+        tuning=tuning,
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
     )
 
@@ -223,10 +230,14 @@ class _Resolver:
     Args:
         folder: where tasks.yaml and models.yaml are.
         glue, models: "hub", or the local folder that stands in for the hub.
+        tune: what to try before a run; None tries nothing.
+
+    `tuning` collects the runs that try values, by their names.
     """
 
-    def __init__(self, folder: Path, glue: str, models: str):
-        self.folder, self.glue, self.models = folder, glue, models
+    def __init__(self, folder: Path, glue: str, models: str, tune: TuneFile | None):
+        self.folder, self.glue, self.models, self.tune = folder, glue, models, tune
+        self.tuning: dict[str, Run] = {}
         self.task, self.model = functools.cache(self._task), functools.cache(self._model)
 
     def _task(self, name: str) -> TaskEntry:
@@ -250,10 +261,39 @@ class _Resolver:
             entries = {"task": self.task(fields["task"]), "model": self.model(fields["model"])}
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        spec = make_spec({**fields, **entries, "warm_start": warm_start}, where)
+        fields |= entries
+        spec = make_spec({**fields, "warm_start": warm_start}, where)
+        if self.tune and (axes := tried(self.tune, point)):
+            spec = self._tuned(spec, axes, point, fields)
         if len(point.label.encode()) > LONGEST:
             raise UserError(f"{where}: label {point.label!r} is longer than {LONGEST} bytes")
         return Run(id=run_id(spec, point.label), label=point.label, spec=spec)
+
+    def _tuned(self, spec: RunSpec, axes: dict[str, list], point: Point, fields: dict) -> RunSpec:
+        """Return a run that takes the best of the values that `axes` says, and add what tries them.
+
+        Twins are tuned by the same runs, those of the method that stands first in methods.yaml.
+        """
+        if spec.selection_rows is None:
+            raise UserError(f"{point.where}: tune: values are chosen on selection_rows; set them")
+        twins = {spec.method, spec.facts.twin} if spec.twins else {spec.method}
+        method = next(name for name in METHODS if name in twins)
+        candidates = []
+        for values, label in trials(axes, point.label):
+            runs = {}
+            for seed in self.tune.seeds if self.tune else ():
+                own = {"method": method, "seed": seed, "validate_epochs": "none"}
+                trial = make_spec({**fields, **values, **own}, f"{point.where}: tune: {label}")
+                run = Run(id=run_id(trial, label), label=label, spec=trial)
+                if self.tuning.setdefault(run.id, run).spec != trial:
+                    raise UserError(
+                        f"{point.where}: tune: {run.id} would try two things; give a block a label"
+                    )
+                runs[run.id] = digest(trial)
+            found = trial.flat()
+            candidates.append(Candidate(values={field: found[field] for field in axes}, runs=runs))
+        tuned = Tuned(candidates=tuple(candidates))
+        return spec.model_copy(update={"tuned": tuned}).planned()
 
 
 def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
@@ -293,11 +333,42 @@ def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> Ada
             fields["targets"] = parse_targets(fields["targets"], model)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-    if fields.get("alpha") == "rank":  # so that alpha / r is 1 at every rank
-        fields["alpha"] = fields.get("rank")
+    fields |= {"alpha": _alpha(fields.get("alpha"), fields.get("rank"), where)}
     if own_init:
         fields |= {"init": None, "init_std": None}
     return validated(AdapterSpec, fields, where)
+
+
+ALPHA_RULES = {"times_rank": lambda rank: rank, "times_sqrt_rank": math.sqrt}
+"""Rules that make alpha from the rank, by a factor: {times_rank: 2} is 16 at rank 8."""
+
+
+def _alpha(value: Any, rank: Any, where: str) -> Any:
+    """Return a run's alpha: a number as it is, or what a rule makes of the rank.
+
+    "rank" is {times_rank: 1}: alpha / r is then 1 at every rank.
+    """
+    value = {"times_rank": 1} if value == "rank" else value
+    if not isinstance(value, dict):
+        return value
+    if len(value) != 1:
+        raise UserError(f"{where}: alpha = {value!r}: expected one of {', '.join(ALPHA_RULES)}")
+    ((rule, factor),) = value.items()
+    check_known([rule], ALPHA_RULES, f"{where}: alpha")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
+        raise UserError(f"{where}: alpha: {rule} = {factor!r}: expected a number above 0")
+    return factor * ALPHA_RULES[rule](rank)
+
+
+def _needed_tuning(tuning: dict[str, Run], runs: list[Run], path: Path) -> tuple[Run, ...]:
+    """Return the runs that tune those of a study; refuse seeds that are reported too."""
+    needed = dict.fromkeys(name for run in runs if run.spec.tuned for name in run.spec.tuned.runs)
+    seeds = {tuning[name].spec.seed for name in needed}
+    reported = {run.spec.seed for run in runs}
+    if seeds & reported:
+        both = ", ".join(map(str, sorted(seeds & reported)))
+        raise UserError(f"{path}: tune: seeds: {both} also reported; tune with other seeds")
+    return tuple(tuning[name] for name in needed)
 
 
 def _with_starts(resolver: _Resolver, points: list[Point]) -> list[Run]:

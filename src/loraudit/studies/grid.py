@@ -39,12 +39,13 @@ class Point:
     """One point of a study's grid: the fields of a run, with task and model still given by name.
 
     `label` is the part of the run's name that is not from `NAMED` fields; `where` is the place in
-    the study file, for error messages.
+    the study file, for error messages; `own` are the fields that the grid block itself sets.
     """
 
     fields: Mapping[str, Any]
     label: str
     where: str
+    own: frozenset[str]
 
     @property
     def starts_warm(self) -> bool:
@@ -136,10 +137,11 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     for values in itertools.product(*axes.values()):
         place = dict(zip(axes, values, strict=True))
         chosen = _with_special(block, layers, {**fields, **place})
-        tags = [_tag(key, value) for key, value in place.items() if key not in NAMED]
+        tags = [tag(key, value) for key, value in place.items() if key not in NAMED]
         if chosen.get("peft") and "peft" not in place:  # its name must differ from plain LoRA's
-            tags.append(_tag("peft", chosen["peft"]))
-        points.append(Point(chosen, "-".join(filter(None, [*tags, label])), where))
+            tags.append(tag("peft", chosen["peft"]))
+        name = "-".join(filter(None, [*tags, label]))
+        points.append(Point(chosen, name, where, frozenset(block.fields)))
     return points
 
 
@@ -168,7 +170,7 @@ def _axes(fields: dict, where: str) -> dict[str, list]:
     return axes
 
 
-def _tag(key: str, value: Any) -> str:
+def tag(key: str, value: Any) -> str:
     """Name one value of an axis, fit for a path: alpha16, warm_start-mnli-adapter, peft-pissa."""
     if not isinstance(value, dict):
         return key + re.sub(r"[^\w.+-]+", "-", str(value))

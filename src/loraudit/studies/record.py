@@ -8,7 +8,7 @@ therefore also recomputes the scores from the predictions.
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -50,12 +50,36 @@ class Train(Frozen):
     what a closed fit has chosen, such as the probe's C."""
 
 
+class Trial(Frozen):
+    """What one candidate of a tuned run scored on the selection rows, over `n` seeds."""
+
+    values: dict[str, Any]
+    mean: float
+    sd: float | None
+    n: int
+
+
+class Tuning(Frozen):
+    """What was chosen for a run's tuned fields, and from what.
+
+    `at_edge` names the fields whose chosen value is the smallest or largest that was tried, so that
+    a better one may lie beyond. `seals` are the seals of the records that were compared.
+    """
+
+    chosen: dict[str, Any]
+    at_edge: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    seals: dict[str, str]
+
+
 LAYOUT = 3
 """The layout of records that this version writes and reads."""
 
 
 class RunRecord(Frozen):
     """One complete run: its spec, what training gave, and the environment it ran in.
+
+    The spec has the values that were chosen for tuned fields; `tuning` says how.
 
     `code_sha256` is the digest that the run's rule computes of the code behind it, None for a run
     started by hand. `files` and `record_sha256` are the seal, None until the record is sealed.
@@ -66,6 +90,7 @@ class RunRecord(Frozen):
     spec_sha256: str
     train: Train
     environment: dict
+    tuning: Tuning | None = None
     code_sha256: str | None = None
     files: dict[str, str] | None = None
     record_sha256: str | None = None

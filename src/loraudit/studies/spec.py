@@ -48,6 +48,35 @@ class WarmStart(Frozen):
     tensors: Literal["adapter", "adapter+head"]
 
 
+class Candidate(Frozen):
+    """Values that a run may get, and the runs that try them: {run: digest of its spec}."""
+
+    values: dict[str, Any]
+    runs: dict[str, str] = Field(min_length=1)
+
+
+class Tuned(Frozen):
+    """Fields of a run whose values other runs choose, on rows held out of the training split.
+
+    The run waits for the runs of all candidates, and takes the values of the candidate that scores
+    highest. They are named with the digests of their specs, so that a run's spec fixes all that it
+    comes from. Until the choice is made, the fields hold the first candidate's values; the spec in
+    a run's record holds the chosen ones.
+    """
+
+    candidates: tuple[Candidate, ...] = Field(min_length=1)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that are chosen."""
+        return tuple(self.candidates[0].values)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs of all candidates."""
+        return tuple(run for candidate in self.candidates for run in candidate.runs)
+
+
 class AdapterSpec(Frozen):
     """A run's LoRA matrices; config/defaults.yaml explains each field.
 
@@ -129,6 +158,7 @@ class RunSpec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     base_bits: Literal[2, 3, 4, 8] | None
     base_group: Count | None
+    tuned: Tuned | None = None
 
     @field_validator("method")
     @classmethod
@@ -170,6 +200,8 @@ class RunSpec(Frozen):
                 f"validate_epochs {self.validate_epochs!r} chooses the epoch on rows held out of "
                 "the training split: set selection_rows (or validate_epochs: all)"
             )
+        if self.tuned and self.selection_rows is None:
+            raise ValueError("tuned fields are chosen on selection_rows: set them")
         if self.settings:
             self.settings.check(self)
         return self
@@ -247,6 +279,28 @@ class RunSpec(Frozen):
         return self.adapter.warm_start if self.adapter else None
 
     @property
+    def saves(self) -> bool:
+        """Whether the run saves what it trained; one that only tunes does not."""
+        return self.validate_epochs != "none"
+
+    def with_values(self, values: dict[str, Any]) -> "RunSpec":
+        """Return the run with other values of some fields, by their names in a study file.
+
+        Raises:
+            ValidationError: a value is not legal, or does not go with the others.
+        """
+        fields = dict(self)
+        adapter = {key: value for key, value in values.items() if key in AdapterSpec.model_fields}
+        fields |= {key: value for key, value in values.items() if key not in adapter}
+        if adapter:
+            fields["adapter"] = AdapterSpec(**{**dict(self.lora), **adapter})
+        return RunSpec(**fields)
+
+    def planned(self) -> "RunSpec":
+        """Return the run as a study plans it, before values are chosen for its tuned fields."""
+        return self.with_values(self.tuned.candidates[0].values) if self.tuned else self
+
+    @property
     def choices(self) -> tuple[EpochChoice, ...]:
         """How the epochs of the run's scores are chosen; weights of the first one are saved."""
         made = {"selected": self.selection_rows is not None, "best": self.validate_epochs == "all"}
@@ -273,16 +327,17 @@ class RunSpec(Frozen):
         """Return the fields by their names in a study file, as JSON values.
 
         The adapter's fields stand beside the others, all None without an adapter; the method's own
-        settings stand under the method's name.
+        settings stand under the method's name. `tuned` lists the fields whose values are chosen.
         """
         fields = self.model_dump(mode="json")
         adapter, settings = fields.pop("adapter"), fields.pop("settings")
+        fields["tuned"] = list(self.tuned.fields) if self.tuned else None
         own = {self.method: settings} if settings else {}
         return {**fields, **(adapter or dict.fromkeys(AdapterSpec.model_fields)), **own}
 
 
 FLAT_FIELDS = (
-    *(name for name in RunSpec.model_fields if name not in ("adapter", "settings")),
+    *(name for name in RunSpec.model_fields if name not in ("adapter", "settings", "tuned")),
     *AdapterSpec.model_fields,
 )
 """The names of a run's fields in a study file; methods' own settings stand under their names."""

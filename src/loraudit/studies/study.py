@@ -39,9 +39,10 @@ BASE = "base"
 class Study(Frozen):
     """A question and the runs that answer it.
 
-    `protocol` says where the settings are from, `not_run` what that source did and no run does.
-    `compare` names published tables (config/reference). `margin` is the largest difference, as a
-    fraction, that still counts as equal; None leaves it to the published number. `reading` is what
+    `tuning` are runs that are not reported: the values of other runs' tuned fields are chosen from
+    them. `protocol` says where the settings are from, `not_run` what that source did and no run
+    does. `compare` names published tables (config/reference). `margin` is the largest difference, as
+    a fraction, that still counts as equal; None leaves it to the published number. `reading` is what
     a published ± is taken to mean if its source does not say.
     `contrasts` are the comparisons of variants that the question asks for; if there are none, each
     adapter is compared with each baseline. `contaminations` and `shared_texts`
@@ -57,9 +58,15 @@ class Study(Frozen):
     margin: Margin | None = None
     reading: Reading = "sd"
     switches: tuple[Switch, ...] = ()
+    tuning: tuple[Run, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
     contaminations: tuple[Contamination, ...] = ()
     shared_texts: tuple[SharedTexts, ...] = ()
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """The runs that tune, then those that are reported, which may wait for them."""
+        return self.tuning + self.runs
 
     def cells(self) -> dict[str, RunSpec]:
         """Return {cross-check's name: spec}; runs that differ in seed or method alone share one.
@@ -83,7 +90,9 @@ class Study(Frozen):
         methods = ", ".join(f"{count} {method}" for method, count in counts.items())
         warm = sum(run.spec.warm_start is not None for run in self.runs)
         started = f"; {warm} of them start from another run's adapter" if warm else ""
-        return f"{len(self.runs)} runs ({methods}{started}), {len(self.cells())} cross-checks"
+        checks = f"{len(self.cells())} cross-checks"
+        tuning = f", after {len(self.tuning)} runs that tune" if self.tuning else ""
+        return f"{len(self.runs)} runs ({methods}{started}){tuning}, {checks}"
 
 
 def read_study(path: Path | str) -> Study:

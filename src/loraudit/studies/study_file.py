@@ -69,6 +69,18 @@ class AblationFile(Frozen):
     the study's `margin` (or else one point)?"""
 
 
+class TuneFile(Frozen):
+    """The `tune` of a study file: values to try before the study's runs are trained."""
+
+    axes: dict[str, list] = {}
+    """`field: [values]`; every combination is tried for each cell of the grid whose block does not
+    set the field itself"""
+    per_method: dict[str, dict[str, list]] = {}
+    """`method: {field: [values]}`: what is tried for a method in place of `axes`; `{}`: nothing"""
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(min_length=1)
+    """seeds to try each combination with; none of them may be a seed that is reported"""
+
+
 class Layer(Frozen):
     """Fields for all runs, for runs on one task, and for runs of one method."""
 
@@ -113,6 +125,9 @@ class StudyFile(Layer):
     grid: Any = []
     """blocks of fields; each list in a block is an axis, and a block has one run for each
     combination of their values"""
+    tune: TuneFile | None = None
+    """values to try, on rows held out of the training split (`selection_rows`), from which each
+    cell of the grid takes the best; see [tune](#tune)"""
     ablation: AblationFile | None = None
     """a base block, and switches flipped on it one at a time"""
 

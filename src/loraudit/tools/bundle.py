@@ -47,7 +47,7 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
         raise UserError(f"out: {out} exists already; name a new file")
     folder = paths.study_folder(study)
     content = read_study(folder / "study.json")
-    done = [run for run in content.runs if (folder / "runs" / run.id / "record.json").is_file()]
+    done = [run for run in content.all_runs if (folder / "runs" / run.id / "record.json").is_file()]
     if not done:
         raise UserError(f"study: {study!r} has no finished run to bundle")
     files = study_files(content, folder, done, weights)
@@ -55,7 +55,7 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
     for path in progress(files, len(files), "bundle"):
         _add(crate, path)
     write_atomic(out, lambda temporary: crate.write_zip(temporary))
-    missing = [run.id for run in content.runs if run not in done]
+    missing = [run.id for run in content.all_runs if run not in done]
     size = sum(path.stat().st_size for path in files)
     return {"files": len(files), "bytes": size, "runs": len(done), "missing": missing}
 
@@ -88,7 +88,7 @@ def _crate(study: Study, folder: Path, done: list[Run]):
     commits = _commits(folder, done)
     crate = ROCrate()
     crate.name = f"loraudit study {study.name}"
-    crate.description = f"{study.question} {len(done)} of {len(study.runs)} runs are finished."
+    crate.description = f"{study.question} {len(done)} of {len(study.all_runs)} runs are finished."
     crate.keywords = ["LoRA", "reproducibility", study.name]
     licence = project["License-Expression"]
     terms = ContextEntity(

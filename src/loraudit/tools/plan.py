@@ -113,8 +113,8 @@ def plan(
     known = finished_costs(study, machine)
     if again:
         CACHE.unlink(missing_ok=True)
-    todo = [run for run in study.runs if run.id in jobs.runs]
-    asked = {cost_key(run.spec): run for run in study.runs if cost_key(run.spec) not in known}
+    todo = [run for run in study.all_runs if run.id in jobs.runs]
+    asked = {cost_key(run.spec): run for run in study.all_runs if cost_key(run.spec) not in known}
     keys = {cost_key(run.spec) for run in todo}
     needed = [run for key, run in asked.items() if key in keys]
     unmeasured = Calibration({}, {}, None, [])
@@ -174,7 +174,7 @@ def _without(spec: RunSpec, dropped: set[str]) -> str:
 def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
     """Return {cost key: means over the study's finished runs on this machine}."""
     seen: dict[str, list[dict]] = {}
-    for run in study.runs:
+    for run in study.all_runs:
         folder = paths.RESULTS / study.name / "runs" / run.id
         if not (folder / "record.json").is_file():
             continue
@@ -401,8 +401,8 @@ def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Es
 def _answer(
     study: Study, jobs: Jobs, machine: Machine, known: dict[str, dict], measured: Calibration
 ) -> dict:
-    estimates = {run.id: estimate(run.spec, known, measured) for run in study.runs}
-    todo = [run for run in study.runs if run.id in jobs.runs]
+    estimates = {run.id: estimate(run.spec, known, measured) for run in study.all_runs}
+    todo = [run for run in study.all_runs if run.id in jobs.runs]
     # A run with a warm start waits for the run that it starts from, so these are a second wave.
     cold = [estimates[run.id].seconds for run in todo if not run.spec.warm_start]
     warm = [estimates[run.id].seconds for run in todo if run.spec.warm_start]
@@ -415,9 +415,13 @@ def _answer(
     return {
         "study": study.name,
         "machine": machine._asdict(),
-        "runs": {"all": len(study.runs), "done": len(study.runs) - len(todo), "to do": len(todo)},
+        "runs": {
+            "all": len(study.all_runs),
+            "done": len(study.all_runs) - len(todo),
+            "to do": len(todo),
+        },
         "jobs": jobs.rules,
-        "kinds": _kinds(study.runs, jobs.runs, estimates),
+        "kinds": _kinds(study.all_runs, jobs.runs, estimates),
         "at once": machine.slots,
         "cpu_seconds": sum(map(sum, timed)) * machine.threads * machine.profile()["num_processes"],
         "wall_seconds": sum(schedule(part, machine.slots) for part in timed),

@@ -57,14 +57,15 @@ def places(name: str) -> list[Place]:
     """
     path = paths.RESULTS / name / "study.json"
     if path.is_file():
-        runs = json.loads(path.read_text())["runs"]
+        study = json.loads(path.read_text())
+        runs = study["tuning"] + study["runs"]
         return [Place(r["id"], r["spec"]["task"]["name"], r["spec"]["method"]) for r in runs]
     config = paths.settings(name)
     if config is None:
         raise unknown("study", name, paths.study_names())
     from loraudit.studies.expand import load_configured
 
-    runs = load_configured(config).runs
+    runs = load_configured(config).all_runs
     return [Place(run.id, run.spec.task.name, run.spec.method) for run in runs]
 
 

@@ -57,7 +57,7 @@ def verify(folder: Path, config: dict | None = None, slow: bool = True) -> Findi
         return
     expected, notes = expected_runs(study, config)
     yield from notes
-    for run in progress(study.runs, len(study.runs), "verify runs"):
+    for run in progress(study.all_runs, len(study.all_runs), "verify runs"):
         yield from check_run(folder / "runs" / run.id, run, expected)
     yield from check_products(study, folder, slow)
 
@@ -94,12 +94,12 @@ def expected_runs(study: Study, config: dict | None) -> tuple[dict[str, Run] | N
         return None, [Finding("problem", where, f"not compared with today's settings: {error}")]
     if asked.name != study.name:
         raise UserError(f"config: it asks for study {asked.name!r}, not for {study.name!r}")
-    runs = {run.id: run for run in asked.runs}
+    runs = {run.id: run for run in asked.all_runs}
     if digest(asked) == digest(study):
         return runs, []
-    names = [name for name in type(study).model_fields if name != "runs"]
+    names = [name for name in type(study).model_fields if name not in ("runs", "tuning")]
     changed = [name for name in names if getattr(asked, name) != getattr(study, name)]
-    had = {run.id: run for run in study.runs}
+    had = {run.id: run for run in study.all_runs}
     changed += [f"{len(had.keys() ^ runs.keys())} runs"] if had.keys() != runs.keys() else []
     count = sum(had[key].spec != runs[key].spec for key in had.keys() & runs.keys())
     changed += [f"the specs of {count} runs"] if count else []
@@ -160,9 +160,10 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
     for findings in (
         _check_seal(case, text),
         _check_spec(case, run, expected),
+        _check_tuning(case, run),
         _check_code(case),
         _check_evidence(case),
-        _check_adapter(case),
+        _check_adapter(case) if record.spec.saves else (),
         _check_sources(case),
     ):
         yield from guarded(folder, findings)
@@ -200,11 +201,32 @@ def _check_spec(case: Case, run: Run, expected: dict[str, Run] | None) -> Findin
     asked = run if expected is None else expected.get(run.id)
     if asked is None:
         yield case.problem("record.json", "stale: the study no longer asks for this run")
-    elif asked.spec != record.spec:
-        wanted, has = asked.spec.flat(), record.spec.flat()
+    elif asked.spec != record.spec.planned():
+        wanted, has = asked.spec.flat(), record.spec.planned().flat()
         fields = [name for name in wanted | has if wanted.get(name) != has.get(name)]
         text = f"stale: made from another spec than the study asks for ({', '.join(fields)})"
         yield case.problem("record.json", text)
+
+
+def _check_tuning(case: Case, run: Run) -> Findings:
+    """Choose the values of a run's tuned fields again, and compare them with the record's."""
+    if run.spec.tuned is None or case.record.spec.tuned is None:
+        return
+    from loraudit.training.tuning import choose
+
+    runs = Path(*case.folder.parts[: -len(Path(run.id).parts)])
+    try:
+        found = choose(run.spec, runs)
+    except UserError as error:
+        yield case.problem("record.json", f"its values can't be chosen again: {error}")
+        return
+    values = case.record.spec.flat()
+    for field, value in found.chosen.items():
+        if values[field] != value:
+            text = f"{field} is {values[field]!r}, the runs that tune choose {value!r}"
+            yield case.problem("record.json", text)
+    if case.record.tuning != found:
+        yield case.problem("record.json", "`tuning` is not what the runs that tune say")
 
 
 def _check_code(case: Case) -> Findings:

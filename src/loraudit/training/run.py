@@ -37,6 +37,7 @@ from loraudit.training.loop import run_epochs
 from loraudit.training.method import ClosedFit, method_of
 from loraudit.training.schedule import learning_rate, make_schedule
 from loraudit.training.state import State, restore, take_up
+from loraudit.training.tuning import choose
 
 SAME = ("python", "packages", "threads", "processes", "device", "data", "weights", "started_from")
 """What a checkpoint must have been made with, beside the same spec and code, to be used."""
@@ -50,6 +51,7 @@ def train(
     start: Path | None = None,
     code: str | None = None,
     checkpoint_minutes: float = 10.0,
+    trials: Path | None = None,
 ) -> None:
     """Train one run and write its folder: spec, record, history, predictions, adapter.
 
@@ -64,6 +66,8 @@ def train(
         start: folder of the run whose adapter this one starts from, if its spec says so.
         code: digest of the code that trains, for the record and the checkpoints.
         checkpoint_minutes: time between checkpoints; 0 is one after every step.
+        trials: folder below which the runs are that try values for the spec's tuned fields. None
+            takes the spec's own values, as where a finished run's spec is trained again.
 
     Raises:
         UserError: settings that do not fit the data, model, launcher or start; a non-finite loss;
@@ -71,6 +75,8 @@ def train(
         SystemExit: SIGTERM or SIGINT, after a checkpoint.
     """
     started = time.monotonic()
+    tuning = choose(spec, trials) if spec.tuned and trials else None
+    spec = spec.with_values(tuning.chosen) if tuning else spec
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
@@ -104,7 +110,8 @@ def train(
         take_up(state, checkpoints)
         run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
-            export(state, out / "adapter")
+            if spec.saves:
+                export(state, out / "adapter")
             write_journal(out, state.journal, examples, spec)
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
@@ -116,7 +123,8 @@ def train(
             )
             provenance["resumed"] = state.journal.resumed
             digests = {"spec_sha256": digest(spec), "code_sha256": code}
-            write_record(out, RunRecord(spec=spec, train=result, environment=provenance, **digests))
+            facts = {"environment": provenance, "tuning": tuning, **digests}
+            write_record(out, RunRecord(spec=spec, train=result, **facts))
             checkpoints.remove()
 
 
@@ -175,7 +183,7 @@ def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
         return None
     if start is None:
         raise UserError(f"start: the spec starts from run {spec.warm_start.run!r}; give its folder")
-    found = read_record(start / "record.json").spec_sha256
+    found = digest(read_record(start / "record.json").spec.planned())
     if found != spec.warm_start.spec_sha256:
         raise UserError(f"start: {start} is not run {spec.warm_start.run!r} (its spec differs)")
     return folder_fingerprint(start / "adapter")

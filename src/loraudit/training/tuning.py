@@ -1,0 +1,62 @@
+"""Choosing the values of a run's tuned fields from the records of the runs that tried them."""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from loraudit.base.errors import UserError
+from loraudit.studies.names import score_name
+from loraudit.studies.record import Trial, Tuning, read_record
+from loraudit.studies.spec import Candidate, RunSpec, Tuned
+
+LOWEST = -1.0
+"""What an undefined score counts as: no score (a correlation at the least) is below it."""
+
+
+def choose(spec: RunSpec, runs: Path) -> Tuning:
+    """Choose the candidate with the highest mean score on the selection rows.
+
+    A candidate's score is the mean over its runs, each at the epoch that its selection rows choose;
+    of equal candidates the first is taken. An undefined score counts as the lowest there is, -1.
+
+    Args:
+        spec: a run with tuned fields, as planned.
+        runs: the folder below which the candidates' runs are.
+
+    Raises:
+        UserError: a run is missing, or is not the one that the spec names.
+    """
+    tuned = _tuned(spec)
+    seals: dict[str, str] = {}
+    trials = [_trial(candidate, spec, runs, seals) for candidate in tuned.candidates]
+    best = max(trials, key=lambda trial: trial.mean)
+    at_edge = tuple(field for field in best.values if _at_edge(best.values[field], field, tuned))
+    return Tuning(chosen=best.values, at_edge=at_edge, trials=tuple(trials), seals=seals)
+
+
+def _tuned(spec: RunSpec) -> Tuned:
+    if spec.tuned is None:
+        raise TypeError("the run has no tuned fields")
+    return spec.tuned
+
+
+def _trial(candidate: Candidate, spec: RunSpec, runs: Path, seals: dict[str, str]) -> Trial:
+    """Read a candidate's records; their seals are added to `seals`."""
+    name, scores = score_name(spec.task.headline, "selection"), []
+    for run, digest in candidate.runs.items():
+        record = read_record(runs / run / "record.json")
+        if record.spec_sha256 != digest:
+            raise UserError(f"tuning: {runs / run} is not the run that was planned; delete it")
+        seals[run] = record.record_sha256 or ""
+        score = record.train.epochs["selected"].scores[name]
+        scores.append(LOWEST if score is None else score)
+    spread = stdev(scores) if len(scores) > 1 else None
+    return Trial(values=candidate.values, mean=mean(scores), sd=spread, n=len(scores))
+
+
+def _at_edge(value: Any, field: str, tuned: Tuned) -> bool:
+    """Tell whether a value is the smallest or largest number that was tried for its field."""
+    tried = [candidate.values[field] for candidate in tuned.candidates]
+    if any(isinstance(v, bool) or not isinstance(v, int | float) for v in tried):
+        return False
+    return len(set(tried)) > 1 and value in (min(tried), max(tried))
