@@ -31,11 +31,16 @@ class Chosen(Frozen):
 class Train(Frozen):
     """What training gave; seconds are wall time.
 
-    `epochs` has an entry for each of the spec's `choices`.
+    `epochs` has an entry for each of the spec's `choices`. `collapsed` names those choices at whose
+    epoch the run predicts (almost) one class only, or scores no more than the majority class would;
+    of a regression, at which its outputs are constant. `unmoved` names matrices B of the saved
+    adapter that are still zero, so that their layers are as if they had no adapter.
     """
 
     steps: int
     epochs: dict[EpochChoice, Chosen]
+    collapsed: tuple[EpochChoice, ...] = ()
+    unmoved: tuple[str, ...] = ()
     parameters: dict[str, int]
     bytes: dict[str, int]
     rows: dict[str, int]

@@ -20,7 +20,7 @@ from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, write_json
 from loraudit.base.provenance import environment
-from loraudit.data.batches import data_fingerprint, load_examples, pad_id, scored_splits
+from loraudit.data.batches import Examples, data_fingerprint, load_examples, pad_id, scored_splits
 from loraudit.studies.record import Chosen, RunRecord, Train, read_record, run_files, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.training.accounting import (
@@ -32,6 +32,7 @@ from loraudit.training.accounting import (
     peak_memory_mib,
 )
 from loraudit.training.checkpoint import Checkpoints
+from loraudit.training.health import collapsed, unmoved
 from loraudit.training.journal import Best, write_journal
 from loraudit.training.loop import run_epochs
 from loraudit.training.method import ClosedFit, method_of
@@ -110,12 +111,15 @@ def train(
         take_up(state, checkpoints)
         run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
+            restore(state, state.journal.choices[spec.choices[0]])
             if spec.saves:
                 export(state, out / "adapter")
             write_journal(out, state.journal, examples, spec)
             write_json(out / "spec.json", spec.model_dump(mode="json"))
             result = train_result(
                 state,
+                collapsed=collapsed_choices(state, examples),
+                unmoved=unmoved(state.bare),
                 parameters=count_parameters(state.bare, spec.model.head) | parameters,
                 bytes={"adapter": folder_bytes(out / "adapter"), **held},
                 rows={split: len(split_examples) for split, split_examples in examples.items()},
@@ -147,10 +151,21 @@ def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpo
 
 
 def export(state: State, folder: Path) -> None:
-    """Write the adapter of the epoch that the first of the spec's choices came to."""
-    restore(state, state.journal.choices[state.spec.choices[0]])
+    """Write the adapter that the model holds."""
     with folder_atomic(folder) as new:
         method_of(state.spec).export(state.bare, state.spec, new)
+
+
+def collapsed_choices(state: State, examples: dict[str, Examples]) -> list[str]:
+    """Return the choices at whose epoch the model has collapsed, on the rows that are reported."""
+    journal, task = state.journal, state.spec.task
+    found = []
+    for choice, epoch in journal.chosen(state.spec.epochs).items():
+        logits = journal.logits[epoch]
+        split = "validation" if "validation" in logits else "selection"
+        if collapsed(logits[split].numpy(), examples[split].labels, task):
+            found.append(choice)
+    return found
 
 
 def train_result(state: State, **facts: Any) -> Train:
