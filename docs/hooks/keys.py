@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CLASSES = {
     **{
         name: getattr(study_file, name)
-        for name in ("Config", "StudyFile", "Contrast", "AblationFile")
+        for name in ("Config", "StudyFile", "Contrast", "AblationFile", "TuneFile")
     },
     **{name: getattr(study_file, name) for name in ("ProtocolFile", "PublishedFile")},
     "RunSpec": spec.RunSpec,
@@ -32,6 +32,7 @@ CLASSES = {
 ANCHORS = {
     "AblationFile": "ablation",
     "Contrast": "contrasts",
+    "TuneFile": "tune",
     "ALoRASettings": "alora",
     "AdaLoRASettings": "adalora",
     "ProbeSettings": "probe",
@@ -50,6 +51,7 @@ WORDS = {
     "boolean": "true or false",
     "AblationFile": "an ablation",
     "Contrast": "a contrast",
+    "TuneFile": "what to try",
     "RatingRule": "a rating",
     "TaskEntry": "name of a task",
     "ModelEntry": "name of a model",

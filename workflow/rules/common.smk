@@ -17,6 +17,7 @@ from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tabl
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
 from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
+from loraudit.studies.advice import advice
 from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.paths import configuration, tokens_folder
@@ -56,6 +57,8 @@ except UserError as error:
 
 if workflow.is_main_process:  # each job parses this file again and need not repeat the line
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
+    for sentence in advice(STUDY):
+        logger.info(f"note: {sentence}")
 RUNS = {run.id: run.spec for run in STUDY.all_runs}
 REPORTED = [run.id for run in STUDY.runs]
 CELLS = STUDY.cells()

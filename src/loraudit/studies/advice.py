@@ -1,0 +1,42 @@
+"""What a study's author should know before its runs are trained."""
+
+from loraudit.studies.study import Study
+
+OFFERS = "alpha: rank, alpha: {times_rank: 2} or alpha: {times_sqrt_rank: 4}"
+
+
+def advice(study: Study) -> list[str]:
+    """Return a sentence for each thing that a study may not mean."""
+    return [*_fixed_alpha(study), *_untuned(study)]
+
+
+def _fixed_alpha(study: Study) -> list[str]:
+    """Say where ranks are compared and alpha is the same at all of them."""
+    ranks: dict[float, set[int]] = {}
+    for run in study.runs:
+        tuned = run.spec.tuned.fields if run.spec.tuned else ()
+        if run.spec.adapter and "alpha" not in tuned:
+            ranks.setdefault(run.spec.adapter.alpha, set()).add(run.spec.adapter.rank)
+    said = []
+    for alpha, found in ranks.items():
+        if len(found) > 1 and len(ranks) == 1:
+            low, high = min(found), max(found)
+            said.append(
+                f"alpha is {alpha:g} at every rank, so that the scaling alpha / r falls from "
+                f"{alpha / low:g} at rank {low} to {alpha / high:g} at rank {high}; "
+                f"to compare ranks alone, set {OFFERS}"
+            )
+    return said
+
+
+def _untuned(study: Study) -> list[str]:
+    """Say which methods were given their settings without a choice."""
+    methods = dict.fromkeys(run.spec.facts.label for run in study.runs if not run.spec.tuned)
+    if not methods:
+        return []
+    if study.tuning:
+        return [f"untuned, beside cells that are tuned: {', '.join(methods)}"]
+    return [
+        "untuned: all settings are as the study says, none was chosen on held-out rows, so that a "
+        "difference between methods may be one between their settings"
+    ]

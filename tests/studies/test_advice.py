@@ -1,0 +1,34 @@
+"""What a study is told before it runs."""
+
+import pytest
+import yaml
+
+from loraudit.studies.advice import advice
+from loraudit.studies.expand import load_study
+
+LORA = {"method": "lora", "rank": [1, 64], "targets": "q+v"}
+TUNE = {"axes": {"learning_rate": [1e-4, 1e-3]}, "seeds": [100]}
+
+
+def said(tmp_path, *grid: dict, **study) -> str:
+    path = tmp_path / "advised.yaml"
+    path.write_text(yaml.safe_dump({"question": "Why?", "grid": list(grid), **study}))
+    return " | ".join(advice(load_study(path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({}, True), ({"alpha": "rank"}, False), ({"rank": 8}, False), ({"alpha": [8, 16]}, False)],
+)
+def test_a_fixed_alpha_over_ranks_is_told(tmp_path, changes, told):
+    text = said(tmp_path, {**LORA, **changes})
+    assert ("falls from 16 at rank 1 to 0.25 at rank 64" in text) == told
+    assert text.startswith("alpha is 16 at every rank") == told
+
+
+def test_an_untuned_study_and_untuned_methods_are_told(tmp_path):
+    assert "untuned: all settings are as the study says" in said(tmp_path, LORA)
+    rows = {"defaults": {"selection_rows": 100}, "tune": TUNE}
+    assert "untuned" not in said(tmp_path, LORA, **rows)
+    head = {"method": "head", "learning_rate": 0.01}
+    assert "untuned, beside cells that are tuned: head only" in said(tmp_path, LORA, head, **rows)
