@@ -3,6 +3,7 @@
 import pandas as pd
 
 from loraudit.studies.names import targets_name
+from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run
 
 SUBJECT = ["task", "model"]
@@ -24,6 +25,20 @@ def cell_of(run: Run) -> dict:
         "targets": targets_name(spec) or None,
         "label": run.label,
     }
+
+
+def choices_of(runs: pd.DataFrame) -> list[str]:
+    """Return the choices of an epoch that all runs of a tidy table made, in the order of `CHOICES`.
+
+    The first is the one to be shown where there is room for one.
+    """
+    return [choice for choice in CHOICES if choice in runs and _made(runs, choice)]
+
+
+def _made(runs: pd.DataFrame, choice: str) -> bool:
+    """Tell whether all runs made a choice; a score may be undefined where an epoch was chosen."""
+    epoch = f"{choice}_epoch"
+    return bool(runs[epoch if epoch in runs else choice].notna().all())
 
 
 def label_text(label: object) -> str:

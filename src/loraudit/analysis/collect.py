@@ -307,6 +307,7 @@ def _chosen_scores(train: Train, headline: str) -> dict:
         chosen = train.epochs.get(choice)
         row[choice] = _number(chosen.scores.get(headline)) if chosen else None
         row[f"{choice}_epoch"] = chosen.epoch if chosen else None
+        row[f"{choice}_collapsed"] = choice in train.collapsed if chosen else None
         scores = chosen.scores if chosen else {}
         row |= {f"{choice}_{name}": _number(value) for name, value in scores.items()}
     return row
@@ -339,6 +340,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
             if isinstance(entry.source, FolderSource)
         ),
         "weights": record.environment.get("weights"),
+        "unmoved": len(train.unmoved),
         "steps": train.steps,
         "seconds": train.seconds["total"],
         "seconds_train": train.seconds["train"],

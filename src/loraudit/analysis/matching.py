@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from loraudit.analysis.cells import cell_of
+from loraudit.analysis.cells import cell_of, choices_of
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.spec import RunSpec
@@ -33,8 +33,8 @@ def matching(cell: dict, runs: pd.DataFrame, numbers: Iterable[Published]) -> li
         and number.rank in (None, cell["rank"])
         and number.targets in (None, cell["targets"], first.matrices)
         and number.train_rows in (None, first.rows_train)
-        and f"best_{number.metric}" in runs
-        and runs[f"best_{number.metric}"].notna().all()
+        and f"last_{number.metric}" in runs
+        and runs[f"last_{number.metric}"].notna().all()
     ]
     own = [number for number in fitting if number.model == cell["model"]]
     others = [number for number in fitting if not _vague(cell, number)]
@@ -65,6 +65,9 @@ def obstacles(
         number.split != "validation" and f"another split: the number is of {number.split}",
         number.selection == "none"
         and "another epoch: the number is of neither the best nor the last",
+        number.selection == "best epoch"
+        and "best" not in choices_of(runs)
+        and "another epoch: not every epoch was scored on the validation rows, so none is the best",
     ]
     if number.model == cell["model"]:
         found += _other_model(runs, number, (models or {}).get(str(number.model)))
@@ -138,8 +141,11 @@ def planned_runs(study: Study) -> pd.DataFrame:
         asked = {"train": spec.train_rows, "validation": spec.validation_rows}
         row = {"run": run.id, **cell_of(run), "seed": spec.seed, "metric": spec.task.headline}
         row |= {f"published_rows_{split}": count for split, count in published.items()}
-        row |= {f"rows_{split}": asked.get(split) or n for split, n in published.items()}
-        row |= {f"{epoch}_{name}": 0.0 for name in _metrics(spec) for epoch in ("best", "last")}
+        held = {"train": spec.selection_rows or 0}
+        left = {split: n - held.get(split, 0) for split, n in published.items()}
+        row |= {f"rows_{split}": asked.get(split) or n for split, n in left.items()}
+        row |= {f"{epoch}_{name}": 0.0 for name in _metrics(spec) for epoch in spec.choices}
+        row |= dict.fromkeys(spec.choices, 0.0)
         rows.append({**row, "matrices": "+".join(spec.adapter.targets if spec.adapter else ())})
     return pd.DataFrame(rows)
 

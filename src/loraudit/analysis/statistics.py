@@ -16,7 +16,7 @@ import scipy.stats
 from scipy.integrate import quad
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 
-from loraudit.analysis.cells import SCORED_CELL
+from loraudit.analysis.cells import SCORED_CELL, choices_of
 from loraudit.base.progress import progress
 
 READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
@@ -108,18 +108,21 @@ def _fixed_random() -> np.random.Generator:
 
 
 def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a study's tidy table per cell, for the best and for the last epoch.
+    """Summarise a study's tidy table per cell, for each choice of an epoch that all runs made.
 
     Returns one row per cell: SCORED_CELL, the parameter counts, n, then best_mean, best_sd, ...,
-    last_mean and so on. Rows come in the order in which the cells first appear.
+    last_mean and so on; best_collapsed and so on count the runs that collapsed, which the means
+    include. Rows come in the order in which the cells first appear.
     """
-    rows = []
+    rows, choices = [], choices_of(tidy)
     for cell, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         row = dict(zip(SCORED_CELL, cell, strict=True))
         counts = [name for name in runs if name.startswith("parameters_")]
         row.update({name: round(runs[name].mean()) for name in counts})
         row["n"] = len(runs)
-        for epoch in ("best", "last"):
+        for epoch in choices:
+            sick = f"{epoch}_collapsed"
+            row[sick] = int(runs[sick].sum()) if sick in runs else 0
             summary = summarise(runs[epoch].tolist())
             row.update({f"{epoch}_{k}": value for k, value in summary.items() if k != "n"})
         rows.append(row)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from loraudit.analysis.cells import SCORED_CELL
+from loraudit.analysis.cells import SCORED_CELL, choices_of
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
     MARGIN,
@@ -214,10 +214,12 @@ def _facts(
 ) -> tuple[dict[str, Any], Match]:
     """Return what is known of a cell and a number before any test, and the two to be tested.
 
-    The scores are those of the last epoch if the number is of the last epoch, else of the best.
+    The scores are those of the last epoch if the number is of the last epoch or no best was made,
+    else of the best.
     """
-    scores = {epoch: runs[f"{epoch}_{number.metric}"].tolist() for epoch in ("best", "last")}
-    epoch = "last" if number.selection == "last epoch" else "best"
+    made = [choice for choice in ("best", "last") if choice in choices_of(runs)]
+    scores = {epoch: runs[f"{epoch}_{number.metric}"].tolist() for epoch in made}
+    epoch = "last" if number.selection == "last epoch" else made[0]
     ours = summarise(scores[epoch])
     theirs, assumed = published_mean(number, study.reading, ours["sd"])
     row = {
@@ -237,7 +239,7 @@ def _facts(
         "local_copies": runs.local_copies.iloc[0] if "local_copies" in runs else "",
     }
     unknown = number.selection == "unknown"
-    others = scores["last"] if unknown and scores["last"] != scores["best"] else None
+    others = scores["last"] if unknown and scores["last"] != scores[epoch] else None
     return row, Match(scores[epoch], number, row["margin"], others)
 
 

@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from loraudit.analysis.cells import SUBJECT
 from loraudit.base.files import write_atomic
 from loraudit.studies.methods import METHODS
+from loraudit.studies.spec import CHOICES
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -28,7 +29,8 @@ LINES = (
     *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1))),
 )
 """Lines of the methods, in the order of the methods table."""
-EPOCHS = {"best": "best epoch", "last": "last epoch"}
+EPOCHS: dict[str, str] = {choice: f"{choice} epoch" for choice in CHOICES}
+"""What figures call the epoch of a score, by how it is chosen."""
 STYLE = {
     key: value
     for key, value in matplotlib.rc_params_from_file(

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from loraudit.analysis.cells import CELL, cell_name, choices_of
 from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
+from loraudit.report.alt_text import listed
 from loraudit.report.formatting import interval, p_value, points
+from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.study import Study
@@ -27,8 +30,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "comparison": f"{unlike}{subjects_text}.",
         "missing": "Section 7 needs every adapter: it is made when the study is complete.",
         "protocol": _protocol_fact(study),
-        "scores": "n is the number of seeds, SD is over seeds (n - 1). The best epoch is chosen on "
-        "the validation split itself and so is optimistic; the last epoch is not.",
+        "scores": _score_fact(study, runs),
     }
     if len(tables["verdicts"]):
         sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
@@ -45,6 +47,39 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
     if "amplification" in tables:
         sentences["updates"] = _update_fact(tables["amplification"])
     return sentences
+
+
+CHOSEN_BY = {
+    "selected": "The selected epoch is chosen on rows held out of the training split",
+    "best": "The best epoch is chosen on the validation split itself and so is optimistic",
+    "last": "the last epoch is not chosen",
+}
+
+
+def _score_fact(study: Study, runs: pd.DataFrame) -> str:
+    """Say how epochs and settings were chosen, how optimistic that is, and which runs are sick."""
+    choices = choices_of(runs)
+    said = ["n is the number of seeds, SD is over seeds (n - 1)."]
+    said.append("; ".join(CHOSEN_BY[choice] for choice in choices) + ".")
+    if {"selected", "best"} <= set(choices):
+        gap = (runs.best - runs.selected).mean()
+        said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
+    said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study)]
+    collapsed = f"{choices[0]}_collapsed" if choices else ""
+    if collapsed in runs and runs[collapsed].any():
+        sick = listed(runs.run[runs[collapsed].astype(bool)], 6)
+        said.append(
+            f"{int(runs[collapsed].sum())} of {len(runs)} runs collapsed to a constant answer, and "
+            f"all means include them: {sick}."
+        )
+    if "at_edge" in runs and runs.at_edge.fillna("").astype(bool).any():
+        cells = runs[runs.at_edge.fillna("").astype(bool)].drop_duplicates(CELL)
+        names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
+        said.append(
+            f"The chosen values of {len(cells)} cells lie at the edge of what was tried, so that "
+            f"better ones may lie beyond: {names}."
+        )
+    return " ".join(said)
 
 
 def machine_facts(counts: dict[str, int]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name, choices_of, label_text
 from loraudit.analysis.cost import without_twins
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
@@ -26,6 +26,7 @@ from loraudit.report.figure_style import (
     subjects,
 )
 from loraudit.studies.methods import METHODS, names_of
+from loraudit.studies.spec import CHOICES
 
 PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
 FULL = "32"
@@ -38,7 +39,9 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     A published number is drawn only if a cell of the study can be compared with it; `label` then
     says whose number it is, `published_sd` is its ±.
     """
-    columns = [*CELL, "seed", "metric", "best", "last", "parameters_trainable", "rows_train"]
+    scored = [*choices_of(tidy), *(f"{choice}_collapsed" for choice in choices_of(tidy))]
+    scored = [name for name in scored if name in tidy]
+    columns = [*CELL, "seed", "metric", *scored, "parameters_trainable", "rows_train"]
     runs = tidy[columns].assign(published_sd=float("nan"))
     first = runs.drop_duplicates(CELL).fillna({"label": ""})
     comparable = verdicts[verdicts.verdict != "not comparable"] if len(verdicts) else verdicts
@@ -53,7 +56,7 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
             same &= first[key].isna() if pd.isna(row[key]) else first[key] == row[key]
         for cell in first[same].to_dict("records"):
             theirs = {"method": "published", "label": f"{row['published']}, {name}", "seed": None}
-            scores = {"best": None, "last": None, row["epoch"]: row["published_value"]}
+            scores = dict.fromkeys(scored) | {row["epoch"]: row["published_value"]}
             rows.append({**cell, **theirs, **scores, "published_sd": row["published_sd"]})
     if not rows:
         return runs
@@ -67,22 +70,31 @@ def _spread(tidy: pd.DataFrame) -> str:
 
 
 def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
-    """Make one row of panels per task and model, one column per epoch choice.
+    """Make one row of panels per task and model, one column for each of two epoch choices.
 
-    Returns the figure and a list of (axes, our runs of the panel, its published numbers, "best" |
-    "last").
+    These are the first that all runs made, and the last epoch; beside published numbers they are
+    best and last, by which those were made.
+
+    Returns the figure and a list of (axes, our runs of the panel, its published numbers, choice).
     """
+    ours = tidy[tidy.method != "published"]
+    choices = [c for c in choices_of(ours) if c != "selected" or len(ours) == len(tidy)]
+    shown = dict.fromkeys((choices[0], "last"))
     places = numbered(tidy.label[tidy.method == "published"])
     groups = subjects(tidy)
     figure, grid = plt.subplots(
-        len(groups), 2, figsize=(WIDTH, 0.5 + 1.9 * len(groups)), sharey="row", squeeze=False
+        len(groups),
+        len(shown),
+        figsize=(WIDTH, 0.5 + 1.9 * len(groups)),
+        sharey="row",
+        squeeze=False,
     )
     panels = []
     for row, ((task, model), rows) in zip(grid, groups, strict=True):
         ours = rows[rows.method != "published"]
         numbers = rows[rows.method == "published"]
         numbers = numbers.assign(place=numbers.label.map(places))
-        for axes, epoch in zip(row, EPOCHS, strict=True):
+        for axes, epoch in zip(row, shown, strict=True):
             axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
             axes.set_xlabel(name)
             panels.append((axes, ours, numbers, epoch))
@@ -253,7 +265,7 @@ def bits_rows(tidy: pd.DataFrame) -> pd.DataFrame:
 
     A line is a cell of the study with the bits left out of its name.
     """
-    columns = [*CELL, "run", "seed", "metric", "base_bits", "best", "last"]
+    columns = [*CELL, "run", "seed", "metric", "base_bits", *choices_of(tidy)]
     rows = tidy[columns].copy()
     labels = [re.sub(r"base_bits(None|\d+)-?", "", label_text(label)) for label in rows.label]
     cells = rows.assign(label=[label.strip("-") for label in labels]).to_dict("records")
@@ -320,7 +332,8 @@ def _describe_scores(rows: pd.DataFrame, x: str, at: str) -> str:
     def say(part: pd.DataFrame) -> str:
         lines = []
         for name, line in _described_lines(part):
-            score = line["last"].fillna(line.best)
+            scores = line[[choice for choice in reversed(CHOICES) if choice in line]]
+            score = scores.astype(float).bfill(axis=1).iloc[:, 0]
             means = score.groupby(line[x], dropna=False).mean()
             values = [
                 f"{100 * mean:.1f}" + ("" if pd.isna(place) else at.format(f"{place:,.0f}"))

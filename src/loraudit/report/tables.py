@@ -35,6 +35,7 @@ from loraudit.report.formatting import (
 from loraudit.report.table_registry import Table, study_tables
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import load_models, select
+from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import BASE, Study
 
 
@@ -94,7 +95,7 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         "trainable": [f"{count:,}" for count in summary.parameters_trainable],
         "n": list(summary.n),
     }
-    for epoch in ("best", "last"):
+    for epoch in (choice for choice in CHOICES if f"{choice}_mean" in summary):
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
         columns[f"{epoch} epoch: mean ± SD, %"] = [
             percent(mean, sd) for mean, sd in zip(means, sds, strict=True)
@@ -102,6 +103,9 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         columns[f"{epoch}: median"] = [
             percent(median, math.nan) for median in summary[f"{epoch}_median"]
         ]
+        sick = summary[f"{epoch}_collapsed"]
+        if sick.any():
+            columns[f"{epoch}: of which collapsed"] = [count or "" for count in sick]
     return pd.DataFrame(columns)
 
 

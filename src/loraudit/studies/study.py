@@ -41,11 +41,11 @@ class Study(Frozen):
 
     `tuning` are runs that are not reported: the values of other runs' tuned fields are chosen from
     them. `protocol` says where the settings are from, `not_run` what that source did and no run
-    does. `compare` names published tables (config/reference). `margin` is the largest difference, as
-    a fraction, that still counts as equal; None leaves it to the published number. `reading` is what
-    a published ± is taken to mean if its source does not say.
-    `contrasts` are the comparisons of variants that the question asks for; if there are none, each
-    adapter is compared with each baseline. `contaminations` and `shared_texts`
+    does. `compare` names published tables (config/reference). `margin` is the largest difference,
+    as a fraction, that still counts as equal; None leaves it to the published number. `reading` is
+    what a published ± is taken to mean if its source does not say. `contrasts` are the comparisons
+    of variants that the question asks for; if there are none, each adapter is compared with each
+    baseline. `contaminations` and `shared_texts`
     are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
     """
 
