@@ -133,7 +133,7 @@ def test_the_cards_own_program_gives_the_recorded_outputs(changes, tiny, tmp_pat
     with torch.no_grad():
         found = names["model"](**inputs).logits.numpy()
     saved = pd.read_parquet(tmp_path / "run/predictions.parquet")
-    saved = saved[saved.epoch == record.train.best_epoch].filter(like="logit_")
+    saved = saved[saved.epoch == record.train.epochs["best"].epoch].filter(like="logit_")
     assert abs(found - saved.to_numpy()).max() < 1e-4
     assert ("4 bits" in card) == (changes.get("base_bits") == 4)
 
@@ -177,7 +177,7 @@ def test_other_seeds_are_counted(run, tmp_path):
     others = []
     for change, best in (({"seed": 0}, 0.5), ({"seed": 1}, 0.7), ({"rank": 4}, 0.1)):
         spec = {**record["spec"], **change}
-        others.append({**record, "spec": spec, "train": {"best": {"accuracy": best}}})
+        others.append({**record, "spec": spec, "train": {"epochs": {"best": {"scores": {"accuracy": best}}}}})
     (tmp_path / "tidy").mkdir()
     lines = "".join(json.dumps(other) + "\n" for other in others)
     (tmp_path / "tidy" / "records.jsonl").write_text(lines)
