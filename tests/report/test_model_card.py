@@ -177,7 +177,9 @@ def test_other_seeds_are_counted(run, tmp_path):
     others = []
     for change, best in (({"seed": 0}, 0.5), ({"seed": 1}, 0.7), ({"rank": 4}, 0.1)):
         spec = {**record["spec"], **change}
-        others.append({**record, "spec": spec, "train": {"epochs": {"best": {"scores": {"accuracy": best}}}}})
+        others.append(
+            {**record, "spec": spec, "train": {"epochs": {"best": {"scores": {"accuracy": best}}}}}
+        )
     (tmp_path / "tidy").mkdir()
     lines = "".join(json.dumps(other) + "\n" for other in others)
     (tmp_path / "tidy" / "records.jsonl").write_text(lines)

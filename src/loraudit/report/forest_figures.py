@@ -58,8 +58,8 @@ def published(table: pd.DataFrame) -> Figure:
 def switches(table: pd.DataFrame) -> Figure:
     """Draw what each switch of an ablation changes: one panel per task, one row per switch.
 
-    Circles are the difference of best epochs, squares of last epochs, both to the base runs of the
-    same seeds, with the intervals that belong to the adjusted tests.
+    Each choice of an epoch has a marker: the difference to the base runs of the same seeds, with
+    the intervals that belong to the adjusted tests.
     """
     if table.empty:
         return nothing("no switch and base share two seeds")
@@ -77,18 +77,19 @@ def switches(table: pd.DataFrame) -> Figure:
         )
         for axes, rows, ((task, model), part) in zip(column[:, 0], names, groups, strict=True):
             _forest(axes, part, rows, [_switch_look(epoch) for epoch in part.epoch])
-            base = 100 * part[part.epoch == "best"].base.iloc[0]
+            base = 100 * part.base.iloc[0]
             axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}")
         column[-1, 0].set_xlabel("switched minus base, points (same seeds, adjusted interval)")
-        for epoch, name in EPOCHS.items():
+        for epoch in (choice for choice in EPOCHS if (table.epoch == choice).any()):
             colour, marker = _switch_look(epoch)
-            column[0, 0].scatter([], [], color=colour, marker=marker, label=name)
+            column[0, 0].scatter([], [], color=colour, marker=marker, label=EPOCHS[epoch])
         legend(figure)
     return figure
 
 
 def _switch_look(epoch: str) -> tuple[str, str]:
-    return {"best": (COLOURS[0], "o"), "last": (COLOURS[4], "s")}[epoch]
+    looks = {"selected": (COLOURS[2], "D"), "best": (COLOURS[0], "o"), "last": (COLOURS[4], "s")}
+    return looks[epoch]
 
 
 def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tuple]) -> None:
