@@ -163,7 +163,7 @@ def check_run(folder: Path, run: Run, expected: dict[str, Run] | None) -> Findin
         _check_tuning(case, run),
         _check_code(case),
         _check_evidence(case),
-        _check_adapter(case) if record.spec.saves else (),
+        _check_adapter(case) if record.spec.saves else iter(()),
         _check_sources(case),
     ):
         yield from guarded(folder, findings)
