@@ -315,7 +315,7 @@ def test_an_unsealed_record_is_a_note_and_its_scores_are_recomputed(project):
         "unsealed (older than seals): edits show in scores only"
     ]
     content = read_json(RUN / "record.json")
-    content["train"]["best"]["accuracy"] += 1 / 128
+    content["train"]["epochs"]["best"]["scores"]["accuracy"] += 1 / 128
     write_json(RUN / "record.json", content)
     assert any("the predictions give" in f.text for f in problems(slow=False))
 
