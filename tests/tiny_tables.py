@@ -210,6 +210,23 @@ def scored() -> pd.DataFrame:
     return table.assign(metric="accuracy", best=scores, last=scores)
 
 
+def tried() -> pd.DataFrame:
+    """Make trials of two cells and a twin at three rates: one choice inside, one at the edge."""
+    rows = []
+    for method, rank, scores in (
+        ("lora", 1, (0.6, 0.8, 0.7)),
+        ("peft", 1, (0.6, 0.8, 0.7)),
+        ("lora", 8, (0.9, 0.8, 0.5)),
+    ):
+        for rate, score in zip((1e-4, 1e-3, 1e-2), scores, strict=True):
+            chosen = score == max(scores)
+            edge = "learning_rate" if chosen and rate != 1e-3 else ""
+            cell = {**RANK_CELL, "method": method, "rank": rank, "chosen": chosen, "at_edge": edge}
+            trial = {"learning_rate": rate, "values": f'{{"learning_rate": {rate}}}'}
+            rows += [{**cell, **trial, "seed": s, "score": score + s / 1e4} for s in (0, 1)]
+    return pd.DataFrame(rows)
+
+
 def rows(name: str) -> pd.DataFrame:
     """Return what a figure of the registry draws of a small study."""
     if name in DRAWN:
@@ -231,6 +248,7 @@ TABLES = {
     "switches": effects,
     "score_vs_bits": scored,
     "learning_curves": epochs,
+    "tuning": tried,
     "ranks": moved,
     "cost": costs,
     "spectra": spectrum,

@@ -80,6 +80,10 @@ def _has_several_bits(study: Study) -> bool:
     return len({spec.base_bits for spec in _specs(study)}) > 1
 
 
+def _tunes_the_rate(study: Study) -> bool:
+    return any(spec.tuned and "learning_rate" in spec.tuned.fields for spec in _specs(study))
+
+
 def _has_lora(study: Study) -> bool:
     return bool(lora_runs(study))
 
@@ -159,6 +163,18 @@ _FIGURES = (
         describe="describe_score_vs_bits",
         wanted=_has_several_bits,
         limit=Limit(24, "cells", CELL),
+    ),
+    Figure(
+        name="tuning",
+        title="Score over the learning rate that was tried",
+        section="tuning",
+        tables=("tidy/tuning.parquet",),
+        module=f"{HERE}.tuning_figures",
+        rows="tuning_rows",
+        draw="tuning",
+        describe="describe_tuning",
+        wanted=_tunes_the_rate,
+        limit=Limit(12, "cells", CELL),
     ),
     Figure(
         name="learning_curves",

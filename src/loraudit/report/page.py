@@ -32,6 +32,7 @@ SECTIONS = {
     "verdicts": "Beside published numbers",
     "switches": "Which switch matters",
     "scores": "Scores",
+    "tuning": "Settings that were tried",
     "curves": "Learning curves",
     "ranks": "Where the ranks go",
     "cost": "Cost",

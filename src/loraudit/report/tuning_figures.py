@@ -1,0 +1,103 @@
+"""The figure of tuning: the score on the selection rows over the learning rate that was tried."""
+
+import json
+import textwrap
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.figure_style import (
+    STYLE,
+    TITLE,
+    WIDTH,
+    legend,
+    line_of,
+    look,
+    numbered,
+    percent_axis,
+    seeds,
+    subjects,
+)
+
+CURVE = ["method", "rank", "targets", "label", "other"]
+"""Columns of a curve: a cell, and the other values that were tried with the learning rates."""
+
+
+def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
+    """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours."""
+    ours = tuning[tuning.method != "peft"] if (tuning.method == "lora").any() else tuning
+    others = [_other_values(values) for values in ours["values"]]
+    return ours.assign(other=others)
+
+
+def _other_values(values: str) -> str:
+    """Return the values of a trial without its learning rate, as text."""
+    content = json.loads(values)
+    return ", ".join(f"{k} {v:g}" for k, v in content.items() if k != "learning_rate")
+
+
+def tuning(table: pd.DataFrame) -> Figure:
+    """Draw the score over the learning rate: a curve of means per cell, a dot per seed.
+
+    A ring marks the chosen rate of each cell, a cross in it one at the edge of what was tried.
+    """
+    groups = subjects(table)
+    looks = numbered(_name(row) for row in table.to_dict("records"))
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 0.6 + 2.3 * len(groups))
+        figure, column = plt.subplots(len(groups), 1, figsize=size, squeeze=False)
+        for (axes,), ((task, model), part) in zip(column, groups, strict=True):
+            for _, curve in part.groupby(CURVE, dropna=False, sort=False):
+                _curve(axes, curve, looks)
+            axes.set_xscale("log")
+            axes.set_xlabel("learning rate")
+            axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE))
+            percent_axis(axes, "score on selection rows")
+        column[-1, 0].scatter([], [], **RING, label="chosen")
+        if table.at_edge.astype(bool).any():
+            column[-1, 0].scatter([], [], **CROSS, label="at the edge of what was tried")
+        legend(figure, f"curves: means over {seeds(table, [*SUBJECT, *CURVE])}")
+    return figure
+
+
+RING = {"s": 55, "facecolors": "none", "edgecolors": "0.1", "linewidths": 1, "zorder": 3}
+CROSS = {"s": 30, "marker": "x", "color": "0.1", "linewidths": 0.8, "zorder": 3}
+
+
+def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
+    first = curve.iloc[0]
+    name = _name(first.to_dict())
+    series = look(looks[name])
+    means = curve.groupby("learning_rate").score.mean()
+    axes.scatter(curve.learning_rate, curve.score, s=5, alpha=0.5, linewidths=0, **series)
+    axes.plot(means.index, means, linestyle=line_of(first.method), label=name, **series)
+    chosen = curve[curve.chosen]
+    if len(chosen):
+        at = chosen.learning_rate.iloc[0]
+        axes.scatter([at], [means[at]], **RING)
+        if "learning_rate" in chosen.at_edge.iloc[0]:
+            axes.scatter([at], [means[at]], **CROSS)
+
+
+def _name(row: dict) -> str:
+    """Name a curve: its cell, and the other values if there are any."""
+    return ", ".join(filter(None, [cell_name(row), row["other"]]))
+
+
+def describe_tuning(rows: pd.DataFrame) -> str:
+    """Say which learning rate each cell takes, its score, and whether it is at the edge."""
+
+    def say(part: pd.DataFrame) -> str:
+        cells = []
+        for _, cell in part[part.chosen].groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
+            first = cell.iloc[0]
+            edge = ", at the edge of what was tried" if first.at_edge else ""
+            rate, score = first.learning_rate, 100 * cell.score.mean()
+            cells.append(f"{_name(first.to_dict())} {rate:g} ({score:.1f} %{edge})")
+        return listed(cells, 8)
+
+    text = "Chosen learning rates, with their mean score on the selection rows."
+    return f"{text} {each_subject(rows, say)}"

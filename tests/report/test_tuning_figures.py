@@ -1,0 +1,37 @@
+"""The figure of tuning draws each cell once, and marks what was chosen."""
+
+import pytest
+
+import tiny_tables
+from loraudit.report.tuning_figures import describe_tuning, tuning, tuning_rows
+
+
+@pytest.fixture
+def rows():
+    return tuning_rows(tiny_tables.tried())
+
+
+def test_twins_are_drawn_once(rows):
+    assert set(rows.method) == {"lora"} and len(rows) == 2 * 3 * 2
+    (axes,) = tuning(rows).axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(curves) == 2
+    assert list(curves[0].get_xdata()) == [1e-4, 1e-3, 1e-2]
+    assert curves[0].get_ydata() == pytest.approx([0.60005, 0.80005, 0.70005])
+
+
+def test_the_chosen_rates_are_marked_and_the_one_at_the_edge_twice(rows):
+    (axes,) = tuning(rows).axes
+    single = [c.get_offsets().tolist() for c in axes.collections if len(c.get_offsets()) == 1]
+    marked = sorted(point for (point,) in single)
+    assert marked == [
+        pytest.approx([1e-4, 0.90005]),
+        pytest.approx([1e-4, 0.90005]),
+        pytest.approx([1e-3, 0.80005]),
+    ]
+
+
+def test_the_alt_text_says_what_was_chosen(rows):
+    text = describe_tuning(rows)
+    assert "lora r1 q+v 0.001 (80.0 %)" in text
+    assert "lora r8 q+v 0.0001 (90.0 %, at the edge of what was tried)" in text
