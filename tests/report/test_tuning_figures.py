@@ -1,5 +1,6 @@
 """The figure of tuning draws each cell once, and marks what was chosen."""
 
+import pandas as pd
 import pytest
 
 import tiny_tables
@@ -29,6 +30,11 @@ def test_the_chosen_rates_are_marked_and_the_one_at_the_edge_twice(rows):
         pytest.approx([1e-4, 0.90005]),
         pytest.approx([1e-3, 0.80005]),
     ]
+
+
+def test_a_csv_of_the_rows_is_described_alike(rows, tmp_path):
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert describe_tuning(pd.read_csv(tmp_path / "rows.csv")) == describe_tuning(rows)
 
 
 def test_the_alt_text_says_what_was_chosen(rows):

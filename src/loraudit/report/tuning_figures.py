@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
@@ -57,7 +57,7 @@ def tuning(table: pd.DataFrame) -> Figure:
             axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE))
             percent_axis(axes, "score on selection rows")
         column[-1, 0].scatter([], [], **RING, label="chosen")
-        if table.at_edge.astype(bool).any():
+        if any(map(label_text, table.at_edge)):
             column[-1, 0].scatter([], [], **CROSS, label="at the edge of what was tried")
         legend(figure, f"curves: means over {seeds(table, [*SUBJECT, *CURVE])}")
     return figure
@@ -78,13 +78,13 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
     if len(chosen):
         at = chosen.learning_rate.iloc[0]
         axes.scatter([at], [means[at]], **RING)
-        if "learning_rate" in chosen.at_edge.iloc[0]:
+        if "learning_rate" in label_text(chosen.at_edge.iloc[0]):
             axes.scatter([at], [means[at]], **CROSS)
 
 
 def _name(row: dict) -> str:
     """Name a curve: its cell, and the other values if there are any."""
-    return ", ".join(filter(None, [cell_name(row), row["other"]]))
+    return ", ".join(filter(None, [cell_name(row), label_text(row["other"])]))
 
 
 def describe_tuning(rows: pd.DataFrame) -> str:
@@ -94,7 +94,7 @@ def describe_tuning(rows: pd.DataFrame) -> str:
         cells = []
         for _, cell in part[part.chosen].groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
             first = cell.iloc[0]
-            edge = ", at the edge of what was tried" if first.at_edge else ""
+            edge = ", at the edge of what was tried" if label_text(first.at_edge) else ""
             rate, score = first.learning_rate, 100 * cell.score.mean()
             cells.append(f"{_name(first.to_dict())} {rate:g} ({score:.1f} %{edge})")
         return listed(cells, 8)
