@@ -126,7 +126,7 @@ def test_plain_peft_loads_it(run, untrained, tiny):
         batch = collate(examples, list(index), SPEC, pad_id(tiny / "tokens"))
         found = model(**batch).logits.numpy()
     rows = pd.read_parquet(run / "predictions.parquet")
-    best = rows[rows.epoch == read_record(run / "record.json").train.best_epoch]
+    best = rows[rows.epoch == read_record(run / "record.json").train.epochs["best"].epoch]
     assert abs(found - best.filter(like="logit_").to_numpy()[:16]).max() < 1e-5
 
 

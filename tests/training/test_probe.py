@@ -65,14 +65,15 @@ def test_a_run_is_scikit_learns_regression_on_the_mean_of_the_last_hidden_states
     odds = predictions.logit_1 - predictions.logit_0
     assert abs(odds - reference.decision_function(validation)).max() < 1e-3
     accuracy = reference.score(validation, truth)
-    assert record.train.best["accuracy"] == record.train.last["accuracy"]
-    assert record.train.best["accuracy"] == pytest.approx(accuracy, abs=0.01) and accuracy > 0.7
+    best, last = (record.train.epochs[choice] for choice in ("best", "last"))
+    assert best == last
+    assert best.scores["accuracy"] == pytest.approx(accuracy, abs=0.01) and accuracy > 0.7
 
 
 def test_its_record_is_that_of_one_epoch_and_one_fit(run):
     result = read_record(run / "record.json").train
     history = pd.read_csv(run / "history.csv")
-    assert list(history.epoch) == [1] == [result.last_epoch] == [result.steps]
+    assert list(history.epoch) == [1] == [result.epochs["last"].epoch] == [result.steps]
     assert result.parameters["trainable"] == result.parameters["head"] == 2 * 16 + 2
     saved = load_file(run / "adapter/probe.safetensors")
     assert {name: len(value) for name, value in saved.items()} == {
