@@ -41,6 +41,11 @@ def _made(runs: pd.DataFrame, choice: str) -> bool:
     return bool(runs[epoch if epoch in runs else choice].notna().all())
 
 
+def first_choice(table: pd.DataFrame) -> str:
+    """Return the choice of an epoch to be shown, of those in a table's column `epoch`."""
+    return next(choice for choice in CHOICES if (table.epoch == choice).any())
+
+
 def label_text(label: object) -> str:
     """Return a label as text; a missing one is empty."""
     return "" if pd.isna(label) else str(label)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from loraudit.analysis import contrasts
-from loraudit.analysis.cells import CELL, SUBJECT, cell_of
+from loraudit.analysis.cells import CELL, SUBJECT, cell_of, choices_of
 from loraudit.analysis.resampling import resampled_scores, row_weights
 from loraudit.analysis.statistics import agreement, mcnemar, same_rows
 from loraudit.analysis.tidy_files import write_tidy
@@ -258,7 +258,7 @@ def row_errors(study: Study, runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
         cells = contrasts.named_cells(part)
         chosen = [(p.left, p.right) for p, _, _ in contrasts.pairs(cells, study.contrasts)]
         needed = set(itertools.chain(*chosen))
-        for epoch in contrasts.EPOCHS:
+        for epoch in choices_of(part):
             means = {
                 cell["variant"]: _resampled_means(own, epoch, folder)
                 for cell, own in progress(cells, len(cells), f"resample the rows of {task}")

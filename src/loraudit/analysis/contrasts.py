@@ -6,7 +6,7 @@ all cells of a task and model share (pooling.py). Switches and twins change one 
 run, so they are compared by the differences of the same seeds, and the correlation by seed is
 shown: it says what the pairing was worth.
 
-Rows of one table and one epoch choice (best or last) make a family: their p-values are adjusted for
+Rows of one table and one epoch choice make a family: their p-values are adjusted for
 their number (Holm), and each interval is the one that belongs to its adjusted test. Rows whose
 answer is known beforehand or said twice stay outside (`ROLES`).
 """
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from loraudit.analysis.cells import SCORED_CELL, SUBJECT, cell_name, label_text
+from loraudit.analysis.cells import SCORED_CELL, SUBJECT, cell_name, choices_of, label_text
 from loraudit.analysis.pooling import Cell, Difference, Spread, pooled, summed, unpaired
 from loraudit.analysis.resampling import interquartile_difference
 from loraudit.analysis.statistics import MARGIN, NO_SPREAD, SIGNIFICANCE, holm, holm_factors
@@ -35,8 +35,6 @@ ROLES = {
 """What a row is to its family, in words: a test, which alone belongs to it; two codes of one
 method, equal by design; a row of PEFT's that says what our row of the same cells says; what the
 choice of the epoch is worth."""
-
-EPOCHS = ("best", "last")
 
 Named = tuple[dict, pd.DataFrame]
 """What names a cell (SCORED_CELL and its variant), and its runs."""
@@ -76,8 +74,8 @@ def method_contrasts(
         cells = named_cells(runs)
         found = pairs(cells, contrasts)
         roles = _roles(found)
-        pools = {epoch: _pooled_cells(cells, epoch) for epoch in EPOCHS}
-        for pair, epoch in itertools.product(found, EPOCHS):
+        pools = {epoch: _pooled_cells(cells, epoch) for epoch in choices_of(runs)}
+        for pair, epoch in itertools.product(found, pools):
             role = roles[pair[0].left, pair[0].right]
             row = _contrast_row(pair, epoch, pools[epoch], margin or MARGIN, role)
             rows += [{"task": task, "model": model, **row}] if row else []
@@ -325,7 +323,7 @@ def task_aggregates(tidy: pd.DataFrame, contrasts: Sequence[Contrast] = ()) -> p
                 if roles[names] == "test" and min(len(pair[1][1]), len(pair[2][1])) > 1:
                     found.setdefault(names, []).append(pair)
         for same in found.values():
-            for epoch in EPOCHS if len(same) > 1 else ():
+            for epoch in choices_of(runs) if len(same) > 1 else ():
                 rows.append({"model": model, **_aggregate_row(same, epoch)})
     return pd.DataFrame(rows)
 
@@ -373,18 +371,20 @@ def _switch_rows(
     """Compare each switch of one task and model with the base, and the base's last epoch."""
     if len(base) < 2:
         return []
-    rows = []
+    rows, epochs = [], choices_of(runs)
     labels = ((switch, runs[runs.label == switch.label]) for switch in study.switches)
     sides = [(switch, _same_seeds(base, switched)) for switch, switched in labels]
     sides = [(switch, both) for switch, both in sides if len(both) > 1]
-    spreads = {e: pooled([_spread(_gaps(both, e)) for _, both in sides]) for e in EPOCHS}
+    spreads = {e: pooled([_spread(_gaps(both, e)) for _, both in sides]) for e in epochs}
     for place, (switch, both) in enumerate(sides):
-        for epoch in EPOCHS:
+        for epoch in epochs:
             difference = one_sample(_gaps(both, epoch), spreads[epoch][place])
             row = _effect(switch.name, epoch, base, difference, len(both))
             row |= {"asks": switch.asks, "margin": study.margin or MARGIN, "role": "test"}
             row["correlation"] = correlation_by_seed(both[f"{epoch}_left"], both[f"{epoch}_right"])
             rows.append((row, difference))
+    if "best" not in epochs:
+        return rows
     gaps = base["last"] - base["best"]
     difference = one_sample(gaps, _spread(gaps))
     row = _effect("last epoch, not the best", "best", base, difference, len(base))

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.analysis.cells import cell_name
+from loraudit.analysis.cells import cell_name, first_choice
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     COLOURS,
@@ -159,11 +159,12 @@ def describe_verdicts(rows: pd.DataFrame) -> str:
 
 
 def describe_switches(rows: pd.DataFrame) -> str:
-    """Say what each switch changes at the best epoch."""
+    """Say what each switch changes at the first epoch choice of the table."""
 
     def say(part: pd.DataFrame) -> str:
-        best = part[part.epoch == "best"].itertuples()
-        return listed(f"{r.switch} {points(r.difference)} {interval(r.low, r.high)}" for r in best)
+        shown = part[part.epoch == first_choice(rows)].itertuples()
+        return listed(f"{r.switch} {points(r.difference)} {interval(r.low, r.high)}" for r in shown)
 
-    text = "Switched minus base, best epoch, in points with adjusted interval."
+    epoch = first_choice(rows)
+    text = f"Switched minus base, {epoch} epoch, in points with adjusted interval."
     return f"{text} {each_subject(rows, say)}"

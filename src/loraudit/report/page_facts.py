@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, cell_name, choices_of
+from loraudit.analysis.cells import CELL, cell_name, choices_of, first_choice
 from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.alt_text import listed
@@ -190,21 +190,22 @@ def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
 
 
 def _switch_fact(effects: pd.DataFrame) -> str:
-    best = effects[(effects.epoch == "best") & effects.p_holm.notna()]
-    if best.empty:
+    epoch = first_choice(effects)
+    shown = effects[(effects.epoch == epoch) & effects.p_holm.notna()]
+    if shown.empty:
         return "Too few common seeds to test a switch."
-    largest = best.loc[best.difference.abs().idxmax()]
+    largest = shown.loc[shown.difference.abs().idxmax()]
     words = {"difference": "a difference", "equivalence": "equality within the margin"}
-    shown = [
+    found = [
         f"{int((rows.p_holm < SIGNIFICANCE).sum())} show {words[asks]}"
-        for asks, rows in best.groupby("asks")
+        for asks, rows in shown.groupby("asks")
     ]
     return (
         f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
         f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
-        f"(best epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). Of the "
-        f"{len(best)} tests at the best epoch, for whose number p and interval are adjusted, "
-        f"{' and '.join(shown)}."
+        f"({epoch} epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). Of the "
+        f"{len(shown)} tests at the {epoch} epoch, for whose number p and interval are adjusted, "
+        f"{' and '.join(found)}."
     )
 
 
@@ -213,7 +214,7 @@ def _family_fact(pairs: pd.DataFrame) -> str:
     tested = pairs[pairs.p_holm.notna()] if len(pairs) else pairs
     if tested.empty:
         return ""
-    outside = int((pairs[pairs.epoch == "best"].role != "test").sum())
+    outside = int((pairs[pairs.epoch == first_choice(pairs)].role != "test").sum())
     text = f" Twins and rows that repeat their twin's ({outside}) stay outside." if outside else ""
     return (
         f" Methods compared: the {int(tested.family.max())} tests of one epoch choice, over all "
