@@ -32,13 +32,9 @@ def choices_of(runs: pd.DataFrame) -> list[str]:
 
     The first is the one to be shown where there is room for one.
     """
-    return [choice for choice in CHOICES if choice in runs and _made(runs, choice)]
-
-
-def _made(runs: pd.DataFrame, choice: str) -> bool:
-    """Tell whether all runs made a choice; a score may be undefined where an epoch was chosen."""
-    epoch = f"{choice}_epoch"
-    return bool(runs[epoch if epoch in runs else choice].notna().all())
+    # An epoch may be chosen whose score is undefined, so the epochs' column counts where it is.
+    columns = {c: f"{c}_epoch" if f"{c}_epoch" in runs else c for c in CHOICES}
+    return [c for c, column in columns.items() if column in runs and runs[column].notna().all()]
 
 
 def first_choice(table: pd.DataFrame) -> str:
