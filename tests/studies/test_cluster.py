@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from loraudit.base.errors import UserError
-from loraudit.studies.cluster import read_cluster
+from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.study_file import Config
 
 TABLE = """
@@ -88,3 +89,44 @@ def test_the_slurm_profile_speaks_of_rules_that_exist():
     rules = {path.stem for path in Path("workflow/rules").glob("*.smk")}
     assert set(profile["groups"]) <= rules
     assert set(profile["group-components"]) == set(profile["groups"].values())
+
+
+class Resources(dict):
+    """A job's resources as Snakemake gives them to the plugin."""
+
+    __getattr__ = dict.get
+
+
+def sbatch(launch: str) -> list[str]:
+    """Return the options that the plugin passes to sbatch for a run with a launch file."""
+    submit = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
+    gpus = pytest.importorskip("snakemake_executor_plugin_slurm.utils")
+    validation = pytest.importorskip("snakemake_executor_plugin_slurm.validation")
+    launcher = yaml.safe_load(Path(f"profiles/accelerate/{launch}.yaml").read_text())
+    job = SimpleNamespace(resources=Resources(node_request(launcher)), threads=1, name="train")
+    validation.validate_slurm_extra(job)
+    names = ("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir")
+    call = submit.get_submit_command(job, dict.fromkeys(names, "x"))
+    return (call + gpus.set_gres_string(job)).split()
+
+
+@pytest.mark.parametrize(
+    ("launch", "asked"),
+    [
+        ("cpu", set()),
+        ("cpu2", set()),
+        ("gpu", {"--gpus=1"}),
+        ("multi_gpu_bf16", {"--gpus=2", "--nodes=1"}),
+        (
+            "two_nodes",
+            {"--gpus=2", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=1"},
+        ),
+    ],
+)
+def test_a_run_asks_slurm_for_its_nodes_and_for_its_gpus_on_each(launch, asked):
+    """Without --nodes, the GPUs of one job may be on several nodes; --nodes alone spreads none."""
+    options = sbatch(launch)
+    places = ("--gpus", "--nodes", "--ntasks-per", "--gpus-per")
+    several = places if launch != "two_nodes" else (*places, "--ntasks=")
+    assert {option for option in options if option.startswith(several)} == asked
+    assert "--signal=TERM@90" in options

@@ -18,7 +18,7 @@ from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
 from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
 from loraudit.studies.advice import advice
-from loraudit.studies.cluster import read_cluster
+from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.paths import configuration, tokens_folder
 from loraudit.studies.spec import digest
@@ -80,9 +80,7 @@ SWITCHES = " ".join(  # what to write after --config to get this study; the repo
 LAUNCH = str(own_or_shipped(f"profiles/accelerate/{config['launch']}.yaml"))
 LAUNCHER = read_yaml(LAUNCH)
 PROCESSES = LAUNCHER["num_processes"]
-GPUS = 0 if LAUNCHER["use_cpu"] else PROCESSES
 NODES = LAUNCHER["num_machines"]
-SEVERAL_NODES = {"mpi": "srun", "nodes": NODES, "tasks": NODES, "tasks_per_gpu": 0}
 ENVIRONMENT = "../envs/loraudit.yaml"
 
 

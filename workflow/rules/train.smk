@@ -19,14 +19,11 @@ rule train:
         ENVIRONMENT
     threads: config["threads"] * PROCESSES // NODES
     resources:
-        **(SEVERAL_NODES if NODES > 1 else {}),
+        **node_request(LAUNCHER),
         launch=LAUNCH,
         threads_per_process=config["threads"],
-        gpu=GPUS,
         runtime=minutes("train"),
         mem_mb=memory("train"),
-        # SLURM tells a run to stop 90 to 150 s before its time limit, so that it can save a checkpoint
-        slurm_extra="--signal=TERM@90",
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
         code=lambda w: training_code(run_spec(w).method),

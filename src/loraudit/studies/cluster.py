@@ -1,6 +1,7 @@
-"""What a job asks of a cluster: minutes and memory, from config/cluster.yaml."""
+"""What a job asks of a cluster: minutes and memory (config/cluster.yaml), nodes and GPUs."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -87,3 +88,31 @@ def read_cluster(folder: Path | str = "config") -> ClusterFile:
             if name not in legal:
                 raise unknown(f"{path}: {key}", name, legal)
     return table
+
+
+STOP_EARLY = "--signal=TERM@90"
+"""SLURM tells a run to stop 90 to 150 s before its time limit, so that it can save a checkpoint."""
+
+
+def node_request(launcher: Mapping) -> dict[str, int | str]:
+    """Return the resources by which a run's GPUs and processes get onto the nodes that it means.
+
+    Left to itself, SLURM may spread the GPUs of a job over several nodes, and may put the tasks of
+    a job that asks for two nodes onto one of them. So several GPUs of one machine ask for one node,
+    and a run on several machines for one task, and its share of the GPUs, on each.
+
+    Args:
+        launcher: the content of a file in profiles/accelerate.
+
+    Returns:
+        Resources as the SLURM plugin of Snakemake names them.
+    """
+    nodes = launcher["num_machines"]
+    gpus = 0 if launcher["use_cpu"] else launcher["num_processes"]
+    if nodes == 1:
+        one = {"nodes": 1} if gpus > 1 else {}
+        return {"gpu": gpus, **one, "slurm_extra": STOP_EARLY}
+    shares = ["--ntasks-per-node=1", *([f"--gpus-per-node={gpus // nodes}"] if gpus else [])]
+    extra = " ".join([STOP_EARLY, *shares])
+    spread = {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0}
+    return {"gpu": gpus, **spread, "slurm_extra": extra}
