@@ -1,11 +1,16 @@
 """A file exists complete or not at all."""
 
+import subprocess
+import sys
+
 import pytest
 
 from loraudit.base.files import (
     folder_atomic,
     folder_fingerprint,
+    leftovers,
     read_json,
+    sweep,
     write_atomic,
     write_json,
 )
@@ -39,3 +44,44 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path):
         fail(folder / "half")
     assert list(folder_fingerprint(tmp_path / "out")) == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+WRITER = """
+import time
+from loraudit.base.files import folder_atomic, write_atomic
+def wait(path):
+    path.touch()
+    print("here", flush=True)
+    time.sleep(60)
+"""
+
+
+def start_and_kill(code: str) -> None:
+    """Run code that calls `wait` while it writes, and kill it there."""
+    words = [sys.executable, "-c", WRITER + code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.kill()
+
+
+def test_what_killed_processes_left_is_found_and_swept(tmp_path):
+    """A file and a folder under their temporary names; other hidden files stay."""
+    start_and_kill(f"write_atomic({str(tmp_path / 'a.json')!r}, wait)")
+    start_and_kill(f"with folder_atomic({str(tmp_path / 'adapter')!r}) as new: wait(new / 'x')")
+    (tmp_path / ".lock").touch()
+    (tmp_path / "deep/.step-12").mkdir(parents=True)
+    found = leftovers(tmp_path)
+    assert len(found) == 2 and {path.is_dir() for path in found} == {True, False}
+    assert len(leftovers(tmp_path, deep=True)) == 3
+    assert sweep(tmp_path) == found and leftovers(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "deep"}
+
+
+def test_a_folder_made_again_deletes_what_the_dead_left_and_not_what_the_living_fill(tmp_path):
+    start_and_kill(f"with folder_atomic({str(tmp_path / 'out')!r}) as new: wait(new / 'x')")
+    (dead,) = leftovers(tmp_path)
+    with folder_atomic(tmp_path / "out") as first, folder_atomic(tmp_path / "out") as second:
+        assert not dead.exists() and first.exists() and second.exists()
+        with folder_atomic(tmp_path / "other"):
+            assert first.exists() and second.exists()
+    assert leftovers(tmp_path) == []

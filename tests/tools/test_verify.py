@@ -55,6 +55,15 @@ def test_a_sound_study_has_no_finding(project):
     assert found() == []
 
 
+def test_what_killed_processes_left_is_noted(project):
+    left = [RUN / ".adapter.a1b2c3d4", Path("resources/tokens/words/.tiny-32.a1b2c3d4")]
+    for path in left:
+        path.mkdir()
+    notes = found(slow=False)
+    assert {(note.kind, note.artefact) for note in notes} == {("note", str(p)) for p in left}
+    assert all("left by a killed process" in note.text for note in notes)
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_a_record_edited_by_one_digit_is_caught(project, number):
     """Wherever it is: scores, times, versions, hashes, the spec."""

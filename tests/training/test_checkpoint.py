@@ -6,6 +6,7 @@ On the same machine, with the same number of threads.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -317,3 +318,53 @@ def test_lack_of_memory_names_the_batch(where, tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=rf"in {where}, on a batch of \d+ rows of \d+ tokens"):
         train(*arguments(tiny, tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_in_the_runs_folder_is_deleted(tiny, tmp_path, capsys):
+    """For full fine-tuning that would be a whole model each time."""
+    (tmp_path / ".adapter.a1b2c3d4").mkdir()
+    (tmp_path / ".4711.record.json").touch()
+    (tmp_path / "checkpoint/.step-3").mkdir(parents=True)
+    train(*arguments(tiny, tmp_path, changed(SPEC, epochs=1)))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    said = capsys.readouterr().err
+    assert "deleted what a killed process had left: .4711.record.json, .adapter.a1b2c3d4" in said
+
+
+@pytest.mark.parametrize("kind", ["lora", "peft"])
+def test_resources_and_the_runs_folder_removed_in_the_middle_lose_no_bit(
+    kind, uninterrupted, tiny, tmp_path, monkeypatch
+):
+    """All is read before the first step, and what is written makes its folder."""
+    for name in ("tokens", "model"):
+        shutil.copytree(tiny / name, tmp_path / name)
+    step = loop.optimizer_step
+
+    def removing(state, *rest):
+        if state.journal.step == 5:
+            for path in tmp_path.iterdir():
+                shutil.rmtree(path)
+        return step(state, *rest)
+
+    monkeypatch.setattr(loop, "optimizer_step", removing)
+    train(*arguments(tmp_path, tmp_path / "out", SPECS[kind]), checkpoint_minutes=EVERY_STEP)
+    assert bits(tmp_path / "out") == uninterrupted[kind]
+
+
+def test_resources_removed_before_a_restart_are_one_sentence_and_the_checkpoint_stays(
+    tiny, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(tiny / "tokens", tmp_path / "tokens")
+    spec, _, model, _ = arguments(tiny, out)
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, step=4)
+        with pytest.raises(SystemExit):
+            train(spec, tmp_path / "tokens", model, out)
+    (tmp_path / "tokens/train.arrow").unlink()
+    with pytest.raises(UserError, match=r"tokens: train\.arrow: missing, so removed since"):
+        train(spec, tmp_path / "tokens", model, out)
+    shutil.rmtree(tmp_path / "tokens")
+    with pytest.raises(UserError, match=r"tokens: manifest\.json: missing"):
+        train(spec, tmp_path / "tokens", model, out)
+    assert [path.name for path in (out / "checkpoint").iterdir()] == ["step-4"]

@@ -31,7 +31,9 @@ rule train:
         tokens=lambda w, input: str(Path(input.tokens).parent),
         model=lambda w, input: str(Path(input.model).parent),
         start=lambda w, input: f"--start={Path(input.start).parent}" if input.get("start") else "",
-        trials=lambda w, input: f"--trials={RESULTS}/runs" if input.get("trials") else "",
+        trials=lambda w, input: (
+            f"--trials={Path(input.trials[0]).parents[4]}" if input.get("trials") else ""
+        ),
         out=parent,
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"

@@ -1,14 +1,19 @@
 """Files that exist complete or not at all."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = re.compile(r"\.\d+\..+|\..+\.[a-z0-9_]{8}|\.step-\d+")
+"""Names under which files and folders are written before they are renamed."""
 
 
 def write_atomic(path: Path | str, write: Callable[[Path], Any]) -> None:
@@ -43,12 +48,21 @@ def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text())
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder_atomic(path: Path | str) -> Iterator[Path]:
-    """Give a new folder to fill; it replaces `path` when the block ends without an error."""
+    """Give a new folder to fill; it replaces `path` when the block ends without an error.
+
+    Folders that killed processes were filling for `path` are deleted first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for old in leftovers(path.parent):
+        if old.name[:-8] == f".{path.name}.":
+            _delete_unless_held(old)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    holder = os.open(temporary, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(holder, fcntl.LOCK_SH)
     try:
         yield temporary
         if path.exists():
@@ -57,6 +71,46 @@ def folder_atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(holder)
+
+
+def _delete_unless_held(folder: Path) -> None:
+    """Delete a temporary folder if the process that was filling it has ended.
+
+    That process holds a lock of the folder, which the system frees however the process ends. Where
+    locks can't be had, nothing is deleted.
+    """
+    with contextlib.suppress(OSError):  # held by its process, gone meanwhile, or no locks
+        holder = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(holder)
+
+
+def leftovers(folder: Path | str, deep: bool = False) -> list[Path]:
+    """Return the temporary files and folders in a folder, sorted by name.
+
+    What no process is writing now was left there by one that was killed.
+
+    Args:
+        folder: where to look.
+        deep: look in the folders below it, too.
+    """
+    found = Path(folder).rglob(".*") if deep else Path(folder).glob(".*")
+    return sorted(path for path in found if TEMPORARY.fullmatch(path.name))
+
+
+def sweep(folder: Path | str) -> list[Path]:
+    """Delete the temporaries in a folder to which no other process may write; returns them."""
+    found = leftovers(folder)
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
 
 
 def stand_in(path: Path | str) -> str | None:

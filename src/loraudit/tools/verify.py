@@ -21,7 +21,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from loraudit.base.errors import UserError
-from loraudit.base.files import folder_fingerprint, read_json, sha256
+from loraudit.base.files import folder_fingerprint, leftovers, read_json, sha256
 from loraudit.base.progress import progress
 from loraudit.base.shipped import shipped
 from loraudit.report.products import Places, Product, products, published_product
@@ -60,6 +60,13 @@ def verify(folder: Path, config: dict | None = None, slow: bool = True) -> Findi
     for run in progress(study.all_runs, len(study.all_runs), "verify runs"):
         yield from check_run(folder / "runs" / run.id, run, expected)
     yield from check_products(study, folder, slow)
+    for place in (folder, paths.RESOURCES):
+        for path in leftovers(place, deep=True):
+            yield Finding("note", str(path), LEFT)
+
+
+LEFT = "left by a killed process, if nothing runs now: the next job there deletes it, or you may"
+"""What is said of temporary files and folders."""
 
 
 def sentences(name: str, findings: list[Finding]) -> list[str]:

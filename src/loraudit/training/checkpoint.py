@@ -138,7 +138,7 @@ class Checkpoints:
         accelerator = self.accelerator
         if accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
+            new.mkdir(parents=True)  # the run's folder may have been removed since the start
         accelerator.wait_for_everyone()
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
-from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, write_json
+from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, sweep, write_json
 from loraudit.base.provenance import environment
 from loraudit.data.batches import Examples, data_fingerprint, load_examples, pad_id, scored_splits
 from loraudit.studies.record import Chosen, RunRecord, Train, read_record, run_files, write_record
@@ -71,13 +71,15 @@ def train(
             takes the spec's own values, as where a finished run's spec is trained again.
 
     Raises:
-        UserError: settings that do not fit the data, model, launcher or start; a non-finite loss;
-            too little memory.
+        UserError: a file of the tokens or the model is missing; settings that do not fit the data,
+            model, launcher or start; a non-finite loss; too little memory.
         SystemExit: SIGTERM or SIGINT, after a checkpoint.
     """
     started = time.monotonic()
     tuning = choose(spec, trials) if spec.tuned and trials else None
     spec = spec.with_values(tuning.chosen) if tuning else spec
+    check_made(tokens)
+    check_made(model_folder)
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
@@ -108,6 +110,9 @@ def train(
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
             return
+        if accelerator.is_main_process and (swept := [*sweep(out), *sweep(checkpoints.folder)]):
+            names = ", ".join(path.name for path in swept)
+            checkpoints.say(f"deleted what a killed process had left: {names}")
         take_up(state, checkpoints)
         run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
@@ -130,6 +135,22 @@ def train(
             facts = {"environment": provenance, "tuning": tuning, **digests}
             write_record(out, RunRecord(spec=spec, train=result, **facts))
             checkpoints.remove()
+
+
+def check_made(folder: Path) -> None:
+    """Check that no file of a folder below resources/ is missing: all are read before training.
+
+    Raises:
+        UserError: its manifest is missing, or a file that the manifest names.
+    """
+    manifest = folder / "manifest.json"
+    names = read_json(manifest)["files"] if manifest.is_file() else [manifest.name]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: {', '.join(missing)}: missing, so removed since the folder was made; "
+            "delete what is left of it and start snakemake again, which makes it anew"
+        )
 
 
 def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpoints) -> bool:
