@@ -78,15 +78,13 @@ def train(
     started = time.monotonic()
     tuning = choose(spec, trials) if spec.tuned and trials else None
     spec = spec.with_values(tuning.chosen) if tuning else spec
-    check_made(tokens)
-    check_made(model_folder)
+    check_made(tokens, model_folder)
     accelerator = make_accelerator(spec)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     pad = pad_id(tokens)
     base = load_base(spec, model_folder, pad)
-    splits = ("train", *scored_splits(spec, tokens))
-    examples = {split: load_examples(spec, tokens, split) for split in splits}
+    examples = {s: load_examples(spec, tokens, s) for s in ("train", *scored_splits(spec, tokens))}
     parameters = {"model": model_parameters(base)}
     method = method_of(spec)
     model = method.apply(shorten(base, spec), spec)
@@ -97,22 +95,13 @@ def train(
     state = prepare(spec, accelerator, model, len(examples["train"]), pad)
     state.started = started
     state.controller = method.controller(state, examples)
-    provenance = {
-        **environment(),
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "data": data_fingerprint(tokens),
-        "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
-        "started_from": started_from,
-    }
+    provenance = provenance_of(accelerator, tokens, model_folder) | {"started_from": started_from}
     belongs = {key: provenance[key] for key in SAME} | {"spec": digest(spec), "code": code}
     with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
             return
-        if accelerator.is_main_process and (swept := [*sweep(out), *sweep(checkpoints.folder)]):
-            names = ", ".join(path.name for path in swept)
-            checkpoints.say(f"deleted what a killed process had left: {names}")
+        tidy(out, checkpoints)
         take_up(state, checkpoints)
         run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
         if accelerator.is_main_process:
@@ -137,20 +126,41 @@ def train(
             checkpoints.remove()
 
 
-def check_made(folder: Path) -> None:
-    """Check that no file of a folder below resources/ is missing: all are read before training.
+def check_made(*folders: Path) -> None:
+    """Check that no file of folders below resources/ is missing: all are read before training.
 
     Raises:
-        UserError: its manifest is missing, or a file that the manifest names.
+        UserError: a folder's manifest is missing, or a file that it names.
     """
-    manifest = folder / "manifest.json"
-    names = read_json(manifest)["files"] if manifest.is_file() else [manifest.name]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: {', '.join(missing)}: missing, so removed since the folder was made; "
-            "delete what is left of it and start snakemake again, which makes it anew"
-        )
+    for folder in folders:
+        manifest = folder / "manifest.json"
+        names = read_json(manifest)["files"] if manifest.is_file() else [manifest.name]
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{folder}: {', '.join(missing)}: missing, so removed since the folder was made; "
+                "delete what is left of it and start snakemake again, which makes it anew"
+            )
+
+
+def provenance_of(accelerator: Accelerator, tokens: Path, model_folder: Path) -> dict[str, Any]:
+    """Return the record's part on the machine, the packages, the data and the weights."""
+    return {
+        **environment(),
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "data": data_fingerprint(tokens),
+        "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
+    }
+
+
+def tidy(out: Path, checkpoints: Checkpoints) -> None:
+    """Delete what killed processes left in a run's folder; its main process holds the run's lock."""
+    if not checkpoints.accelerator.is_main_process:
+        return
+    if swept := [*sweep(out), *sweep(checkpoints.folder)]:
+        names = ", ".join(path.name for path in swept)
+        checkpoints.say(f"deleted what a killed process had left: {names}")
 
 
 def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpoints) -> bool:
