@@ -97,6 +97,14 @@ _TABLES = (
         readable=f"{STUDY}:aggregate_table",
     ),
     Table(
+        name="tuning",
+        title="What each cell takes of what was tried",
+        section="tuning",
+        make=f"{STUDY}:tuning_rows",
+        readable=f"{STUDY}:tuning_table",
+        tidy=("tuning",),
+    ),
+    Table(
         name="cost",
         title="Cost per cell",
         section="cost",

@@ -22,6 +22,7 @@ from loraudit.analysis.contrasts import (
 )
 from loraudit.analysis.cost import TASKS, cost
 from loraudit.analysis.statistics import aggregate
+from loraudit.analysis.tuning import chosen_settings, values_text
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
@@ -82,6 +83,11 @@ def aggregate_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
     return task_aggregates(runs, study.contrasts)
 
 
+def tuning_rows(study: Study, runs: pd.DataFrame, tuning: pd.DataFrame) -> pd.DataFrame:
+    """Say which of the values that were tried each cell takes."""
+    return chosen_settings(tuning)
+
+
 def cost_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
     """List what each cell costs."""
     return cost(runs)
@@ -106,6 +112,28 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
         sick = summary[f"{epoch}_collapsed"]
         if sick.any():
             columns[f"{epoch}: of which collapsed"] = [count or "" for count in sick]
+    return pd.DataFrame(columns)
+
+
+def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn `tuning.chosen_settings`' rows into a table for readers."""
+    ratios = zip(rows.rate_ratio, rows.ratio_low, rows.ratio_high, strict=True)
+    columns = {
+        **_cell_columns(rows),
+        "takes": [values_text(values) for values in rows.chosen],
+        "score on selection rows: mean ± SD, %": [
+            percent(mean, sd) for mean, sd in zip(rows["mean"], rows.sd, strict=True)
+        ],
+        "seeds": list(rows.n),
+        "of so many tried": list(rows.tried),
+        "lead, points": [points(lead) for lead in rows.lead],
+        "over": [values_text(values) for values in rows.runner_up],
+        "at the edge": [label_text(edge) for edge in rows.at_edge],
+        "rate / full's": [
+            "" if ratio != ratio else f"{ratio:.3g} [{low:.3g}, {high:.3g}]"
+            for ratio, low, high in ratios
+        ],
+    }
     return pd.DataFrame(columns)
 
 

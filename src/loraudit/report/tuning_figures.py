@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
+from loraudit.analysis.tuning import values_text
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
@@ -29,14 +30,13 @@ CURVE = ["method", "rank", "targets", "label", "other"]
 def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
     """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours."""
     ours = tuning[tuning.method != "peft"] if (tuning.method == "lora").any() else tuning
-    others = [_other_values(values) for values in ours["values"]]
-    return ours.assign(other=others)
+    return ours.assign(other=[_without_rate(values) for values in ours["values"]])
 
 
-def _other_values(values: str) -> str:
+def _without_rate(values: str) -> str:
     """Return the values of a trial without its learning rate, as text."""
-    content = json.loads(values)
-    return ", ".join(f"{k} {v:g}" for k, v in content.items() if k != "learning_rate")
+    others = {k: value for k, value in json.loads(values).items() if k != "learning_rate"}
+    return values_text(json.dumps(others))
 
 
 def tuning(table: pd.DataFrame) -> Figure:

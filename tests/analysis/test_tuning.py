@@ -1,0 +1,62 @@
+"""What tuning chose, beside a choice by hand."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from loraudit.analysis.tuning import chosen_settings, values_text
+
+CELL = {"task": "t", "model": "m", "targets": "q+v", "label": ""}
+RATES = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def trials(method: str, scores: dict[float, list[float]], chosen: float, **cell) -> pd.DataFrame:
+    rows = [
+        {"learning_rate": rate, "values": json.dumps({"learning_rate": rate}), "seed": seed,
+         "score": score, "chosen": rate == chosen, "at_edge": ""}
+        for rate, found in scores.items()
+        for seed, score in enumerate(found)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**{**CELL, "method": method, **cell})
+
+
+def clear(best: float) -> dict[float, list[float]]:
+    """Return scores of two seeds that leave no doubt about the best rate."""
+    return {rate: [0.9, 0.91] if rate == best else [0.5, 0.51] for rate in RATES}
+
+
+FULL = trials("full", clear(1e-4), 1e-4, rank=np.nan, targets=None)
+
+
+def test_each_cell_has_what_it_takes_its_lead_and_its_rate_beside_full_fine_tunings():
+    table = pd.concat([trials("lora", clear(1e-3), 1e-3, rank=8), FULL])
+    lora, full = chosen_settings(table).to_dict("records")
+    assert json.loads(lora["chosen"]) == {"learning_rate": 1e-3}
+    assert (lora["mean"], lora["n"], lora["tried"]) == (pytest.approx(0.905), 2, 4)
+    assert lora["lead"] == pytest.approx(0.4)
+    assert lora["rate_ratio"] == pytest.approx(10)
+    assert (lora["ratio_low"], lora["ratio_high"]) == (pytest.approx(10), pytest.approx(10))
+    assert np.isnan(full["rate_ratio"])
+
+
+def test_seeds_that_disagree_widen_the_ratios_interval():
+    scores = {1e-3: [0.9, 0.6, 0.8], 1e-2: [0.6, 0.85, 0.8], 1e-4: [0.1, 0.1, 0.1]}
+    table = pd.concat([trials("lora", scores, 1e-3, rank=8), FULL])
+    lora = chosen_settings(table).iloc[0]
+    assert lora.rate_ratio == pytest.approx(10)
+    assert (lora.ratio_low, lora.ratio_high) == (pytest.approx(10), pytest.approx(100))
+
+
+def test_without_tuned_full_fine_tuning_there_is_no_ratio_and_without_trials_no_row():
+    lora = trials("lora", clear(1e-3), 1e-3, rank=8)
+    assert chosen_settings(lora).rate_ratio.isna().all()
+    other = FULL.assign(task="other")
+    assert chosen_settings(pd.concat([lora, other])).rate_ratio.isna().all()
+    assert chosen_settings(lora.iloc[:0]).empty
+
+
+def test_values_are_written_for_readers():
+    text = values_text(json.dumps({"learning_rate": 1e-4, "alpha": 16.0, "schedule": "linear"}))
+    assert text == "learning_rate 0.0001, alpha 16, schedule linear"
