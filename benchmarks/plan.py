@@ -174,9 +174,9 @@ def make_run(folder: Path, run: Run, random: np.random.Generator) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Put the copy's code and this interpreter's programs first."""
+    """Put the copy's code and this interpreter's programs first, and say where its scripts are."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src")}
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src"), "LORAUDIT": str(root)}
 
 
 def run(root: Path, command: str) -> tuple[float, float, float]:

@@ -261,7 +261,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("report/cost_figures.py", "markersize=5", "markersize=4", {"cost figures", "report"}),
         ("report/tables.py", '"disk per task"', '"disk"', {"tables", "report"}),
         ("analysis/section7.py", "MOST = 8", "MOST = 9", {"subspace"}),
-        ("data/fetch_task.py", "normalised(", "normal(", {"fetch_task"}),
+        ("data/fetch_task.py", "na_filter=False", "na_filter=True", {"fetch_task"}),
         ("data/fetch_model.py", '"*.txt"', '"*.text"', {"fetch_model"}),
         ("../scripts/train.py", "required=True", "required=False", TRAINED),
     ],
