@@ -155,7 +155,7 @@ def provenance_of(accelerator: Accelerator, tokens: Path, model_folder: Path) ->
 
 
 def tidy(out: Path, checkpoints: Checkpoints) -> None:
-    """Delete what killed processes left in a run's folder; its main process holds the run's lock."""
+    """Delete what killed processes left in a run's folder; the main process holds its lock."""
     if not checkpoints.accelerator.is_main_process:
         return
     if swept := [*sweep(out), *sweep(checkpoints.folder)]:
