@@ -16,7 +16,10 @@ from loraudit.base.files import folder_atomic, write_text
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.page_tables import processors
 
-COPIED = ("tables/*", "tidy/runs.csv", "tidy/twins.csv", "tidy/records.jsonl", "report.html")
+COPIED = (
+    *("tables/*", "report.html", "tidy/records.jsonl"),
+    *("tidy/runs.csv", "tidy/twins.csv", "tidy/tuning.csv"),
+)
 BENCH = "bench"
 PUBLISHED = ("verdicts.md", "verdicts.csv")
 NOTE = """# {name}, as generated once

@@ -79,6 +79,10 @@ def test_a_planned_run_holds_the_first_values_and_any_chosen_ones_lead_back_to_i
     [
         (tune(seeds=[1, 100]), r"tune: seeds: 1 also reported"),
         (tune(seeds=[]), "tune.seeds"),
+        (tune(seeds=[100, 100]), "a seed is given twice"),
+        (tune(axes={"max_length": [64, 128]}), "'max_length' is not known"),
+        (tune(axes={"alora": [{"rounds": 2}]}), "'alora' is not known"),
+        (tune(axes={"alpha": [8, {"times_rank": 1}]}), "leave one combination for method 'lora'"),
         (tune(axes={"learning_rate": []}), "axes: learning_rate: an empty list tries nothing"),
         (tune(axes={"learning_rate": [0.1, 0.1]}), "a value is given twice"),
         (tune(axes={"learning_rat": [0.1]}), "'learning_rat' is not known; did you mean 'learn"),
@@ -91,6 +95,40 @@ def test_a_planned_run_holds_the_first_values_and_any_chosen_ones_lead_back_to_i
 def test_what_cant_be_tuned_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         load(tmp_path, **changes)
+
+
+def test_values_that_come_out_equal_are_tried_once(tmp_path):
+    axes = {"alpha": [16, "rank", {"times_rank": 2}]}
+    grid = [{"method": "lora", "rank": 8, "seed": [0, 1]}]
+    study = load(tmp_path, grid=grid, **tune(axes=axes))
+    tuned = study.runs[0].spec.tuned
+    assert [candidate.values["alpha"] for candidate in tuned.candidates] == [16, 8]
+    assert len(study.tuning) == 2 * 2
+
+
+def test_reported_runs_are_scored_on_validation_rows(tmp_path):
+    defaults = {**STUDY["defaults"], "validate_epochs": "none"}
+    with pytest.raises(UserError, match="'none' is for the runs that `tune` makes"):
+        load(tmp_path, defaults=defaults)
+
+
+def test_aloras_ranks_are_not_scored_on_rows_that_are_reported(tmp_path):
+    block = {"method": "alora", "rank": 4, "targets": "q+v", "seed": [0, 1]}
+    per_method = {"alora": {"learning_rate": [1e-4, 1e-3]}}
+    with pytest.raises(UserError, match=r"alora.split 'validation' with selection_rows"):
+        load(tmp_path, grid=[block], **tune(per_method=per_method))
+    selected = {**block, "alora": {"split": "selection"}}
+    study = load(tmp_path, grid=[selected], **tune(per_method=per_method))
+    assert {run.spec.settings.split for run in study.all_runs} == {"selection"}
+
+
+def test_an_adapter_with_tuned_alpha_is_no_start(tmp_path):
+    cold = {"method": "lora", "rank": 8, "seed": [0, 1]}
+    warm = {**cold, "task": "tweets", "warm_start": {"task": "snippets", "tensors": "adapter"}}
+    warm |= {"learning_rate": 1e-3, "alpha": 16}
+    with pytest.raises(UserError, match="has its alpha tuned"):
+        load(tmp_path, grid=[cold, warm], **tune(axes={"alpha": [16, 8]}))
+    load(tmp_path, grid=[cold, warm], **tune(axes={"learning_rate": [1e-3, 1e-4]}))
 
 
 @pytest.mark.parametrize(

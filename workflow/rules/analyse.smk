@@ -53,7 +53,7 @@ rule tables:
     input:
         study=f"{RESULTS}/study.json",
         runs=f"{RESULTS}/tidy/runs.parquet",
-        row_errors=f"{RESULTS}/tidy/row_errors.parquet",
+        tidy=[f"{RESULTS}/tidy/{name}.parquet" for name in FURTHER_TIDY],
         references=[given(path) for path in own_and_shipped("config/reference")],
         protocols=[given(path) for path in own_and_shipped("config/protocols")],
         methods=given(shipped("src/loraudit/studies/methods.yaml")),

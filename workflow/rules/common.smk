@@ -69,6 +69,7 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURES_WANTED = study_figures(STUDY)
 STUDY_TABLES = study_tables()
+FURTHER_TIDY = sorted({name for table in STUDY_TABLES.values() for name in table.tidy})
 DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
 CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})

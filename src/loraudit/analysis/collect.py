@@ -91,10 +91,16 @@ def _lacks(run: Run, folder: Path) -> str:
     if not all((folder / name).is_file() for name in files):
         return "no result"
     try:
-        _tidy_row(run, folder)
+        if run.spec.saves:
+            _tidy_row(run, folder)
+        elif read_record(folder / "record.json").spec != run.spec:
+            return "made from another spec"
     except UserError as error:
         return str(error)
-    return ""
+    trials = run.spec.tuned.runs if run.spec.tuned else ()
+    runs = folder.parents[3]
+    gone = [trial for trial in trials if not (runs / trial / "record.json").is_file()]
+    return f"waits for {gone[0]}, which tunes it" if gone else ""
 
 
 def missing(
@@ -107,7 +113,8 @@ def missing(
     """
     there = {run.id for run in study.runs}
     rows = []
-    for run in planned.runs:
+    there |= {run.id for run in planned.tuning if not _lacks(run, folder / "runs" / run.id)}
+    for run in planned.all_runs:
         if run.id not in there:
             cell, _, seed = run.id.rpartition("/")
             known = _lacks(run, folder / "runs" / run.id)

@@ -188,6 +188,9 @@ def verdicts(
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
         spec = next((specs[name] for name in runs.get("run", ()) if name in specs), None)
+        if spec and spec.tuned:  # what was chosen, as far as the tidy table has it
+            known = {name for name in spec.tuned.fields if name in runs}
+            spec = spec.with_values({name: runs[name].iloc[0] for name in known})
         for number in matching(cell, runs, numbers):
             row, match = _facts(study, cell, runs, number)
             against = obstacles(cell, runs, number, models)

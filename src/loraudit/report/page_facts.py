@@ -12,6 +12,7 @@ from loraudit.report.formatting import interval, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
+from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Study
 
 
@@ -50,9 +51,9 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 
 CHOSEN_BY = {
-    "selected": "The selected epoch is chosen on rows held out of the training split",
-    "best": "The best epoch is chosen on the validation split itself and so is optimistic",
-    "last": "the last epoch is not chosen",
+    "selected": "The selected epoch is chosen on rows held out of the training split.",
+    "best": "The best epoch is chosen on the validation split itself and so is optimistic.",
+    "last": "The last epoch is not chosen.",
 }
 
 
@@ -60,7 +61,7 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
     """Say how epochs and settings were chosen, how optimistic that is, and which runs are sick."""
     choices = choices_of(runs)
     said = ["n is the number of seeds, SD is over seeds (n - 1)."]
-    said.append("; ".join(CHOSEN_BY[choice] for choice in choices) + ".")
+    said += [CHOSEN_BY[choice] for choice in choices]
     if {"selected", "best"} <= set(choices):
         gap = (runs.best - runs.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
@@ -142,16 +143,22 @@ def _protocol_fact(study: Study) -> str:
     adapters = [s.adapter for s in specs if s.adapter]
     if adapters:
         targets = _values(targets_name(s) for s in specs if s.adapter)
-        ranks, alphas = (_values(getattr(s, key) for s in adapters) for key in ("rank", "alpha"))
+        ranks = _values(adapter.rank for adapter in adapters)
+        alphas = _values(_setting(s, "alpha") for s in specs if s.adapter)
         sentences.append(f"Adapters of rank {ranks} on {targets} with alpha {alphas}")
     words = {"epochs": "epochs", "global_batch": "rows per step", "learning_rate": "learning rate"}
     words |= {"head": "head", "seed": "seeds"}
-    settings = [f"{word} {_values(getattr(s, key) for s in specs)}" for key, word in words.items()]
+    settings = [f"{word} {_values(_setting(s, key) for s in specs)}" for key, word in words.items()]
     text = f"{'. '.join([*sentences, ', '.join(settings).capitalize()])}."
     sources = [f"Settings from: {study.protocol}"] if study.protocol else []
     if study.not_run:
         sources.append(f"What the source did and these runs do not: {' '.join(study.not_run)}")
     return " ".join([text, *sources])
+
+
+def _setting(spec: RunSpec, field: str) -> object:
+    """Return a field's value as planned, or the word "tuned"."""
+    return "tuned" if spec.tuned and field in spec.tuned.fields else spec.flat()[field]
 
 
 def _values(values: Iterable) -> str:

@@ -43,6 +43,8 @@ def protocol_table(study: Study) -> pd.DataFrame:
 
 def _value(spec: RunSpec, fields: dict, field: str) -> str | None:
     """Return a field's value as text, None where the run's method has no use for the field."""
+    if spec.tuned and field in spec.tuned.fields:
+        return "tuned"
     value = fields.get(field)
     own_init = field == "init" and spec.facts.own_init
     unused = field not in fields or (not spec.adapter and field in AdapterSpec.model_fields)

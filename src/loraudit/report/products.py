@@ -86,7 +86,7 @@ def products(
         ),
         Product(
             "tables",
-            (tidy / "runs.parquet", tidy / "row_errors.parquet"),
+            _files(tidy, _read_by_tables(), ".parquet"),
             _files(tables, study_tables(), ".csv", ".md"),
             partial(write_tables, study, places.results, places.results),
         ),
@@ -96,6 +96,12 @@ def products(
     for figure in study_figures(study).values():
         made += _figure(figure, places)
     return [*made, _report(study, places, switches or f"study={study.name}")]
+
+
+def _read_by_tables() -> list[str]:
+    """Return the tidy tables that the study's tables are made from."""
+    further = {name for table in study_tables().values() for name in table.tidy}
+    return ["runs", *sorted(further)]
 
 
 def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ...]:

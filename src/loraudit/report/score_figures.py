@@ -39,7 +39,7 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     A published number is drawn only if a cell of the study can be compared with it; `label` then
     says whose number it is, `published_sd` is its ±.
     """
-    scored = [*choices_of(tidy), *(f"{choice}_collapsed" for choice in choices_of(tidy))]
+    scored = [*choices_of(tidy), *(f"{choice}_epoch" for choice in choices_of(tidy))]
     scored = [name for name in scored if name in tidy]
     columns = [*CELL, "seed", "metric", *scored, "parameters_trainable", "rows_train"]
     runs = tidy[columns].assign(published_sd=float("nan"))
@@ -327,13 +327,15 @@ def describe_score_vs_rows(rows: pd.DataFrame) -> str:
 
 
 def _describe_scores(rows: pd.DataFrame, x: str, at: str) -> str:
-    """Say each line's last-epoch means (published numbers: whichever epoch they are of)."""
+    """Say each line's last-epoch means; of published numbers, those of their own epoch."""
 
     def say(part: pd.DataFrame) -> str:
         lines = []
         for name, line in _described_lines(part):
-            scores = line[[choice for choice in reversed(CHOICES) if choice in line]]
-            score = scores.astype(float).bfill(axis=1).iloc[:, 0]
+            score = line["last"]
+            if (line.method == "published").all():
+                own = line[[choice for choice in CHOICES if choice in line]]
+                score = own.astype(float).bfill(axis=1).iloc[:, 0]
             means = score.groupby(line[x], dropna=False).mean()
             values = [
                 f"{100 * mean:.1f}" + ("" if pd.isna(place) else at.format(f"{place:,.0f}"))

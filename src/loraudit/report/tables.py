@@ -22,7 +22,7 @@ from loraudit.analysis.contrasts import (
 )
 from loraudit.analysis.cost import TASKS, cost
 from loraudit.analysis.statistics import aggregate
-from loraudit.analysis.tuning import chosen_settings, values_text
+from loraudit.analysis.trials import chosen_settings, values_text
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
@@ -116,7 +116,7 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Turn `tuning.chosen_settings`' rows into a table for readers."""
+    """Turn `trials.chosen_settings`' rows into a table for readers."""
     ratios = zip(rows.rate_ratio, rows.ratio_low, rows.ratio_high, strict=True)
     columns = {
         **_cell_columns(rows),

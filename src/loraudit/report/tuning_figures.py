@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
-from loraudit.analysis.tuning import values_text
+from loraudit.analysis.cost import without_twins
+from loraudit.analysis.trials import values_text
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
@@ -29,7 +30,7 @@ CURVE = ["method", "rank", "targets", "label", "other"]
 
 def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
     """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours."""
-    ours = tuning[tuning.method != "peft"] if (tuning.method == "lora").any() else tuning
+    ours = without_twins(tuning)
     return ours.assign(other=[_without_rate(values) for values in ours["values"]])
 
 

@@ -263,6 +263,11 @@ class _Resolver:
             raise UserError(f"{where}: {error}") from None
         fields |= entries
         spec = make_spec({**fields, "warm_start": warm_start}, where)
+        if not spec.saves:
+            raise UserError(
+                f"{where}: validate_epochs 'none' is for the runs that `tune` makes; a run that is "
+                "reported is scored on validation rows (legal: all, chosen)"
+            )
         if self.tune and (axes := tried(self.tune, point)):
             spec = self._tuned(spec, axes, point, fields)
         if len(point.label.encode()) > LONGEST:
@@ -278,7 +283,7 @@ class _Resolver:
             raise UserError(f"{point.where}: tune: values are chosen on selection_rows; set them")
         twins = {spec.method, spec.facts.twin} if spec.twins else {spec.method}
         method = next(name for name in METHODS if name in twins)
-        candidates = []
+        candidates: list[Candidate] = []
         for values, label in trials(axes, point.label):
             runs = {}
             for seed in self.tune.seeds if self.tune else ():
@@ -291,7 +296,14 @@ class _Resolver:
                     )
                 runs[run.id] = digest(trial)
             found = trial.flat()
-            candidates.append(Candidate(values={field: found[field] for field in axes}, runs=runs))
+            candidate = Candidate(values={field: found[field] for field in axes}, runs=runs)
+            if candidate.values not in [other.values for other in candidates]:
+                candidates.append(candidate)  # rules for alpha may give one value twice
+        if len(candidates) < 2:
+            raise UserError(
+                f"{point.where}: tune: {', '.join(axes)} leave one combination for method "
+                f"{spec.method!r}; give it axes of its own, or per_method: {{{spec.method}: {{}}}}"
+            )
         tuned = Tuned(candidates=tuple(candidates))
         return spec.model_copy(update={"tuned": tuned}).planned()
 
@@ -386,6 +398,12 @@ def _with_starts(resolver: _Resolver, points: list[Point]) -> list[Run]:
     def warm(point: Point) -> Run:
         _check_cold_method(point)
         key = _start(point, resolver.run(point, None).spec, starts)
+        tuned = starts[key].spec.tuned
+        if tuned and "alpha" in tuned.fields:
+            raise UserError(
+                f"{point.where}: warm_start: {starts[key].id} has its alpha tuned, so that its "
+                "adapter may be scaled in another way than this run's"
+            )
         start = {"run": starts[key].id, "spec_sha256": digests(key)}
         tensors = point.fields["warm_start"]["tensors"]
         return resolver.run(point, {**start, "tensors": tensors})

@@ -38,11 +38,20 @@ class ALoRASettings(MethodSettings):
     """K2, epochs from one round to the next"""
     rows: Count = 32
     """rows of the batch on which ranks are scored; the run's seed draws them"""
-    split: Literal["validation", "train"] = "validation"
-    """their split; the paper's, validation, also scores the run"""
+    split: Literal["validation", "train", "selection"] = "validation"
+    """their split; the paper's, validation, also scores the run, so that it is refused where
+    selection_rows keep the reported rows out of every choice: use `selection` there"""
     alone: Literal["model", "module"] = "model"
     """what is switched off when a rank is scored alone (M_r): all other ranks of the `model`, as in
     the paper, or of the rank's own layer (`module`)"""
+
+    def check(self, spec: "RunSpec") -> None:
+        """Check that the rows that score ranks go with the rows that choose an epoch."""
+        held = spec.selection_rows is not None
+        if self.split == ("validation" if held else "selection"):
+            legal = "selection, train" if held else "validation, train"
+            word = "with" if held else "without"
+            raise ValueError(f"alora.split {self.split!r} {word} selection_rows (legal: {legal})")
 
     def steps(self, per_epoch: int) -> list[int]:
         """Return the optimizer steps after which ranks move; an epoch has `per_epoch` steps."""

@@ -55,6 +55,10 @@ class Train(Frozen):
     what a closed fit has chosen, such as the probe's C."""
 
 
+LOWEST = -1.0
+"""What an undefined score counts as where values are chosen: no score is below it."""
+
+
 class Trial(Frozen):
     """What one candidate of a tuned run scored on the selection rows, over `n` seeds."""
 

@@ -5,14 +5,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loraudit.base.errors import UserError
-from loraudit.studies.grid import NAMED, Point, legal_fields, tag
+from loraudit.studies.grid import NAMED, Point, tag
 from loraudit.studies.methods import METHODS
-from loraudit.studies.spec import AdapterSpec
+from loraudit.studies.spec import FLAT_FIELDS, AdapterSpec
 from loraudit.studies.study_file import TuneFile
 from loraudit.studies.values import check_known
 
-FIXED = (*NAMED, "train_rows", "selection_rows", "validation_rows", "validate_epochs", "warm_start")
-"""Fields that say what a run is or what it is scored on: they are not tuned."""
+FIXED = (
+    *NAMED,
+    *("train_rows", "train_draw", "selection_rows", "validation_rows", "validate_epochs"),
+    *("max_length", "warm_start", "base_bits", "base_group", "peft"),
+)
+"""Fields that say what a run is, what it reads or what it is scored on: they are not tuned."""
 
 
 def check_tune(tune: TuneFile, where: str) -> None:
@@ -23,7 +27,9 @@ def check_tune(tune: TuneFile, where: str) -> None:
             given twice, or a field that the method lacks.
     """
     check_known(tune.per_method, METHODS, f"{where}: per_method")
-    legal = [name for name in legal_fields() if name not in FIXED]
+    if len(set(tune.seeds)) < len(tune.seeds):
+        raise UserError(f"{where}: seeds: a seed is given twice in {list(tune.seeds)}")
+    legal = [name for name in FLAT_FIELDS if name not in FIXED]
     places = {"axes": tune.axes} | {f"per_method: {m}": a for m, a in tune.per_method.items()}
     for place, axes in places.items():
         check_known(axes, legal, f"{where}: {place}: key")

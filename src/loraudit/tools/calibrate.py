@@ -54,9 +54,15 @@ def row_counts(task: TaskEntry, data: Path, spec: RunSpec) -> dict[str, int] | N
     asked = {"train": spec.train_rows}
     asked |= dict.fromkeys([name for name in have if name != "train"], spec.validation_rows)
     asked.setdefault("validation", spec.validation_rows)
-    counts = {name: have.get(name) if rows is None else rows for name, rows in asked.items()}
+    held = {"train": spec.selection_rows or 0}
+    left = {name: count - held.get(name, 0) for name, count in have.items()}
+    counts = {name: left.get(name) if rows is None else rows for name, rows in asked.items()}
     known = {name: rows for name, rows in counts.items() if rows is not None}
-    return known if len(known) == len(counts) else None
+    if len(known) < len(counts):
+        return None
+    if not spec.saves:  # it only tunes
+        known = {"train": known["train"]}
+    return known | ({"selection": spec.selection_rows} if spec.selection_rows else {})
 
 
 def model_source(spec: RunSpec, model: Path) -> Path | None:
@@ -168,7 +174,7 @@ def measure_crosscheck(fields: dict, folders: dict[str, Path], threads: int) -> 
     spec: RunSpec = validated(RunSpec, fields, "spec")
     with _tokens(spec, folders) as tokens:
         few = min(SAMPLE_ROWS, spec.train_rows or SAMPLE_ROWS, _rows(tokens))
-        crosscheck(spec.model_copy(update={"train_rows": few}), tokens, folders["model"])
+        crosscheck(spec.model_copy(update=some(few)), tokens, folders["model"])
     return time.monotonic() - started
 
 
@@ -196,8 +202,13 @@ def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int,
         return _random_examples(spec, folders["model"]), 0, False
     with _tokens(spec, folders) as tokens:
         rows = min(_rows(tokens), spec.train_rows or SAMPLE_ROWS, SAMPLE_ROWS)
-        few = spec.model_copy(update={"train_rows": rows})
+        few = spec.model_copy(update=some(rows))
         return load_examples(few, tokens, "train"), pad_id(tokens), True
+
+
+def some(rows: int) -> dict:
+    """Return the fields of a run that reads so many training rows and holds none out."""
+    return {"train_rows": rows, "selection_rows": None, "validate_epochs": "all", "tuned": None}
 
 
 def readable(folders: dict[str, Path]) -> bool:
@@ -290,13 +301,15 @@ def _time_evaluation(state, examples: "Examples") -> float:
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
     """Return a run's seconds without its launch, from what `measure` returned."""
-    scored = sum(count for split, count in rows.items() if split != "train")
+    each = {"all": spec.epochs, "chosen": min(2, spec.epochs), "none": 0}[spec.validate_epochs]
+    passes = {"train": 0, "selection": spec.epochs}
+    scored = sum(count * passes.get(split, each) for split, count in rows.items())
     per_epoch = math.ceil(rows["train"] / spec.global_batch)
     steps = spec.epochs * per_epoch
     return (
         cost["ready_seconds"]
         + steps * cost["step_seconds"]
-        + spec.epochs * scored * cost["evaluate_row_seconds"]
+        + scored * cost["evaluate_row_seconds"]
         + scoring_rows(spec, per_epoch, cost["ranks"]) * cost["evaluate_row_seconds"]
     )
 

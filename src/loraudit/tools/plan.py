@@ -36,6 +36,7 @@ from loraudit.base.shipped import own_or_shipped, shipped
 from loraudit.base.terminal import duration
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
+from loraudit.studies.advice import advice
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import targets_name
 from loraudit.studies.reference import load_models, select
@@ -50,7 +51,8 @@ CACHE = Path(".loraudit/calibration.json")
 FREE = (
     *("seed", "rank", "alpha", "learning_rate", "schedule", "warmup_ratio", "weight_decay"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "init", "init_std", "warm_start"),
-    *("train_rows", "train_draw", "validation_rows", "epochs"),
+    *("train_rows", "train_draw", "selection_rows", "validation_rows", "validate_epochs"),
+    *("epochs", "tuned"),
 )
 """Fields that do not change what a step costs; rank does, but too little to matter here."""
 
@@ -434,7 +436,7 @@ def _answer(
         "crosscheck_seconds": measured.crosschecks,
         "launch_seconds": measured.launch_seconds,
         "power": planned_power(study),
-        "notes": [*measured.notes, *_unknown_sizes(todo), *cautions(study)],
+        "notes": [*measured.notes, *_unknown_sizes(todo), *advice(study), *cautions(study)],
     }
 
 

@@ -73,13 +73,16 @@ def costs(record: RunRecord) -> dict[str, object]:
 def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[list[int]]] | None:
     """Count predictions by label (rows) and predicted class (columns) at each chosen epoch.
 
+    They are of the validation rows, or of the selection rows of a run that only tunes.
+
     None for a regression.
     """
     task, train = record.spec.task, record.train
     if task.regression:
         return None
     classes = range(len(task.classes))
-    scored = predictions[predictions.split == "validation"]
+    split = "validation" if record.spec.saves else "selection"
+    scored = predictions[predictions.split == split]
     counts: dict[str, list[list[int]]] = {}
     for name, chosen in train.epochs.items():
         rows = scored[scored.epoch == chosen.epoch]
@@ -105,7 +108,7 @@ def sections(run: dict) -> list[Section]:
     if run["confusion"]:
         for name, counts in run["confusion"].items():
             rows = [[label, *row] for label, row in zip(run["classes"], counts, strict=True)]
-            title = f"confusion on validation, {name} epoch: label by prediction"
+            title = f"confusion, {name} epoch: label by prediction"
             made.append((title, ["label", *run["classes"]], rows))
     counted = {name: f"{count:,}" for name, count in run["parameters"].items()}
     made.append(("parameters", ["part", "count"], _pairs(counted)))

@@ -221,9 +221,8 @@ def _check_tuning(case: Case, run: Run) -> Findings:
         return
     from loraudit.training.tuning import choose
 
-    runs = Path(*case.folder.parts[: -len(Path(run.id).parts)])
     try:
-        found = choose(run.spec, runs)
+        found = choose(run.spec, _runs_folder(case))
     except UserError as error:
         yield case.problem("record.json", f"its values can't be chosen again: {error}")
         return
@@ -322,7 +321,8 @@ def _check_labels(case: Case, file: Path) -> Findings:
     """Compare the labels that were scored with the fetched task's, where it is here."""
     task = paths.RESOURCES / "tasks" / case.record.spec.task.name
     for split, rows in pd.read_parquet(file).groupby("split", sort=False):
-        table = task / f"{split}.parquet"
+        source = "train" if split == "selection" else split  # held out of it
+        table = task / f"{source}.parquet"
         yield from guarded(table, _check_split_labels(case, table, rows))
 
 

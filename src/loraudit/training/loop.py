@@ -92,7 +92,8 @@ def score_chosen(state: State, examples: dict[str, Examples], splits: list[str])
         missing = [name for name in splits if name not in journal.logits[epoch]]
         if missing and epoch != state.spec.epochs:
             restore(state, journal.choices["selected"])
-        journal.history[epoch - 1] |= score(state, examples, missing, epoch)
+        for name in missing:  # a split's scores stand beside its logits before the next may stop
+            journal.history[epoch - 1] |= score(state, examples, [name], epoch)
 
 
 def train_epoch(state: State, examples: Examples) -> float:

@@ -6,11 +6,8 @@ from typing import Any
 
 from loraudit.base.errors import UserError
 from loraudit.studies.names import score_name
-from loraudit.studies.record import Trial, Tuning, read_record
+from loraudit.studies.record import LOWEST, Trial, Tuning, read_record
 from loraudit.studies.spec import Candidate, RunSpec, Tuned
-
-LOWEST = -1.0
-"""What an undefined score counts as: no score (a correlation at the least) is below it."""
 
 
 def choose(spec: RunSpec, runs: Path) -> Tuning:

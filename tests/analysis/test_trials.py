@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.analysis.tuning import chosen_settings, values_text
+from loraudit.analysis.trials import chosen_settings, values_text
 
 CELL = {"task": "t", "model": "m", "targets": "q+v", "label": ""}
 RATES = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -47,6 +47,15 @@ def test_seeds_that_disagree_widen_the_ratios_interval():
     lora = chosen_settings(table).iloc[0]
     assert lora.rate_ratio == pytest.approx(10)
     assert (lora.ratio_low, lora.ratio_high) == (pytest.approx(10), pytest.approx(100))
+
+
+def test_an_undefined_score_counts_as_the_lowest_as_where_the_choice_was_made():
+    scores = {1e-4: [0.5, 0.5], 1e-3: [0.8, 0.8], 1e-2: [np.nan, 0.99]}
+    table = pd.concat([trials("lora", scores, 1e-3, rank=8), FULL])
+    lora = chosen_settings(table).iloc[0]
+    assert lora.rate_ratio == pytest.approx(10)
+    assert json.loads(lora.runner_up) == {"learning_rate": 1e-4}
+    assert lora.lead == pytest.approx(0.3)
 
 
 def test_without_tuned_full_fine_tuning_there_is_no_ratio_and_without_trials_no_row():

@@ -7,6 +7,7 @@ import pandas as pd
 
 from loraudit.analysis.cells import CELL, SUBJECT, label_text
 from loraudit.studies.methods import METHODS
+from loraudit.studies.record import LOWEST
 
 RESAMPLES = 2000
 """How often the seeds that tune are drawn again, for the interval of a ratio of rates."""
@@ -16,7 +17,8 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
     """Return a row per tuned cell: what it takes, from what, and how sure that is.
 
     Args:
-        tuning: `collect.tuning`'s rows, one per cell, combination of values, and seed.
+        tuning: `collect.tuning`'s rows, one per cell, combination of values, and seed. An undefined
+            score counts as the lowest there is, as where the choice was made.
 
     Returns:
         CELL; `chosen` and `runner_up` as JSON objects; mean, sd and n of the chosen combination's
@@ -26,6 +28,7 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
         ratio_low and ratio_high; NaN for other methods, or where one of them is not tuned).
     """
     rows = []
+    tuning = tuning.assign(score=tuning.score.astype(float).fillna(LOWEST))
     for key, trials in tuning.groupby(CELL, dropna=False, sort=False):
         named = dict(zip(CELL, key, strict=True))
         means = trials.groupby("values", sort=False).score.mean().sort_values(ascending=False)
