@@ -128,7 +128,7 @@ def test_any_damaged_file_of_a_run_is_found_by_verify(project, name, how):
     for cached in (verify.training_code, verify._labels, verify._hash, verify._from_hub):
         cached.cache_clear()  # it read another copy of this project
     damage(project / RUN / name, how)
-    found = list(verify.verify(Path("results/small"), updates=False))
+    found = list(verify.verify(Path("results/small"), slow=False))
     named = {Path(f.artefact).name for f in found if f.kind == "problem"}
     assert named & {Path(name).name, "record.json"}, found
 
