@@ -13,7 +13,7 @@ from tiny import make_spec, make_task, tiny_entry, tiny_model
 pytestmark = pytest.mark.numerics
 
 MODULES = {"lora": inject, "peft": peft_twin}
-THREE = make_task(name="three", classes=("a", "b", "c"))
+THREE = make_task(name="three", classes=("a", "b", "c"), metrics=("accuracy",))
 
 
 def source(folder, method: str = "lora", **changes):

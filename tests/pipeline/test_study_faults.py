@@ -106,7 +106,7 @@ def trainer(process: subprocess.Popen, run: Run) -> psutil.Process:
     seed = str(run.folder.relative_to(run.project))
     for child in psutil.Process(process.pid).children(recursive=True):
         words = child.cmdline()
-        if "scripts/launch.py" in words and seed in words:
+        if any(word.endswith("scripts/launch.py") for word in words) and seed in words:
             return child
     raise AssertionError(f"nothing trains {seed}")
 
