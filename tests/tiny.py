@@ -32,16 +32,6 @@ roundings of 1e-7 grow to 4e-5 on the way to the outputs."""
 GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "cold"]
 FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
 
-UP_TO_ROUNDING = {"atol": 1e-5, "rtol": 1e-5}
-"""For float32 values of order 1 that are computed in two ways (fast and plain layers, merged and
-not, PEFT and here): sums of a few hundred terms in another order differ by some roundings of 6e-8,
-and by which of them depends on the CPU. Equal bits are asked only of the same operations in the
-same order, and of values that are copied, drawn from one seed, or have zero added to them."""
-
-MILD = 0.3
-"""Deviation of random adapters and heads that keeps a tiny model's values of order 1: with one of 1
-roundings of 1e-7 grow to 4e-5 on the way to the outputs."""
-
 
 def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedConfig:
     shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0, "initializer_range": 0.2}

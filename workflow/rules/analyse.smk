@@ -52,8 +52,7 @@ rule collect:
 rule tables:
     input:
         study=f"{RESULTS}/study.json",
-        runs=f"{RESULTS}/tidy/runs.parquet",
-        tidy=[f"{RESULTS}/tidy/{name}.parquet" for name in FURTHER_TIDY],
+        tidy=[f"{RESULTS}/tidy/{name}.parquet" for name in read_by_tables()],
         references=[given(path) for path in own_and_shipped("config/reference")],
         protocols=[given(path) for path in own_and_shipped("config/protocols")],
         methods=given(shipped("src/loraudit/studies/methods.yaml")),

@@ -16,7 +16,8 @@ from loraudit.base.errors import UserError
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tables
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
-from loraudit.report.table_registry import SECTION7, TABLES, TIDY, study_tables, table_modules
+from loraudit.report.table_registry import SECTION7, TABLES, TIDY
+from loraudit.report.table_registry import read_by_tables, study_tables, table_modules
 from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
@@ -69,7 +70,6 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURES_WANTED = study_figures(STUDY)
 STUDY_TABLES = study_tables()
-FURTHER_TIDY = sorted({name for table in STUDY_TABLES.values() for name in table.tidy})
 DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
 CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})

@@ -1,6 +1,7 @@
 """A study's tidy tables: a row per run, two twins, epoch, layer's rank, and pair of methods."""
 
 import csv
+import functools
 import itertools
 import json
 import math
@@ -19,15 +20,14 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.names import cell_id, score_name
-from loraudit.studies.record import Train, read_record
+from loraudit.studies.names import cell_id
+from loraudit.studies.record import Train, read_record, selection_score
 from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run, Study
 
 
 def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.DataFrame]:
-    """Make a study's tidy tables from its folder: runs, crosscheck, twins, history, ranks,
-    row_errors.
+    """Make a study's tidy tables (`table_registry.TIDY`) from its folder.
 
     Args:
         study: the runs to collect.
@@ -113,11 +113,9 @@ def missing(
     """
     there = {run.id for run in study.runs}
     rows = []
-    there |= {run.id for run in planned.tuning if not _lacks(run, folder / "runs" / run.id)}
-    for run in planned.all_runs:
-        if run.id not in there:
+    for run in (run for run in planned.all_runs if run.id not in there):
+        if known := _lacks(run, folder / "runs" / run.id):  # else it only tunes, and is there
             cell, _, seed = run.id.rpartition("/")
-            known = _lacks(run, folder / "runs" / run.id)
             log = logs / "train" / f"{cell}-{seed}.log"
             rows.append(("run", run.id, known if known != "no result" else _last_words(log)))
     for cell in planned.cells():
@@ -185,6 +183,7 @@ def tuning(study: Study, folder: Path) -> pd.DataFrame:
     object, `learning_rate` stands beside it for figures.
     """
     rows, cells = [], set()
+    trial_record = functools.cache(lambda name: read_record(Path(folder) / name / "record.json"))
     for run in study.runs:
         name = run.id.rpartition("/")[0]
         if run.spec.tuned is None or name in cells:
@@ -194,15 +193,13 @@ def tuning(study: Study, folder: Path) -> pd.DataFrame:
         for candidate in run.spec.tuned.candidates:
             chosen = made is not None and made.chosen == candidate.values
             for trial in candidate.runs:
-                record = read_record(Path(folder) / trial / "record.json")
-                selected = record.train.epochs["selected"]
-                score = selected.scores[score_name(run.spec.task.headline, "selection")]
+                record = trial_record(trial)  # twins share it
                 fields = {
                     "seed": record.spec.seed,
                     "values": json.dumps(candidate.values),
                     "learning_rate": record.spec.learning_rate,
-                    "score": _number(score),
-                    "epoch": selected.epoch,
+                    "score": _number(selection_score(record)),
+                    "epoch": record.train.epochs["selected"].epoch,
                     "chosen": chosen,
                     "at_edge": ", ".join(made.at_edge) if made and chosen else "",
                 }
@@ -265,38 +262,50 @@ def row_errors(study: Study, runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
         cells = contrasts.named_cells(part)
         chosen = [(p.left, p.right) for p, _, _ in contrasts.pairs(cells, study.contrasts)]
         needed = set(itertools.chain(*chosen))
-        for epoch in choices_of(part):
-            means = {
-                cell["variant"]: _resampled_means(own, epoch, folder)
-                for cell, own in progress(cells, len(cells), f"resample the rows of {task}")
-                if cell["variant"] in needed
-            }
+        epochs = choices_of(part)
+        means = {
+            cell["variant"]: _resampled_means(own, epochs, folder)
+            for cell, own in progress(cells, len(cells), f"resample the rows of {task}")
+            if cell["variant"] in needed
+        }
+        for epoch in epochs:
             for left, right in chosen:
-                (rows, one), (other, two) = means[left], means[right]
+                (rows, one), (other, two) = means[left][epoch], means[right][epoch]
                 if len(rows) and np.array_equal(rows, other):
                     error = float((one - two).std(ddof=1))
                     found.append((task, model, epoch, left, right, len(rows), error))
     return pd.DataFrame(found, columns=ROW_ERRORS)
 
 
-def _resampled_means(runs: pd.DataFrame, epoch: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _resampled_means(
+    runs: pd.DataFrame, epochs: list[str], folder: Path
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return a cell's validation rows, and the mean over its runs of their score on each resample.
 
-    The rows are empty if its runs were scored on different ones.
+    They are given for each epoch choice. The rows are empty if its runs were scored on different
+    ones.
     """
-    kept, scores = np.array([]), list[np.ndarray]()
+    kept = dict.fromkeys(epochs, np.array([]))
+    scores: dict[str, list[np.ndarray]] = {epoch: [] for epoch in epochs}
+    differ: set[str] = set()
+    columns = ["split", "epoch", "row", "label", "prediction"]
     for run in runs.itertuples():
-        columns = ["split", "epoch", "row", "label", "prediction"]
         table = pd.read_parquet(folder / run.run / "predictions.parquet", columns=columns)
-        at = getattr(run, f"{epoch}_epoch")
-        table = table[(table.split == "validation") & (table.epoch == at)].sort_values("row")
-        rows = table.row.to_numpy()
-        if scores and not np.array_equal(rows, kept):
-            return np.array([]), np.array([])
-        kept, labels = rows, table.label.to_numpy()
-        weights = row_weights(len(rows))
-        scores.append(resampled_scores(labels, table.prediction.to_numpy(), weights, run.metric))
-    return kept, np.mean(scores, axis=0)
+        table = table[table.split == "validation"].sort_values("row")
+        for epoch in epochs:
+            own = table[table.epoch == getattr(run, f"{epoch}_epoch")]
+            rows = own.row.to_numpy()
+            if scores[epoch] and not np.array_equal(rows, kept[epoch]):
+                differ.add(epoch)
+                continue
+            kept[epoch], weights = rows, row_weights(len(rows))
+            values = own.label.to_numpy(), own.prediction.to_numpy()
+            scores[epoch].append(resampled_scores(*values, weights, run.metric))
+    nothing = np.array([]), np.array([])
+    return {
+        epoch: nothing if epoch in differ else (kept[epoch], np.mean(scores[epoch], axis=0))
+        for epoch in epochs
+    }
 
 
 def _number(score: float | None) -> float:

@@ -12,6 +12,7 @@ import pandas as pd
 from safetensors.numpy import load_file
 
 from loraudit.base.text_keys import TEXTS
+from loraudit.studies.known import SharedTexts
 from loraudit.studies.study import Study
 
 SHARED = 0.01
@@ -69,19 +70,14 @@ def overlap_sentences(study: Study, found: pd.DataFrame) -> list[str]:
     for row in found.itertuples():
         pairs.setdefault(frozenset((row.task, row.other)), []).append(row)
     starts = {
-        (run.spec.task.name, run.spec.warm_start.run.partition("/")[0])
-        for run in study.runs
-        if run.spec.warm_start
+        (run.spec.task.name, run.spec.warm_start.task) for run in study.runs if run.spec.warm_start
     }
     said = []
     for pair, rows in pairs.items():
         if pair in known or max(row.in_other / row.rows for row in rows) < SHARED:
             continue
         counts = " and ".join(_counts(row) for row in rows)
-        said.append(
-            f"{rows[0].task} and {rows[0].other} have texts in common ({counts}): a result on one "
-            "is no confirmation of a result on the other"
-        )
+        said.append(SharedTexts(task=rows[0].task, other=rows[0].other, what=counts).sentence())
         said += [_started(row) for row in rows if (row.task, row.other) in starts]
     return said
 

@@ -86,8 +86,13 @@ def _best_rates(trials: pd.DataFrame, stream: int) -> np.ndarray:
     return rates.to_numpy()[means.argmax(axis=1)]
 
 
-def values_text(values: str) -> str:
-    """Write the values of a trial for readers: "learning_rate 0.001, alpha 16"."""
+def values_text(values: str, without: str = "") -> str:
+    """Write the values of a trial for readers: "learning_rate 0.001, alpha 16".
+
+    Args:
+        values: a JSON object, or "".
+        without: a field to leave out.
+    """
     content = json.loads(values) if values else {}
     numbers = {k: f"{v:g}" if isinstance(v, int | float) else str(v) for k, v in content.items()}
-    return ", ".join(f"{name} {value}" for name, value in numbers.items())
+    return ", ".join(f"{name} {value}" for name, value in numbers.items() if name != without)

@@ -1,5 +1,7 @@
 """What training reads: token files mapped into memory, and batches made from them."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +45,12 @@ class Examples:
         )
 
 
+def load_run(spec: RunSpec, tokens: Path) -> dict[str, Examples]:
+    """Load what a run trains on and the splits that it is scored on; raises as `load_examples`."""
+    whole = functools.cache(functools.partial(_whole_split, spec, tokens))
+    return {split: _used(spec, whole, split) for split in ("train", *scored_splits(spec, tokens))}
+
+
 def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
     """Map the rows of a split that a run uses into memory.
 
@@ -54,7 +62,12 @@ def load_examples(spec: RunSpec, tokens: Path, split: str) -> Examples:
         UserError: the split has fewer rows than the spec asks for, was cut at another length, or
             its file was changed after it was made.
     """
-    whole = _whole_split(spec, tokens, "train" if split == "selection" else split)
+    return _used(spec, functools.partial(_whole_split, spec, tokens), split)
+
+
+def _used(spec: RunSpec, read: Callable[[str], Examples], split: str) -> Examples:
+    """Return the rows of a split that a run uses; `read` returns a whole one of the token files."""
+    whole = read("train" if split == "selection" else split)
     if split == "selection":
         return whole.take(held_out(whole.labels, spec))
     if split == "train" and spec.selection_rows is not None:

@@ -17,7 +17,7 @@ from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
 from loraudit.report.published import write_published
-from loraudit.report.table_registry import SECTION7, TIDY, study_tables
+from loraudit.report.table_registry import SECTION7, TIDY, read_by_tables, study_tables
 from loraudit.report.tables import write_tables
 from loraudit.studies import paths
 from loraudit.studies.study import Study
@@ -86,7 +86,7 @@ def products(
         ),
         Product(
             "tables",
-            _files(tidy, _read_by_tables(), ".parquet"),
+            _files(tidy, read_by_tables(), ".parquet"),
             _files(tables, study_tables(), ".csv", ".md"),
             partial(write_tables, study, places.results, places.results),
         ),
@@ -96,12 +96,6 @@ def products(
     for figure in study_figures(study).values():
         made += _figure(figure, places)
     return [*made, _report(study, places, switches or f"study={study.name}")]
-
-
-def _read_by_tables() -> list[str]:
-    """Return the tidy tables that the study's tables are made from."""
-    further = {name for table in study_tables().values() for name in table.tidy}
-    return ["runs", *sorted(further)]
 
 
 def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ...]:

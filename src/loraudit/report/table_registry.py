@@ -156,6 +156,12 @@ def study_tables() -> dict[str, Table]:
     return {name: table for name, table in TABLES.items() if table.make}
 
 
+def read_by_tables() -> list[str]:
+    """Return the tidy tables that the study's tables are made from."""
+    further = {name for table in study_tables().values() for name in table.tidy}
+    return ["runs", *sorted(further)]
+
+
 def table_modules(tables: dict[str, Table]) -> list[str]:
     """Return the modules behind tables: `code_digest` must be told of them."""
     names = [name for table in tables.values() for name in (table.make, table.readable)]

@@ -33,7 +33,7 @@ from loraudit.report.formatting import (
     percent,
     points,
 )
-from loraudit.report.table_registry import Table, study_tables
+from loraudit.report.table_registry import Table, read_by_tables, study_tables
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import CHOICES
@@ -43,8 +43,8 @@ from loraudit.studies.study import BASE, Study
 def write_tables(study: Study, source: Path, out: Path) -> None:
     """Make out/tables from the tidy runs of source: CSV for programs, Markdown for readers."""
     tables = study_tables()
-    wanted = {"runs", *(name for table in tables.values() for name in table.tidy)}
-    tidy = {name: pd.read_parquet(source / "tidy" / f"{name}.parquet") for name in wanted}
+    files = {name: source / "tidy" / f"{name}.parquet" for name in read_by_tables()}
+    tidy = {name: pd.read_parquet(file) for name, file in files.items()}
     for name, table in tables.items():
         further = (tidy[part] for part in table.tidy)
         rows = resolve(table.make)(study, tidy["runs"], *further)

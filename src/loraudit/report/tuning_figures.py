@@ -1,6 +1,5 @@
 """The figure of tuning: the score on the selection rows over the learning rate that was tried."""
 
-import json
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -31,13 +30,8 @@ CURVE = ["method", "rank", "targets", "label", "other"]
 def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
     """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours."""
     ours = without_twins(tuning)
-    return ours.assign(other=[_without_rate(values) for values in ours["values"]])
-
-
-def _without_rate(values: str) -> str:
-    """Return the values of a trial without its learning rate, as text."""
-    others = {k: value for k, value in json.loads(values).items() if k != "learning_rate"}
-    return values_text(json.dumps(others))
+    others = [values_text(values, without="learning_rate") for values in ours["values"]]
+    return ours.assign(other=others)
 
 
 def tuning(table: pd.DataFrame) -> Figure:

@@ -78,8 +78,7 @@ def of_run(spec: RunSpec) -> dict[str, Any]:
     """Return a run's fields as an account has them; a warm start is named by its task."""
     fields = spec.flat()
     if start := spec.warm_start:
-        task = start.run.partition("/")[0]
-        fields["warm_start"] = {"task": task, "tensors": start.tensors}
+        fields["warm_start"] = {"task": start.task, "tensors": start.tensors}
     return fields
 
 

@@ -131,9 +131,7 @@ def load_study(
     shared = shared_texts((task for _, task in met), folder / "tasks.yaml")
     for run in runs:
         if run.spec.warm_start:
-            check_start(
-                run.spec.task.name, run.spec.warm_start.run.partition("/")[0], shared, str(path)
-            )
+            check_start(run.spec.task.name, run.spec.warm_start.task, shared, str(path))
     tuning = _needed_tuning(resolver.tuning, runs, path)
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
     protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
@@ -269,12 +267,14 @@ class _Resolver:
                 "reported is scored on validation rows (legal: all, chosen)"
             )
         if self.tune and (axes := tried(self.tune, point)):
-            spec = self._tuned(spec, axes, point, fields)
+            spec = self._tuned(spec, axes, self.tune.seeds, point, fields)
         if len(point.label.encode()) > LONGEST:
             raise UserError(f"{where}: label {point.label!r} is longer than {LONGEST} bytes")
         return Run(id=run_id(spec, point.label), label=point.label, spec=spec)
 
-    def _tuned(self, spec: RunSpec, axes: dict[str, list], point: Point, fields: dict) -> RunSpec:
+    def _tuned(
+        self, spec: RunSpec, axes: dict[str, list], seeds: Iterable[int], point: Point, fields: dict
+    ) -> RunSpec:
         """Return a run that takes the best of the values that `axes` says, and add what tries them.
 
         Twins are tuned by the same runs, those of the method that stands first in methods.yaml.
@@ -286,7 +286,7 @@ class _Resolver:
         candidates: list[Candidate] = []
         for values, label in trials(axes, point.label):
             runs = {}
-            for seed in self.tune.seeds if self.tune else ():
+            for seed in seeds:
                 own = {"method": method, "seed": seed, "validate_epochs": "none"}
                 trial = make_spec({**fields, **values, **own}, f"{point.where}: tune: {label}")
                 run = Run(id=run_id(trial, label), label=label, spec=trial)

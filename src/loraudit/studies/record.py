@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, sha256, write_json
-from loraudit.studies.spec import EpochChoice, RunSpec, digest
+from loraudit.studies.names import score_name
+from loraudit.studies.spec import CHOSEN_ON, EpochChoice, RunSpec, digest
 from loraudit.studies.values import Frozen
 
 
@@ -103,6 +104,15 @@ class RunRecord(Frozen):
     code_sha256: str | None = None
     files: dict[str, str] | None = None
     record_sha256: str | None = None
+
+
+def selection_score(record: RunRecord) -> float | None:
+    """Return a run's headline score on the selection rows at the epoch that they choose.
+
+    Values are chosen by it. None: it is undefined.
+    """
+    name = score_name(record.spec.task.headline, CHOSEN_ON["selected"])
+    return record.train.epochs["selected"].scores[name]
 
 
 def seal(text: str) -> str:

@@ -33,6 +33,9 @@ rows themselves, or the last."""
 CHOICES: tuple[EpochChoice, ...] = get_args(EpochChoice)
 """All choices of an epoch, the one to be preferred first."""
 
+CHOSEN_ON: dict[EpochChoice, str] = {"selected": "selection", "best": "validation"}
+"""The split whose score makes a choice; the last epoch is not chosen by any."""
+
 
 class WarmStart(Frozen):
     """Start from another run's adapter (paper, appendix D.1: MRPC, RTE and STS-B from MNLI).
@@ -46,6 +49,11 @@ class WarmStart(Frozen):
     run: str
     spec_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     tensors: Literal["adapter", "adapter+head"]
+
+    @property
+    def task(self) -> str:
+        """The task of the run that is started from."""
+        return self.run.partition("/")[0]
 
 
 class Candidate(Frozen):
@@ -282,6 +290,11 @@ class RunSpec(Frozen):
     def saves(self) -> bool:
         """Whether the run saves what it trained; one that only tunes does not."""
         return self.validate_epochs != "none"
+
+    @property
+    def reported_split(self) -> str:
+        """The split whose scores are reported: a run that only tunes has those of its selection."""
+        return "validation" if self.saves else "selection"
 
     def with_values(self, values: dict[str, Any]) -> "RunSpec":
         """Return the run with other values of some fields, by their names in a study file.

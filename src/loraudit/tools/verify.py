@@ -31,7 +31,7 @@ from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import score_name
 from loraudit.studies.record import RunRecord, load_record, run_files, seal
-from loraudit.studies.spec import digest
+from loraudit.studies.spec import CHOSEN_ON, digest
 from loraudit.studies.study import Run, Study, read_study
 from loraudit.studies.training_code import SCRIPT, training_code
 from loraudit.tools.remade import COMPARE, PICTURES, Finding, Findings, guarded, reason, rounded
@@ -289,19 +289,16 @@ def _same_score(one: float | None, two: float | None) -> bool:
 def _check_history(case: Case) -> Findings:
     history = pd.read_csv(case.folder / "history.csv")
     train, headline = case.record.train, case.record.spec.task.headline
-    scored = {"selected": score_name(headline, "selection"), "best": headline}
+    scored = {c: score_name(headline, on) for c, on in CHOSEN_ON.items() if c in train.epochs}
     last = train.epochs["last"].epoch
-    needed = {scored[choice] for choice in train.epochs if choice in scored}
-    if len(history) != last or not needed <= set(history):
+    if len(history) != last or not set(scored.values()) <= set(history):
         yield case.problem("history.csv", f"{len(history)} epochs, the record has {last}")
         return
-    for choice, chosen in train.epochs.items():
-        if choice == "last":
-            continue
-        values = history[scored[choice]].fillna(-math.inf)
-        found = int(history.loc[values.idxmax(), "epoch"])
-        if found != chosen.epoch:
-            text = f"its {choice} epoch is {found}, the record says {chosen.epoch}"
+    for choice, column in scored.items():
+        found = int(history.loc[history[column].fillna(-math.inf).idxmax(), "epoch"])
+        said_epoch = train.epochs[choice].epoch
+        if found != said_epoch:
+            text = f"its {choice} epoch is {found}, the record says {said_epoch}"
             yield case.problem("history.csv", text)
     if history.step.iloc[-1] != train.steps:
         text = f"{history.step.iloc[-1]} steps, the record says {train.steps}"

@@ -9,7 +9,7 @@ import torch
 
 from loraudit.base.files import write_atomic
 from loraudit.data.batches import Examples
-from loraudit.studies.spec import RunSpec
+from loraudit.studies.spec import EpochChoice, RunSpec
 from loraudit.training import metrics
 from loraudit.training.predictions import prediction_table
 
@@ -63,7 +63,7 @@ class Journal:
     """epoch, step, training loss and scores: a row for each epoch that is done"""
     logits: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
     """logits (rows, classes) by epoch and split, of chosen epochs and the last one only"""
-    choices: dict[str, Best] = field(default_factory=dict)
+    choices: dict[EpochChoice, Best] = field(default_factory=dict)
     """the best epoch so far by each choice that the run makes: "selected", "best" """
     counts: dict[str, float] = field(default_factory=dict)
     """what a closed fit has chosen, for the run's record"""
@@ -72,7 +72,7 @@ class Journal:
     resumed: list[dict] = field(default_factory=list)
     """step of each checkpoint from which the run was resumed, and the processor that saved it"""
 
-    def chosen(self, last: int) -> dict[str, int]:
+    def chosen(self, last: int) -> dict[EpochChoice, int]:
         """Return the epoch that each choice came to; `last` is the run's last epoch."""
         return {choice: best.epoch for choice, best in self.choices.items()} | {"last": last}
 

@@ -19,7 +19,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.data.batches import Examples, collate, global_batches, sorted_batches
 from loraudit.studies.names import score_name
-from loraudit.studies.spec import derive_seed
+from loraudit.studies.spec import CHOSEN_ON, derive_seed
 from loraudit.training import metrics
 from loraudit.training.accounting import out_of_memory
 from loraudit.training.method import Controller
@@ -73,8 +73,7 @@ def choose(state: State, epoch: int) -> None:
     journal, headline = state.journal, state.spec.task.headline
     ranks = state.controller.ranks() if state.controller else None
     for choice, best in journal.choices.items():
-        split = "selection" if choice == "selected" else "validation"
-        value = journal.history[epoch - 1][score_name(headline, split)]
+        value = journal.history[epoch - 1][score_name(headline, CHOSEN_ON[choice])]
         saved = choice == state.spec.choices[0]
         best.offer(epoch, value, state.bare if saved else None, ranks)
     kept = {epoch, *(best.epoch for best in journal.choices.values())}

@@ -20,7 +20,7 @@ from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, sweep, write_json
 from loraudit.base.provenance import environment
-from loraudit.data.batches import Examples, data_fingerprint, load_examples, pad_id, scored_splits
+from loraudit.data.batches import Examples, data_fingerprint, load_run, pad_id
 from loraudit.studies.record import Chosen, RunRecord, Train, read_record, run_files, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
 from loraudit.training.accounting import (
@@ -84,7 +84,7 @@ def train(
     torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     pad = pad_id(tokens)
     base = load_base(spec, model_folder, pad)
-    examples = {s: load_examples(spec, tokens, s) for s in ("train", *scored_splits(spec, tokens))}
+    examples = load_run(spec, tokens)
     parameters = {"model": model_parameters(base)}
     method = method_of(spec)
     model = method.apply(shorten(base, spec), spec)
@@ -190,13 +190,12 @@ def export(state: State, folder: Path) -> None:
 def collapsed_choices(state: State, examples: dict[str, Examples]) -> list[str]:
     """Return the choices at whose epoch the model has collapsed, on the rows that are reported."""
     journal, task = state.journal, state.spec.task
-    found = []
-    for choice, epoch in journal.chosen(state.spec.epochs).items():
-        logits = journal.logits[epoch]
-        split = "validation" if "validation" in logits else "selection"
-        if collapsed(logits[split].numpy(), examples[split].labels, task):
-            found.append(choice)
-    return found
+    split = state.spec.reported_split
+    return [
+        choice
+        for choice, epoch in journal.chosen(state.spec.epochs).items()
+        if collapsed(journal.logits[epoch][split].numpy(), examples[split].labels, task)
+    ]
 
 
 def train_result(state: State, **facts: Any) -> Train:

@@ -5,8 +5,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from loraudit.base.errors import UserError
-from loraudit.studies.names import score_name
-from loraudit.studies.record import LOWEST, Trial, Tuning, read_record
+from loraudit.studies.record import LOWEST, Trial, Tuning, read_record, selection_score
 from loraudit.studies.spec import Candidate, RunSpec, Tuned
 
 
@@ -25,7 +24,7 @@ def choose(spec: RunSpec, runs: Path) -> Tuning:
     """
     tuned = _tuned(spec)
     seals: dict[str, str] = {}
-    trials = [_trial(candidate, spec, runs, seals) for candidate in tuned.candidates]
+    trials = [_trial(candidate, runs, seals) for candidate in tuned.candidates]
     best = max(trials, key=lambda trial: trial.mean)
     at_edge = tuple(field for field in best.values if _at_edge(best.values[field], field, tuned))
     return Tuning(chosen=best.values, at_edge=at_edge, trials=tuple(trials), seals=seals)
@@ -37,15 +36,15 @@ def _tuned(spec: RunSpec) -> Tuned:
     return spec.tuned
 
 
-def _trial(candidate: Candidate, spec: RunSpec, runs: Path, seals: dict[str, str]) -> Trial:
+def _trial(candidate: Candidate, runs: Path, seals: dict[str, str]) -> Trial:
     """Read a candidate's records; their seals are added to `seals`."""
-    name, scores = score_name(spec.task.headline, "selection"), []
+    scores = []
     for run, digest in candidate.runs.items():
         record = read_record(runs / run / "record.json")
         if record.spec_sha256 != digest:
             raise UserError(f"tuning: {runs / run} is not the run that was planned; delete it")
         seals[run] = record.record_sha256 or ""
-        score = record.train.epochs["selected"].scores[name]
+        score = selection_score(record)
         scores.append(LOWEST if score is None else score)
     spread = stdev(scores) if len(scores) > 1 else None
     return Trial(values=candidate.values, mean=mean(scores), sd=spread, n=len(scores))
