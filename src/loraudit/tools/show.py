@@ -34,6 +34,7 @@ def describe(folder: Path) -> dict:
         },
         "epochs": {choice: chosen.epoch for choice, chosen in train.epochs.items()},
         "history": pd.read_csv(folder / "history.csv").to_dict("records"),
+        "reported": record.spec.reported_split,
         "confusion": confusion(record, predictions),
         "parameters": train.parameters,
         "cost": costs(record),
@@ -81,8 +82,7 @@ def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[li
     if task.regression:
         return None
     classes = range(len(task.classes))
-    split = "validation" if record.spec.saves else "selection"
-    scored = predictions[predictions.split == split]
+    scored = predictions[predictions.split == record.spec.reported_split]
     counts: dict[str, list[list[int]]] = {}
     for name, chosen in train.epochs.items():
         rows = scored[scored.epoch == chosen.epoch]
@@ -108,7 +108,7 @@ def sections(run: dict) -> list[Section]:
     if run["confusion"]:
         for name, counts in run["confusion"].items():
             rows = [[label, *row] for label, row in zip(run["classes"], counts, strict=True)]
-            title = f"confusion, {name} epoch: label by prediction"
+            title = f"confusion on {run['reported']}, {name} epoch: label by prediction"
             made.append((title, ["label", *run["classes"]], rows))
     counted = {name: f"{count:,}" for name, count in run["parameters"].items()}
     made.append(("parameters", ["part", "count"], _pairs(counted)))
