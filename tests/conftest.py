@@ -21,6 +21,7 @@ from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import FirstTokenAttention
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.training_code import training_code
 from tiny import make_task, save_hub_folder, save_tiny_model
 
 
@@ -149,4 +150,6 @@ def project(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, root)
     monkeypatch.chdir(root)
     monkeypatch.setattr("loraudit.base.shipped.ROOT", root)
-    return root
+    training_code.cache_clear()  # it read the code of another copy
+    yield root
+    training_code.cache_clear()

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from loraudit.base.files import (
+    cached_by_file,
     folder_atomic,
     folder_fingerprint,
     leftovers,
@@ -85,3 +87,22 @@ def test_a_folder_made_again_deletes_what_the_dead_left_and_not_what_the_living_
         with folder_atomic(tmp_path / "other"):
             assert first.exists() and second.exists()
     assert leftovers(tmp_path) == []
+
+
+def test_what_is_read_from_a_file_is_remembered_for_that_file_alone(tmp_path, monkeypatch):
+    """Another folder's file of the same name is another file, and so is an edited one."""
+    read = []
+
+    @cached_by_file
+    def text(path):
+        read.append(path)
+        return path.read_text()
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        monkeypatch.chdir(tmp_path / name)
+        assert text(Path("file")) == text(Path("file")) == name
+    Path("file").write_text("edited")
+    assert text(Path("file")) == "edited"
+    assert len(read) == 3

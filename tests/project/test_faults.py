@@ -125,8 +125,6 @@ RUN = "results/small/runs/words/tiny/lora-r2-q+v/s0"
              "adapter/adapter_model.safetensors", "adapter/adapter_config.json"],
 )  # fmt: skip
 def test_any_damaged_file_of_a_run_is_found_by_verify(project, name, how):
-    for cached in (verify.training_code, verify._labels, verify._hash, verify._from_hub):
-        cached.cache_clear()  # it read another copy of this project
     damage(project / RUN / name, how)
     found = list(verify.verify(Path("results/small"), slow=False))
     named = {Path(f.artefact).name for f in found if f.kind == "problem"}

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from conftest import script
-from loraudit.base.files import folder_fingerprint
 from loraudit.report.figure_registry import study_figures
 from loraudit.report.products import REPORT, Places, products
 from loraudit.studies.study import read_study
+from loraudit.tools.remade import COMPARE
 
 RESULTS, FIGURES = Path("results/small"), Path("figures/small")
 
@@ -29,7 +29,9 @@ def test_every_product_is_there_once_and_no_other_file(study):
 
 
 def test_the_rules_programs_make_the_same(study):
-    made = folder_fingerprint(RESULTS), folder_fingerprint(FIGURES)
+    before = Path("before")
+    for folder in (RESULTS, FIGURES):
+        shutil.copytree(folder, before / folder)
     for folder in (RESULTS / "tidy", RESULTS / "tables", FIGURES):
         shutil.rmtree(folder)
     (RESULTS / "report.html").unlink()
@@ -40,7 +42,10 @@ def test_the_rules_programs_make_the_same(study):
     figures = [FIGURES / f"{name}.svg" for name in study_figures(study)]
     manifest = "resources/tasks/words/manifest.json"
     script("report", results=RESULTS, figures=figures, data=manifest, switches="study=small")
-    assert (folder_fingerprint(RESULTS), folder_fingerprint(FIGURES)) == made
+    files = [path for made in products(study, Places(RESULTS, RESULTS, FIGURES))
+             for path in made.files]  # fmt: skip
+    # Section 7's decompositions are rounded otherwise with another number of threads.
+    assert [found for path in files for found in COMPARE[path.suffix](path, before / path)] == []
 
 
 def test_each_product_comes_after_what_it_is_made_from(study, tmp_path):

@@ -23,13 +23,6 @@ CHECKS = STUDY / "crosscheck/words/tiny/r2-q+v.json"
 VALIDATION = Path("resources/tasks/words/validation.parquet")
 
 
-@pytest.fixture(autouse=True)
-def forgetful():
-    """Forget what was read of another project."""
-    for cached in (verify.training_code, verify._labels, verify._hash, verify._from_hub):
-        cached.cache_clear()
-
-
 def found(**options) -> list[Finding]:
     return list(verify.verify(STUDY, **options))
 
@@ -267,14 +260,14 @@ def test_each_fault_has_its_own_message(project, plant, artefact, text):
 
 def test_a_file_that_can_not_be_read_does_not_stop_the_others(project, monkeypatch):
     """Neither the other runs nor the other studies; as for a user who may not read it."""
-    whole = verify.sha256
+    whole = verify._sha256
 
     def refusing(path):
         if Path(path).name == "validation.parquet":
             raise PermissionError(13, "Permission denied", str(path))
         return whole(path)
 
-    monkeypatch.setattr(verify, "sha256", refusing)
+    monkeypatch.setattr(verify, "_sha256", refusing)
     spoil(RUN / "record.json")
     change_digit(STUDY / "tables/cost.md", digits(STUDY / "tables/cost.md", 1)[0])
     shutil.copytree("results/small", "results/again")

@@ -10,7 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 TEMPORARY = re.compile(r"\.\d+\..+|\..+\.[a-z0-9_]{8}|\.step-\d+")
 """Names under which files and folders are written before they are renamed."""
@@ -138,6 +140,24 @@ def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached_by_file(read: Callable[[Path], Value]) -> Callable[[Path], Value]:
+    """Remember what `read` returns for a file until that file changes.
+
+    The file counts, not its name: a relative path names another file in another working folder.
+    """
+
+    known: dict[tuple[Path, int, int], Value] = {}
+
+    def cached(path: Path) -> Value:
+        state = path.stat()
+        version = (path.absolute(), state.st_mtime_ns, state.st_size)
+        if version not in known:
+            known[version] = read(path)
+        return known[version]
+
+    return cached
 
 
 def folder_fingerprint(path: Path | str) -> dict[str, str]:

@@ -7,7 +7,6 @@ recomputed from the predictions in any case. A file that can't be read is a prob
 the checks go on.
 """
 
-import functools
 import html
 import math
 import re
@@ -21,7 +20,7 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from loraudit.base.errors import UserError
-from loraudit.base.files import folder_fingerprint, leftovers, read_json, sha256
+from loraudit.base.files import cached_by_file, folder_fingerprint, leftovers, read_json, sha256
 from loraudit.base.progress import progress
 from loraudit.base.shipped import shipped
 from loraudit.report.products import Places, Product, products, published_product
@@ -128,7 +127,6 @@ def local_copies(study: Study) -> dict[str, str]:
     return folders
 
 
-@functools.cache
 def _from_hub(name: str, load: Callable) -> bool:
     try:
         return isinstance(load(name).source, HubSource)
@@ -324,17 +322,15 @@ def _check_labels(case: Case, file: Path) -> Findings:
 
 
 def _check_split_labels(case: Case, table: Path, rows: pd.DataFrame) -> Findings:
-    labels = _labels(table)
-    if labels is not None and not np.array_equal(
-        labels.reindex(rows.row).to_numpy(), rows.label.to_numpy()
-    ):
+    if not table.is_file():
+        return
+    labels = _labels(table).reindex(rows.row).to_numpy()
+    if not np.array_equal(labels, rows.label.to_numpy()):
         yield case.problem("predictions.parquet", f"labels of {table.stem} are not the task's")
 
 
-@functools.cache
-def _labels(path: Path) -> pd.Series | None:
-    if not path.is_file():
-        return None
+@cached_by_file
+def _labels(path: Path) -> pd.Series:
     table = pd.read_parquet(path, columns=["row", "label"])
     return table.set_index("row").label
 
@@ -403,9 +399,11 @@ def _runs_folder(case: Case) -> Path:
     return case.folder.parents[3]
 
 
-@functools.cache
 def _hash(path: Path) -> str | None:
-    return sha256(path) if path.is_file() else None
+    return _sha256(path) if path.is_file() else None
+
+
+_sha256 = cached_by_file(sha256)
 
 
 def check_products(study: Study, folder: Path, slow: bool) -> Findings:
