@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from loraudit.adapters import inject
+from loraudit.adapters.base_layers import hold_frozen
 from loraudit.adapters.fast_lora import FastLoRALinear, LowRankLinear
 from loraudit.adapters.first_token import FirstTokenAttention, shorten
 from loraudit.adapters.lora import LoRALinear
@@ -89,6 +90,68 @@ def test_where_one_node_is_not_exact_the_plain_layer_runs(how):
             assert not (layer is fast and fast.exact(x))
             found.append(layer(x))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_bf16_it_is_as_near_to_float64_as_the_plain_layer(bias, x_dtype):
+    """Frozen weight in bf16, A and B in float32, autocast: values and gradients."""
+    plain, fast = pair(d_in=64, d_out=96, rank=8, bias=bias, dtype=torch.float32)
+    held = plain.base.weight.bfloat16(), plain.base.bias.bfloat16() if bias else None
+    torch.manual_seed(1)
+    inputs, change = torch.randn(2, 16, 64).to(x_dtype), torch.randn(2, 16, 96)
+    for layer in (plain, fast):
+        layer.base.bfloat16()
+    exact = copy.deepcopy(plain).double()
+    exact.base.weight.data = held[0].double()
+    found = []
+    for layer in (exact, plain, fast):
+        x = (inputs.double() if layer is exact else inputs.clone()).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=layer is not exact):
+            assert layer is not fast or fast.exact(x)
+            h = layer(x)
+        assert layer is exact or h.dtype == torch.bfloat16
+        h.backward(change.to(h.dtype))
+        assert layer.lora_A.grad.dtype == layer.lora_A.dtype and x.grad.dtype == x.dtype
+        found.append(
+            [v.detach().double() for v in (h, x.grad, layer.lora_A.grad, layer.lora_B.grad)]
+        )
+    for right, slow, quick in zip(*found, strict=True):
+        off = [(value - right).norm() / right.norm() for value in (slow, quick)]
+        assert off[1] < 0.02  # bf16 rounds at 0.004
+        assert off[1] < 1.2 * off[0]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_model_in_bf16_trains_along_the_plain_ones_trajectory(family, batch):
+    """Both as a run holds them; a step apart by as much as bf16 rounds, no more."""
+    base = models(family)
+    pair = []
+    for model in base:
+        model.float()
+        hold_frozen(model, tiny_entry(family).head, torch.bfloat16)
+        used = [p for p in model.parameters() if p.requires_grad]
+        assert {p.dtype for p in used} == {torch.float32}
+        pair.append((model, used, torch.optim.SGD(used, lr=1e-2)))
+    for _ in range(5):
+        for model, _, optimizer in pair:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(**batch).logits
+            torch.nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 1, 0])).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for plain, fast in zip(pair[0][1], pair[1][1], strict=True):
+        torch.testing.assert_close(fast, plain, atol=2e-3, rtol=2e-2)
+
+
+def test_the_weight_in_float32_takes_the_plain_layer_under_autocast():
+    """It would be cast at every pass; `hold_frozen` casts it once."""
+    _, fast = pair(dtype=torch.float32)
+    x = torch.randn(4, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not fast.exact(x)
+        fast.base.bfloat16()
+        assert fast.exact(x)
 
 
 def test_dropout_off_is_exact_again():

@@ -5,6 +5,7 @@ import platform
 import re
 
 import pytest
+import torch
 
 from loraudit.base import provenance
 from loraudit.base.errors import UserError
@@ -91,3 +92,21 @@ def test_a_processor_of_a_bare_name_is_told_by_its_numbers(text, names, tmp_path
     assert found == {"processor": names[0], "processor_kind": found["processor_kind"]}
     assert found["processor_kind"].startswith(names[1])
     assert found.items() <= provenance.environment().items()
+
+
+def test_a_driver_that_is_too_old_is_one_line_and_the_cpu_computes(monkeypatch, capsys):
+    """The driver's library counts a GPU, and the first question to CUDA itself fails."""
+
+    def cannot_start(*_):
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 11040). Please update "
+            "your GPU driver by downloading and installing a new version from the URL: http://..."
+        )
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", cannot_start)
+    assert provenance.environment()["gpus"] == []
+    assert capsys.readouterr().err == (
+        "warning: CUDA can't start, so the CPU computes: The NVIDIA driver on your system is too "
+        "old (found version 11040)\n"
+    )

@@ -143,6 +143,20 @@ def test_a_quantised_base_trains_is_smaller_and_is_loaded_again(change, referenc
     assert np.abs(again.numpy() - logits(best)).max() < 1e-4
 
 
+def test_a_run_in_bf16_keeps_what_it_trains_in_float32(reference, tiny, tmp_path):
+    """On the CPU, whose autocast rounds as a GPU's does."""
+    losses = [pd.read_csv(reference[0] / "history.csv").train_loss[0]]
+    for method in ("lora", "peft"):
+        record, _ = run(tiny, tmp_path / method, precision="bf16", method=method)
+        saved = load_file(tmp_path / method / "adapter/adapter_model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+        assert record.train.bytes["base_linear"] == reference[1].train.bytes["base_linear"] / 2
+        assert record.train.epochs["best"].scores["accuracy"] > 0.75
+        losses.append(pd.read_csv(tmp_path / method / "history.csv").train_loss[0])
+    assert losses[1:] == pytest.approx([losses[0]] * 2, abs=0.01)
+    assert losses[1] != losses[0]
+
+
 def test_lora_plus_is_another_run_and_pefts_twin_is_the_same(tiny, tmp_path):
     fields = {"lora_plus": 8.0, "learning_rate": 1e-3}
     _, ours = run(tiny, tmp_path / "ours", **fields)

@@ -121,6 +121,20 @@ def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
         parameter.requires_grad_(train_head and in_head(name, head))
 
 
+def hold_frozen(model: nn.Module, head: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Hold the frozen weights and biases of linear layers outside the head in `dtype`, in place.
+
+    Under autocast to `dtype` this changes no bit of what the model computes, since a linear layer
+    then casts its weight anyway, each time that it runs. Embeddings and LayerNorm, with which
+    autocast computes in float32, stay as they are, and so does a frozen head, which is saved.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | Conv1D) and not in_head(f"{name}.", head):
+            for parameter in layer.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(dtype)
+
+
 def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:
     """Return (d_in, d_out) of a linear layer; None if the model has none of that name.
 

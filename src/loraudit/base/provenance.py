@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,6 @@ def environment() -> dict:
     """Describe code, package versions and hardware of this process."""
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "git": git_state(),
         "python": platform.python_version(),
@@ -49,8 +49,24 @@ def environment() -> dict:
         **machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": gpus(),
     }
+
+
+def gpus() -> list[str]:
+    """Return the names of the NVIDIA GPUs that this process sees.
+
+    Where there are some but CUDA can't start, as with a driver too old for the installed torch, the
+    list is empty and one line says why: torch then computes on the CPU.
+    """
+    import torch
+
+    try:
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        print(f"warning: CUDA can't start, so the CPU computes: {reason}", file=sys.stderr)
+        return []
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -116,6 +116,7 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
         peak_device_memory_mib,
         peak_memory_mib,
     )
+    from loraudit.training.device import same_bits
     from loraudit.training.method import method_of
 
     if not launch.get("use_cpu") and not torch.cuda.is_available():
@@ -123,7 +124,6 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     torch.set_num_threads(threads)
     spec: RunSpec = validated(RunSpec, fields, "spec")
     accelerator = run.make_accelerator(spec)
-    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     base = _base(spec, folders["model"])
     module = method_of(spec).apply(shorten(base, spec), spec)
     ready = time.monotonic() - started
@@ -134,12 +134,14 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     state = run.prepare(spec, accelerator, module, len(examples), pad)
     held = _evaluated_once(module, examples, spec)
     ready += time.monotonic() - started
-    first, steps = _time_steps(state, examples)
+    with same_bits(spec.precision):  # as a run does, whose kernels may be slower
+        first, steps = _time_steps(state, examples)
+        evaluate_row_seconds = _time_evaluation(state, examples)
     mean = float(np.mean(steps))
     return {
         "step_seconds": mean,
         "steps": len(steps),
-        "evaluate_row_seconds": _time_evaluation(state, examples),
+        "evaluate_row_seconds": evaluate_row_seconds,
         "ready_seconds": ready + max(0.0, first - FIRST * mean),
         "memory_mib": peak_memory_mib(),
         "device_mib": peak_device_memory_mib(),

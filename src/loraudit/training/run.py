@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+from loraudit.adapters.base_layers import hold_frozen
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
@@ -32,6 +34,7 @@ from loraudit.training.accounting import (
     peak_memory_mib,
 )
 from loraudit.training.checkpoint import Checkpoints
+from loraudit.training.device import check_precision, same_bits
 from loraudit.training.health import collapsed, unmoved
 from loraudit.training.journal import Best, write_journal
 from loraudit.training.loop import run_epochs
@@ -80,8 +83,6 @@ def train(
     spec = spec.with_values(tuning.chosen) if tuning else spec
     check_made(tokens, model_folder)
     accelerator = make_accelerator(spec)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.set_float32_matmul_precision("high" if spec.precision == "tf32" else "highest")
     pad = pad_id(tokens)
     base = load_base(spec, model_folder, pad)
     examples = load_run(spec, tokens)
@@ -90,14 +91,15 @@ def train(
     model = method.apply(shorten(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if start else []
+    state = prepare(spec, accelerator, model, len(examples["train"]), pad)
     size = (model_folder / "model.safetensors").stat().st_size
     held = {"checkpoint": size, **base_bytes(model, spec.model.head)}
-    state = prepare(spec, accelerator, model, len(examples["train"]), pad)
     state.started = started
     state.controller = method.controller(state, examples)
     provenance = provenance_of(accelerator, tokens, model_folder) | {"started_from": started_from}
     belongs = {key: provenance[key] for key in SAME} | {"spec": digest(spec), "code": code}
-    with Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes) as checkpoints:
+    kept = Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes)
+    with same_bits(spec.precision), kept as checkpoints:
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
             return
@@ -238,7 +240,8 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
     """Start Accelerate in the spec's precision.
 
     Raises:
-        UserError: the launcher asks for another precision, or the batch does not divide.
+        UserError: the launcher asks for another precision, the device does not compute in it, or
+            the batch does not divide.
     """
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", spec.precision):
@@ -254,10 +257,12 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
             "warning: the launcher asks for a GPU and there is none: the CPU trains",
             file=sys.stderr,
         )
+    AcceleratorState._reset_state()  # an earlier run of this process may have another precision
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
         mixed_precision="bf16" if spec.precision == "bf16" else "no",
     )
+    check_precision(spec.precision, accelerator.device)
     part = spec.micro_batch * accelerator.num_processes
     if spec.global_batch % part:
         raise UserError(
@@ -272,8 +277,11 @@ def prepare(
 ) -> State:
     """Make optimizer and schedule, for `rows` training rows padded with token `pad`.
 
-    Weight decay spares biases and LayerNorm, as HF Trainer does.
+    Weight decay spares biases and LayerNorm, as HF Trainer does. For a run in bf16 the frozen
+    linear layers are held in bf16 from here on; what is trained stays in float32.
     """
+    if spec.precision == "bf16":
+        hold_frozen(model, spec.model.head, torch.bfloat16)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

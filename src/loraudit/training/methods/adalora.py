@@ -9,7 +9,9 @@ is the model that was scored.
 The controller does two things that PEFT's documentation asks of a training loop: it calls
 `update_and_allocate` after each optimizer step, before gradients are cleared, and it adds the
 orthogonal penalty, which PEFT adds only to a loss that the model itself computes (peft 0.21,
-tuners/adalora/model.py, forward).
+tuners/adalora/model.py, forward). After the last allocation PEFT would copy every layer's mask to
+the device at each step, and wait for the copy; the controller then sets the same zeros by masks
+that it has copied once.
 """
 
 import copy
@@ -27,6 +29,7 @@ from loraudit.base.errors import UserError
 from loraudit.data.batches import Examples
 from loraudit.studies.method_settings import AdaLoRASettings
 from loraudit.studies.spec import RunSpec, derive_seed
+from loraudit.training.device import exempt
 from loraudit.training.method import Method
 from loraudit.training.rank_moves import RankController
 
@@ -120,6 +123,7 @@ class AdaLoRAController(RankController):
             for name, parameter in self.tuner.named_parameters()
             if ".lora_A." in name or ".lora_B." in name
         ]
+        self.masks: list[tuple[nn.Parameter, Tensor]] = []
         self.counts |= {"allocations": 0, "tinit": tinit, "tfinal": tfinal}
 
     def ranks(self) -> dict[str, int]:
@@ -141,14 +145,30 @@ class AdaLoRAController(RankController):
         norms = []
         for parameter, rows in self.penalised:
             gram = parameter @ parameter.T if rows else parameter.T @ parameter
-            norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)))
+            one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+            norms.append(torch.linalg.matrix_norm(gram - one))
         return weight * torch.stack(norms).mean()
 
     def allocate(self, step: int) -> None:
         """Update the scores, and mask ranks by them at the steps that the schedule says."""
         before = self.config.rank_pattern
-        self.tuner.update_and_allocate(step)
+        if step > self.steps - self.config.tfinal:
+            self._mask(before)
+            return
+        with exempt("kthvalue"):
+            self.tuner.update_and_allocate(step)
         self.counts["allocations"] += self.config.rank_pattern is not before
+
+    @torch.no_grad()
+    def _mask(self, pattern: dict[str, list[bool]]) -> None:
+        """Zero lambda where the last allocation's pattern is false."""
+        if not self.masks:
+            named = dict(self.tuner.model.named_parameters())
+            for name, kept in pattern.items():
+                out = ~torch.tensor(kept, device=named[name].device)
+                self.masks.append((named[name], out[:, None]))  # (rank, 1), as lambda is
+        for parameter, out in self.masks:
+            parameter.masked_fill_(out, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the base class does, and the masks and the allocator's moving averages."""
