@@ -1,21 +1,16 @@
-"""Wheels, folders and the hub: wrong hashes, missing files, no network."""
+"""Wheels and folders: wrong hashes, missing files."""
 
 import zipfile
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 from humanize import naturalsize
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, sha256
 from loraudit.data import sources
-from loraudit.data.fetch_model import MODEL_FILES, fetch_model
-from loraudit.data.fetch_task import fetch_task
-from loraudit.studies.entries import HubSource, WheelSource
-from tiny import make_task, save_tiny_model, tiny_entry
-
-HUB = HubSource(hub="owner/name", revision="0" * 40, config="sst2")
+from loraudit.data.fetch_model import fetch_model
+from loraudit.studies.entries import WheelSource
+from tiny import save_tiny_model, tiny_entry
 
 
 @pytest.fixture
@@ -64,18 +59,6 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_an_unreachable_hub_is_one_sentence_with_a_remedy(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
-    with pytest.raises(UserError, match=r"cannot get owner/name .*ConnectionError.*models="):
-        fetch_model(tiny_entry().model_copy(update={"source": HUB}), tmp_path / "out")
-    with pytest.raises(UserError, match=r"cannot get owner/name .*glue="):
-        fetch_task(make_task(source=HUB), tmp_path / "out")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_log_gets_a_line_per_download_and_no_bar(wheel, tmp_path, capfd):
     fetch_model(entry(wheel), tmp_path / "out")
     lines = capfd.readouterr().err.splitlines()
@@ -83,12 +66,3 @@ def test_a_log_gets_a_line_per_download_and_no_bar(wheel, tmp_path, capfd):
         "fetching wheel some==1.0",
         f"{wheel.name}: {naturalsize(wheel.stat().st_size)}",
     ]
-
-
-def test_the_hubs_files_that_will_come_are_counted(monkeypatch, capfd):
-    files = [("model.safetensors", 3_000_000), ("config.json", None), ("pytorch_model.bin", 9e9)]
-    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
-    found = SimpleNamespace(siblings=siblings)
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: found)
-    sources.require_hub(HUB, "model", MODEL_FILES)
-    assert "owner/name @0000000: 3.0 MB at most" in capfd.readouterr().err

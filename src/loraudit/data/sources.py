@@ -1,10 +1,9 @@
-"""Where models and data come from: a pinned wheel, a local folder, or the hub.
+"""Where models and data come from: a pinned wheel, a local folder, or the hub (hub.py).
 
-A download first says what is fetched and how large it is. The progress bars of pip, the hub and
-datasets are shown on a terminal only.
+A download first says what is fetched and how large it is. Progress bars are shown on a terminal
+only.
 """
 
-import fnmatch
 import subprocess
 import sys
 import tempfile
@@ -87,57 +86,3 @@ def _download_wheel(source: WheelSource, folder: Path) -> Path:
 def say(text: str) -> None:
     """Print one line on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def bars_on_terminals_only() -> None:
-    """Keep the progress bars of huggingface_hub and datasets out of logs."""
-    if not sys.stderr.isatty():
-        from datasets import disable_progress_bars as disable_datasets
-        from huggingface_hub.utils import disable_progress_bars as disable_hub
-
-        disable_datasets()
-        disable_hub()
-
-
-def require_hub(source: HubSource, kind: str, patterns: tuple[str, ...] = ("*",)) -> None:
-    """Check in a few seconds that the hub has a repository, and say how much will be fetched.
-
-    Args:
-        source: the repository and its revision.
-        kind: "model" or "dataset".
-        patterns: names of the files that will be fetched; only these count in the size.
-
-    Raises:
-        UserError: the hub does not answer, or has no such repository or revision.
-    """
-    from huggingface_hub import HfApi
-
-    try:
-        repository = HfApi().repo_info(
-            source.hub,
-            revision=source.revision,
-            repo_type=kind,
-            timeout=5,
-            files_metadata=True,
-        )
-    except Exception as error:
-        raise not_got(source, kind, error) from None
-    bars_on_terminals_only()
-    size = sum(
-        int(file.size or 0)
-        for file in getattr(repository, "siblings", None) or ()
-        if any(fnmatch.fnmatch(file.rfilename, pattern) for pattern in patterns)
-    )
-    say(f"fetching {describe(source)}: {naturalsize(size)} at most")
-
-
-def not_got(source: HubSource, kind: str, error: Exception) -> UserError:
-    """Make the error for a hub that does not answer, or that breaks off before the end."""
-    remedy = {
-        "model": "models=<folder with one sub-folder per model>",
-        "dataset": "glue=<folder in the hub's layout>",
-    }[kind]
-    return UserError(
-        f"cannot get {source.hub} from the Hugging Face hub ({type(error).__name__}); connect "
-        f"this machine, or give a local copy with --config {remedy}"
-    )

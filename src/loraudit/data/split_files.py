@@ -1,22 +1,26 @@
 """Read the splits of a folder or hub repository, each by itself, and their text as it is written.
 
 `datasets` finds out which files a split has. It doesn't read them: it would guess each column's
-type (00007 is text, not 7; NA is a word) and then force all splits into the types of the first.
+type (00007 is text, not 7; NA is a word) and then force all splits into the types of the first. Of
+a hub repository only the files that the wanted splits name in its README.md are fetched.
 """
 
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import yaml
 
 from loraudit.base.errors import UserError, unknown
-from loraudit.data.sources import bars_on_terminals_only, describe, not_got, require_hub
+from loraudit.data.hub import announce, download, listed
+from loraudit.data.sources import describe
 from loraudit.studies.entries import FolderSource, HubSource
 
 if TYPE_CHECKING:
@@ -38,22 +42,86 @@ def read_splits(
         UserError: no such folder, configuration or split, an unreachable hub, or a file that can't
             be read.
     """
-    if isinstance(source, HubSource):
-        require_hub(source, "dataset")
-    elif not Path(source.folder).is_dir():
-        raise UserError(f"no data folder {source.folder} (config key glue, or the task's source)")
-    else:
-        bars_on_terminals_only()
-    with _explained(source, where), tempfile.TemporaryDirectory() as cache:
-        builder = _found(source, cache)
-        files = {str(split): found for split, found in builder.config.data_files.items()}
-        for split in splits:
-            if split not in files:
-                raise unknown("split", split, files)
-        wanted = [*splits, *(split for split in optional if split in files)]
-        if isinstance(source, FolderSource):
-            _check_one_validation(Path(source.folder), files)
-        return {split: _read(builder, files[split], cache) for split in wanted}
+    with tempfile.TemporaryDirectory() as cache:
+        if isinstance(source, HubSource):
+            folder = Path(cache, "repository")
+            _link_from_hub(source, splits, optional, where, folder)
+        elif not (folder := Path(source.folder)).is_dir():
+            raise UserError(
+                f"no data folder {source.folder} (config key glue, or the task's source)"
+            )
+        with _explained(source, where):
+            builder = _found(folder, source.config, cache)
+            files = {str(split): found for split, found in builder.config.data_files.items()}
+            for split in splits:
+                if split not in files:
+                    raise unknown("split", split, files)
+            wanted = [*splits, *(split for split in optional if split in files)]
+            if isinstance(source, FolderSource):
+                _check_one_validation(folder, files)
+            return {split: _read(builder, files[split], cache) for split in wanted}
+
+
+def _link_from_hub(
+    source: HubSource, splits: list[str], optional: list[str], where: str, out: Path
+) -> None:
+    """Make a folder of links to a configuration's files in the hub's cache, downloaded if need be.
+
+    Its README.md names that configuration alone, and of its splits those that are wanted:
+    `datasets` would ask for the files of others, too.
+    """
+    files = listed(source, "dataset")
+    card = download(source, "dataset", ["README.md"]) / "README.md"
+    with _explained(source, where):
+        entry = _wanted(_configuration(card, source.config), splits, optional)
+    patterns = _patterns(entry)
+    announce(source, files, patterns)
+    folder = download(source, "dataset", patterns)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            link = out / file.relative_to(folder)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+    if entry:
+        (out / "README.md").unlink(missing_ok=True)
+        (out / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [entry]})}---\n")
+
+
+def _configuration(card: Path, name: str | None) -> dict[str, Any]:
+    """Return a configuration as README.md has it, or nothing if README.md names no files."""
+    from huggingface_hub import DatasetCard
+
+    head = DatasetCard.load(card).data.to_dict() if card.is_file() else {}
+    entries = {entry["config_name"]: entry for entry in head.get("configs") or ()}
+    if name is None:
+        default = [entry for entry in entries.values() if entry.get("default")]
+        default += [entries["default"]] if "default" in entries else []
+        return (default or [*entries.values()])[0] if default or len(entries) == 1 else {}
+    if entries and name not in entries:
+        raise unknown("configuration", name, entries)
+    return entries.get(name, {})
+
+
+def _wanted(entry: dict[str, Any], splits: list[str], optional: list[str]) -> dict[str, Any]:
+    """Return a configuration without the splits that are not wanted, if it has those that are."""
+    files = entry.get("data_files")
+    if isinstance(files, dict):
+        files = [{"split": split, "path": path} for split, path in files.items()]
+    named = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    if not named or not {*splits} <= {file["split"] for file in named}:
+        return entry
+    return {**entry, "data_files": [f for f in named if f["split"] in {*splits, *optional}]}
+
+
+def _patterns(entry: dict[str, Any]) -> list[str]:
+    """Return the names of a configuration's files, with `*` for any text; all if it names none."""
+    files = entry.get("data_files") or ["**"]
+    paths = []
+    for file in files if isinstance(files, list) else [files]:
+        path = file["path"] if isinstance(file, dict) else file
+        paths += path if isinstance(path, list) else [path]
+    base = entry.get("data_dir") or ""
+    return [str(PurePosixPath(base, path)).replace("**/", "*") for path in paths]
 
 
 @contextmanager
@@ -64,8 +132,6 @@ def _explained(source: FolderSource | HubSource, where: str) -> Iterator[None]:
     except (UserError, ValueError, FileNotFoundError) as error:
         raise UserError(f"{where}: {describe(source)}: {_reason(error)}") from None
     except Exception as error:
-        if isinstance(source, HubSource):
-            raise not_got(source, "dataset", error) from None
         reason = _reason(error.__cause__ or error)
         raise UserError(f"{where}: {describe(source)}: {reason}") from None
 
@@ -83,15 +149,13 @@ def _reason(error: BaseException) -> str:
     return first
 
 
-def _found(source: FolderSource | HubSource, cache: str) -> "DatasetBuilder":
-    """Let `datasets` find a source's files. The shared cache could hand back another folder's."""
-    from datasets import load_dataset_builder
+def _found(folder: Path, config: str | None, cache: str) -> "DatasetBuilder":
+    """Let `datasets` find a folder's files. The shared cache could hand back another folder's."""
+    from datasets import disable_progress_bars, load_dataset_builder
 
-    if isinstance(source, HubSource):
-        place = {"path": source.hub, "revision": source.revision}
-    else:
-        place = {"path": str(Path(source.folder).resolve())}
-    builder = load_dataset_builder(name=source.config, cache_dir=cache, **place)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    builder = load_dataset_builder(str(folder.resolve()), name=config, cache_dir=cache)
     if _kind(builder) not in READERS:
         raise UserError(f"files of kind {_kind(builder)!r} (legal: {', '.join(READERS)})")
     return builder
