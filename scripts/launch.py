@@ -17,7 +17,8 @@ from accelerate.commands import launch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
-from loraudit.base.gpu_slots import hold, visible
+from loraudit.base.errors import run_program
+from loraudit.base.gpu_slots import hold, runs_per_gpu, visible
 
 FIRST_PORT, PORTS = 20_000, 20_000
 
@@ -33,11 +34,14 @@ def run_here(arguments) -> None:
 
 
 def on_own_gpus(start: Callable) -> Callable:
-    """Let a launcher of Accelerate's see as many GPUs as it starts processes here, none shared."""
+    """Let a launcher of Accelerate's see as many GPUs as it starts processes here, its own.
+
+    Nothing may start CUDA before: a process that has started it keeps the devices that it saw.
+    """
 
     def launcher(arguments) -> None:
         gpus = 0 if arguments.use_cpu else arguments.num_processes // arguments.num_machines
-        with hold(gpus, visible(torch.cuda.device_count())):
+        with hold(gpus, visible() if gpus else [], runs_per_gpu()):
             start(arguments)
 
     return launcher
@@ -70,4 +74,4 @@ def on_every_node(start: Callable) -> Callable:
 
 launch.simple_launcher = on_own_gpus(run_here)
 launch.multi_gpu_launcher = on_every_node(on_own_gpus(launch.multi_gpu_launcher))
-launch.main()
+run_program(launch.main)

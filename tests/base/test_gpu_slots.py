@@ -9,12 +9,13 @@ import time
 
 import pytest
 
-from loraudit.base.gpu_slots import VISIBLE, hold, visible
+from loraudit.base.errors import UserError
+from loraudit.base.gpu_slots import PER_GPU, VISIBLE, Device, hold, installed, listed, visible
 
 JOB = """
 import os, pathlib, sys, time
-from loraudit.base.gpu_slots import hold, visible
-with hold(int(sys.argv[2]), visible(0)):
+from loraudit.base.gpu_slots import hold, runs_per_gpu, visible
+with hold(int(sys.argv[2]), visible(), runs_per_gpu()):
     out = pathlib.Path(sys.argv[1], str(os.getpid()))
     started, device = time.monotonic(), os.environ["CUDA_VISIBLE_DEVICES"]
     out.write_text(f"{device} {started} inf")
@@ -102,17 +103,118 @@ def test_several_jobs_inside_one_slurm_job_share_its_devices_out(start, tmp_path
     assert no_device_twice(held(tmp_path))
 
 
-def test_devices_are_those_visible_else_numbered(monkeypatch):
-    monkeypatch.setenv(VISIBLE, "GPU-8a, MIG-2/1")
-    assert visible(4) == ["GPU-8a", "MIG-2/1"]
-    monkeypatch.delenv(VISIBLE)
-    assert visible(2) == ["0", "1"]
+def test_two_runs_may_share_each_device_and_no_more(start, tmp_path, monkeypatch):
+    monkeypatch.setenv(PER_GPU, "2")
+    jobs = [start(seconds=600) for _ in range(4)]
+    for job in jobs:
+        wait_for(tmp_path / f"jobs/{job.pid}")
+    assert sorted(device for devices, *_ in held(tmp_path) for device in devices) == list("3355")
+    assert start().stderr.readline() == "waiting for 1 free of GPUs 3, 5\n"
+
+
+def test_a_free_device_is_taken_before_a_shared_one(start, tmp_path, monkeypatch):
+    monkeypatch.setenv(PER_GPU, "2")
+    for count in (1, 2):
+        wait_for(tmp_path / f"jobs/{start(seconds=600).pid}")
+        assert len(set.union(*(devices for devices, *_ in held(tmp_path)))) == count
+
+
+@pytest.mark.parametrize(
+    ("named", "devices"),
+    [
+        ("GPU-8a, MIG-2/1", ["GPU-8a", "MIG-2/1"]),
+        ("", []),
+        ("-1", []),
+        ("1,-1,0", ["1"]),  # CUDA stops at the first name that is none
+        ("2,2,0", ["2", "0"]),
+    ],
+)
+def test_devices_are_those_that_cuda_would_see(named, devices, monkeypatch):
+    monkeypatch.setenv(VISIBLE, named)
+    assert visible() == devices
+
+
+WHOLE = """GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1a)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-2b)
+"""
+SPLIT = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-1a)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c0)
+  MIG 3g.20gb     Device  1: (UUID: MIG-c1)
+GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2b)
+"""
+
+
+def test_gpus_are_numbered_and_parts_of_a_gpu_have_their_uuids():
+    assert listed(WHOLE) == [("0", "NVIDIA H100 80GB HBM3"), ("1", "NVIDIA A100-SXM4-40GB")]
+    assert [device.name for device in listed(SPLIT)] == ["MIG-c0", "MIG-c1", "GPU-2b"]
+    assert listed("No devices found\n") == []
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Give a function that puts a program nvidia-smi onto the PATH, with what it prints."""
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def install(text: str, code: int = 0) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\nexit {code}\n")
+        program.chmod(0o755)
+
+    return install
+
+
+def test_without_the_variable_the_machine_is_asked(nvidia_smi):
+    nvidia_smi(SPLIT)
+    assert visible() == ["MIG-c0", "MIG-c1", "GPU-2b"]
+    assert installed()[0] == Device("MIG-c0", "NVIDIA A100-SXM4-40GB")
+    nvidia_smi("NVIDIA-SMI has failed because it couldn't communicate with the driver\n", 9)
+    assert installed() == visible() == []
+
+
+def test_more_gpus_than_there_are_and_several_mig_instances_are_refused():
+    many = r"4 processes with a GPU each .* 2 can be used \(3, 5\)"
+    with pytest.raises(UserError, match=many), hold(4, ["3", "5"]):
+        pass
+    parts = "a run on 2 GPUs can't use MIG instances"
+    with pytest.raises(UserError, match=parts), hold(2, ["MIG-a", "MIG-b"]):
+        pass
 
 
 def test_a_cpu_run_touches_nothing(monkeypatch):
     monkeypatch.setenv(VISIBLE, "3,5")
-    with hold(0, visible(0)):
+    with hold(0, visible()):
         assert os.environ[VISIBLE] == "3,5"
+
+
+SPY = """
+import os, runpy, sys, torch
+seen = []
+def count():  # what starts the driver where NVML can't tell, as with MIG instances
+    seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return 0
+torch._C._cuda_getDeviceCount = count
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    torch.cuda.is_available()
+    print(seen)
+"""
+
+
+def test_cuda_is_not_started_before_the_run_has_its_device(tmp_path, monkeypatch):
+    """A process that has started CUDA no longer heeds the variable: all would share a device."""
+    monkeypatch.setenv(VISIBLE, "MIG-a,MIG-b")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    for name, text in (("spy.py", SPY), ("program.py", "import torch; torch.cuda.is_available()")):
+        (tmp_path / name).write_text(text)
+    line = [sys.executable, str(tmp_path / "spy.py"), "scripts/launch.py", "--config_file"]
+    line += ["profiles/accelerate/gpu.yaml", str(tmp_path / "program.py")]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    seen = eval(said.splitlines()[-1])
+    assert len(seen) >= 2 and set(seen) == {"MIG-a"}
 
 
 PROGRAM = """

@@ -102,6 +102,26 @@ def test_what_lies_in_the_folder_hides_what_is_shipped(study):
     assert "num_machines" in said or "use_cpu" in said or "num_processes" in said
 
 
+def test_jobs_of_one_machine_share_its_memory_and_the_places_on_its_gpus(study):
+    call = ["-s", str(ROOT / "Snakefile"), "results/tiny/study.json", "--force"]
+    gpus = {"CUDA_VISIBLE_DEVICES": "0,1"}
+    said = snakemake(study, *call, "--config", "launch=gpu", "runs_per_gpu=3", **gpus)
+    given = re.search("Provided resources: (.*)", said)[1]
+    assert re.search(r"gpu\D+6\b", given) and re.search(r"mem_mb\D+\d{4}", given)
+    own = ["--resources", "gpu=1", "mem_mb=700", "--config", "launch=gpu"]
+    given = re.search("Provided resources: (.*)", snakemake(study, *call, *own, **gpus))[1]
+    assert re.search(r"gpu\D+1\b", given) and re.search(r"mem_mb\D+700\b", given)
+
+
+def test_a_launch_file_that_does_not_fit_is_refused_before_anything_starts(study):
+    path = study / "three.yaml"
+    path.write_text("distributed_type: MULTI_GPU\nnum_processes: 3\nmixed_precision: no\n")
+    call = ["-s", str(ROOT / "Snakefile"), "-n", "--config", f"launch={path.name}"]
+    said = snakemake(study, *call, ok=False)
+    assert "launch 'three.yaml' does not fit run" in said
+    assert "can't be shared by 3 processes (legal: 1, 2, 4, 8" in said
+
+
 @pytest.mark.slow
 def test_as_a_module_with_a_prefix_all_files_are_below_it(study):
     """The whole study, and the keys that the module's config leaves out are as shipped."""

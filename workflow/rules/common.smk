@@ -21,6 +21,8 @@ from loraudit.report.table_registry import read_by_tables, study_tables, table_m
 from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
+from loraudit.studies.launcher import idle_gpus, launch_file, local_limits, read_launcher
+from loraudit.studies.launcher import require_fit
 from loraudit.studies.paths import configuration, tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config
@@ -53,6 +55,9 @@ envvars:
 try:
     STUDY = load_configured(config)
     CLUSTER = read_cluster()
+    LAUNCH = launch_file(config["launch"])
+    LAUNCHER = read_launcher(LAUNCH)
+    require_fit(STUDY.all_runs, config["launch"], LAUNCHER)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -72,17 +77,25 @@ FIGURES_WANTED = study_figures(STUDY)
 STUDY_TABLES = study_tables()
 DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
-CHOICES = Config(**config).model_dump(exclude={"launch", "threads", "checkpoint_minutes"})
+HOW = {"launch", "threads", "runs_per_gpu", "checkpoint_minutes"}
+CHOICES = Config(**config).model_dump(exclude=HOW)
 SWITCHES = " ".join(  # what to write after --config to get this study; the report shows it
     shlex.quote(f"{key}={value}")
     for key, value in CHOICES.items()
     if key == "study" or value != DEFAULTS[key]
 )
-LAUNCH = str(own_or_shipped(f"profiles/accelerate/{config['launch']}.yaml"))
-LAUNCHER = read_yaml(LAUNCH)
 PROCESSES = LAUNCHER["num_processes"]
 NODES = LAUNCHER["num_machines"]
 ENVIRONMENT = "../envs/loraudit.yaml"
+
+
+# Without a cluster, jobs share this machine's memory and GPUs, and no more start than these hold.
+if workflow.is_main_process and workflow.resource_settings.nodes is None:
+    for resource, amount in local_limits(LAUNCHER, config["runs_per_gpu"]).items():
+        if resource not in workflow.global_resources:
+            workflow.register_resource(resource, amount)
+    for sentence in idle_gpus(LAUNCHER):
+        logger.info(f"note: {sentence}")
 
 
 wildcard_constraints:

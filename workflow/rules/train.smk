@@ -20,7 +20,8 @@ rule train:
     threads: config["threads"] * PROCESSES // NODES
     resources:
         **node_request(LAUNCHER),
-        launch=LAUNCH,
+        launch=str(LAUNCH),
+        runs_per_gpu=config["runs_per_gpu"],
         threads_per_process=config["threads"],
         runtime=minutes("train"),
         mem_mb=memory("train"),
@@ -38,7 +39,8 @@ rule train:
     message:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
     shell:
-        'python "$LORAUDIT"/scripts/launch.py --quiet --config_file {resources.launch:q}'
+        "LORAUDIT_RUNS_PER_GPU={resources.runs_per_gpu}"
+        ' python "$LORAUDIT"/scripts/launch.py --quiet --config_file {resources.launch:q}'
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         ' "$LORAUDIT"/scripts/train.py --spec {params.spec:q}'
         " --tokens {params.tokens:q} --model {params.model:q}"

@@ -157,6 +157,7 @@ class Config(Frozen):
     model: str | None
     glue: str
     models: str
-    launch: Literal["cpu", "cpu2", "gpu", "multi_gpu_bf16", "two_nodes"] = "cpu"
+    launch: str = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
+    runs_per_gpu: Annotated[int, Field(ge=1)] = 1
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10

@@ -34,10 +34,10 @@ from loraudit.base.progress import progress
 from loraudit.base.provenance import processor
 from loraudit.base.shipped import own_or_shipped, shipped
 from loraudit.base.terminal import duration
-from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 from loraudit.studies.advice import advice
 from loraudit.studies.expand import load_configured
+from loraudit.studies.launcher import launch_file, read_launcher, require_fit
 from loraudit.studies.names import targets_name
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import RunSpec
@@ -83,7 +83,7 @@ class Machine(NamedTuple):
 
     def profile(self) -> dict:
         """Return the content of the launch file."""
-        return read_yaml(self.launch)
+        return read_launcher(self.launch)
 
     @property
     def slots(self) -> int:
@@ -108,9 +108,10 @@ def plan(
     """
     study = load_configured(config)
     checked = Config(**config)
-    launch = str(own_or_shipped(f"profiles/accelerate/{checked.launch}.yaml"))
+    launch = launch_file(checked.launch)
+    require_fit(study.all_runs, checked.launch, read_launcher(launch))
     cpus = os.cpu_count() or 1
-    machine = Machine(processor(), cpus, version("torch"), checked.threads, cores, launch)
+    machine = Machine(processor(), cpus, version("torch"), checked.threads, cores, str(launch))
     jobs = dry_run(given)
     known = finished_costs(study, machine)
     if again:
@@ -314,7 +315,7 @@ def measure_launch(profile: str, threads: int) -> float:
     Raises:
         UserError: the launch failed, or the profile starts processes on several machines.
     """
-    if read_yaml(profile)["num_machines"] > 1:
+    if read_launcher(profile)["num_machines"] > 1:
         raise UserError("a launch on several machines can't be timed on this one")
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write("import loraudit.training.run\n")
