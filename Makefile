@@ -2,12 +2,13 @@
 # make test: all tests, in the same environment. make quick: lint and the fast tests, before a commit.
 # Other targets: lint, docs, bench, lock, showcase, test-portable (the tests that compute, as another
 # kind of CPU would, on one and on two threads), test-slurm (the SLURM profile, on a SLURM that is
-# started for it; as root on Debian, about 12 minutes beside other work).
+# started for it; as root on Debian, about 12 minutes beside other work), test-gpu (what can only be
+# tried on a GPU) and bench-gpu (what it does in a second, for `loraudit plan --gpu`).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test quick test-portable test-slurm lint docs bench lock showcase
+.PHONY: results test quick test-portable test-slurm test-gpu bench-gpu lint docs bench lock showcase
 
 results: $(VENV)/.ready
 	snakemake --cores all
@@ -31,6 +32,9 @@ test-portable: $(VENV)/.ready
 test-slurm: $(VENV)/.ready
 	pytest -m slurm
 
+test-gpu: $(VENV)/.ready
+	pytest -m gpu -rs tests/gpu
+
 lint: $(VENV)/.ready
 	ruff check .
 	ruff format --check .
@@ -51,6 +55,9 @@ bench: $(VENV)/.ready
 	python benchmarks/deploy.py
 	python benchmarks/plan.py --dry-runs
 	python benchmarks/summary.py
+
+bench-gpu: $(VENV)/.ready
+	python benchmarks/gpu.py
 
 # A failed set-up leaves no .ready, so the next call starts over.
 $(VENV)/.ready: requirements.lock pyproject.toml

@@ -30,16 +30,18 @@ def spec_of(model: str = "minilm", **changes) -> RunSpec:
 
 
 def random_model(name: str) -> torch.nn.Module:
-    """Make a random classifier of all-MiniLM-L6-v2's shape ("minilm") or of "roberta-base"'s."""
+    """Make a random classifier of the shape of "minilm", "roberta-base" or "roberta-large"."""
     torch.manual_seed(0)
     if name == "minilm":
         config = transformers.BertConfig(
             hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
         )
         return transformers.BertForSequenceClassification(config)
-    config = transformers.RobertaConfig(
-        vocab_size=50265, max_position_embeddings=514, type_vocab_size=1
-    )
+    shape = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+    if name == "roberta-large":
+        shape |= {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        shape["intermediate_size"] = 4096
+    config = transformers.RobertaConfig(**shape)
     return transformers.RobertaForSequenceClassification(config)
 
 

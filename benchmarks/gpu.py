@@ -1,0 +1,323 @@
+"""What one GPU does in a second: training steps of RoBERTa-base's and -large's shape.
+
+Random models, random tokens without padding, LoRA of rank 8 on q and v; neither a network nor a
+fetched file is needed. `loraudit plan --gpu NAME` reads the table that this writes.
+
+    python benchmarks/gpu.py [steps peer compiled shared] [--rounds 7] [--minutes 9] [--out DIR]
+
+- steps: our training loop, 16 rows of 32, 128 and 512 tokens, in float32, TF32 and bfloat16, in the
+  deterministic mode of every run; the fast path and, at 128 tokens, the plain layers.
+- peer: PEFT with the Hugging Face Trainer on the same shapes (of RoBERTa-base), as its users start
+  it: not deterministic.
+- compiled: our loop under `compute: compiled`.
+- shared: 1, 2 and 4 runs at once on the GPU, each in a process of its own; their steps together.
+
+Each part runs in processes of its own. A round is STEPS optimizer steps, after WARM_UP others; the
+GPU has finished when the clock is read. Parts that no longer fit into --minutes are left out, and
+said to be. Rows of parts that are measured again replace those of the same GPU and part.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from common import RANK, random_model, spec_of
+from loraudit.base.errors import UserError, run_program
+from loraudit.base.files import write_atomic
+from loraudit.data.batches import Examples
+from loraudit.studies.spec import RunSpec
+
+TABLE = "gpu.csv"
+COLUMNS = ["gpu", "device", "torch", "model", "method", "batch", "tokens", "precision", "compute",
+           "tool", "runs_per_gpu", "steps_per_second", "q1", "q3", "peak_mib"]  # fmt: skip
+MODELS, TOKENS, PRECISIONS = (
+    ("roberta-base", "roberta-large"),
+    (32, 128, 512),
+    ("fp32", "tf32", "bf16"),
+)
+BATCH, STEPS, WARM_UP = 16, 10, 5
+METHOD = f"lora-r{RANK}-q+v"
+Case = dict[str, str | int]
+"""Model, tokens, precision and compute of one row."""
+
+
+def cases(part: str) -> list[Case]:
+    """Return what a part measures, row by row."""
+    if part == "steps":
+        grid = [(m, t, p, "fast") for m in MODELS for t in TOKENS for p in PRECISIONS]
+        grid += [("roberta-base", 128, p, "plain") for p in PRECISIONS]
+    elif part == "peer":
+        grid = [("roberta-base", t, p, "plain") for t in TOKENS for p in PRECISIONS]
+    elif part == "compiled":
+        grid = [("roberta-base", t, p, "compiled") for p in ("bf16", "fp32") for t in TOKENS[:2]]
+    else:
+        grid = [("roberta-base", t, p, "fast") for t in TOKENS[:2] for p in ("fp32", "bf16")]
+    return [
+        dict(zip(("model", "tokens", "precision", "compute"), row, strict=True)) for row in grid
+    ]
+
+
+def examples_of(tokens: int, vocabulary: int) -> Examples:
+    """Return random rows of one length, enough for a batch."""
+    return Examples(
+        rows=np.arange(BATCH),
+        labels=np.arange(BATCH) % 2,
+        starts=np.arange(BATCH) * tokens,
+        lengths=np.full(BATCH, tokens),
+        ids=np.random.default_rng(0).integers(5, vocabulary, BATCH * tokens, np.int32),
+        types=None,
+    )
+
+
+def case_spec(case: Case) -> RunSpec:
+    """Return the run of a case."""
+    return spec_of(
+        "roberta-base",  # -large has its family and its names of layers
+        max_length=int(case["tokens"]),
+        global_batch=BATCH,
+        micro_batch=BATCH,
+        precision=case["precision"],
+        compute=case["compute"],
+        selection_rows=None,
+        validate_epochs="all",
+    )
+
+
+def our_step(case: Case) -> Callable[[], object]:
+    """Return a call of one optimizer step of our training loop."""
+    from loraudit.adapters.first_token import shorten
+    from loraudit.training import run
+    from loraudit.training.loop import optimizer_step
+    from loraudit.training.method import method_of
+
+    spec = case_spec(case)
+    accelerator = run.make_accelerator(spec)
+    base = random_model(str(case["model"]))
+    module = method_of(spec).apply(shorten(base, spec), spec)
+    examples = examples_of(int(case["tokens"]), base.config.vocab_size)
+    state = run.prepare(spec, accelerator, module, 100_000, 1)
+    state.model.train()
+    return lambda: optimizer_step(state, examples, np.arange(BATCH))
+
+
+def our_rates(case: Case, rounds: int, wait: Callable[[], object] = bool) -> dict[str, float]:
+    """Time our training loop in the mode of a run; `wait` is called before the first round."""
+    from loraudit.training.device import same_bits
+
+    with same_bits(str(case["precision"])):
+        step = our_step(case)
+        for _ in range(WARM_UP):
+            step()
+        wait()
+        return rates(step, rounds)
+
+
+def rates(step: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Return the median steps per second of some rounds, its quartiles, and the peak memory."""
+    found = []
+    for _ in range(rounds):
+        _finish()
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        _finish()
+        found.append(STEPS / (time.perf_counter() - started))
+    return spread(found) | {"peak_mib": peak_mib()}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles."""
+    q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75])
+    return {"steps_per_second": median, "q1": q1, "q3": q3}
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_mib() -> float:
+    """Return the most device memory that this process's tensors took since it was last asked."""
+    if not torch.cuda.is_available():
+        return float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def peer_rates(case: Case, rounds: int) -> dict[str, float]:
+    """Train with PEFT and the Trainer; returns what `rates` returns."""
+    import peft
+    import transformers
+
+    class Clock(transformers.TrainerCallback):
+        """Takes the time after each round."""
+
+        def __init__(self):
+            self.times: list[float] = []
+
+        def on_step_end(self, args, state, control, **_):
+            """Note the time when a round is over."""
+            if state.global_step >= WARM_UP and (state.global_step - WARM_UP) % STEPS == 0:
+                _finish()
+                self.times.append(time.perf_counter())
+
+    model = random_model(str(case["model"]))
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=RANK, lora_alpha=16, target_modules=["query", "value"]
+    )
+    few = examples_of(int(case["tokens"]), model.config.vocab_size)
+    ids = torch.as_tensor(few.ids.astype(np.int64)).reshape(BATCH, -1)
+    rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": number % 2}
+            for number, row in enumerate(ids)]  # fmt: skip
+    steps, clock = WARM_UP + rounds * STEPS, Clock()
+    with tempfile.TemporaryDirectory() as out:
+        arguments = transformers.TrainingArguments(
+            out, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=1e-4,
+            optim="adamw_torch_fused", bf16=case["precision"] == "bf16",
+            tf32=case["precision"] == "tf32", logging_strategy="no", save_strategy="no",
+            report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        transformers.Trainer(
+            model=peft.get_peft_model(model, config),
+            args=arguments,
+            train_dataset=rows * steps,
+            callbacks=[clock],
+        ).train()
+    return spread(list(STEPS / np.diff(clock.times))) | {"peak_mib": peak_mib()}
+
+
+def measure(part: str, rounds: int, deadline: float) -> Iterator[dict]:
+    """Measure a part's cases in this process, as long as there is time; yields rows."""
+    for case in cases(part):
+        if time.time() > deadline:
+            print(f"left out for lack of time: {part} {case}", file=sys.stderr)
+            continue
+        try:
+            ours = part != "peer"
+            found = our_rates(case, rounds) if ours else peer_rates(case, rounds)
+        except UserError as error:  # hardware without this precision
+            print(f"left out: {part} {case}: {error}", file=sys.stderr)
+            continue
+        tool = "peft+trainer" if part == "peer" else "loraudit"
+        yield {**case, "tool": tool, "runs_per_gpu": 1, **found}
+
+
+def measure_one(case: Case, rounds: int, start: float) -> dict:
+    """Measure one case beside others, all from the same second on."""
+    late = []
+
+    def wait() -> None:
+        late.append(max(0.0, time.time() - start))
+        time.sleep(max(0.0, start - time.time()))
+
+    found = our_rates(case, rounds, wait)
+    return {"late": late[0], **found}
+
+
+READY_SECONDS = 40.0
+"""How long processes that share the GPU have to get ready, before all begin to be timed."""
+
+
+def share(rounds: int, deadline: float) -> Iterator[dict]:
+    """Let 1, 2 and 4 processes share the GPU; yields rows with their steps together."""
+    for case in cases("shared"):
+        for runs in (1, 2, 4):
+            if time.time() + READY_SECONDS > deadline:
+                print(f"left out for lack of time: {runs} runs of {case}", file=sys.stderr)
+                continue
+            start = time.time() + READY_SECONDS
+            words = ["--one", json.dumps(case), "--start", str(start), "--rounds", str(rounds)]
+            started = [subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE,
+                                        text=True) for _ in range(runs)]  # fmt: skip
+            found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+            if late := max(row["late"] for row in found):
+                print(f"{runs} runs of {case}: began {late:.1f} s apart", file=sys.stderr)
+            total = {
+                key: sum(row[key] for row in found) for key in ("steps_per_second", "q1", "q3")
+            }
+            peak = max(row["peak_mib"] for row in found)
+            yield {**case, "tool": "loraudit", "runs_per_gpu": runs, **total, "peak_mib": peak}
+
+
+def short_name(device: str) -> str:
+    """Return a GPU's short name: "NVIDIA H100 80GB HBM3" is h100, "GeForce RTX 4090" rtx-4090."""
+    words = [word for word in device.lower().replace("-", " ").split()
+             if word not in ("nvidia", "geforce", "amd", "tesla")]  # fmt: skip
+    series = words and words[0].isalpha()
+    return "-".join(words[:2]) if series else (words[0] if words else "cpu")
+
+
+def append(out: Path, rows: list[dict], part: str) -> None:
+    """Write rows into the table, in place of those of the same GPU and part."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    facts = {"gpu": short_name(device), "device": device, "torch": torch.__version__}
+    new = pd.DataFrame([{**facts, "method": METHOD, "batch": BATCH, **row, "part": part}
+                        for row in rows])[[*COLUMNS, "part"]]  # fmt: skip
+    file = out / TABLE
+    old = pd.read_csv(file) if file.is_file() else new[:0]
+    old = old[(old.gpu != facts["gpu"]) | (old.part != part)]
+    both = pd.concat([frame for frame in (old, new) if len(frame)])
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, lambda path: both.to_csv(path, index=False, float_format="%.5g"))
+
+
+def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
+    """Measure a part in a process of its own, and return its rows."""
+    words = ["--part", part, "--rounds", str(rounds), "--deadline", str(deadline)]
+    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode:
+        print(f"part {part} ended with an error after {len(rows)} rows", file=sys.stderr)
+    return rows
+
+
+PARTS = ("steps", "peer", "compiled", "shared")
+
+
+def main() -> None:
+    """Measure the parts that are asked for and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "parts", nargs="*", choices=[[], *PARTS], help="all of them if none is named"
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=float, default=9.0, help="no part begins after these")
+    parser.add_argument("--out", type=Path, default=Path("results/committed/bench"))
+    for name in ("part", "one"):  # of the processes that this program starts
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    for name in ("deadline", "start"):
+        parser.add_argument(f"--{name}", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure_one(json.loads(given.one), given.rounds, given.start)))
+        return
+    if given.part:
+        for row in measure(given.part, given.rounds, given.deadline):
+            print(json.dumps(row), flush=True)
+        return
+    if not torch.cuda.is_available():
+        raise UserError("benchmarks/gpu.py needs a CUDA GPU, and this machine has none")
+    deadline = time.time() + 60 * given.minutes
+    for part in given.parts or PARTS:
+        if part == "shared":
+            rows = list(share(given.rounds, deadline))
+        else:
+            rows = measured_apart(part, given.rounds, deadline)
+        if rows:
+            append(given.out, rows, part)
+    print((given.out / TABLE).read_text())
+
+
+if __name__ == "__main__":
+    run_program(main)
