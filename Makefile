@@ -33,7 +33,7 @@ test-slurm: $(VENV)/.ready
 	pytest -m slurm
 
 test-gpu: $(VENV)/.ready
-	pytest -m gpu -rs tests/gpu
+	pytest -n auto -m gpu -rs tests/gpu
 
 lint: $(VENV)/.ready
 	ruff check .

@@ -3,14 +3,16 @@
 Random models, random tokens without padding, LoRA of rank 8 on q and v; neither a network nor a
 fetched file is needed. `loraudit plan --gpu NAME` reads the table that this writes.
 
-    python benchmarks/gpu.py [steps peer compiled shared] [--rounds 7] [--minutes 9] [--out DIR]
+    python benchmarks/gpu.py [steps peer shared profile compiled] [--rounds 5] [--minutes 9]
 
 - steps: our training loop, 16 rows of 32, 128 and 512 tokens, in float32, TF32 and bfloat16, in the
   deterministic mode of every run; the fast path and, at 128 tokens, the plain layers.
 - peer: PEFT with the Hugging Face Trainer on the same shapes (of RoBERTa-base), as its users start
   it: not deterministic.
 - compiled: our loop under `compute: compiled`.
-- shared: 1, 2 and 4 runs at once on the GPU, each in a process of its own; their steps together.
+- shared: 2 and 4 runs at once on the GPU, each in a process of its own; their steps together.
+- profile: how many kernels a step of our loop starts and how long they keep the GPU busy, beside
+  the step's time; written to gpu_profile.csv.
 
 Each part runs in processes of its own. A round is STEPS optimizer steps, after WARM_UP others; the
 GPU has finished when the clock is read. Parts that no longer fit into --minutes are left out, and
@@ -23,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,7 @@ from loraudit.base.files import write_atomic
 from loraudit.data.batches import Examples
 from loraudit.studies.spec import RunSpec
 
-TABLE = "gpu.csv"
+TABLE, PROFILE = "gpu.csv", "gpu_profile.csv"
 COLUMNS = ["gpu", "device", "torch", "model", "method", "batch", "tokens", "precision", "compute",
            "tool", "runs_per_gpu", "steps_per_second", "q1", "q3", "peak_mib"]  # fmt: skip
 MODELS, TOKENS, PRECISIONS = (
@@ -58,9 +61,11 @@ def cases(part: str) -> list[Case]:
     elif part == "peer":
         grid = [("roberta-base", t, p, "plain") for t in TOKENS for p in PRECISIONS]
     elif part == "compiled":
-        grid = [("roberta-base", t, p, "compiled") for p in ("bf16", "fp32") for t in TOKENS[:2]]
+        grid = [("roberta-base", 128, p, "compiled") for p in ("fp32", "bf16")]
+    elif part == "shared":
+        grid = [("roberta-base", 128, p, "fast") for p in ("fp32", "bf16")]
     else:
-        grid = [("roberta-base", t, p, "fast") for t in TOKENS[:2] for p in ("fp32", "bf16")]
+        grid = [("roberta-base", t, p, "fast") for p in ("fp32", "bf16") for t in TOKENS]
     return [
         dict(zip(("model", "tokens", "precision", "compute"), row, strict=True)) for row in grid
     ]
@@ -213,6 +218,35 @@ def measure(part: str, rounds: int, deadline: float) -> Iterator[dict]:
         yield {**case, "tool": tool, "runs_per_gpu": 1, **found}
 
 
+def profile(rounds: int, deadline: float) -> Iterator[dict]:
+    """Count the kernels of a step and the time that they take; yields rows."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiled
+
+    from loraudit.training.device import same_bits
+
+    for case in cases("profile"):
+        if time.time() > deadline:
+            print(f"left out for lack of time: profile {case}", file=sys.stderr)
+            continue
+        found = our_rates(case, rounds)
+        with same_bits(str(case["precision"])):
+            step = our_step(case)
+            step()
+            _finish()
+            with profiled(activities=[ProfilerActivity.CUDA]) as trace:
+                for _ in range(STEPS):
+                    step()
+                _finish()
+        kernels = [e for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        yield {
+            **case,
+            "step_ms": 1000 / found["steps_per_second"],
+            "kernels": len(kernels) / STEPS,
+            "kernel_ms": sum(e.device_time for e in kernels) / 1000 / STEPS,
+        }
+
+
 def measure_one(case: Case, rounds: int, start: float) -> dict:
     """Measure one case beside others, all from the same second on."""
     late = []
@@ -225,14 +259,14 @@ def measure_one(case: Case, rounds: int, start: float) -> dict:
     return {"late": late[0], **found}
 
 
-READY_SECONDS = 40.0
+READY_SECONDS = 25.0
 """How long processes that share the GPU have to get ready, before all begin to be timed."""
 
 
 def share(rounds: int, deadline: float) -> Iterator[dict]:
-    """Let 1, 2 and 4 processes share the GPU; yields rows with their steps together."""
+    """Let 2 and 4 processes share the GPU; yields rows with their steps together."""
     for case in cases("shared"):
-        for runs in (1, 2, 4):
+        for runs in (2, 4):
             if time.time() + READY_SECONDS > deadline:
                 print(f"left out for lack of time: {runs} runs of {case}", file=sys.stderr)
                 continue
@@ -259,12 +293,13 @@ def short_name(device: str) -> str:
 
 
 def append(out: Path, rows: list[dict], part: str) -> None:
-    """Write rows into the table, in place of those of the same GPU and part."""
+    """Write rows into their table, in place of those of the same GPU and part."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"gpu": short_name(device), "device": device, "torch": torch.__version__}
-    new = pd.DataFrame([{**facts, "method": METHOD, "batch": BATCH, **row, "part": part}
-                        for row in rows])[[*COLUMNS, "part"]]  # fmt: skip
-    file = out / TABLE
+    made = {"method": METHOD, "batch": BATCH}
+    new = pd.DataFrame([{**facts, **made, **row, "part": part} for row in rows])
+    file = out / (PROFILE if part == "profile" else TABLE)
+    new = new if part == "profile" else new[[*COLUMNS, "part"]]
     old = pd.read_csv(file) if file.is_file() else new[:0]
     old = old[(old.gpu != facts["gpu"]) | (old.part != part)]
     both = pd.concat([frame for frame in (old, new) if len(frame)])
@@ -282,41 +317,49 @@ def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
     return rows
 
 
-PARTS = ("steps", "peer", "compiled", "shared")
+PARTS = ("steps", "peer", "shared", "profile", "compiled")
 
 
-def main() -> None:
-    """Measure the parts that are asked for and write the table."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "parts", nargs="*", choices=[[], *PARTS], help="all of them if none is named"
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--minutes", type=float, default=9.0, help="no part begins after these")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all if none is named")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=9.0, help="no case begins after these")
     parser.add_argument("--out", type=Path, default=Path("results/committed/bench"))
     for name in ("part", "one"):  # of the processes that this program starts
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     for name in ("deadline", "start"):
         parser.add_argument(f"--{name}", type=float, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure_all(parts: Iterable[str], rounds: int, minutes: float, out: Path) -> None:
+    """Measure the parts that are asked for and write the tables."""
+    deadline = time.time() + 60 * minutes
+    for part in parts:
+        shared = part == "shared"
+        rows = list(share(rounds, deadline)) if shared else measured_apart(part, rounds, deadline)
+        if rows:
+            append(out, rows, part)
+    for name in (TABLE, PROFILE):
+        if (out / name).is_file():
+            print((out / name).read_text())
+
+
+def main() -> None:
+    """Measure; in a process that this program started, one part or one case."""
+    given = arguments()
     if given.one:
         print(json.dumps(measure_one(json.loads(given.one), given.rounds, given.start)))
-        return
-    if given.part:
-        for row in measure(given.part, given.rounds, given.deadline):
+    elif given.part:
+        how = profile if given.part == "profile" else partial(measure, given.part)
+        for row in how(given.rounds, given.deadline):
             print(json.dumps(row), flush=True)
-        return
-    if not torch.cuda.is_available():
+    elif torch.cuda.is_available():
+        measure_all(given.parts or PARTS, given.rounds, given.minutes, given.out)
+    else:
         raise UserError("benchmarks/gpu.py needs a CUDA GPU, and this machine has none")
-    deadline = time.time() + 60 * given.minutes
-    for part in given.parts or PARTS:
-        if part == "shared":
-            rows = list(share(given.rounds, deadline))
-        else:
-            rows = measured_apart(part, given.rounds, deadline)
-        if rows:
-            append(given.out, rows, part)
-    print((given.out / TABLE).read_text())
 
 
 if __name__ == "__main__":
