@@ -106,7 +106,8 @@ def our_step(case: Case) -> Callable[[], object]:
 
     spec = case_spec(case)
     accelerator = run.make_accelerator(spec)
-    base = random_model(str(case["model"]))
+    with accelerator.device:  # drawn there, which is faster
+        base = random_model(str(case["model"]))
     module = method_of(spec).apply(shorten(base, spec), spec)
     examples = examples_of(int(case["tokens"]), base.config.vocab_size)
     state = run.prepare(spec, accelerator, module, 100_000, 1)
@@ -177,7 +178,8 @@ def peer_rates(case: Case, rounds: int) -> dict[str, float]:
                 _finish()
                 self.times.append(time.perf_counter())
 
-    model = random_model(str(case["model"]))
+    with torch.device("cuda"):
+        model = random_model(str(case["model"]))
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=RANK, lora_alpha=16, target_modules=["query", "value"]
     )
@@ -259,7 +261,7 @@ def measure_one(case: Case, rounds: int, start: float) -> dict:
     return {"late": late[0], **found}
 
 
-READY_SECONDS = 25.0
+READY_SECONDS = 20.0
 """How long processes that share the GPU have to get ready, before all begin to be timed."""
 
 
