@@ -33,7 +33,7 @@ test-slurm: $(VENV)/.ready
 	pytest -m slurm
 
 test-gpu: $(VENV)/.ready
-	pytest -n auto -m gpu -rs tests/gpu
+	pytest -n auto -m gpu -rs tests/gpu --record results/committed/bench/gpu_tests.csv
 
 lint: $(VENV)/.ready
 	ruff check .
