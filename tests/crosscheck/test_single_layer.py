@@ -109,6 +109,14 @@ def test_an_update_that_starts_off_zero_fails(monkeypatch):
     assert failed(Case("linear", 6, 5, 3, 12)) == {"start is the base"}
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_a_wrong_merge_fails_in_bfloat16_too(monkeypatch, kind):
+    right = CLASSES[kind].delta_weight
+    monkeypatch.setattr(CLASSES[kind], "delta_weight", lambda self: 1.1 * right(self))
+    failures = failed(Case(kind, 6, 5, 3, 12), "bfloat16")
+    assert failures == {"merged equals unmerged", "merged outputs", "merged weights"}
+
+
 @pytest.mark.parametrize("kind", ["conv1d", "embedding"])
 def test_a_merge_that_forgets_to_transpose_fails(monkeypatch, kind):
     """Square, so that only the values are wrong and no shape."""

@@ -12,11 +12,33 @@ from hypothesis import strategies as st
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
-from loraudit.data.batches import collate, global_batches, held_out, load_examples
+from loraudit.data.batches import (
+    Examples,
+    collate,
+    global_batches,
+    held_out,
+    labels_tensor,
+    load_examples,
+)
 from loraudit.data.tokenise import tokenise
 from tiny import changed, make_spec, make_task
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [
+        (np.array([1, 0, 1], np.int32), torch.int64),
+        (np.array([0.5, 2.5, 4.0], np.float64), torch.float32),  # Apple's GPUs have no float64
+    ],
+)
+def test_labels_have_the_dtype_that_losses_and_devices_take(labels, dtype):
+    empty = np.zeros(3, int)
+    examples = Examples(empty, labels, empty, empty, empty, None)
+    found = labels_tensor(examples, np.array([2, 0]))
+    assert found.dtype == dtype
+    assert found.tolist() == labels[[2, 0]].tolist()
 
 
 @pytest.mark.parametrize("batching", ["shuffle", "length_grouped"])

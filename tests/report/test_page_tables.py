@@ -83,6 +83,7 @@ GPU = {"processor": "Xeon", "device": "cuda:0", "gpus": ["H100", "H100"]}
         ([{**INTEL, "resumed": [{"step": 3, **AMD}]}],
          {"Xeon": 1, "EPYC (family 25, torch uses AVX2)": 1}),
         ([GPU, {**GPU, "processor": "another"}], {"H100": 2}),
+        ([{**GPU, "resumed": [{"step": 3, **INTEL, "gpus": ["A100"]}]}], {"H100": 1, "A100": 1}),
     ],
 )  # fmt: skip
 def test_runs_are_counted_by_the_kind_of_processor(environments, counts):

@@ -44,6 +44,22 @@ def minus_mse(model, x, y) -> float:
         return -torch.nn.functional.mse_loss(model(x), y).item()
 
 
+def test_scoring_makes_its_gates_on_the_device(monkeypatch):
+    """The meta device stands for a GPU: each gate that began on the CPU would be copied there."""
+    model, layers = toy()
+    model.to("meta")
+    inner, seen = alora.gated, []
+
+    def gated(layers, gates):
+        seen.extend(gate.device.type for gate in gates.values())
+        return inner(layers, gates)
+
+    monkeypatch.setattr(alora, "gated", gated)
+    scores = alora.importance(layers, lambda: 0.0)
+    assert set(seen) == {"meta"}
+    assert {name: len(values) for name, values in scores.items()} == {"0": 2, "2": 3}
+
+
 def by_hand(model, x, y, kept: set[tuple[str, int]]) -> float:
     """Compute S with numpy, from the weights that the kept ranks make."""
     h = x.numpy()

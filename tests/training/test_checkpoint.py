@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint, read_json
 from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.record import read_record
-from loraudit.training import loop
+from loraudit.training import checkpoint, loop
 from loraudit.training.methods import alora
 from loraudit.training.run import train
 from tiny import changed, make_spec
@@ -146,6 +147,21 @@ def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
     assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
     ranks = [(tmp_path / name / "ranks.csv").read_text() for name in ("stopped", "whole")]
     assert ranks[0] == ranks[1]
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_devices_random_state_is_saved_and_taken_up(kind, monkeypatch):
+    """The device's generator is played by another one of the CPU."""
+    played = torch.Generator()
+    module = SimpleNamespace(get_rng_state=played.get_state, set_rng_state=played.set_state)
+    monkeypatch.setattr(torch, "get_device_module", {kind: module}.__getitem__)
+    state = checkpoint.random_state(torch.device(kind))
+    drawn = torch.rand(3), torch.rand(3, generator=played)
+    checkpoint.restore_random_state(state)
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert torch.equal(torch.rand(3, generator=played), drawn[1])
+    assert set(state) == {"cpu", kind}
+    assert set(checkpoint.random_state(torch.device("cpu"))) == {"cpu"}
 
 
 def test_signals_are_given_back(tiny, tmp_path):

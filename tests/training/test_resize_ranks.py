@@ -45,6 +45,29 @@ def test_a_gate_does_what_pruning_does_and_leaves_no_trace(kind):
     assert (gated_out - whole).abs().max() > 1e-3
 
 
+def test_ranks_move_on_a_device():
+    """The meta device stands for a GPU; masks and new rows begin on the CPU."""
+    layer = LoRALinear(torch.nn.Linear(D_IN, D_OUT), RANK, alpha=8).to("meta")
+    optimizer = torch.optim.AdamW(trained_pair(layer))
+    for parameter in trained_pair(layer):
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(3.0), **moments}
+    with gated({"it": layer}, {"it": mask(0, 2)}):
+        assert layer.lora_B.device.type == "meta"
+    prune(layer, mask(0, 2), optimizer)
+    grow(layer, 3, seed=1, optimizer=optimizer)
+    assert layer.rank == 5
+    moved = [*trained_pair(layer), *optimizer.param_groups[0]["params"]]
+    moved += [v for s in optimizer.state.values() for k, v in s.items() if k != "step"]
+    assert {tensor.device.type for tensor in moved} == {"meta"}
+    resize(layer, 2, optimizer)
+    assert {tensor.device.type for tensor in trained_pair(layer)} == {"meta"}
+
+
+def trained_pair(layer) -> list[torch.nn.Parameter]:
+    return [layer.lora_A, layer.lora_B]
+
+
 def test_a_gate_is_undone_after_an_error():
     layer, _ = trained()
     before = layer.lora_B.detach().clone()

@@ -202,6 +202,12 @@ def sorted_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
     return [order[i : i + batch] for i in range(0, len(order), batch)]
 
 
+def labels_tensor(examples: Examples, index: np.ndarray) -> torch.Tensor:
+    """Return the labels of the chosen examples: classes in int64, numbers in float32."""
+    labels = torch.from_numpy(examples.labels[index])
+    return labels.float() if labels.is_floating_point() else labels.long()
+
+
 def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> dict:
     """Pad the chosen examples to a batch of tensors (len(index), longest or max_length).
 

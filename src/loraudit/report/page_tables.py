@@ -156,7 +156,7 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
 
 
 def processors(records: list[dict]) -> dict[str, int]:
-    """Count the runs made on each kind of processor, the GPU's name where a GPU trained.
+    """Count the runs made on each kind of processor: GPUs by their names where GPUs trained.
 
     A run that went on from a checkpoint of another kind counts for both.
     """
@@ -164,8 +164,9 @@ def processors(records: list[dict]) -> dict[str, int]:
     for record in records:
         environment = record["environment"]
         machines = [environment, *environment.get("resumed", [])]
-        names = [", ".join(dict.fromkeys(environment.get("gpus", [])))]
-        if not str(environment.get("device", "")).startswith("cuda"):
+        if str(environment.get("device", "")).startswith("cuda"):
+            names = [", ".join(dict.fromkeys(m["gpus"])) for m in machines if "gpus" in m]
+        else:
             names = [_processor(machine) for machine in machines]
         for name in dict.fromkeys(names):
             counts[name] = counts.get(name, 0) + 1

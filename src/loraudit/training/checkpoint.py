@@ -25,6 +25,7 @@ from types import FrameType
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from humanize import naturalsize
 
@@ -140,10 +141,7 @@ class Checkpoints:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)  # the run's folder may have been removed since the start
         accelerator.wait_for_everyone()
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
-        _save(random, new / f"random-{accelerator.process_index}.pt")
+        _save(random_state(accelerator.device), new / f"random-{accelerator.process_index}.pt")
         if accelerator.is_main_process:
             _save(content, new / "state.pt")
         accelerator.wait_for_everyone()
@@ -151,19 +149,25 @@ class Checkpoints:
     def load(self) -> dict | None:
         """Read the newest whole checkpoint, and restore this process's random numbers from it.
 
+        The main process chooses; all must call this, and all read the one that it chose.
+
         Returns:
             The content as it was saved; None if no whole checkpoint belongs to this run.
         """
+        chosen = [self._usable() if self.accelerator.is_main_process else None]
+        (name,) = broadcast_object_list(chosen)
+        if name is None:
+            return None
+        own = self.folder / name / f"random-{self.accelerator.process_index}.pt"
+        restore_random_state(torch.load(own, weights_only=True))
+        return torch.load(self.folder / name / "state.pt", map_location="cpu", weights_only=True)
+
+    def _usable(self) -> str | None:
+        """Return the name of the newest checkpoint that can be used, and say why others can't."""
         for folder in self._newest_first():
             problem = self._problem(folder)
             if problem is None:
-                random = torch.load(
-                    folder / f"random-{self.accelerator.process_index}.pt", weights_only=True
-                )
-                torch.set_rng_state(random["cpu"])
-                if "cuda" in random:
-                    torch.cuda.set_rng_state(random["cuda"])
-                return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+                return folder.name
             self.say(f"{folder.name} is not used: {problem}")
         return None
 
@@ -200,6 +204,20 @@ class Checkpoints:
         """Print a line on the main process."""
         if self.accelerator.is_main_process:
             print(f"checkpoint: {text}", file=sys.stderr, flush=True)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's random numbers: those of the CPU, and those of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device.type).get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    """Take up what `random_state` returned."""
+    for kind, value in state.items():
+        (torch if kind == "cpu" else torch.get_device_module(kind)).set_rng_state(value)
 
 
 def _save(content: dict, path: Path) -> None:

@@ -70,7 +70,7 @@ class Journal:
     ranks: list[dict] = field(default_factory=list)
     """step, layer and rank: a row for each layer at the start and whenever ranks have moved"""
     resumed: list[dict] = field(default_factory=list)
-    """step of each checkpoint from which the run was resumed, and the processor that saved it"""
+    """step of each checkpoint from which the run was resumed, and the machine that saved it"""
 
     def chosen(self, last: int) -> dict[EpochChoice, int]:
         """Return the epoch that each choice came to; `last` is the run's last epoch."""

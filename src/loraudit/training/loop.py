@@ -17,7 +17,13 @@ from accelerate.utils import gather_object
 
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
-from loraudit.data.batches import Examples, collate, global_batches, sorted_batches
+from loraudit.data.batches import (
+    Examples,
+    collate,
+    global_batches,
+    labels_tensor,
+    sorted_batches,
+)
 from loraudit.studies.names import score_name
 from loraudit.studies.spec import CHOSEN_ON, derive_seed
 from loraudit.training import metrics
@@ -138,19 +144,12 @@ def act(state: State, controller: Controller) -> None:
 def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float:
     """Do one optimizer step on a global batch; return the loss summed over its rows.
 
-    Each process takes every P-th row and cuts its share into micro batches. Summed losses divided
-    by the global batch's rows give the gradient of the mean loss, however the batch is cut; DDP
-    averages over processes, so the sum is multiplied by P first. A process that has no row of a
-    short last batch runs one row at weight 0, because all must take part in the reduction.
-
     Raises:
         UserError: there is too little memory.
     """
     accelerator, spec = state.accelerator, state.spec
-    share = batch[accelerator.process_index :: accelerator.num_processes]
-    weight = accelerator.num_processes / len(batch) if len(share) else 0.0
-    share = share if len(share) else batch[:1]
-    cuts = [share[i : i + spec.micro_batch] for i in range(0, len(share), spec.micro_batch)]
+    process = accelerator.process_index, accelerator.num_processes
+    cuts, weight = share_of(batch, *process, spec.micro_batch)
     total = torch.zeros((), device=accelerator.device)
     for number, index in enumerate(cuts, 1):
         last = number == len(cuts)
@@ -173,10 +172,27 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float
     return accelerator.reduce(total, "sum").item()
 
 
+def share_of(
+    batch: np.ndarray, process: int, processes: int, micro: int
+) -> tuple[list[np.ndarray], float]:
+    """Return a process's micro batches of a global batch, and the weight of their summed losses.
+
+    Each process takes every P-th row and cuts its share into micro batches of at most `micro` rows.
+    Summed losses divided by the global batch's rows give the gradient of the mean loss, however the
+    batch is cut; DDP averages over processes, so the sum is multiplied by P first. A process that
+    has no row of a short last batch runs one row at weight 0, because all must take part in the
+    reduction.
+    """
+    share = batch[process::processes]
+    weight = processes / len(batch) if len(share) else 0.0
+    share = share if len(share) else batch[:1]
+    return [share[i : i + micro] for i in range(0, len(share), micro)], weight
+
+
 def summed_loss(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
     """Return cross-entropy (or squared error, for regression) summed over the rows."""
+    (labels,) = to_device(state, labels_tensor(examples, index))  # before the model is busy
     logits = forward(state, examples, index).float()
-    labels = torch.as_tensor(examples.labels[index], device=logits.device)
     if state.spec.task.regression:
         return ((logits[:, 0] - labels.to(logits.dtype)) ** 2).sum()
     return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
@@ -188,11 +204,16 @@ def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor
     if state.model.training:
         state.journal.tokens["real"] += int(examples.lengths[index].sum())
         state.journal.tokens["padded"] += batch["input_ids"].numel()
+    tensors = to_device(state, *batch.values())
+    return state.model(**dict(zip(batch, tensors, strict=True))).logits
+
+
+def to_device(state: State, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Copy tensors to the device; on CUDA without waiting for what it computes."""
     device = state.accelerator.device
-    if device.type == "cuda":  # pinned memory is copied while the GPU computes
-        batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    return state.model(**batch).logits
+    if device.type == "cuda":  # only pinned memory is copied while the GPU computes
+        tensors = tuple(tensor.pin_memory() for tensor in tensors)
+    return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from loraudit.adapters.base_layers import hold_frozen
 from loraudit.adapters.base_model import load_base
@@ -42,6 +44,13 @@ from loraudit.training.method import ClosedFit, method_of
 from loraudit.training.schedule import learning_rate, make_schedule
 from loraudit.training.state import State, restore, take_up
 from loraudit.training.tuning import choose
+
+DDP = {"broadcast_buffers": False}
+"""How several processes share a model. Buffers, such as position numbers, are equal from the start
+and never change. To send them at each forward pass would make a process that evaluates wait for one
+that has nothing to evaluate. (torch 2.13 has a new name for it, which Accelerate 1.15 lacks.)"""
+
+warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
 
 SAME = ("python", "packages", "threads", "processes", "device", "data", "weights", "started_from")
 """What a checkpoint must have been made with, beside the same spec and code, to be used."""
@@ -150,7 +159,7 @@ def provenance_of(accelerator: Accelerator, tokens: Path, model_folder: Path) ->
     return {
         **environment(),
         "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
+        "device": accelerator.device.type,  # its number differs from process to process
         "data": data_fingerprint(tokens),
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
     }
@@ -261,6 +270,7 @@ def make_accelerator(spec: RunSpec) -> Accelerator:
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # gloo, when several processes find no GPU
         mixed_precision="bf16" if spec.precision == "bf16" else "no",
+        kwargs_handlers=[DistributedDataParallelKwargs(**DDP)],
     )
     check_precision(spec.precision, accelerator.device)
     part = spec.micro_batch * accelerator.num_processes

@@ -8,7 +8,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
-from loraudit.base.provenance import machine
+from loraudit.base.provenance import gpus, machine
 from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import adapter_ranks
 from loraudit.training.checkpoint import Checkpoints
@@ -77,6 +77,7 @@ def restore(state: State, best: Best) -> None:
 
 def save_checkpoint(state: State, checkpoints: Checkpoints) -> bool:
     """Save all that `take_up` needs, and return whether it was written."""
+    on_gpu = state.accelerator.device.type == "cuda"
     content = {
         "journal": {
             **vars(state.journal),
@@ -87,7 +88,7 @@ def save_checkpoint(state: State, checkpoints: Checkpoints) -> bool:
         "scheduler": state.scheduler.state_dict(),
         "controller": state.controller.state_dict() if state.controller else None,
         "seconds": time.monotonic() - state.started,
-        "machine": machine(),
+        "machine": machine() | ({"gpus": gpus()} if on_gpu else {}),
     }
     return checkpoints.save(state.journal.step, content)
 

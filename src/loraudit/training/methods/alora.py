@@ -36,7 +36,7 @@ from loraudit.adapters.inject import lora_layers
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
-from loraudit.data.batches import Examples, collate, sorted_batches
+from loraudit.data.batches import Examples, collate, labels_tensor, sorted_batches
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import derive_seed
 from loraudit.training.block_outputs import KeptOutputs, blocks_of
@@ -137,22 +137,22 @@ class ALoRAController(RankController):
     @torch.no_grad()
     def score(self) -> float:
         """Return S, minus the mean loss on the fixed batch."""
-        loss = 0.0
+        losses = []
         for batch, labels in self.batches:
             logits = self.state.bare(**batch).logits.float()
             if self.state.spec.task.regression:
                 errors = (logits[:, 0] - labels.to(logits.dtype)) ** 2
             else:
                 errors = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-            loss += errors.double().sum().item()
-        return -loss / self.settings.rows
+            losses.append(errors)
+        return -torch.cat(losses).cpu().double().sum().item() / self.settings.rows  # one copy
 
     def _batch(self, split: Examples, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Return inputs and labels of some rows, on the device."""
         device = self.state.accelerator.device
         batch = collate(split, rows, self.state.spec, self.state.pad)
         inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-        return inputs, torch.as_tensor(split.labels[rows], device=device)
+        return inputs, labels_tensor(split, rows).to(device)
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Take up the saved ranks and counts."""
@@ -195,7 +195,8 @@ class ALoRAController(RankController):
         old, accelerator = self.state.model, self.state.accelerator
         if isinstance(old, DistributedDataParallel):
             places = {"device_ids": old.device_ids, "output_device": old.output_device}
-            self.state.model = DistributedDataParallel(old.module, **places)
+            asked = accelerator.ddp_handler.to_kwargs()  # as when Accelerate wrapped it
+            self.state.model = DistributedDataParallel(old.module, **places, **asked)
             models = accelerator._models
             models[:] = [self.state.model if model is old else model for model in models]
 
@@ -253,7 +254,7 @@ def importance(
     """
     ranks = [(name, rank) for name, layer in layers.items() for rank in range(layer.rank)]
     mine = ranks[share[0] :: share[1]]
-    none = {name: torch.zeros(layer.rank) for name, layer in layers.items()}
+    none = {name: layer.lora_B.new_zeros(layer.rank) for name, layer in layers.items()}
     prefix, scored = prefix or KeptOutputs(), []
     with prefix.kept_as("whole"):
         whole = score()
@@ -263,7 +264,7 @@ def importance(
     others, below = (none, "none") if alone == "model" else ({}, "whole")
     for name, rank in progress(mine, len(mine), "score ranks", quiet=share[0] > 0):
         heed()
-        one = torch.zeros(layers[name].rank)
+        one = torch.zeros_like(none[name])
         one[rank] = 1
         with gated(layers, {name: 1 - one}), prefix.below(name, "whole"):
             without = score()
