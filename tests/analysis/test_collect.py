@@ -1,13 +1,24 @@
 """What is collected from predictions: how far a difference depends on the validation rows."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.analysis.collect import ROW_ERRORS, row_errors
+from loraudit.analysis.collect import (
+    ROW_ERRORS,
+    complete,
+    missing,
+    row_errors,
+    write_collected,
+)
+from loraudit.base.files import write_json
+from loraudit.studies.spec import Candidate, Tuned, digest
+from loraudit.studies.study import Run
 from loraudit.studies.study_file import Contrast
+from tiny import changed, make_spec
 from tiny_study import small_study
 
 ROWS = 500
@@ -65,3 +76,34 @@ def test_runs_that_were_scored_on_different_rows_are_left_out(tmp_path):
         small_study(contrasts=tuple(asked)), tidy("full", "head", "bitfit"), tmp_path
     )
     assert found.empty and list(found) == ROW_ERRORS
+
+
+def test_a_run_that_waits_for_a_failed_trial_names_it_and_its_error(tmp_path):
+    base = make_spec(selection_rows=10)
+    trial = changed(base, validate_epochs="none", seed=100)
+    tried = Candidate(values={"learning_rate": 5e-3}, runs={"t/m/try/s100": digest(trial)})
+    tuned = changed(base, tuned=Tuned(candidates=(tried,)))
+    planned = small_study(
+        runs=(Run(id="t/m/lora/s0", label="", spec=tuned),),
+        tuning=(Run(id="t/m/try/s100", label="try", spec=trial),),
+    )
+    log = tmp_path / "logs/train/t/m/try-s100.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("error: out of memory in training\n")
+    study, cells = complete(planned, tmp_path)
+    assert study.all_runs == ()
+    found = missing(planned, study, cells, tmp_path, tmp_path / "logs").set_index("name").known
+    error = "started, no result: error: out of memory in training"
+    assert found["t/m/try/s100"] == error
+    assert found["t/m/lora/s0"] == f"waits for t/m/try/s100, which tunes it: {error}"
+
+
+def test_the_records_of_runs_that_tune_are_written_too(tmp_path, monkeypatch):
+    runs = small_study().runs
+    study = small_study(runs=runs[:1], tuning=runs[1:2])
+    for number, run in enumerate(study.all_runs):
+        write_json(tmp_path / "runs" / run.id / "record.json", {"number": number})
+    monkeypatch.setattr("loraudit.analysis.collect.collected", lambda *_: {})
+    write_collected(study, [], tmp_path, tmp_path)
+    lines = (tmp_path / "tidy/records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["number"] for line in lines] == [0, 1]

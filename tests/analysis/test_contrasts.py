@@ -251,3 +251,34 @@ def test_a_baseline_of_the_same_label_is_the_partner():
         ("lora r8 q+v few", "head"),
         ("lora r8 q+v all", "head"),
     }
+
+
+def test_collapsed_runs_are_counted_on_both_sides_and_shown_beside_n():
+    full = tidy(method="full", rank=None, targets=None).assign(
+        best_collapsed=[True] * 2 + [False] * 3
+    )
+    cells = pd.concat([tidy(), full], ignore_index=True)
+    table = method_contrasts(cells)
+    best = table[table.epoch == "best"].iloc[0]
+    assert (best.collapsed_left, best.collapsed_right) == (0, 2)
+    assert contrast_table(table)["of which collapsed"].tolist() == ["0 and 2", ""]
+    assert "of which collapsed" not in contrast_table(
+        method_contrasts(cells.assign(best_collapsed=False))
+    )
+    several = pd.concat([cells, cells.assign(task="rte")], ignore_index=True)
+    assert task_aggregates(several).set_index("epoch").collapsed.to_dict() == {"best": 4, "last": 0}
+
+
+def test_collapsed_runs_are_counted_for_the_base_and_each_switch():
+    base = tidy(label="base").assign(best_collapsed=[True] + [False] * 4)
+    other = tidy(label="head-trained").assign(best_collapsed=[True] * 3 + [False] * 2)
+    switch = Switch(label="head-trained", name="head trained", changes={"head": "trained"})
+    cells = pd.concat([base, other], ignore_index=True)
+    table = switch_effects(study(switches=(switch,)), cells, "base")
+    found = table[table.epoch == "best"].set_index("switch")
+    assert found.loc["head trained", ["collapsed_base", "collapsed"]].tolist() == [1, 3]
+    assert switch_table(table)["of which collapsed, base and switched"].tolist() == [
+        "1 and 3",
+        "",
+        "1 and 0",
+    ]

@@ -300,3 +300,21 @@ def test_without_a_spread_no_margin_is_tested():
     assert math.isnan(exceeds(one, other, 0.01)) and math.isnan(tost(one, other, 0.01))
     with pytest.raises(ValueError, match="margin must be positive"):
         exceeds(other, other, 0)
+
+
+def test_sick_runs_are_counted_beside_the_mean_that_includes_them():
+    rows = tidy_rows().assign(best_collapsed=False, last_collapsed=True, unmoved=0)
+    rows.loc[rows.index[0], ["best_collapsed", "unmoved"]] = [True, 3]
+    table = aggregate(rows)
+    assert table.best_collapsed.sum() == table.unmoved.sum() == 1
+    assert list(table.last_collapsed) == list(table.n)
+    assert list(table.best_mean) == list(aggregate(tidy_rows()).best_mean)
+
+
+def test_a_choice_that_only_some_tasks_made_is_summarised_for_these():
+    rows = tidy_rows().assign(best_epoch=1, last_epoch=1)
+    other = rows.assign(task="other", best=math.nan, best_epoch=math.nan)
+    table = aggregate(pd.concat([rows, other])).set_index("task")
+    assert table.best_mean["other"].isna().all() and table.best_collapsed["other"].isna().all()
+    assert table.last_mean.notna().all()
+    assert list(table.best_mean.dropna()) == list(aggregate(rows).best_mean)

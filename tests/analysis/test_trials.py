@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from loraudit.analysis.trials import chosen_settings, values_text
+from loraudit.report.tables import tuning_table
 
 CELL = {"task": "t", "model": "m", "targets": "q+v", "label": ""}
 RATES = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -15,7 +16,8 @@ RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 def trials(method: str, scores: dict[float, list[float]], chosen: float, **cell) -> pd.DataFrame:
     rows = [
         {"learning_rate": rate, "values": json.dumps({"learning_rate": rate}), "seed": seed,
-         "score": score, "chosen": rate == chosen, "at_edge": ""}
+         "score": score, "chosen": rate == chosen, "at_edge": "", "collapsed": False,
+         "diverged": False}
         for rate, found in scores.items()
         for seed, score in enumerate(found)
     ]  # fmt: skip
@@ -69,3 +71,18 @@ def test_without_tuned_full_fine_tuning_there_is_no_ratio_and_without_trials_no_
 def test_values_are_written_for_readers():
     text = values_text(json.dumps({"learning_rate": 1e-4, "alpha": 16.0, "schedule": "linear"}))
     assert text == "learning_rate 0.0001, alpha 16, schedule linear"
+
+
+def test_runs_that_diverged_are_counted_and_their_values_named():
+    scores = {1e-4: [0.5, 0.6], 1e-3: [0.8, 0.9], 1e-2: [0.95, np.nan]}
+    table = trials("lora", scores, 1e-3, rank=8)
+    table["diverged"] = table.score.isna()
+    found = chosen_settings(table)
+    row = found.iloc[0]
+    assert json.loads(row.chosen) == {"learning_rate": 1e-3}
+    assert (row.diverged, row.all_diverged) == (0, 1)
+    shown = tuning_table(found)
+    assert shown["diverged (counted as the worst)"].tolist() == ["1 at learning_rate 0.01"]
+    assert "of which diverged" not in shown
+    well = tuning_table(chosen_settings(table.assign(diverged=False)))
+    assert "diverged (counted as the worst)" not in well

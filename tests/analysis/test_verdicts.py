@@ -15,6 +15,7 @@ from loraudit.analysis.verdicts import (
     verdicts,
 )
 from loraudit.base.errors import UserError
+from loraudit.report.tables import PROTOCOLS, verdict_table
 from loraudit.studies.reference import Architecture, Published, select
 from loraudit.studies.study import Run, Study
 from tiny import changed, make_spec, make_task
@@ -437,3 +438,17 @@ def test_power_is_known_before_a_study_starts():
     assert rows.loc[2, ["chance", "at_most", "seeds", "smallest", "sd"]].isna().all()
     given = power(plan, numbers[2:3], sd=0.002)
     assert given.chance[0] > 0.9
+
+
+def test_a_verdict_on_a_cell_with_collapsed_runs_says_so():
+    runs = tidy().assign(best_collapsed=[True, False, False, False, True])
+    row = only(verdicts(study(), runs, [number()]))
+    assert row.collapsed == 2
+    shown = verdict_table(pd.DataFrame([row])).iloc[0]
+    assert (
+        shown.verdict
+        == f"{row.verdict}{PROTOCOLS.get(row.protocol, '')}, with 2 of 5 runs collapsed"
+    )
+    assert shown["of which collapsed"] == "2"
+    well = verdict_table(verdicts(study(), tidy(), [number()]))
+    assert "of which collapsed" not in well and "collapsed" not in well.verdict[0]

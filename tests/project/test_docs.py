@@ -75,6 +75,8 @@ def test_committed_tables_come_from_the_committed_runs(folder):
 @pytest.mark.parametrize("folder", STUDIES, ids=lambda path: path.name)
 def test_committed_runs_have_their_records_from_committed_code(folder):
     records = pd.read_json(folder / "records.jsonl", lines=True)
+    tunes = [spec.get("validate_epochs") == "none" for spec in records.spec]
+    records = records[~pd.Series(tunes)]  # those that tune are not reported
     runs = pd.read_csv(folder / "runs.csv")
     assert len(records) == len(runs)
     best = [train["best"][metric] for train, metric in zip(records.train, runs.metric, strict=True)]

@@ -21,3 +21,26 @@ def test_learning_curves_show_a_mean_line_per_cell_and_twins_share_a_colour():
     assert lines["lora r1 q+v"].get_color() != lines["lora r8 q+v"].get_color()
     assert lines["peft r1 q+v"].get_linestyle() == "--"
     assert list(score.lines[0].get_ydata()) == pytest.approx([0.6, 0.7])
+
+
+def test_curves_of_scores_at_chosen_epochs_are_those_of_the_selection_rows():
+    split = epochs().assign(split="selection")
+    _, score = curve_figures.learning_curves(split).axes
+    assert score.get_ylabel() == "selection score, %"
+    assert curve_figures.describe_learning_curves(split).startswith("Score on selection rows")
+    both = epochs()
+    both = both.assign(split=["selection" if m == "lora" else "validation" for m in both.method])
+    _, score = curve_figures.learning_curves(both).axes
+    assert score.get_ylabel() == "score, %"
+    names = {line.get_label() for line in score.lines}
+    assert {"lora r1 q+v (selection rows)", "peft r1 q+v (validation rows)"} <= names
+
+
+def test_a_run_that_collapsed_is_marked_where_it_is_known():
+    rows = epochs()
+    rows["collapsed"] = (rows.epoch == 2) & (rows.method == "head")
+    loss, score = curve_figures.learning_curves(rows).axes
+    (mark,) = [c for c in score.collections if c.get_label() == "collapsed run"]
+    assert mark.get_offsets().tolist() == [[2, pytest.approx(0.7)]]
+    assert not [c for c in loss.collections if c.get_label() == "collapsed run"]
+    assert "t head, 1 of 1 runs" in curve_figures.describe_learning_curves(rows)

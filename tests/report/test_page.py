@@ -161,3 +161,25 @@ def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
     assert tags.tags.count("img") == len(made_page(tmp_path).figures)
     assert "onerror" not in tags.names
     assert any(HOSTILE in text for text in tags.text)
+
+
+def test_sick_and_failed_runs_are_counted_and_named():
+    runs = tables()["runs"].assign(
+        run=["a/s0", "a/s1"], best=0.5, last=0.5, best_collapsed=[True, False], unmoved=[0, 2]
+    )
+    known = ["started, no result: error: the loss is nan at step 3", "not started"]
+    lost = pd.DataFrame({"what": "run", "name": ["b/s0", "b/s1"], "known": known})
+    said = facts(small_study(), tables(runs=runs, missing=lost))["scores"]
+    assert "1 of 2 runs collapsed to a constant answer, and all means include them: a/s0." in said
+    assert "1 of 2 runs have a matrix B that never left zero" in said and "them: a/s1." in said
+    assert "1 of 4 runs failed and are in no mean: b/s0." in said
+    well = facts(small_study(), tables(runs=runs.assign(best_collapsed=False, unmoved=0)))
+    assert not any(word in well["scores"] for word in ("collapsed", "never left zero", "failed"))
+
+
+def test_a_choice_that_only_some_tasks_made_is_said_to_be_theirs():
+    runs = tables()["runs"].assign(run=["a/s0", "b/s0"], task=["t", "u"], best=0.5, last=0.5)
+    runs = runs.assign(selected=[0.4, math.nan])
+    said = facts(small_study(), tables(runs=runs))["scores"]
+    assert "rows held out of the training split. Only t (m) made that choice." in said
+    assert "Best is +10.0 points above selected" in said

@@ -150,3 +150,35 @@ def test_one_seed_has_no_bar_of_length_zero(draw):
     bars = [bars for axes in figure.axes for box in axes.containers for bars in box.lines[2]]
     assert bars
     assert not any(np.isfinite(part).any() for bar in bars for part in bar.get_segments())
+
+
+def sick() -> pd.DataFrame:
+    """Return the small study with one run of rank 8 on all matrices, and the head, collapsed."""
+    runs = tidy().assign(rows_train=100, best_collapsed=False)
+    place = (runs["rank"] == 8) & (runs.targets == "all") & (runs.method == "lora")
+    return runs.assign(last_collapsed=place & (runs.seed == 1) | (runs.method == "head"))
+
+
+@pytest.mark.parametrize("draw", ["score_vs_rank", "score_vs_parameters", "score_vs_rows"])
+def test_collapsed_runs_are_marked_at_their_score_and_named(draw):
+    best, last = getattr(score_figures, draw)(sick()).axes
+    marked = [c for c in last.collections if c.get_label() == "collapsed run"]
+    assert sorted(y for mark in marked for _, y in mark.get_offsets()) == pytest.approx([0.6, 0.78])
+    assert not [c for c in best.collections if c.get_label() == "collapsed run"]
+    (legend,) = last.figure.legends
+    assert [text.get_text() for text in legend.get_texts()].count("collapsed run") == 1
+    said = getattr(score_figures, f"describe_{draw}")(sick())
+    assert "t lora r8 all, 1 of 2 runs; t head, 1 of 1 runs" in said
+    assert "ollapsed" not in getattr(score_figures, f"describe_{draw}")(tidy().assign(rows_train=1))
+
+
+def test_only_panels_of_tasks_with_selection_rows_show_the_selected_epoch():
+    chosen = tidy().assign(selected=tidy().best)
+    runs = pd.concat([chosen, tidy().assign(task="u")], ignore_index=True)
+    titles = [axes.get_title() for axes in score_figures.score_vs_rank(runs).axes]
+    assert titles == [
+        "t, m: selected epoch",
+        "t, m: last epoch",
+        "u, m: best epoch",
+        "u, m: last epoch",
+    ]

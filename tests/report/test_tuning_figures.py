@@ -41,3 +41,18 @@ def test_the_alt_text_says_what_was_chosen(rows):
     text = describe_tuning(rows)
     assert "lora r1 q+v 0.001 (80.0 %)" in text
     assert "lora r8 q+v 0.0001 (90.0 %, at the edge of what was tried)" in text
+
+
+def test_rates_that_diverged_have_a_mark_and_no_mean(rows):
+    lost = rows.learning_rate == 1e-2
+    rows = rows.assign(diverged=lost & (rows.seed == 1), collapsed=False)
+    rows.loc[rows.diverged, "score"] = float("nan")
+    (axes,) = tuning(rows).axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert [pd.isna(curve.get_ydata()).tolist() for curve in curves] == [[False, False, True]] * 2
+    (legend,) = axes.figure.legends
+    assert "diverged (counts as worst)" in [text.get_text() for text in legend.get_texts()]
+    said = describe_tuning(rows)
+    assert said.endswith(
+        "Diverged, which counts as the worst: lora r1 q+v at 0.01; lora r8 q+v at 0.01."
+    )

@@ -30,7 +30,7 @@ def test_two_runs_are_compared_on_their_rows(project):
     assert found["spec"]["method"] == {"left": "lora", "right": "head"}
     assert "seed" not in found["spec"]
     text = "\n".join(compare.run_sentences(found))
-    assert "128 rows of words" in text and "200 resamples" in text
+    assert "128 validation rows of words" in text and "200 resamples" in text
 
 
 def test_a_run_equals_itself(project):
@@ -93,3 +93,43 @@ def test_studies_without_a_common_run_are_refused(project):
     write_json("results/again/study.json", {**study, "runs": []})
     with pytest.raises(UserError, match="no finished run in common"):
         compare.compare_studies(Path("results/small"), Path("results/again"))
+
+
+def as_trial(folder: Path) -> None:
+    """Turn a run into one that only tunes: what it scored were selection rows."""
+    table = pd.read_parquet(folder / "predictions.parquet").assign(split="selection")
+    table.to_parquet(folder / "predictions.parquet")
+    change(folder, {"spec": {"validate_epochs": "none", "selection_rows": 128}})
+
+
+def test_runs_that_only_tune_are_compared_on_their_selection_rows(project):
+    wanted = compare.compare_runs(LORA, HEAD, 100)
+    as_trial(LORA)
+    with pytest.raises(UserError, match="the left run only tunes and is scored on the selection"):
+        compare.compare_runs(LORA, HEAD, 100)
+    as_trial(HEAD)
+    found = compare.compare_runs(LORA, HEAD, 100)
+    assert found["bootstrap"] == wanted["bootstrap"] and found["rows"] == 128
+    assert "128 selection rows of words" in "\n".join(compare.run_sentences(found))
+
+
+def test_rows_that_no_run_scored_are_no_agreement(project):
+    for folder in (LORA, PEFT):
+        pd.read_parquet(folder / "predictions.parquet")[:0].to_parquet(
+            folder / "predictions.parquet"
+        )
+    with pytest.raises(UserError, match="evaluated on no validation rows of 'words'"):
+        compare.compare_runs(LORA, PEFT, 100)
+    found = compare.compare_studies(Path("results/small"), Path("results/small"))
+    assert found["same_rows"] == 4
+
+
+def test_collapsed_runs_are_counted_beside_both_means(project):
+    record = read_record(LORA / "record.json")
+    train = record.train.model_copy(update={"collapsed": ("last",)})
+    write_record(LORA, record.model_copy(update={"train": train}))
+    found = compare.compare_studies(Path("results/small"), Path("results/small"))
+    (row,) = [row for row in found["cells"] if "lora" in row["cell"]]
+    assert (row["left_collapsed"], row["right_collapsed"]) == (1, 1)
+    ((_, _, rows),) = compare.study_sections(found)
+    assert sum("(1 of 2 collapsed)" in cell for row in rows for cell in map(str, row)) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from loraudit.studies.record import read_record
+from loraudit.studies.record import Tuning, read_record, write_record
 from loraudit.tools import show
 from tiny import make_spec, make_task
 
@@ -42,6 +42,7 @@ def test_every_part_has_a_table(project):
     assert [title.split(",")[0] for title in titles] == [
         "spec",
         "scores",
+        "health",
         "history",
         "confusion on validation",
         "confusion on validation",
@@ -57,3 +58,25 @@ def test_a_regression_has_no_confusion():
         train = None
 
     assert show.confusion(Record, None) is None
+
+
+def test_a_runs_health_and_what_tuning_chose_are_shown(project):
+    record = read_record(LORA / "record.json")
+    train = {"collapsed": ("best", "last"), "unmoved": ("a.lora_B", "b.lora_B")}
+    trials = [
+        {"values": {"learning_rate": rate}, "mean": 0.5, "sd": 0.01, "n": 2, "diverged": lost}
+        for rate, lost in ((1e-3, 0), (1e-2, 1))
+    ]
+    tuning = {"chosen": trials[0]["values"], "at_edge": ("learning_rate",), "trials": trials}
+    changes = {"train": record.train.model_copy(update=train), "tuning": Tuning(**tuning, seals={})}
+    write_record(LORA, record.model_copy(update=changes))
+    parts = {title: rows for title, _, rows in show.sections(show.describe(LORA))}
+    assert parts["health"] == [
+        ["collapsed to a constant answer", "at the epoch best and last"],
+        ["matrices B that never left zero", "a.lora_B, b.lora_B"],
+        ["loss not finite", "no"],
+    ]
+    assert parts["tuning"] == [
+        ["learning_rate 0.001", "50.0 ± 1.0", 2, "", "", "chosen, at the edge in learning_rate"],
+        ["learning_rate 0.01", "none", 2, "", 1, ""],
+    ]

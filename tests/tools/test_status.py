@@ -135,3 +135,17 @@ def test_watching_ends_when_nobody_reads_any_more(mixed, project, capsys, monkey
     monkeypatch.setattr(status, "reader_left", lambda: True)
     status.watch("small", status.places("small"), every=60)
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_sick_runs_are_counted_and_listed_beside_the_failed_ones(mixed):
+    record = RUNS / mixed[5] / "record.json"
+    content = json.loads(record.read_text())
+    content["train"] |= {"collapsed": [next(iter(content["train"]["epochs"]))], "unmoved": ["B"]}
+    record.write_text(json.dumps(content))
+    found = status.summary("small", status.places("small"))
+    assert [found[kind] for kind in status.SICK] == [1, 1, 0]
+    assert [run["id"] for run in found["listed"]["collapsed"]] == [mixed[5]]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(status.renderable(found))
+    text = console.export_text()
+    assert f"collapsed: {mixed[5]}\n" in text.replace(" \n", "\n") and "diverged" not in text

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
+from loraudit.data.batches import held_out
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import verify
 from loraudit.tools.remade import Finding, same_text
-from tiny import changed, rechosen
+from tiny import changed, make_spec, rechosen
 
 STUDY = Path("results/small")
 RUN = STUDY / "runs/words/tiny/lora-r2-q+v/s0"
@@ -375,3 +377,16 @@ def test_another_cpus_rounding_of_a_score_is_no_problem(project, change, problem
     write_record(RUN, record.model_copy(update={"train": rescored}))
     texts = [f.text for f in problems(slow=False) if f.artefact.endswith("record.json")]
     assert any("best f1" in text and "the predictions give" in text for text in texts) == problem
+
+
+def test_the_held_out_rows_are_drawn_again(tmp_path):
+    spec = make_spec(selection_rows=10)
+    table = pd.DataFrame({"row": range(100, 160), "label": [0, 1] * 30})
+    table.to_parquet(tmp_path / "train.parquet")
+    case = verify.Case(tmp_path, SimpleNamespace(spec=spec))
+    rows = table.iloc[held_out(table.label.to_numpy(), spec)].assign(split="selection", epoch=1)
+    assert list(verify._check_split_labels(case, tmp_path / "train.parquet", rows)) == []
+    other = table[~table.row.isin(rows.row) & (table.label == rows.label.iloc[0])].row.iloc[0]
+    rows.loc[rows.index[0], "row"] = other
+    (finding,) = verify._check_split_labels(case, tmp_path / "train.parquet", rows)
+    assert "its selection rows are not those that the task's name draws" in finding.text

@@ -40,6 +40,13 @@ def test_no_more_than_a_constant_answer_is_collapsed(headline, predicted, sick):
     assert collapsed(logits(predicted), LABELS, task) == sick
 
 
+def test_where_all_labels_are_one_class_nothing_is_above_a_constant_answer():
+    constant = np.zeros(100, int)
+    task = make_task(metrics=["accuracy"], headline="accuracy")
+    assert collapsed(logits(LABELS), constant, task)
+    assert collapsed(logits(constant), constant, task)
+
+
 @pytest.mark.parametrize(("spread", "sick"), [(1.0, False), (0.01, False), (1e-4, True), (0, True)])
 def test_a_regression_with_constant_outputs_is_collapsed(spread, sick):
     task = make_task(classes=[], metrics=["pearson"], headline="pearson")

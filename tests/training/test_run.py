@@ -20,6 +20,7 @@ from loraudit.report.tables import summary_table
 from loraudit.studies.record import read_record, run_files
 from loraudit.studies.study import Run, Study
 from loraudit.tools import verify
+from loraudit.tools.show import describe
 from loraudit.training.journal import Best
 from loraudit.training.run import train
 from tiny import changed, make_spec, tiny_model
@@ -367,3 +368,47 @@ def test_ranks_that_differ_by_layer_are_written_down_and_sealed(tiny, tmp_path, 
     }
     assert "ranks.csv" in record.files
     assert not (run(tiny, tmp_path / "even", epochs=1) and (tmp_path / "even/ranks.csv").exists())
+
+
+def test_a_run_that_tunes_and_diverges_is_a_result_without_scores(tiny, tmp_path, capsys):
+    spec = changed(SPEC, learning_rate=1e30, selection_rows=40, validate_epochs="none")
+    train(spec, tiny / "tokens", tiny / "model", tmp_path)
+    record = read_record(tmp_path / "record.json")
+    assert record.train.epochs == {} and record.train.diverged == record.train.steps < 20
+    assert pd.read_csv(tmp_path / "history.csv").empty
+    assert pd.read_parquet(tmp_path / "predictions.parquet").empty
+    assert "it diverged and counts as the worst" in capsys.readouterr().err
+    case = verify.Case(tmp_path, record)
+    assert list(verify._check_evidence(case)) == []
+    assert describe(tmp_path)["health"]["loss not finite"] == f"at step {record.train.steps}"
+
+
+def test_an_adapter_that_nothing_moves_is_unmoved_and_verify_counts_again(tiny, tmp_path):
+    record, _ = run(tiny, tmp_path, learning_rate=0.0, epochs=1, train_rows=16)
+    assert len(record.train.unmoved) == 2 * 6  # two layers, six matrices
+    case = verify.Case(tmp_path, record)
+    assert list(verify._check_adapter(case)) == []
+    other = record.train.model_copy(update={"unmoved": record.train.unmoved[1:]})
+    (finding,) = verify._check_adapter(
+        verify.Case(tmp_path, record.model_copy(update={"train": other}))
+    )
+    assert finding.text == "12 matrices B are zero, the record says 11"
+
+
+def test_a_rate_that_is_too_high_collapses_and_verify_tells_it_again(tiny, tmp_path):
+    record, predictions = run(tiny, tmp_path, learning_rate=3.0, epochs=1)
+    assert predictions.prediction.nunique() == 1
+    assert record.train.collapsed == ("best", "last")
+    case = verify.Case(tmp_path, record)
+    file = tmp_path / "predictions.parquet"
+    assert list(verify._check_collapsed(case, file)) == []
+    other = record.train.model_copy(update={"collapsed": ("last",)})
+    case = verify.Case(tmp_path, record.model_copy(update={"train": other}))
+    (finding,) = verify._check_collapsed(case, file)
+    assert finding.text == "collapsed at the epochs: last; the predictions give best, last"
+
+
+def test_a_run_has_the_processor_time_of_its_steps(reference):
+    result = reference[1].train
+    assert 0 < result.cpu_seconds["train"] < 2 * result.seconds["train"] * torch.get_num_threads()
+    assert result.cpu_seconds["evaluate"] > 0

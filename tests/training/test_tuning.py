@@ -23,6 +23,7 @@ def tuned(scores: dict[float, list[float | None]], root):
             spec = changed(BASE, learning_rate=rate, seed=seed)
             chosen = {"epoch": 1, "scores": {"accuracy_selection": score}}
             train = TRAIN.model_dump() | {"epochs": {"selected": chosen, "last": chosen}}
+            train |= {"epochs": {}, "diverged": 3} if score == "diverged" else {}
             record = RunRecord(spec=spec, spec_sha256=digest(spec), train=train, environment={})
             (root / f"rate{rate}/s{seed}").mkdir(parents=True)
             write_record(root / f"rate{rate}/s{seed}", record)
@@ -59,7 +60,21 @@ def test_a_missing_run_and_another_run_are_refused(tmp_path):
     with pytest.raises(UserError, match="is not the run that was planned"):
         choose(spec, tmp_path)
     one.unlink()
-    with pytest.raises(UserError, match=r"rate0.001/s100/record.json"):
+    with pytest.raises(UserError, match=r"rate0.001/s100 has no record.json: this run tries"):
         choose(spec, tmp_path)
     one.write_text(text)
     assert choose(spec, tmp_path).chosen == {"learning_rate": 1e-2}
+
+
+def test_a_run_that_diverged_counts_as_the_worst(tmp_path):
+    spec = tuned({1e-3: [0.2, 0.3], 1e-2: [0.99, "diverged"]}, tmp_path)
+    found = choose(spec, tmp_path)
+    assert found.chosen == {"learning_rate": 1e-3}
+    assert [trial.diverged for trial in found.trials] == [0, 1]
+    assert found.trials[1].mean == pytest.approx((0.99 - 1) / 2)
+
+
+def test_where_all_diverge_there_is_nothing_to_choose(tmp_path):
+    spec = tuned({1e-3: ["diverged"] * 2, 1e-2: ["diverged"] * 2}, tmp_path)
+    with pytest.raises(UserError, match=r"nothing to choose; try other values of learning_rate"):
+        choose(spec, tmp_path)

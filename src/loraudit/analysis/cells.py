@@ -32,9 +32,38 @@ def choices_of(runs: pd.DataFrame) -> list[str]:
 
     The first is the one to be shown where there is room for one.
     """
+    return [choice for choice in CHOICES if _made(runs, choice).all()]
+
+
+def all_choices(runs: pd.DataFrame) -> list[str]:
+    """Return the choices of an epoch that all runs of some task and model made.
+
+    Where only some tasks have selection rows, a table of all has `selected` for these alone.
+    """
+    made = [choices_of(part) for _, part in runs.groupby(SUBJECT, sort=False)]
+    return [choice for choice in CHOICES if any(choice in choices for choices in made)]
+
+
+def _made(runs: pd.DataFrame, choice: str) -> pd.Series:
+    """Tell of each run whether it made a choice of an epoch."""
     # An epoch may be chosen whose score is undefined, so the epochs' column counts where it is.
-    columns = {c: f"{c}_epoch" if f"{c}_epoch" in runs else c for c in CHOICES}
-    return [c for c, column in columns.items() if column in runs and runs[column].notna().all()]
+    column = f"{choice}_epoch" if f"{choice}_epoch" in runs else choice
+    return runs[column].notna() if column in runs else pd.Series(False, runs.index)
+
+
+def collapsed(runs: pd.DataFrame, choice: str) -> pd.Series:
+    """Tell of each run whether it collapsed at a choice's epoch; where it is not known, no."""
+    column = f"{choice}_collapsed"
+    return runs[column].eq(True) if column in runs else pd.Series(False, runs.index)
+
+
+def first_collapsed(runs: pd.DataFrame) -> pd.Series:
+    """Tell of each run whether it collapsed at the choice that its task and model show first."""
+    found = pd.Series(False, runs.index)
+    for _, part in runs.groupby(SUBJECT, sort=False):
+        for choice in choices_of(part)[:1]:
+            found[part.index] = collapsed(part, choice)
+    return found
 
 
 def first_choice(table: pd.DataFrame) -> str:

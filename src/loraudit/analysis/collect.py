@@ -20,7 +20,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
-from loraudit.studies.names import cell_id
+from loraudit.studies.names import cell_id, score_name
 from loraudit.studies.record import Train, read_record, selection_score
 from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run, Study
@@ -65,10 +65,13 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
 
 
 def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:
-    """Write the tidy tables (`collected`, from `source`) and all records to out/tidy."""
+    """Write the tidy tables (`collected`, from `source`) and all records to out/tidy.
+
+    The records are those of the runs that tune too.
+    """
     for name, table in collected(study, cells, source).items():
         write_tidy(table, out / "tidy" / name)
-    records = (read_json(source / "runs" / run.id / "record.json") for run in study.runs)
+    records = (read_json(source / "runs" / run.id / "record.json") for run in study.all_runs)
     write_atomic(out / "tidy" / "records.jsonl", lambda path: _write_lines(path, records))
 
 
@@ -80,9 +83,12 @@ def _write_lines(path: Path, records: Iterable[dict]) -> None:
 
 def complete(study: Study, folder: Path) -> tuple[Study, list[str]]:
     """Return the study with the runs that have a result of its spec, and the cross-checks made."""
-    runs = tuple(run for run in study.runs if not _lacks(run, folder / "runs" / run.id))
+    runs, tuning = (
+        tuple(run for run in part if not _lacks(run, folder / "runs" / run.id))
+        for part in (study.runs, study.tuning)
+    )
     checked = [c for c in study.cells() if (folder / "crosscheck" / f"{c}.json").is_file()]
-    return study.model_copy(update={"runs": runs}), checked
+    return study.model_copy(update={"runs": runs, "tuning": tuning}), checked
 
 
 def _lacks(run: Run, folder: Path) -> str:
@@ -97,10 +103,14 @@ def _lacks(run: Run, folder: Path) -> str:
             return "made from another spec"
     except UserError as error:
         return str(error)
+    trial = _missing_trial(run, folder.parents[3])
+    return f"waits for {trial}, which tunes it" if trial else ""
+
+
+def _missing_trial(run: Run, runs: Path) -> str:
+    """Return the first run that tries a value for this one and has no record; "" if all have."""
     trials = run.spec.tuned.runs if run.spec.tuned else ()
-    runs = folder.parents[3]
-    gone = [trial for trial in trials if not (runs / trial / "record.json").is_file()]
-    return f"waits for {gone[0]}, which tunes it" if gone else ""
+    return next((t for t in trials if not (runs / t / "record.json").is_file()), "")
 
 
 def missing(
@@ -111,17 +121,24 @@ def missing(
     What is known comes from its log (`logs/train`, `logs/crosscheck`): a job that was started and
     has left nothing is running, was stopped, or failed; the end of the log says more.
     """
-    there = {run.id for run in study.runs}
+    there = {run.id for run in study.all_runs}
     rows = []
     for run in (run for run in planned.all_runs if run.id not in there):
-        if known := _lacks(run, folder / "runs" / run.id):  # else it only tunes, and is there
-            cell, _, seed = run.id.rpartition("/")
-            log = logs / "train" / f"{cell}-{seed}.log"
-            rows.append(("run", run.id, known if known != "no result" else _last_words(log)))
+        known = _lacks(run, folder / "runs" / run.id)
+        if known == "no result":
+            known = _last_words(_log_of(run.id, logs))
+            if known == "not started" and (trial := _missing_trial(run, folder / "runs")):
+                known = f"waits for {trial}, which tunes it: {_last_words(_log_of(trial, logs))}"
+        rows.append(("run", run.id, known))
     for cell in planned.cells():
         if cell not in cells:
             rows.append(("cross-check", cell, _last_words(logs / "crosscheck" / f"{cell}.log")))
     return pd.DataFrame(rows, columns=["what", "name", "known"])
+
+
+def _log_of(run: str, logs: Path) -> Path:
+    cell, _, seed = run.rpartition("/")
+    return logs / "train" / f"{cell}-{seed}.log"
 
 
 def _last_words(log: Path) -> str:
@@ -134,15 +151,25 @@ def _last_words(log: Path) -> str:
 
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
-    """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score."""
+    """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score.
+
+    The score is of the rows that `split` names: validation, or the selection rows of a run that
+    scores the validation rows at chosen epochs only. `collapsed` tells of the epochs that the run
+    reports whether it had collapsed there.
+    """
     rows = []
     for run in study.runs:
-        headline = run.spec.task.headline
+        split = "validation" if run.spec.validate_epochs == "all" else "selection"
+        name = score_name(run.spec.task.headline, split)
+        train = read_record(Path(folder) / run.id / "record.json").train
+        sick = {train.epochs[choice].epoch for choice in train.collapsed}
         with open(Path(folder) / run.id / "history.csv", newline="") as file:
             for line in csv.DictReader(file):
-                counts = int(line["epoch"]), int(line["step"])
-                rows.append((run.id, *counts, float(line["train_loss"]), float(line[headline])))
-    epochs = pd.DataFrame(rows, columns=["run", "epoch", "step", "train_loss", "score"])
+                epoch, values = int(line["epoch"]), (line["train_loss"], line[name])
+                counts = run.id, split, epoch in sick, epoch, int(line["step"])
+                rows.append((*counts, *map(float, values)))
+    names = ["run", "split", "collapsed", "epoch", "step", "train_loss", "score"]
+    epochs = pd.DataFrame(rows, columns=names)
     cells = [{"run": run.id, **cell_of(run), "seed": run.spec.seed} for run in study.runs]
     return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
@@ -173,14 +200,17 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-TUNING = [*CELL, "seed", "values", "learning_rate", "score", "epoch", "chosen", "at_edge"]
+TUNING = [
+    *(*CELL, "seed", "values", "learning_rate", "score", "epoch", "collapsed", "diverged"),
+    *("chosen", "at_edge"),
+]
 
 
 def tuning(study: Study, folder: Path) -> pd.DataFrame:
     """List what each run that tunes scored on the selection rows, and whether it was chosen.
 
     Returns a row per cell of the study, combination of values, and seed; `values` is a JSON
-    object, `learning_rate` stands beside it for figures.
+    object, `learning_rate` stands beside it for figures. A run that diverged has no score.
     """
     rows, cells = [], set()
     trial_record = functools.cache(lambda name: read_record(Path(folder) / name / "record.json"))
@@ -199,12 +229,19 @@ def tuning(study: Study, folder: Path) -> pd.DataFrame:
                     "values": json.dumps(candidate.values),
                     "learning_rate": record.spec.learning_rate,
                     "score": _number(selection_score(record)),
-                    "epoch": record.train.epochs["selected"].epoch,
+                    "epoch": _selected_epoch(record.train),
+                    "collapsed": "selected" in record.train.collapsed,
+                    "diverged": record.train.diverged is not None,
                     "chosen": chosen,
                     "at_edge": ", ".join(made.at_edge) if made and chosen else "",
                 }
                 rows.append({**cell_of(run), **fields})
     return pd.DataFrame(rows, columns=TUNING)
+
+
+def _selected_epoch(train: Train) -> float:
+    """Return the epoch that a run's selection rows chose; NaN of one that diverged."""
+    return math.nan if train.diverged is not None else train.epochs["selected"].epoch
 
 
 def twins(study: Study, folder: Path) -> list[dict]:
@@ -361,6 +398,8 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "seconds": train.seconds["total"],
         "seconds_train": train.seconds["train"],
         "seconds_evaluate": train.seconds["evaluate"],
+        "cpu_seconds_train": train.cpu_seconds["train"] * record.environment.get("processes", 1),
+        "device": str(record.environment.get("device", "cpu")),
         "tokens_real": train.tokens["real"],
         "tokens_padded": train.tokens["padded"],
         "peak_memory_mib": train.peak_memory_mib,

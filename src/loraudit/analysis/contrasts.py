@@ -17,7 +17,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from loraudit.analysis.cells import SCORED_CELL, SUBJECT, cell_name, choices_of, label_text
+from loraudit.analysis.cells import (
+    SCORED_CELL,
+    SUBJECT,
+    cell_name,
+    choices_of,
+    collapsed,
+    label_text,
+)
 from loraudit.analysis.pooling import Cell, Difference, Spread, pooled, summed, unpaired
 from loraudit.analysis.resampling import interquartile_difference
 from loraudit.analysis.statistics import MARGIN, NO_SPREAD, SIGNIFICANCE, holm, holm_factors
@@ -67,7 +74,8 @@ def method_contrasts(
         (low, high) and p, and those adjusted over the family (p_holm; the interval has the
         confidence that belongs to p_holm). For asks "equivalence", p is TOST's. These hold for new
         seeds on the same validation rows; task_low, task_high, task_p and task_p_holm for new
-        seeds and new rows. `correlation` is that by seed, of twins only.
+        seeds and new rows. `correlation` is that by seed, of twins only. collapsed_left and
+        collapsed_right count runs that collapsed, which the means include.
     """
     rows = []
     for (task, model), runs in tidy.groupby(SUBJECT, sort=False):
@@ -193,6 +201,8 @@ def _contrast_row(
         "role": role,
         "n_left": len(one),
         "n_right": len(two),
+        "collapsed_left": int(collapsed(one, epoch).sum()),
+        "collapsed_right": int(collapsed(two, epoch).sum()),
         "difference": difference.value,
         "error": difference.error,
         "freedom": difference.freedom,
@@ -308,8 +318,8 @@ def task_aggregates(tidy: pd.DataFrame, contrasts: Sequence[Contrast] = ()) -> p
 
     Returns:
         A row per contrast of two variants, model and epoch choice: the number of tasks and the
-        fewest runs, the difference of interquartile means with its bootstrap interval (95 %, not
-        adjusted).
+        fewest runs, how many of all collapsed, the difference of interquartile means with its
+        bootstrap interval (95 %, not adjusted).
     """
     rows = []
     for model, runs in tidy.groupby("model", sort=False):
@@ -339,6 +349,9 @@ def _aggregate_row(same: list[Pair], epoch: str) -> dict:
         "right": cell_name(right),
         "tasks": len(same),
         "n": min(map(len, [*lefts, *rights])),
+        "collapsed": sum(
+            int(collapsed(part, epoch).sum()) for _, *sides in same for _, part in sides
+        ),
         **interquartile_difference(lefts, rights),
     }
 
@@ -351,7 +364,8 @@ def switch_effects(study: Study, tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     is worth. It can't be above 0, so it has no p, and a 95 % interval of its own.
 
     Returns:
-        A row per task and switch (and epoch choice): mean difference (switch minus base), n, the
+        A row per task and switch (and epoch choice): mean difference (switch minus base), n, how
+        many runs of the base and of the switch collapsed (collapsed_base, collapsed), the
         correlation by seed, p, and p_holm and the interval that belongs to it (`with_tests`).
     """
     rows = [
@@ -380,6 +394,7 @@ def _switch_rows(
         for epoch in epochs:
             difference = one_sample(_gaps(both, epoch), spreads[epoch][place])
             row = _effect(switch.name, epoch, base, difference, len(both))
+            row["collapsed"] = int(collapsed(runs[runs.label == switch.label], epoch).sum())
             row |= {"asks": switch.asks, "margin": study.margin or MARGIN, "role": "test"}
             row["correlation"] = correlation_by_seed(both[f"{epoch}_left"], both[f"{epoch}_right"])
             rows.append((row, difference))
@@ -417,5 +432,7 @@ def _effect(switch: str, epoch: str, base: pd.DataFrame, difference: Difference,
         "epoch": epoch,
         "base": mean,
         "n": n,
+        "collapsed_base": int(collapsed(base, epoch).sum()),
+        "collapsed": 0,
         "difference": difference.value,
     }

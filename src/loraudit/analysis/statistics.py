@@ -16,7 +16,7 @@ import scipy.stats
 from scipy.integrate import quad
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 
-from loraudit.analysis.cells import SCORED_CELL, choices_of
+from loraudit.analysis.cells import SCORED_CELL, SUBJECT, choices_of, collapsed
 from loraudit.base.progress import progress
 
 READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
@@ -108,21 +108,25 @@ def _fixed_random() -> np.random.Generator:
 
 
 def aggregate(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a study's tidy table per cell, for each choice of an epoch that all runs made.
+    """Summarise a study's tidy table per cell, for each choice of an epoch.
 
-    Returns one row per cell: SCORED_CELL, the parameter counts, n, then best_mean, best_sd, ...,
-    last_mean and so on; best_collapsed and so on count the runs that collapsed, which the means
-    include. Rows come in the order in which the cells first appear.
+    A choice counts where all runs of a task and model made it; other cells have NaN there.
+
+    Returns one row per cell: SCORED_CELL, the parameter counts, n, unmoved (runs in which a matrix
+    B is still zero), then best_mean, best_sd, ..., last_mean and so on; best_collapsed and so on
+    count the runs that collapsed, which the means include. Rows come in the order in which the
+    cells first appear.
     """
-    rows, choices = [], choices_of(tidy)
+    rows = []
+    made = {key: choices_of(part) for key, part in tidy.groupby(SUBJECT, sort=False)}
     for cell, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         row = dict(zip(SCORED_CELL, cell, strict=True))
         counts = [name for name in runs if name.startswith("parameters_")]
         row.update({name: round(runs[name].mean()) for name in counts})
         row["n"] = len(runs)
-        for epoch in choices:
-            sick = f"{epoch}_collapsed"
-            row[sick] = int(runs[sick].sum()) if sick in runs else 0
+        row["unmoved"] = int((runs.unmoved > 0).sum()) if "unmoved" in runs else 0
+        for epoch in made[tuple(row[name] for name in SUBJECT)]:
+            row[f"{epoch}_collapsed"] = int(collapsed(runs, epoch).sum())
             summary = summarise(runs[epoch].tolist())
             row.update({f"{epoch}_{k}": value for k, value in summary.items() if k != "n"})
         rows.append(row)
@@ -370,22 +374,27 @@ def paired_bootstrap(
     return {"difference": statistic(rows), "low": low, "high": high}
 
 
-def last_validation(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return a run's last-epoch predictions on the validation split, indexed by row."""
-    chosen = predictions[predictions.split == "validation"]
+def last_rows(predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+    """Return a run's last-epoch predictions on a split, indexed by row."""
+    chosen = predictions[predictions.split == split]
     return chosen[chosen.epoch == chosen.epoch.max()].set_index("row")
 
 
-def same_rows(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return two runs' last-epoch predictions on the validation split, in one order of rows.
+def same_rows(
+    left: pd.DataFrame, right: pd.DataFrame, split: str = "validation"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return two runs' last-epoch predictions on a split, in one order of rows.
 
     Args:
         left, right: prediction tables with the columns split, epoch, row, prediction, logit_*.
+        split: whose rows.
 
     Raises:
-        ValueError: the runs were evaluated on different rows.
+        ValueError: the runs were evaluated on different rows, or on none of the split.
     """
-    left, right = (last_validation(table) for table in (left, right))
+    left, right = (last_rows(table, split) for table in (left, right))
+    if left.empty and right.empty:
+        raise ValueError(f"the runs were evaluated on no {split} rows")
     if set(left.index) != set(right.index) or len(left) != len(right):
         raise ValueError("the runs were evaluated on different rows")
     return left, right.loc[left.index]

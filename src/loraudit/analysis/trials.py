@@ -22,9 +22,11 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         CELL; `chosen` and `runner_up` as JSON objects; mean, sd and n of the chosen combination's
-        scores on the selection rows, as fractions; `lead`, how far the runner-up's mean is below;
-        `tried`, the number of combinations; at_edge; and the ratio of the cell's learning rate to
-        full fine-tuning's of the same task and model (`rate_ratio`, with its 95 % interval
+        scores on the selection rows, as fractions, and how many of these n runs collapsed
+        (`collapsed`) or diverged; `all_diverged`, how many diverged with any combination, and
+        `diverging`, which values they tried, as a JSON list; `lead`, how far the runner-up's mean
+        is below; `tried`, the number of combinations; at_edge; and the ratio of the cell's learning
+        rate to full fine-tuning's of the same task and model (`rate_ratio`, with its 95 % interval
         ratio_low and ratio_high; NaN for other methods, or where one of them is not tuned).
     """
     rows = []
@@ -44,6 +46,12 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
                 "mean": own.score.mean(),
                 "sd": own.score.std(),
                 "n": len(own),
+                "collapsed": int(own.collapsed.sum()),
+                "diverged": int(own.diverged.sum()),
+                "all_diverged": int(trials.diverged.sum()),
+                "diverging": json.dumps(
+                    [json.loads(text) for text in trials["values"][trials.diverged].unique()]
+                ),
                 "lead": own.score.mean() - others.iloc[0] if len(others) else np.nan,
                 "tried": len(means),
                 "at_edge": label_text(own.at_edge.iloc[0]),

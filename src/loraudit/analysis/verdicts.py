@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from loraudit.analysis.cells import SCORED_CELL, choices_of
+from loraudit.analysis.cells import SCORED_CELL, choices_of, collapsed
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
     MARGIN,
@@ -236,6 +236,7 @@ def _facts(
         "published_n": number.n,
         "published_statistic": number.statistic,
         **{key: ours[key] for key in ("n", "mean", "sd", "median")},
+        "collapsed": int(collapsed(runs, epoch).sum()),
         "margin": margin_of(number, study.margin),
         **dict.fromkeys(TESTED, math.nan),
         "protocol": "",

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from loraudit.analysis.cells import SUBJECT
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name, collapsed
+from loraudit.report.formatting import of_which
 
 MOST = 8
 """Items that a sentence lists; it counts the others."""
@@ -19,6 +20,21 @@ def listed(items: Iterable[str], most: int = MOST) -> str:
     items = list(items)
     more = len(items) - most
     return "; ".join(items[:most]) + (f"; and {more} more in the CSV" if more > 0 else "")
+
+
+def collapsed_text(rows: pd.DataFrame, choice: str = "last") -> str:
+    """Say of which cells' runs how many collapsed at a choice's epoch; "" where none did.
+
+    Args:
+        rows: a row per run, with the columns of a cell.
+        choice: the choice of an epoch.
+    """
+    cells = []
+    for _, runs in rows.groupby(CELL, dropna=False, sort=False):
+        if sick := int(collapsed(runs, choice).sum()):
+            first = runs.iloc[0].to_dict()
+            cells.append(f"{first['task']} {cell_name(first)}, {of_which(sick, len(runs), 'runs')}")
+    return f" Collapsed runs, which are marked and in the means: {listed(cells)}." if cells else ""
 
 
 def each_subject(rows: pd.DataFrame, say: Callable[[pd.DataFrame], str]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name
-from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
     TITLE,
@@ -16,6 +16,7 @@ from loraudit.report.figure_style import (
     legend,
     line_of,
     look,
+    mark_collapsed,
     numbered,
     percent_axis,
     seeds,
@@ -24,13 +25,16 @@ from loraudit.report.figure_style import (
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
-    """Draw training loss (left) and validation score (right) over epochs: a mean line per cell.
+    """Draw training loss (left) and score (right) over epochs: a mean line per cell.
 
     Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
-    agrees lies on ours.
+    agrees lies on ours. Runs that collapsed are marked at the epochs at which that is known.
     """
+    history = history.assign(split=_splits(history))
     groups = subjects(history)
     names = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
+    mixed = history.groupby(SUBJECT).split.transform("nunique") > 1
+    names = names.where(~mixed, names + " (" + history.split + " rows)")
     looks = numbered(names.str.replace("peft", "lora"))  # twins share a colour
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.6 + 1.8 * len(groups))
@@ -45,14 +49,22 @@ def learning_curves(history: pd.DataFrame) -> Figure:
                     axes.fill_between(
                         span.index, span["min"], span["max"], color=series["color"], alpha=0.12
                     )
+            sick = runs.assign(score_collapsed=runs.get("collapsed", False))
+            mark_collapsed(row[1], runs.epoch, sick, "score")
             row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
             row[0].set_ylabel("training loss")
-            percent_axis(row[1], "validation score")
+            splits = runs.split.unique()
+            percent_axis(row[1], f"{splits[0]} score" if len(splits) == 1 else "score")
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(figure, f"bands: lowest to highest of {seeds(history, CELL)}")
     return figure
+
+
+def _splits(history: pd.DataFrame) -> pd.Series:
+    """Return the rows that each score is of: a run has them at every epoch."""
+    return history.get("split", pd.Series("validation", history.index))
 
 
 def describe_learning_curves(rows: pd.DataFrame) -> str:
@@ -66,5 +78,8 @@ def describe_learning_curves(rows: pd.DataFrame) -> str:
             cells.append(f"{cell_name(line.iloc[0].to_dict())} {ends}")
         return listed(cells, 6)
 
-    text = "Validation score in percent, first to last epoch, mean of seeds."
-    return f"{text} {each_subject(rows, say)}"
+    splits = " or ".join(_splits(rows).unique())
+    text = f"Score on {splits} rows in percent, first to last epoch, mean of seeds."
+    last = rows[rows.epoch == rows.groupby(CELL, dropna=False).epoch.transform("max")]
+    sick = collapsed_text(last.assign(last_collapsed=last.get("collapsed", False)))
+    return f"{text} {each_subject(rows, say)}{sick}"

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from loraudit.analysis.cells import SUBJECT
+from loraudit.analysis.cells import SUBJECT, collapsed
 from loraudit.base.files import write_atomic
 from loraudit.studies.methods import METHODS
 from loraudit.studies.spec import CHOICES
@@ -78,6 +78,17 @@ def look(number: int) -> dict:
 def line_of(method: str) -> str | tuple:
     """Return the line by which figures draw a method; ten are all different."""
     return LINES[list(METHODS).index(method) % len(LINES)]
+
+
+COLLAPSED = {"marker": (8, 2, 0), "s": 42, "color": "0", "linewidths": 0.7, "zorder": 4}
+"""The mark of a run that collapsed to a constant answer: a black asterisk, which no series has."""
+
+
+def mark_collapsed(axes: plt.Axes, x: pd.Series, runs: pd.DataFrame, choice: str) -> None:
+    """Mark the runs that collapsed at a choice's epoch, at `x` and their score; and the legend."""
+    sick = collapsed(runs, choice)
+    if sick.any():
+        axes.scatter(x[sick], runs[choice][sick], **COLLAPSED, label="collapsed run")
 
 
 def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:

@@ -38,8 +38,8 @@ def verdicts(table: pd.DataFrame) -> Figure:
         return nothing("no cell of this study can be compared with a published number")
     rows = table[table.verdict != "not comparable"]
     names = [
-        f"{row['task']} {cell_name(row)}, n={row['n']} | {row['published']} ({row['epoch']} epoch)"
-        f"{ANOTHER if row['protocol'] == 'another' else ''}"
+        f"{row['task']} {cell_name(row)}, n={row['n']}{_sick(row)} | {row['published']} "
+        f"({row['epoch']} epoch){ANOTHER if row['protocol'] == 'another' else ''}"
         for row in rows.to_dict("records")
     ]
     return _verdict_forest(rows, names, "ours minus published")
@@ -65,7 +65,7 @@ def switches(table: pd.DataFrame) -> Figure:
         return nothing("no switch and base share two seeds")
     groups = subjects(table)
     with plt.rc_context(STYLE):
-        names = [part.switch.where(~part.switch.duplicated(), "").tolist() for _, part in groups]
+        names = [_switch_names(part) for _, part in groups]
         heights = [0.3 + _forest_height(rows) for rows in names]
         figure, column = plt.subplots(
             len(groups),
@@ -78,13 +78,31 @@ def switches(table: pd.DataFrame) -> Figure:
         for axes, rows, ((task, model), part) in zip(column[:, 0], names, groups, strict=True):
             _forest(axes, part, rows, [_switch_look(epoch) for epoch in part.epoch])
             base = 100 * part.base.iloc[0]
-            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}")
+            sick = _sick({"collapsed": _most(part, "collapsed_base")})
+            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}{sick}")
         column[-1, 0].set_xlabel("switched minus base, points (same seeds, adjusted interval)")
         for epoch in (choice for choice in EPOCHS if (table.epoch == choice).any()):
             colour, marker = _switch_look(epoch)
             column[0, 0].scatter([], [], color=colour, marker=marker, label=EPOCHS[epoch])
         legend(figure)
     return figure
+
+
+def _sick(row: dict) -> str:
+    """Say in a row's name how many runs collapsed; nothing where none did."""
+    count = row.get("collapsed", 0)
+    return f", {count:g} collapsed" if count else ""
+
+
+def _most(part: pd.DataFrame, column: str) -> int:
+    return int(part[column].max()) if column in part else 0
+
+
+def _switch_names(part: pd.DataFrame) -> list[str]:
+    """Name a panel's rows: each switch once, with the most of its runs that collapsed."""
+    sick = {name: _most(rows, "collapsed") for name, rows in part.groupby("switch", sort=False)}
+    names = part.switch.map(lambda name: f"{name}{_sick({'collapsed': sick[name]})}")
+    return names.where(~part.switch.duplicated(), "").tolist()
 
 
 def _switch_look(epoch: str) -> tuple[str, str]:
@@ -152,7 +170,7 @@ def describe_verdicts(rows: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
     differences = [
         f"{row['task']} {cell_name(row)} {points(row['difference'])} "
-        f"{interval(row['low'], row['high'])} {row['verdict']}"
+        f"{interval(row['low'], row['high'])} {row['verdict']}{_sick(row)}"
         for row in rows.to_dict("records")
     ]
     return f"Differences to published numbers in points, {counts}. {listed(differences)}."
@@ -162,9 +180,14 @@ def describe_switches(rows: pd.DataFrame) -> str:
     """Say what each switch changes at the first epoch choice of the table."""
 
     def say(part: pd.DataFrame) -> str:
-        shown = part[part.epoch == first_choice(rows)].itertuples()
-        return listed(f"{r.switch} {points(r.difference)} {interval(r.low, r.high)}" for r in shown)
+        epoch = first_choice(part)
+        shown = part[part.epoch == epoch].to_dict("records")
+        found = (
+            f"{row['switch']} {points(row['difference'])} {interval(row['low'], row['high'])}"
+            f"{_sick(row)}"
+            for row in shown
+        )
+        return f"{epoch} epoch: {listed(found)}"
 
-    epoch = first_choice(rows)
-    text = f"Switched minus base, {epoch} epoch, in points with adjusted interval."
+    text = "Switched minus base, in points with adjusted interval."
     return f"{text} {each_subject(rows, say)}"

@@ -21,6 +21,11 @@ def points(value: float) -> str:
     return "" if value != value else f"{100 * value:+.1f}"
 
 
+def of_which(count: float, n: float, what: str = "collapsed") -> str:
+    """Say how many of n runs are sick: "1 of 5 collapsed"."""
+    return f"{count:g} of {n:g} {what}"
+
+
 def interval(low: float, high: float) -> str:
     """Write an interval of a difference in percentage points; nothing where n = 1."""
     return "" if low != low else f"[{points(low)}, {points(high)}]"

@@ -4,11 +4,19 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, cell_name, choices_of, first_choice
+from loraudit.analysis.cells import (
+    CELL,
+    SUBJECT,
+    all_choices,
+    cell_name,
+    choices_of,
+    first_choice,
+    first_collapsed,
+)
 from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.alt_text import listed
-from loraudit.report.formatting import interval, p_value, points
+from loraudit.report.formatting import interval, of_which, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
@@ -31,7 +39,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "comparison": f"{unlike}{subjects_text}.",
         "missing": "Section 7 needs every adapter: it is made when the study is complete.",
         "protocol": _protocol_fact(study),
-        "scores": _score_fact(study, runs),
+        "scores": " ".join([_score_fact(study, runs), *_sick_facts(runs, tables["missing"])]),
     }
     if len(tables["verdicts"]):
         sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
@@ -58,21 +66,14 @@ CHOSEN_BY = {
 
 
 def _score_fact(study: Study, runs: pd.DataFrame) -> str:
-    """Say how epochs and settings were chosen, how optimistic that is, and which runs are sick."""
-    choices = choices_of(runs)
+    """Say how epochs and settings were chosen, how optimistic that is, and what is at the edge."""
+    choices = all_choices(runs)
     said = ["n is the number of seeds, SD is over seeds (n - 1)."]
-    said += [CHOSEN_BY[choice] for choice in choices]
+    said += [f"{CHOSEN_BY[choice]}{_made_by(runs, choice)}" for choice in choices]
     if {"selected", "best"} <= set(choices):
         gap = (runs.best - runs.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
     said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study)]
-    collapsed = f"{choices[0]}_collapsed" if choices else ""
-    if collapsed in runs and runs[collapsed].any():
-        sick = listed(runs.run[runs[collapsed].astype(bool)], 6)
-        said.append(
-            f"{int(runs[collapsed].sum())} of {len(runs)} runs collapsed to a constant answer, and "
-            f"all means include them: {sick}."
-        )
     if "at_edge" in runs and runs.at_edge.fillna("").astype(bool).any():
         cells = runs[runs.at_edge.fillna("").astype(bool)].drop_duplicates(CELL)
         names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
@@ -81,6 +82,37 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
             f"better ones may lie beyond: {names}."
         )
     return " ".join(said)
+
+
+def _made_by(runs: pd.DataFrame, choice: str) -> str:
+    """Say which tasks and models made a choice of an epoch, where not all did."""
+    parts = runs.groupby(SUBJECT, sort=False)
+    names = [f"{task} ({model})" for (task, model), part in parts if choice in choices_of(part)]
+    return "" if len(names) == parts.ngroups else f" Only {', '.join(names)} made that choice."
+
+
+def _sick_facts(runs: pd.DataFrame, missing: pd.DataFrame) -> list[str]:
+    """Count and name the runs that collapsed, that did not move, and that failed."""
+    said, sick = [], first_collapsed(runs)
+    if sick.any():
+        said.append(
+            f"{of_which(sick.sum(), len(runs), 'runs')} collapsed to a constant answer, and all "
+            f"means include them: {listed(runs.run[sick], 6)}."
+        )
+    still = runs.unmoved > 0 if "unmoved" in runs else sick & False
+    if still.any():
+        said.append(
+            f"{of_which(still.sum(), len(runs), 'runs')} have a matrix B that never left zero, so "
+            f"that a layer has no update, and all means include them: {listed(runs.run[still], 6)}."
+        )
+    lost = missing[missing.what == "run"] if "known" in missing else pd.DataFrame({"known": []})
+    failed = lost[lost.known.str.contains("error: ")] if len(lost) else lost
+    if len(failed):
+        said.append(
+            f"{of_which(len(failed), len(runs) + len(lost), 'runs')} failed and are in no mean: "
+            f"{listed(failed.name, 6)}."
+        )
+    return said
 
 
 def machine_facts(counts: dict[str, int]) -> dict[str, str]:
@@ -187,10 +219,12 @@ def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
     if tested.empty:
         return f"{counts[0].upper()}{counts[1:]}."
     another = int((tested.protocol == "another").sum())
+    sick = int((tested.collapsed > 0).sum()) if "collapsed" in tested else 0
+    also = f" {sick} of them are of cells with collapsed runs, as their rows say." if sick else ""
     margins = ", ".join(f"{100 * margin:g}" for margin in sorted(tested.margin.unique()))
     return (
         f"{counts[0].upper()}{counts[1:]}; {another} of the {len(tested)} that were tested are "
-        f"about a number that was made under another protocol. Margin: {margins} points. A "
+        f"about a number that was made under another protocol.{also} Margin: {margins} points. A "
         f"published ± of unstated meaning is read as {study.reading}. A published median is set "
         "beside our mean, with a median's larger error. Differences are ours minus published."
     )
@@ -202,6 +236,9 @@ def _switch_fact(effects: pd.DataFrame) -> str:
     if shown.empty:
         return "Too few common seeds to test a switch."
     largest = shown.loc[shown.difference.abs().idxmax()]
+    counts = largest.get(["collapsed_base", "collapsed"])
+    sick = 0 if counts is None else int(counts.sum())
+    also = f", {sick} of the runs of base and switch collapsed" if sick else ""
     words = {"difference": "a difference", "equivalence": "equality within the margin"}
     found = [
         f"{int((rows.p_holm < SIGNIFICANCE).sum())} show {words[asks]}"
@@ -210,7 +247,7 @@ def _switch_fact(effects: pd.DataFrame) -> str:
     return (
         f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
         f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
-        f"({epoch} epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}). Of the "
+        f"({epoch} epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}{also}). Of the "
         f"{len(shown)} tests at the {epoch} epoch, for whose number p and interval are adjusted, "
         f"{' and '.join(found)}."
     )

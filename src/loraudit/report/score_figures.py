@@ -8,9 +8,16 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name, choices_of, label_text
+from loraudit.analysis.cells import (
+    CELL,
+    SUBJECT,
+    all_choices,
+    cell_name,
+    choices_of,
+    label_text,
+)
 from loraudit.analysis.cost import without_twins
-from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     EPOCHS,
     STYLE,
@@ -20,6 +27,7 @@ from loraudit.report.figure_style import (
     legend,
     line_of,
     look,
+    mark_collapsed,
     numbered,
     percent_axis,
     seeds,
@@ -39,9 +47,11 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     A published number is drawn only if a cell of the study can be compared with it; `label` then
     says whose number it is, `published_sd` is its ±.
     """
-    scored = [*choices_of(tidy), *(f"{choice}_epoch" for choice in choices_of(tidy))]
+    made = all_choices(tidy)
+    scored = [*made, *(f"{choice}_epoch" for choice in made)]
     scored = [name for name in scored if name in tidy]
-    columns = [*CELL, "seed", "metric", *scored, "parameters_trainable", "rows_train"]
+    sick = [name for choice in made if (name := f"{choice}_collapsed") in tidy]
+    columns = [*CELL, "seed", "metric", *scored, *sick, "parameters_trainable", "rows_train"]
     runs = tidy[columns].assign(published_sd=float("nan"))
     first = runs.drop_duplicates(CELL).fillna({"label": ""})
     comparable = verdicts[verdicts.verdict != "not comparable"] if len(verdicts) else verdicts
@@ -57,6 +67,7 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
         for cell in first[same].to_dict("records"):
             theirs = {"method": "published", "label": f"{row['published']}, {name}", "seed": None}
             scores = dict.fromkeys(scored) | {row["epoch"]: row["published_value"]}
+            scores |= dict.fromkeys(sick, False)
             rows.append({**cell, **theirs, **scores, "published_sd": row["published_sd"]})
     if not rows:
         return runs
@@ -72,34 +83,41 @@ def _spread(tidy: pd.DataFrame) -> str:
 def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
     """Make one row of panels per task and model, one column for each of two epoch choices.
 
-    These are the first that all runs made, and the last epoch; beside published numbers they are
-    best and last, by which those were made.
+    These are the first that all runs of a row made, and the last epoch; beside published numbers
+    they are best and last, by which those were made.
 
     Returns the figure and a list of (axes, our runs of the panel, its published numbers, choice).
     """
-    ours = tidy[tidy.method != "published"]
-    choices = [c for c in choices_of(ours) if c != "selected" or len(ours) == len(tidy)]
-    shown = dict.fromkeys((choices[0], "last"))
     places = numbered(tidy.label[tidy.method == "published"])
     groups = subjects(tidy)
+    shown = [_shown_choices(rows) for _, rows in groups]
     figure, grid = plt.subplots(
         len(groups),
-        len(shown),
+        max(map(len, shown)),
         figsize=(WIDTH, 0.5 + 1.9 * len(groups)),
         sharey="row",
         squeeze=False,
     )
     panels = []
-    for row, ((task, model), rows) in zip(grid, groups, strict=True):
+    for row, ((task, model), rows), choices in zip(grid, groups, shown, strict=True):
+        for unused in row[len(choices) :]:
+            unused.set_axis_off()
         ours = rows[rows.method != "published"]
         numbers = rows[rows.method == "published"]
         numbers = numbers.assign(place=numbers.label.map(places))
-        for axes, epoch in zip(row, shown, strict=True):
+        for axes, epoch in zip(row, choices, strict=False):
             axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
             axes.set_xlabel(name)
             panels.append((axes, ours, numbers, epoch))
         percent_axis(row[0], f"validation {rows.metric.iloc[0]}")
     return figure, panels
+
+
+def _shown_choices(rows: pd.DataFrame) -> list[str]:
+    """Return the choices of an epoch whose panels a task and model have."""
+    ours = rows[rows.method != "published"]
+    choices = [c for c in choices_of(ours) if c != "selected" or len(ours) == len(rows)]
+    return list(dict.fromkeys((choices[0], "last")))
 
 
 def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -165,6 +183,7 @@ def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> N
     scores = part.groupby("rank")[epoch].agg(["mean", "std"])
     series = look(number)
     axes.scatter(part["rank"] * shift, part[epoch], s=6, alpha=0.5, linewidths=0, **series)
+    mark_collapsed(axes, part["rank"] * shift, part, epoch)
     axes.errorbar(
         scores.index * shift,
         scores["mean"],
@@ -189,6 +208,8 @@ def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
     for method, name, part in _baseline_parts(runs):
         mean = part[epoch].mean()
         axes.axhline(mean, color="0.35", linestyle=line_of(method), linewidth=1, label=name)
+        ranks = runs["rank"]  # a baseline has none: its runs stand at the left
+        mark_collapsed(axes, pd.Series(ranks.min() / 1.15, part.index), part, epoch)
 
 
 def score_vs_rows(tidy: pd.DataFrame) -> Figure:
@@ -214,6 +235,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                     label=name,
                     **look(looks[name]),
                 )
+                mark_collapsed(axes, part.rows_train, part, epoch)
             _published(axes, numbers, "rows_train", epoch)
             decades(axes, runs.rows_train)
         legend(figure, _spread(tidy))
@@ -254,6 +276,7 @@ def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
                     label=label,
                     **look(number),
                 )
+                mark_collapsed(axes, part.parameters_trainable, part, epoch)
             _published(axes, numbers, "parameters_trainable", epoch)
             decades(axes, runs.parameters_trainable)
         legend(figure, _spread(tidy))
@@ -265,8 +288,8 @@ def bits_rows(tidy: pd.DataFrame) -> pd.DataFrame:
 
     A line is a cell of the study with the bits left out of its name.
     """
-    columns = [*CELL, "run", "seed", "metric", "base_bits", *choices_of(tidy)]
-    rows = tidy[columns].copy()
+    columns = [*CELL, "run", "seed", "metric", "base_bits", *choices_of(tidy), "last_collapsed"]
+    rows = tidy[[name for name in columns if name in tidy]].copy()
     labels = [re.sub(r"base_bits(None|\d+)-?", "", label_text(label)) for label in rows.label]
     cells = rows.assign(label=[label.strip("-") for label in labels]).to_dict("records")
     return rows.assign(line=[cell_name(cell) for cell in cells])
@@ -307,6 +330,7 @@ def _bits_line(axes: plt.Axes, line: pd.DataFrame, name: str, number: int, lines
     scores = line.groupby("place")["last"].agg(["mean", "std"])
     series = look(number)
     axes.scatter(line.place + shift, line["last"], s=5, alpha=0.5, linewidths=0, **series)
+    mark_collapsed(axes, line.place + shift, line, "last")
     error = scores["std"]
     axes.errorbar(scores.index + shift, scores["mean"], yerr=error, label=name, **series)
 
@@ -344,7 +368,8 @@ def _describe_scores(rows: pd.DataFrame, x: str, at: str) -> str:
             lines.append(f"{name} {', '.join(values)}")
         return listed(lines, 6)
 
-    return f"Mean scores of the last epoch in percent. {each_subject(rows, say)}"
+    sick = collapsed_text(rows[rows.method != "published"])
+    return f"Mean scores of the last epoch in percent. {each_subject(rows, say)}{sick}"
 
 
 def _described_lines(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
@@ -371,4 +396,5 @@ def describe_score_vs_bits(rows: pd.DataFrame) -> str:
             lines.append(f"{name} {', '.join(values)}")
         return listed(lines, 6)
 
-    return f"Mean scores of the last epoch in percent. {each_subject(rows, say)}"
+    said = each_subject(rows, say)
+    return f"Mean scores of the last epoch in percent. {said}{collapsed_text(rows)}"

@@ -5,7 +5,9 @@ summary (scores over seeds), verdicts (beside published numbers), switches (of a
 other.
 """
 
+import json
 import math
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from loraudit.base.named_code import resolve
 from loraudit.report.formatting import (
     interval,
     markdown,
+    of_which,
     p_value,
     percent,
     points,
@@ -103,16 +106,27 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     }
     for epoch in (choice for choice in CHOICES if f"{choice}_mean" in summary):
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
+        sick = summary[f"{epoch}_collapsed"]  # missing where a task does not make the choice
         columns[f"{epoch} epoch: mean ± SD, %"] = [
-            percent(mean, sd) for mean, sd in zip(means, sds, strict=True)
+            percent(mean, sd) if made else ""
+            for mean, sd, made in zip(means, sds, sick.notna(), strict=True)
         ]
         columns[f"{epoch}: median"] = [
-            percent(median, math.nan) for median in summary[f"{epoch}_median"]
+            percent(median, math.nan) if made else ""
+            for median, made in zip(summary[f"{epoch}_median"], sick.notna(), strict=True)
         ]
-        sick = summary[f"{epoch}_collapsed"]
-        if sick.any():
-            columns[f"{epoch}: of which collapsed"] = [count or "" for count in sick]
-    return pd.DataFrame(columns)
+        columns |= _sick_column(f"{epoch}: of which collapsed", sick)
+    return pd.DataFrame(columns | _sick_column("of which unmoved", summary.unmoved))
+
+
+def _sick_column(name: str, *counts: Iterable[float]) -> dict[str, list[str]]:
+    """Return a column that counts sick runs, of two sides "1 and 0"; none where all are well."""
+    rows = [
+        [0 if pd.isna(count) else int(count) for count in row] for row in zip(*counts, strict=True)
+    ]
+    if not any(map(any, rows)):
+        return {}
+    return {name: [" and ".join(map(str, row)) if any(row) else "" for row in rows]}
 
 
 def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +139,10 @@ def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
             percent(mean, sd) for mean, sd in zip(rows["mean"], rows.sd, strict=True)
         ],
         "seeds": list(rows.n),
+        **_sick_column("of which collapsed", rows.collapsed),
+        **_sick_column("of which diverged", rows.diverged),
         "of so many tried": list(rows.tried),
+        **_diverging(rows),
         "lead, points": [points(lead) for lead in rows.lead],
         "over": [values_text(values) for values in rows.runner_up],
         "at the edge": [label_text(edge) for edge in rows.at_edge],
@@ -135,6 +152,19 @@ def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
         ],
     }
     return pd.DataFrame(columns)
+
+
+def _diverging(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Return a column of the values whose runs diverged, and how many did; none where none did."""
+    if not rows.all_diverged.any():
+        return {}
+    said = [
+        f"{count} at {'; '.join(values_text(json.dumps(value)) for value in json.loads(text))}"
+        if count
+        else ""
+        for count, text in zip(rows.all_diverged, rows.diverging, strict=True)
+    ]
+    return {"diverged (counted as the worst)": said}
 
 
 def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
@@ -148,6 +178,7 @@ def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
             "source": [row.published for row in rows],
             "ours: mean, %": [f"{100 * row.mean:.1f}" for row in rows],
             "n": [row.n for row in rows],
+            **_sick_column("of which collapsed", verdicts.collapsed),
             **_judged_difference(rows),
             "verdict": [worded(row) for row in rows],
             "why": ["" if pd.isna(row.reason) else row.reason for row in rows],
@@ -183,8 +214,10 @@ PROTOCOLS = {
 
 
 def worded(row) -> str:
-    """Write a verdict with what it is about."""
-    return row.verdict + PROTOCOLS.get(row.protocol, "")
+    """Write a verdict with what it is about, and of how many collapsed runs of ours."""
+    sick = getattr(row, "collapsed", 0)  # published seeds are not known to have collapsed
+    also = f", with {of_which(sick, row.n, 'runs collapsed')}" if sick else ""
+    return row.verdict + PROTOCOLS.get(row.protocol, "") + also
 
 
 def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
@@ -197,6 +230,9 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
             "epoch": [row.epoch for row in rows],
             "base, %": [f"{100 * row.base:.1f}" for row in rows],
             "n": [row.n for row in rows],
+            **_sick_column(
+                "of which collapsed, base and switched", effects.collapsed_base, effects.collapsed
+            ),
             **_tested_difference(effects),
             "correlation by seed": [_two_digits(row.correlation) for row in rows],
             "family": [_family(row) for row in rows],
@@ -215,6 +251,7 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         "pair": [f"{row.left} - {row.right}" for row in rows],
         "epoch": [row.epoch for row in rows],
         "n": [_both(row.n_left, row.n_right) for row in rows],
+        **_sick_column("of which collapsed", contrasts.collapsed_left, contrasts.collapsed_right),
         **_tested_difference(contrasts),
         **_tested_difference(task, "task: "),
         "correlation by seed": [_two_digits(row.correlation) for row in rows],
@@ -236,6 +273,7 @@ def aggregate_table(aggregates: pd.DataFrame) -> pd.DataFrame:
             "epoch": [row.epoch for row in rows],
             "tasks": [row.tasks for row in rows],
             "n": [row.n for row in rows],
+            **_sick_column("of all runs collapsed", aggregates.collapsed),
             "difference of interquartile means": [points(row.difference) for row in rows],
             "95 % interval": [interval(row.low, row.high) for row in rows],
         }

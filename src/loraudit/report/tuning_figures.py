@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
 from loraudit.analysis.cost import without_twins
 from loraudit.analysis.trials import values_text
-from loraudit.report.alt_text import each_subject, listed
+from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
     TITLE,
@@ -17,6 +17,7 @@ from loraudit.report.figure_style import (
     legend,
     line_of,
     look,
+    mark_collapsed,
     numbered,
     percent_axis,
     seeds,
@@ -37,7 +38,9 @@ def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
 def tuning(table: pd.DataFrame) -> Figure:
     """Draw the score over the learning rate: a curve of means per cell, a dot per seed.
 
-    A ring marks the chosen rate of each cell, a cross in it one at the edge of what was tried.
+    A ring marks the chosen rate of each cell, a cross in it one at the edge of what was tried. Runs
+    that collapsed have an asterisk. A rate at which a run diverged has no mean, and a mark on the
+    axis.
     """
     groups = subjects(table)
     looks = numbered(_name(row) for row in table.to_dict("records"))
@@ -52,6 +55,8 @@ def tuning(table: pd.DataFrame) -> Figure:
             axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE))
             percent_axis(axes, "score on selection rows")
         column[-1, 0].scatter([], [], **RING, label="chosen")
+        if _diverged(table).any():
+            column[-1, 0].scatter([], [], **DOWN, color="0.1", label="diverged (counts as worst)")
         if any(map(label_text, table.at_edge)):
             column[-1, 0].scatter([], [], **CROSS, label="at the edge of what was tried")
         legend(figure, f"curves: means over {seeds(table, [*SUBJECT, *CURVE])}")
@@ -59,6 +64,7 @@ def tuning(table: pd.DataFrame) -> Figure:
 
 
 RING = {"s": 55, "facecolors": "none", "edgecolors": "0.1", "linewidths": 1, "zorder": 3}
+DOWN = {"marker": 7, "s": 30, "linewidths": 0, "zorder": 3, "clip_on": False}
 CROSS = {"s": 30, "marker": "x", "color": "0.1", "linewidths": 0.8, "zorder": 3}
 
 
@@ -66,7 +72,12 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
     first = curve.iloc[0]
     name = _name(first.to_dict())
     series = look(looks[name])
-    means = curve.groupby("learning_rate").score.mean()
+    means = _means(curve)
+    sick = curve[_diverged(curve)].drop_duplicates("learning_rate")
+    at = {"transform": axes.get_xaxis_transform(), "color": series["color"]}
+    axes.scatter(sick.learning_rate, [0.02] * len(sick), **DOWN, **at)
+    marked = curve.assign(score_collapsed=curve.get("collapsed", False))
+    mark_collapsed(axes, curve.learning_rate, marked, "score")
     axes.scatter(curve.learning_rate, curve.score, s=5, alpha=0.5, linewidths=0, **series)
     axes.plot(means.index, means, linestyle=line_of(first.method), label=name, **series)
     chosen = curve[curve.chosen]
@@ -75,6 +86,16 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
         axes.scatter([at], [means[at]], **RING)
         if "learning_rate" in label_text(chosen.at_edge.iloc[0]):
             axes.scatter([at], [means[at]], **CROSS)
+
+
+def _diverged(table: pd.DataFrame) -> pd.Series:
+    """Tell of each trial whether it diverged."""
+    return table.get("diverged", pd.Series(False, table.index)).astype(bool)
+
+
+def _means(curve: pd.DataFrame) -> pd.Series:
+    """Return the mean score at each learning rate, NaN where a run has none."""
+    return curve.groupby("learning_rate").score.agg(lambda scores: scores.mean(skipna=False))
 
 
 def _name(row: dict) -> str:
@@ -95,4 +116,10 @@ def describe_tuning(rows: pd.DataFrame) -> str:
         return listed(cells, 8)
 
     text = "Chosen learning rates, with their mean score on the selection rows."
-    return f"{text} {each_subject(rows, say)}"
+    sick = collapsed_text(rows.assign(last_collapsed=rows.get("collapsed", False)))
+    lost = []
+    for _, part in rows[_diverged(rows)].groupby(CELL, dropna=False, sort=False):
+        rates = ", ".join(f"{rate:g}" for rate in part.learning_rate.unique())
+        lost.append(f"{cell_name(part.iloc[0].to_dict())} at {rates}")
+    also = f" Diverged, which counts as the worst: {listed(lost)}." if lost else ""
+    return f"{text} {each_subject(rows, say)}{sick}{also}"

@@ -30,11 +30,18 @@ class Chosen(Frozen):
 
 
 class Train(Frozen):
-    """What training gave; seconds are wall time.
+    """What training gave.
 
-    `epochs` has an entry for each of the spec's `choices`. `collapsed` names those choices at whose
-    epoch the run predicts (almost) one class only, or scores no more than the majority class would;
-    of a regression, at which its outputs are constant. `unmoved` names matrices B of the saved
+    `seconds` are wall time. `cpu_seconds` are the processor time of the main process, all its
+    threads together, spent training ("train") and evaluating ("evaluate").
+
+    `epochs` has an entry for each of the spec's `choices`. `diverged` is the optimizer step after
+    which the loss or an output was not finite, of a run that only tunes: it then has no epochs,
+    and its values count as the worst. (Other runs that diverge have no record.)
+
+    `collapsed` names those choices at whose epoch the run predicts (almost) one class only, or
+    scores no more than the majority class would; of a regression, at which its outputs are
+    constant. `unmoved` names matrices B of the saved
     adapter that are still zero, so that their layers are as if they had no adapter.
     """
 
@@ -42,11 +49,13 @@ class Train(Frozen):
     epochs: dict[EpochChoice, Chosen]
     collapsed: tuple[EpochChoice, ...] = ()
     unmoved: tuple[str, ...] = ()
+    diverged: int | None = None
     parameters: dict[str, int]
     bytes: dict[str, int]
     rows: dict[str, int]
     tokens: dict[str, int]
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
     peak_memory_mib: float
     peak_device_memory_mib: float | None = None
     copied: tuple[str, ...] = ()
@@ -57,16 +66,21 @@ class Train(Frozen):
 
 
 LOWEST = -1.0
-"""What an undefined score counts as where values are chosen: no score is below it."""
+"""What an undefined score, or none, counts as where values are chosen: no score is below it."""
 
 
 class Trial(Frozen):
-    """What one candidate of a tuned run scored on the selection rows, over `n` seeds."""
+    """What one candidate of a tuned run scored on the selection rows, over `n` seeds.
+
+    Of these `collapsed` gave a constant answer, and `diverged` have no score, which counts as -1.
+    """
 
     values: dict[str, Any]
     mean: float
     sd: float | None
     n: int
+    collapsed: int = 0
+    diverged: int = 0
 
 
 class Tuning(Frozen):
@@ -82,7 +96,7 @@ class Tuning(Frozen):
     seals: dict[str, str]
 
 
-LAYOUT = 3
+LAYOUT = 4
 """The layout of records that this version writes and reads."""
 
 
@@ -95,7 +109,7 @@ class RunRecord(Frozen):
     started by hand. `files` and `record_sha256` are the seal, None until the record is sealed.
     """
 
-    layout: Literal[3] = 3
+    layout: Literal[4] = 4
     spec: RunSpec
     spec_sha256: str
     train: Train
@@ -109,8 +123,10 @@ class RunRecord(Frozen):
 def selection_score(record: RunRecord) -> float | None:
     """Return a run's headline score on the selection rows at the epoch that they choose.
 
-    Values are chosen by it. None: it is undefined.
+    Values are chosen by it. None: it is undefined, or the run diverged.
     """
+    if record.train.diverged is not None:
+        return None
     name = score_name(record.spec.task.headline, CHOSEN_ON["selected"])
     return record.train.epochs["selected"].scores[name]
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
-from loraudit.report.formatting import interval, p_value, points
+from loraudit.report.formatting import interval, of_which, p_value, points
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study
 from loraudit.tools.show import Section, spec_values, with_none
@@ -48,20 +49,24 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         left, right: the runs' folders.
         resamples: of the paired bootstrap of the headline metric.
 
+    Runs that only tune are compared on the selection rows, which alone they scored.
+
     Raises:
-        UserError: no run there, or runs of different tasks, rows or labels.
+        UserError: no run there, or runs of different tasks, rows or labels; one of two only tunes.
     """
     (one, one_rows), (two, two_rows) = read_run(left), read_run(right)
     task = one.spec.task
     if task.name != two.spec.task.name:
         raise UserError(f"runs of different tasks: {task.name!r} and {two.spec.task.name!r}")
-    a, b = _aligned(one_rows, two_rows, task.name)
+    split = _common_split(one.spec, two.spec)
+    a, b = _aligned(one_rows, two_rows, task.name, split)
     values = a.label.to_numpy(), a.prediction.to_numpy(), b.prediction.to_numpy()
     comparison = {
         "left": str(left),
         "right": str(right),
         "task": task.name,
         "metric": task.headline,
+        "split": split,
         "spec": spec_difference(one.spec, two.spec),
         **agreement(a, b),
         "bootstrap": paired_bootstrap(*values, MEASURES[task.headline], resamples),
@@ -72,11 +77,21 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
     return comparison
 
 
+def _common_split(left: RunSpec, right: RunSpec) -> str:
+    if left.reported_split != right.reported_split:
+        side = "left" if not left.saves else "right"
+        raise UserError(
+            f"the {side} run only tunes and is scored on the selection rows alone, the other is "
+            "reported on validation rows: compare two runs that tune, or two that are reported"
+        )
+    return left.reported_split
+
+
 def _aligned(
-    left: pd.DataFrame, right: pd.DataFrame, task: str
+    left: pd.DataFrame, right: pd.DataFrame, task: str, split: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     try:
-        one, two = same_rows(left, right)
+        one, two = same_rows(left, right, split)
     except ValueError as error:
         raise UserError(f"{error} of {task!r}") from None
     if not one.label.equals(two.label):
@@ -94,9 +109,10 @@ def run_sentences(comparison: dict) -> list[str]:
     """Turn `compare_runs`' answer into sentences; the numbers are its own."""
     test = comparison["bootstrap"]
     said = [
-        f"{comparison['rows']} rows of {comparison['task']}, last epochs; left minus right, "
-        f"{comparison['metric']}: {points(test['difference'])} points, 95 % paired bootstrap "
-        f"{interval(test['low'], test['high'])} ({comparison['resamples']:,} resamples)"
+        f"{comparison['rows']} {comparison['split']} rows of {comparison['task']}, last epochs; "
+        f"left minus right, {comparison['metric']}: {points(test['difference'])} points, "
+        f"95 % paired bootstrap {interval(test['low'], test['high'])} "
+        f"({comparison['resamples']:,} resamples)"
     ]
     if "mcnemar" in comparison:
         counts = comparison["mcnemar"]
@@ -111,6 +127,15 @@ def run_sentences(comparison: dict) -> list[str]:
     return said
 
 
+class Pair(NamedTuple):
+    """A run's scores in both studies, as fractions, and whether it collapsed in each."""
+
+    left: float
+    right: float
+    left_collapsed: bool
+    right_collapsed: bool
+
+
 def compare_studies(left: Path, right: Path) -> dict:
     """Compare two studies' common runs: cell by cell on the same seeds, at the last epochs.
 
@@ -120,7 +145,8 @@ def compare_studies(left: Path, right: Path) -> dict:
     Returns:
         The names, how many runs are common or in one only, how many of them have equal predictions,
         the fields in which the common runs' specs differ, and a row per cell: seeds, mean scores,
-        paired difference with its 95 % t interval, p, and p by Holm over the cells.
+        how many of them collapsed on each side, paired difference with its 95 % t interval, p, and
+        p by Holm over the cells. Runs that only tune are left out.
 
     Raises:
         UserError: no finished run in common.
@@ -131,7 +157,7 @@ def compare_studies(left: Path, right: Path) -> dict:
         raise UserError(f"{left} and {right} have no finished run in common")
     fields: set[str] = set()
     equal, scored = 0, 0
-    cells: dict[str, list[tuple[float, float]]] = {}
+    cells: dict[str, list[Pair]] = {}
     for name in common:
         (a, a_rows), (b, b_rows) = (read_run(folder / "runs" / name) for folder in (left, right))
         fields |= spec_difference(a.spec, b.spec).keys()
@@ -140,8 +166,9 @@ def compare_studies(left: Path, right: Path) -> dict:
         metric = a.spec.task.headline
         left_score, right_score = (x.train.epochs["last"].scores.get(metric) for x in (a, b))
         if left_score is not None and right_score is not None:
-            scores = (left_score, right_score)
-            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(scores)
+            sick = ["last" in record.train.collapsed for record in (a, b)]
+            pair = Pair(left_score, right_score, *sick)
+            cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(pair)
     return {
         "left": str(left),
         "right": str(right),
@@ -170,12 +197,13 @@ def _equal_predictions(left: pd.DataFrame, right: pd.DataFrame) -> bool | None:
     return bool((one.prediction == two.prediction).all())
 
 
-def _cell_rows(cells: dict[str, list[tuple[float, float]]]) -> list[dict]:
+def _cell_rows(cells: dict[str, list[Pair]]) -> list[dict]:
     rows = []
-    for name, scores in cells.items():
-        left, right = ([both[side] for both in scores] for side in (0, 1))
+    for name, pairs in cells.items():
+        left, right, *sick = map(list, zip(*pairs, strict=True))
         means = {"left": sum(left) / len(left), "right": sum(right) / len(right)}
-        rows.append({"cell": name, **means, **paired(left, right)})
+        counts = dict(zip(("left_collapsed", "right_collapsed"), map(sum, sick), strict=True))
+        rows.append({"cell": name, **means, **counts, **paired(left, right)})
     adjusted = holm([row["p"] for row in rows])
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
@@ -186,8 +214,8 @@ def study_sections(comparison: dict) -> list[Section]:
         [
             row["cell"],
             row["n"],
-            f"{100 * row['left']:.1f}",
-            f"{100 * row['right']:.1f}",
+            _mean(row, "left"),
+            _mean(row, "right"),
             points(row["difference"]),
             interval(row["low"], row["high"]),
             p_value(row["p_holm"]),
@@ -196,6 +224,12 @@ def study_sections(comparison: dict) -> list[Section]:
     ]
     columns = ["cell, last epoch", "n", "left, %", "right, %", "difference", "95 % interval"]
     return [("same runs of both studies, paired by seed", [*columns, "p (Holm)"], rows)]
+
+
+def _mean(row: dict, side: str) -> str:
+    """Write a side's mean, and how many of its runs collapsed if any did."""
+    sick = row[f"{side}_collapsed"]
+    return f"{100 * row[side]:.1f}" + (f" ({of_which(sick, row['n'])})" if sick else "")
 
 
 def study_sentences(comparison: dict) -> list[str]:

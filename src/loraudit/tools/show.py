@@ -1,5 +1,7 @@
 """One run in full, from its files."""
 
+import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.run_files import read_run
+from loraudit.analysis.trials import values_text
+from loraudit.report.formatting import percent
 from loraudit.report.page_tables import flat
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
@@ -33,13 +37,21 @@ def describe(folder: Path) -> dict:
             for name in dict.fromkeys(n for c in train.epochs.values() for n in c.scores)
         },
         "epochs": {choice: chosen.epoch for choice, chosen in train.epochs.items()},
-        "history": pd.read_csv(folder / "history.csv").to_dict("records"),
+        "history": _history(folder / "history.csv"),
         "reported": record.spec.reported_split,
         "confusion": confusion(record, predictions),
+        "health": health(record),
+        "tuning": record.tuning.model_dump(mode="json") if record.tuning else None,
         "parameters": train.parameters,
         "cost": costs(record),
         "provenance": dict(flat(record.environment)) | {"code digest": record.code_sha256},
     }
+
+
+def _history(file: Path) -> list[dict]:
+    """Read a run's epochs; a score that is undefined, or that no rows were scored for, is None."""
+    rows = pd.read_csv(file).to_dict("records")
+    return [{name: None if pd.isna(v) else v for name, v in row.items()} for row in rows]
 
 
 def spec_values(spec: RunSpec) -> dict[str, object]:
@@ -60,7 +72,7 @@ def costs(record: RunRecord) -> dict[str, object]:
     train = record.train
     return {
         "steps": train.steps,
-        "seconds per step": train.seconds["train"] / train.steps,
+        "seconds per step": train.seconds["train"] / train.steps if train.steps else None,
         **{f"seconds: {name}": value for name, value in train.seconds.items()},
         **{f"rows: {name}": value for name, value in train.rows.items()},
         **{f"bytes: {name}": value for name, value in train.bytes.items()},
@@ -69,6 +81,38 @@ def costs(record: RunRecord) -> dict[str, object]:
         "peak memory, MiB": train.peak_memory_mib,
         "on the GPU, MiB": train.peak_device_memory_mib,
     }
+
+
+def health(record: RunRecord) -> dict[str, str]:
+    """Say whether a run collapsed, did not move, or diverged, each in a few words."""
+    train = record.train
+    return {
+        "collapsed to a constant answer": f"at the epoch {' and '.join(train.collapsed)}"
+        if train.collapsed
+        else "no",
+        "matrices B that never left zero": ", ".join(train.unmoved) or "none",
+        "loss not finite": "no" if train.diverged is None else f"at step {train.diverged}",
+    }
+
+
+def tuning_rows(tuning: dict) -> list[list[object]]:
+    """List what each combination of values scored on the selection rows, and which was chosen."""
+    rows = []
+    for trial in tuning["trials"]:
+        chosen = trial["values"] == tuning["chosen"]
+        edge = f", at the edge in {', '.join(tuning['at_edge'])}" if tuning["at_edge"] else ""
+        score = "none" if trial["diverged"] else percent(trial["mean"], trial["sd"] or math.nan)
+        rows.append(
+            [
+                values_text(json.dumps(trial["values"])),
+                score,
+                trial["n"],
+                trial["collapsed"] or "",
+                trial["diverged"] or "",
+                f"chosen{edge}" if chosen else "",
+            ]
+        )
+    return rows
 
 
 def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[list[int]]] | None:
@@ -103,8 +147,14 @@ def sections(run: dict) -> list[Section]:
     made: list[Section] = [
         ("spec", ["field", "value"], _pairs(run["spec"])),
         ("scores, %", ["metric", *chosen], scores),
-        ("history", list(run["history"][0]), history),
+        ("health", ["what", "found"], _pairs(run["health"])),
     ]
+    if history:
+        made.append(("history", list(run["history"][0]), history))
+    if run["tuning"]:
+        columns = ["values", "score on selection rows: mean ± SD, %", "seeds"]
+        columns += ["of which collapsed", "of which diverged", ""]
+        made.append(("tuning", columns, tuning_rows(run["tuning"])))
     if run["confusion"]:
         for name, counts in run["confusion"].items():
             rows = [[label, *row] for label, row in zip(run["classes"], counts, strict=True)]

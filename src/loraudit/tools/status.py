@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loraudit.base.errors import unknown
+from loraudit.base.files import cached_by_file
 from loraudit.base.pipes import reader_left
 from loraudit.studies import paths
 
 STATES = ("done", "running", "silent", "failed", "waiting")
+SICK = ("collapsed", "unmoved", "diverged")
+"""What is counted of runs that are done: their scores are in the means."""
+
 SILENT_SECONDS = 300
 """A job whose log is older may have been killed: while it runs, a line comes every 20 s or so."""
 
@@ -41,12 +45,13 @@ class Place(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """A run's state, the last line of its log, and the log's age in seconds."""
+    """A run's state, the last line of its log, its age in seconds, and what of `SICK` it is."""
 
     id: str
     state: str
     line: str = ""
     age: float | None = None
+    sick: tuple[str, ...] = ()
 
 
 def places(name: str) -> list[Place]:
@@ -77,10 +82,23 @@ def states(name: str, runs: list[Place]) -> Iterator[RunState]:
     result that was deleted.
     """
     for run in runs:
-        if (paths.RESULTS / name / "runs" / run.id / "record.json").is_file():
-            yield RunState(run.id, "done")
+        record = paths.RESULTS / name / "runs" / run.id / "record.json"
+        if record.is_file():
+            yield RunState(run.id, "done", sick=_sickness(record))
         else:
             yield _unfinished(run.id, log_file(name, run.id))
+
+
+@cached_by_file
+def _sickness(record: Path) -> tuple[str, ...]:
+    """Return what of `SICK` a run is, by its record; a damaged record is `verify`'s to name."""
+    try:
+        train = json.loads(record.read_text())["train"]
+        first = next(iter(train["epochs"]), None)  # the choice that is shown first
+        found = first in train["collapsed"], train["unmoved"], train["diverged"] is not None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+    return tuple(name for name, sick in zip(SICK, found, strict=True) if sick)
 
 
 def log_file(study: str, run: str) -> Path:
@@ -128,23 +146,25 @@ def error_line(lines: list[str]) -> str:
 
 
 def summary(name: str, runs: list[Place]) -> dict:
-    """Count a study's runs by state, in all and per task and method.
+    """Count a study's runs by state, in all and per task and method; and of those done, the sick.
 
-    Runs that failed, are silent or are running are also listed one by one, up to `SHOWN` each.
+    Runs that failed, are silent, are running or are sick are also listed one by one, up to `SHOWN`
+    each.
     """
     cells: dict[tuple[str, str], Counter] = {}
-    listed: dict[str, list[dict]] = {state: [] for state in ("failed", "silent", "running")}
+    listed: dict[str, list[dict]] = {state: [] for state in ("failed", "silent", "running", *SICK)}
     for run, now in zip(runs, states(name, runs), strict=True):
-        cells.setdefault((run.task, run.method), Counter())[now.state] += 1
-        if now.state in listed and len(listed[now.state]) < SHOWN:
-            listed[now.state].append(now._asdict())
+        cells.setdefault((run.task, run.method), Counter()).update((now.state, *now.sick))
+        for state in (now.state, *now.sick):
+            if state in listed and len(listed[state]) < SHOWN:
+                listed[state].append(now._asdict())
     total = sum(cells.values(), Counter())
     return {
         "study": name,
         "runs": len(runs),
-        **{state: total[state] for state in STATES},
+        **{state: total[state] for state in (*STATES, *SICK)},
         "cells": [
-            {"task": task, "method": method, **{state: counts[state] for state in STATES}}
+            {"task": task, "method": method, **{s: counts[s] for s in (*STATES, *SICK)}}
             for (task, method), counts in cells.items()
         ],
         "listed": listed,
@@ -158,20 +178,28 @@ def renderable(counts: dict):
 
     from loraudit.base.terminal import Grid, duration, grid
 
+    columns = _columns(counts)
     rows = [
-        [cell["task"], cell["method"], *(cell[s] or "" for s in STATES)] for cell in counts["cells"]
+        [cell["task"], cell["method"], *(cell[s] or "" for s in columns)]
+        for cell in counts["cells"]
     ]
     if len(rows) > 1:
-        rows.append(["all", "", *(counts[state] or "" for state in STATES)])
+        rows.append(["all", "", *(counts[state] or "" for state in columns)])
     title = f"{counts['study']}: {counts['done']} of {counts['runs']} runs done"
-    parts: list[Grid | Text] = [grid(title, ["task", "method", *STATES], rows)]
+    parts: list[Grid | Text] = [grid(title, ["task", "method", *columns], rows)]
     for state, runs in counts["listed"].items():
         for run in runs:
-            line = f"{state}: {run['id']}, {duration(run['age'])} ago: {run['line']}"
+            when = f", {duration(run['age'])} ago: {run['line']}" if state not in SICK else ""
+            line = f"{state}: {run['id']}{when}"
             parts.append(Text(line, style="red" if state == "failed" else ""))
         if counts[state] > len(runs):
             parts.append(Text(f"{state}: and {counts[state] - len(runs)} more"))
     return Group(*parts)
+
+
+def _columns(counts: dict) -> list[str]:
+    """Return the states, and of the kinds of sick runs those that there are."""
+    return [*STATES, *(kind for kind in SICK if counts[kind])]
 
 
 def watch(name: str, runs: list[Place], every: float) -> None:
@@ -201,7 +229,7 @@ def watch(name: str, runs: list[Place], every: float) -> None:
 def _lines(name: str, runs: list[Place], every: float, counts: dict) -> None:
     last = ""
     while True:
-        line = ", ".join(f"{counts[state]} {state}" for state in STATES)
+        line = ", ".join(f"{counts[state]} {state}" for state in _columns(counts))
         if line != last:
             print(f"{name}: {line}", flush=True)
         last = line

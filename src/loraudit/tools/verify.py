@@ -246,9 +246,13 @@ def _check_code(case: Case) -> Findings:
 
 def _check_evidence(case: Case) -> Findings:
     """Recompute the scores from predictions.parquet, and compare history.csv with the record."""
+    if case.record.train.diverged is not None:
+        yield from guarded(case.folder, _check_diverged(case))
+        return
     yield from guarded(case.folder / "history.csv", _check_history(case))
     predictions = case.folder / "predictions.parquet"
     yield from guarded(predictions, _check_scores(case, predictions))
+    yield from guarded(predictions, _check_collapsed(case, predictions))
     yield from guarded(predictions, _check_labels(case, predictions))
 
 
@@ -276,6 +280,39 @@ def _check_scores(case: Case, file: Path) -> Findings:
                     f"{name} {metric} is {said.get(metric)}, the predictions give "
                     f"{computed.get(metric)}",
                 )
+
+
+def _check_diverged(case: Case) -> Findings:
+    """Check that a run which diverged only tunes, stopped in the middle, and has no scores."""
+    train, history = case.record.train, pd.read_csv(case.folder / "history.csv")
+    if case.record.spec.saves or train.epochs:
+        yield case.problem(
+            "record.json", "says that it diverged, but only a run without scores may"
+        )
+    if len(pd.read_parquet(case.folder / "predictions.parquet")):
+        yield case.problem("predictions.parquet", "predictions of a run that diverged")
+    if len(history) >= case.record.spec.epochs or (history.step > train.steps).any():
+        text = f"{len(history)} whole epochs, but the run diverged at step {train.diverged}"
+        yield case.problem("history.csv", text)
+
+
+def _check_collapsed(case: Case, file: Path) -> Findings:
+    """Tell again from the predictions at which of the chosen epochs the run had collapsed."""
+    from loraudit.training.health import collapsed
+
+    train, spec = case.record.train, case.record.spec
+    table = pd.read_parquet(file)
+    table = table[table.split == spec.reported_split]
+    found = []
+    for choice, chosen in train.epochs.items():
+        rows = table[table.epoch == chosen.epoch]
+        logits = rows.filter(like="logit_").to_numpy()
+        if collapsed(logits, rows.label.to_numpy(), spec.task):
+            found.append(choice)
+    if found != list(train.collapsed):
+        said = ", ".join(train.collapsed) or "none"
+        text = f"collapsed at the epochs: {said}; the predictions give {', '.join(found) or 'none'}"
+        yield case.problem("record.json", text)
 
 
 def _same_score(one: float | None, two: float | None) -> bool:
@@ -324,7 +361,16 @@ def _check_labels(case: Case, file: Path) -> Findings:
 def _check_split_labels(case: Case, table: Path, rows: pd.DataFrame) -> Findings:
     if not table.is_file():
         return
-    labels = _labels(table).reindex(rows.row).to_numpy()
+    known = _labels(table)
+    labels = known.reindex(rows.row).to_numpy()
+    if rows.split.iloc[0] == "selection":
+        from loraudit.data.batches import held_out
+
+        drawn = known.index[held_out(known.to_numpy(), case.record.spec)]
+        for epoch, part in rows.groupby("epoch"):
+            if set(part.row) != set(drawn):
+                text = f"epoch {epoch}: its selection rows are not those that the task's name draws"
+                yield case.problem("predictions.parquet", text)
     if not np.array_equal(labels, rows.label.to_numpy()):
         yield case.problem("predictions.parquet", f"labels of {table.stem} are not the task's")
 
@@ -344,12 +390,13 @@ def _as_many(case: Case, adapter: int) -> bool:
 def _check_adapter(case: Case) -> Findings:
     """Read every saved tensor; count them, and the bytes, against the record."""
     train, folder = case.record.train, case.folder / "adapter"
-    size, adapter = 0, 0
+    size, adapter, still = 0, 0, 0
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         size += file.stat().st_size
         if file.suffix == ".safetensors":
             try:
-                adapter += _adapter_values(file)
+                values, zero = _adapter_values(file)
+                adapter, still = adapter + values, still + zero
             except (SafetensorError, OSError, ValueError) as error:
                 yield case.problem(f"adapter/{file.name}", f"unreadable: {error}")
     if size != train.bytes["adapter"]:
@@ -358,18 +405,22 @@ def _check_adapter(case: Case) -> Findings:
     elif not _as_many(case, adapter):
         text = f"{adapter} values of A and B, the record says {train.parameters['adapter']}"
         yield case.problem("adapter", text)
+    elif still != len(train.unmoved):
+        text = f"{still} matrices B are zero, the record says {len(train.unmoved)}"
+        yield case.problem("adapter", text)
 
 
-def _adapter_values(file: Path) -> int:
-    """Read a file's tensors; returns how many values lie in A and B matrices."""
-    count = 0
+def _adapter_values(file: Path) -> tuple[int, int]:
+    """Read a file's tensors; returns how many values lie in A and B, and how many B are zero."""
+    count = still = 0
     with safe_open(file, framework="numpy") as tensors:
         for name in tensors.keys():  # noqa: SIM118
             values = tensors.get_tensor(name)
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} holds values that are not finite")
             count += values.size if "lora_" in name else 0
-    return count
+            still += "lora_B" in name and bool(values.size) and not values.any()
+    return count, still
 
 
 def _check_sources(case: Case) -> Findings:

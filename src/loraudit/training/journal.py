@@ -1,6 +1,9 @@
 """What the training loop has done so far; checkpoints hold it, and it is written at the end."""
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,6 +62,8 @@ class Journal:
     """tokens trained on, without padding and with it"""
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
     """wall time spent training and evaluating"""
+    cpu_seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0})
+    """processor time of this process, all its threads together, spent on the same"""
     history: list[dict] = field(default_factory=list)
     """epoch, step, training loss and scores: a row for each epoch that is done"""
     logits: dict[int, dict[str, torch.Tensor]] = field(default_factory=dict)
@@ -69,11 +74,26 @@ class Journal:
     """what a closed fit has chosen, for the run's record"""
     ranks: list[dict] = field(default_factory=list)
     """step, layer and rank: a row for each layer at the start and whenever ranks have moved"""
+    diverged: int | None = None
+    """the step after which the loss or an output was not finite, of a run that only tunes"""
     resumed: list[dict] = field(default_factory=list)
     """step of each checkpoint from which the run was resumed, and the machine that saved it"""
 
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the time of a block to what was spent training ("train") or evaluating."""
+        wall, cpu = time.monotonic(), time.process_time()
+        yield
+        self.seconds[what] += time.monotonic() - wall
+        self.cpu_seconds[what] += time.process_time() - cpu
+
     def chosen(self, last: int) -> dict[EpochChoice, int]:
-        """Return the epoch that each choice came to; `last` is the run's last epoch."""
+        """Return the epoch that each choice came to; `last` is the run's last epoch.
+
+        A run that diverged has none.
+        """
+        if self.diverged is not None:
+            return {}
         return {choice: best.epoch for choice, best in self.choices.items()} | {"last": last}
 
 
@@ -94,19 +114,24 @@ def put_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> Non
 def write_journal(
     out: Path, journal: Journal, examples: dict[str, Examples], spec: RunSpec
 ) -> None:
-    """Write history.csv and predictions.parquet, and ranks.csv if layers' ranks may differ."""
+    """Write history.csv and predictions.parquet, and ranks.csv if layers' ranks may differ.
 
-    def csv(rows: list[dict], path: Path) -> None:
-        write_atomic(path, lambda new: pd.DataFrame(rows).to_csv(new, index=False, na_rep="nan"))
+    Of a run that diverged these have the epochs that were done, and no predictions.
+    """
+
+    def csv(rows: list[dict], path: Path, *columns: str) -> None:
+        table = pd.DataFrame(rows, columns=None if rows else list(columns))
+        write_atomic(path, lambda new: table.to_csv(new, index=False, na_rep="nan"))
 
     logits = {
         epoch: {split: values.numpy() for split, values in splits.items()}
         for epoch, splits in journal.logits.items()
+        if journal.diverged is None
     }
     predictions = prediction_table(
         logits, examples, predict=lambda values: metrics.predictions(values, spec.task)
     )
-    csv(journal.history, out / "history.csv")
+    csv(journal.history, out / "history.csv", "epoch", "step", "train_loss")
     if journal.ranks:
         csv(journal.ranks, out / "ranks.csv")
     write_atomic(

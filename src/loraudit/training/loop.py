@@ -6,7 +6,6 @@ decided here, so that the global batch is what the spec says, whatever the numbe
 
 import math
 import sys
-import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
@@ -34,6 +33,10 @@ from loraudit.training.state import State, keep, note_ranks, restore
 EVALUATED = 4
 """An evaluation batch has the rows of so many micro batches: without a backward pass they take no
 more memory than one does in training."""
+
+
+class Diverged(UserError):
+    """The loss or an output is not finite."""
 
 
 def run_epochs(
@@ -105,7 +108,7 @@ def train_epoch(state: State, examples: Examples) -> float:
     """Train the journal's epoch, or what is left of it; return the mean loss over its rows.
 
     Raises:
-        UserError: the loss is not finite.
+        Diverged: the loss is not finite.
         SystemExit: a signal came; a checkpoint was saved.
     """
     spec, journal = state.spec, state.journal
@@ -117,18 +120,17 @@ def train_epoch(state: State, examples: Examples) -> float:
     if journal.pending and state.controller:  # a signal had stopped it at this step
         act(state, state.controller)
     for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
-        started = time.monotonic()
-        loss = optimizer_step(state, examples, batch)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {journal.step} (epoch {journal.epoch}); no result was "
-                f"written. Try a learning_rate below {spec.learning_rate:g}"
-            )
-        journal.loss += loss
-        journal.batch += 1
-        if state.controller and not state.controller.with_gradients:
-            act(state, state.controller)
-        journal.seconds["train"] += time.monotonic() - started
+        with journal.timed("train"):
+            loss = optimizer_step(state, examples, batch)
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss is {loss} at step {journal.step} (epoch {journal.epoch}); no result "
+                    f"was written. Try a learning_rate below {spec.learning_rate:g}"
+                )
+            journal.loss += loss
+            journal.batch += 1
+            if state.controller and not state.controller.with_gradients:
+                act(state, state.controller)
         keep(state)
     return journal.loss / len(examples)
 
@@ -221,10 +223,21 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the model's outputs (n, classes) on all rows in order; each process runs a part.
 
     Raises:
-        UserError: the logits are not finite, or there is too little memory.
+        Diverged: the logits are not finite.
+        UserError: there is too little memory.
         SystemExit: a signal came; a checkpoint was saved.
     """
-    started, accelerator = time.monotonic(), state.accelerator
+    with state.journal.timed("evaluate"):
+        whole = _outputs(state, examples, label)
+    if not np.isfinite(whole).all():
+        raise Diverged(
+            f"the model's outputs are not finite after step {state.journal.step}; no result"
+        )
+    return whole
+
+
+def _outputs(state: State, examples: Examples, label: str) -> np.ndarray:
+    accelerator = state.accelerator
     state.model.eval()
     batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
@@ -238,11 +251,6 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
     whole = np.full((len(examples), parts[0][1].shape[1]), np.nan, dtype=np.float32)
     for index, logits in parts:
         whole[index] = logits
-    if not np.isfinite(whole).all():
-        raise UserError(
-            f"the model's outputs are not finite after step {state.journal.step}; no result"
-        )
-    state.journal.seconds["evaluate"] += time.monotonic() - started
     return whole
 
 

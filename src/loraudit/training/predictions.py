@@ -29,4 +29,6 @@ def prediction_table(
         for k in range(logits.shape[1]):
             table[f"logit_{k}"] = logits[:, k]
         tables.append(table)
+    if not tables:
+        return pd.DataFrame(columns=["split", "epoch", "row", "label", "prediction"])
     return pd.concat(tables, ignore_index=True)

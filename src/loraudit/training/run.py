@@ -39,8 +39,8 @@ from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.device import check_precision, same_bits
 from loraudit.training.health import collapsed, unmoved
 from loraudit.training.journal import Best, write_journal
-from loraudit.training.loop import run_epochs
-from loraudit.training.method import ClosedFit, method_of
+from loraudit.training.loop import Diverged, run_epochs
+from loraudit.training.method import ClosedFit, Method, method_of
 from loraudit.training.schedule import learning_rate, make_schedule
 from loraudit.training.state import State, restore, take_up
 from loraudit.training.tuning import choose
@@ -84,7 +84,8 @@ def train(
 
     Raises:
         UserError: a file of the tokens or the model is missing; settings that do not fit the data,
-            model, launcher or start; a non-finite loss; too little memory.
+            model, launcher or start; a non-finite loss (of a run that only tunes it is a result);
+            too little memory.
         SystemExit: SIGTERM or SIGINT, after a checkpoint.
     """
     started = time.monotonic()
@@ -114,9 +115,10 @@ def train(
             return
         tidy(out, checkpoints)
         take_up(state, checkpoints)
-        run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
+        epochs_or_divergence(state, examples, method)
         if accelerator.is_main_process:
-            restore(state, state.journal.choices[spec.choices[0]])
+            if state.journal.diverged is None:
+                restore(state, state.journal.choices[spec.choices[0]])
             if spec.saves:
                 export(state, out / "adapter")
             write_journal(out, state.journal, examples, spec)
@@ -135,6 +137,26 @@ def train(
             facts = {"environment": provenance, "tuning": tuning, **digests}
             write_record(out, RunRecord(spec=spec, train=result, **facts))
             checkpoints.remove()
+
+
+def epochs_or_divergence(state: State, examples: dict[str, Examples], method: Method) -> None:
+    """Train all epochs; note if the loss of a run that only tunes stops being finite.
+
+    That the values can't be trained with is what was to be found out, and what waits for the run
+    goes on.
+
+    Raises:
+        Diverged: of a run that is reported.
+    """
+    try:
+        run_epochs(state, examples, method.fit if isinstance(method, ClosedFit) else None)
+    except Diverged as error:
+        if state.spec.saves:
+            raise
+        state.journal.diverged = state.journal.step
+        text = str(error).partition("; no result")[0]
+        if state.accelerator.is_main_process:
+            print(f"{text}: it diverged and counts as the worst", file=sys.stderr, flush=True)
 
 
 def check_made(*folders: Path) -> None:
@@ -219,7 +241,9 @@ def train_result(state: State, **facts: Any) -> Train:
             for choice, epoch in journal.chosen(state.spec.epochs).items()
         },
         tokens=journal.tokens,
+        diverged=journal.diverged,
         seconds={**journal.seconds, "total": time.monotonic() - state.started},
+        cpu_seconds=journal.cpu_seconds,
         peak_memory_mib=peak_memory_mib(),
         peak_device_memory_mib=peak_device_memory_mib(),
         counts=state.controller.counts if state.controller else journal.counts,

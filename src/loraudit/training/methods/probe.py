@@ -5,7 +5,6 @@ model's own classification head by gradient steps, on the first token.
 """
 
 import functools
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,17 +55,19 @@ class Probe(ClosedFit):
         spec, journal = state.spec, state.journal
         if journal.batch:  # a resumed run, which had been fitted
             return journal.loss
-        started, evaluated = time.monotonic(), journal.seconds["evaluate"]
-        features = _features(state, train)
-        chosen = choose_strength(features, train.labels, spec)
-        weight, bias, loss = regression(features, train.labels, chosen, spec)
-        with torch.no_grad():
-            layer = state.bare.get_submodule(spec.model.output_layer)
-            layer.weight.copy_(torch.from_numpy(weight))
-            layer.bias.copy_(torch.from_numpy(bias))
+        times = journal.seconds, journal.cpu_seconds
+        evaluated = [time["evaluate"] for time in times]
+        with journal.timed("train"):
+            features = _features(state, train)
+            chosen = choose_strength(features, train.labels, spec)
+            weight, bias, loss = regression(features, train.labels, chosen, spec)
+            with torch.no_grad():
+                layer = state.bare.get_submodule(spec.model.output_layer)
+                layer.weight.copy_(torch.from_numpy(weight))
+                layer.bias.copy_(torch.from_numpy(bias))
         journal.counts["C"] = chosen
-        journal.seconds["evaluate"] = evaluated  # the features are part of the fit
-        journal.seconds["train"] += time.monotonic() - started
+        for time, before in zip(times, evaluated, strict=True):
+            time["evaluate"] = before  # the features are part of the fit
         journal.step += 1
         journal.batch, journal.loss = 1, loss
         return loss
