@@ -157,7 +157,7 @@ def summary(name: str, runs: list[Place]) -> dict:
         cells.setdefault((run.task, run.method), Counter()).update((now.state, *now.sick))
         for state in (now.state, *now.sick):
             if state in listed and len(listed[state]) < SHOWN:
-                listed[state].append(now._asdict())
+                listed[state].append({**now._asdict(), "sick": list(now.sick)})
     total = sum(cells.values(), Counter())
     return {
         "study": name,
