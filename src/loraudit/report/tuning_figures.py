@@ -74,7 +74,7 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
     series = look(looks[name])
     means = _means(curve)
     sick = curve[_diverged(curve)].drop_duplicates("learning_rate")
-    at = {"transform": axes.get_xaxis_transform(), "color": series["color"]}
+    at = {"transform": axes.get_xaxis_transform(), "color": "0.1"}
     axes.scatter(sick.learning_rate, [0.02] * len(sick), **DOWN, **at)
     marked = curve.assign(score_collapsed=curve.get("collapsed", False))
     mark_collapsed(axes, curve.learning_rate, marked, "score")
