@@ -36,6 +36,14 @@ def test_a_study_draws_what_it_has():
     assert set(study_figures(compared)) == names | {"verdicts"}
 
 
+def test_one_epoch_is_no_curve():
+    once = [run.spec.model_copy(update={"epochs": 1}) for run in small_study().runs]
+    runs = zip(small_study().runs, once, strict=True)
+    study = small_study(runs=tuple(run.model_copy(update={"spec": spec}) for run, spec in runs))
+    assert "learning_curves" in study_figures(small_study())
+    assert "learning_curves" not in study_figures(study)
+
+
 def draw_losses(rows: pd.DataFrame):
     figure, axes = plt.subplots()
     axes.plot(rows.step, rows.train_loss)

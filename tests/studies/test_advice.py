@@ -32,3 +32,16 @@ def test_an_untuned_study_and_untuned_methods_are_told(tmp_path):
     assert "untuned" not in said(tmp_path, LORA, **rows)
     head = {"method": "head", "learning_rate": 0.01}
     assert "untuned, beside cells that are tuned: head only" in said(tmp_path, LORA, head, **rows)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [({}, "settings as the study quickstart-tuning chose"), ({"task": "tweets"}, "untuned: all")],
+)
+def test_settings_that_another_study_chose_are_told_where_they_were_chosen(
+    tmp_path, overrides, told
+):
+    path = tmp_path / "chosen.yaml"
+    path.write_text("{settings_from: quickstart-tuning, grid: [{method: full, seed: [0, 1]}]}")
+    (sentence,) = advice(load_study(path, overrides))
+    assert sentence.startswith(told)

@@ -1,5 +1,6 @@
 """Studies: layers, grids, warm starts, ablations; bad input gets one clear error."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -42,11 +43,64 @@ def test_quickstart_is_the_grid_of_the_readme():
     runs = load_study("config/studies/quickstart.yaml").runs
     adapters = [run.spec for run in runs if run.spec.adapter]
     cells = {(s.method, s.lora.rank, len(s.lora.targets), s.seed) for s in adapters}
+    ours = [(1, 2), (2, 2), (4, 2), (8, 2), (1, 6), (8, 6)]  # rank, matrices of a layer
+    pefts = [(1, 2), (8, 2), (1, 6), (8, 6)]
     assert cells == {
-        (m, r, t, s) for m in ("lora", "peft") for r in (1, 8) for t in (2, 6) for s in (0, 1)
+        (method, *cell, seed)
+        for method, all_cells in (("lora", ours), ("peft", pefts))
+        for cell in all_cells
+        for seed in (0, 1, 2)
     }
     baselines = [run.spec.method for run in runs if not run.spec.adapter]
-    assert baselines == ["head"] * 2 + ["probe"] * 2 + ["full"] * 2
+    assert baselines == ["head"] * 3 + ["probe"] * 3 + ["full"] * 3
+    ratios = {round(s.lora.alpha / s.lora.rank**0.5, 9) for s in adapters}
+    assert len(ratios) == 1  # rsLoRA's scaling: ranks are compared, and not scalings
+
+
+def test_the_pages_say_how_many_runs_each_study_has():
+    page = Path("docs/studies.md").read_text()
+    said = re.findall(r"^\| \[([\w-]+)\]\(\.\./config/studies/.*\| (\d+) \| [^|]+\|$", page, re.M)
+    assert {name for name, _ in said} == {path.stem for path in STUDIES}
+    for name, runs in said:
+        assert len(load_study(f"config/studies/{name}.yaml").runs) == int(runs), name
+    quickstart = len(load_study("config/studies/quickstart.yaml").runs)
+    for name in ("README.md", "docs/tutorial.md"):
+        assert f"{quickstart} small runs on the CPU" in Path(name).read_text(), name
+
+
+def test_the_quickstarts_settings_are_among_those_that_its_tuning_study_tried():
+    study = load_study("config/studies/quickstart.yaml")
+    assert study.settings_from in (None, "quickstart-tuning")
+    source = load_study("config/studies/quickstart-tuning.yaml")
+    tuned = {run.id.rpartition("/")[0]: run.spec for run in source.runs}
+    tried_seeds = {run.spec.seed for run in source.tuning}
+    for run in study.runs:
+        cell = run.id.rpartition("/")[0].replace("/peft-", "/lora-")  # twins are tuned together
+        theirs = tuned[cell]
+        own = {f: run.spec.flat()[f] for f in (theirs.tuned.fields if theirs.tuned else ())}
+        if theirs.tuned:
+            assert own in [candidate.values for candidate in theirs.tuned.candidates]
+            theirs = theirs.with_values(own)
+        same = {"tuned": None, "selection_rows": None}
+        same |= {"method": run.spec.method, "seed": run.spec.seed}
+        assert theirs.model_copy(update=same) == run.spec
+        assert run.spec.seed not in tried_seeds
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("settings_from: quickstart-tunin", "'quickstart-tunin' is not known; did you mean 'quic"),
+        ("settings_from: quickstart", "quickstart: expected a study with `tune`"),
+        (
+            "settings_from: quickstart-tuning\ndefaults: {seed: [0, 100]}",
+            "seeds: 100 tuned with in quickstart-tuning; report other seeds",
+        ),
+    ],
+)
+def test_settings_come_from_a_study_that_tunes_with_other_seeds(tmp_path, keys, message):
+    with pytest.raises(UserError, match=message):
+        load_study(study_file(tmp_path, f"{keys}\ngrid: [{{method: full}}]"))
 
 
 def test_lists_are_axes_and_other_axes_show_in_the_name(tmp_path):

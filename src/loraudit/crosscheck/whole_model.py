@@ -36,7 +36,7 @@ from loraudit.data.batches import collate, global_batches, load_examples, pad_id
 from loraudit.studies.spec import RunSpec, derive_seed
 from loraudit.training.schedule import learning_rate, make_schedule
 
-STEPS, ACCUMULATED, ROWS = 20, 2, 2
+STEPS, ACCUMULATED, ROWS = 8, 2, 2
 LAYER_DROPOUT = 0.1
 """The least LoRA dropout of the layer checks, so that dropout is checked in runs without it too."""
 

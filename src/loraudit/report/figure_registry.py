@@ -67,6 +67,10 @@ def _has_several_sizes(study: Study) -> bool:
     return len({(spec.method, adapter_name(spec)) for spec in _specs(study)}) > 1
 
 
+def _has_several_epochs(study: Study) -> bool:
+    return any(spec.epochs > 1 for spec in _specs(study))
+
+
 def _has_several_rows(study: Study) -> bool:
     rows = {(spec.task.name, spec.train_rows) for spec in _specs(study)}
     return len(rows) > len({task for task, _ in rows})
@@ -184,6 +188,7 @@ _FIGURES = (
         module=f"{HERE}.curve_figures",
         draw="learning_curves",
         describe="describe_learning_curves",
+        wanted=_has_several_epochs,
         limit=Limit(12, "cells", ("rank", *LINE)),
     ),
     Figure(

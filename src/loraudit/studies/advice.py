@@ -34,6 +34,11 @@ def _untuned(study: Study) -> list[str]:
     methods = dict.fromkeys(run.spec.facts.label for run in study.runs if not run.spec.tuned)
     if not methods:
         return []
+    if study.settings_from:
+        return [
+            f"settings as the study {study.settings_from} chose them, on rows held out of the "
+            "training split and with other seeds than are reported here"
+        ]
     if study.tuning:
         return [f"untuned, beside cells that are tuned: {', '.join(methods)}"]
     return [

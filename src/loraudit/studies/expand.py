@@ -133,6 +133,7 @@ def load_study(
         if run.spec.warm_start:
             check_start(run.spec.task.name, run.spec.warm_start.task, shared, str(path))
     tuning = _needed_tuning(resolver.tuning, runs, path)
+    source = None if overrides else _settings_from(file, runs, path, folder)
     suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
     protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
     return Study(
@@ -145,8 +146,32 @@ def load_study(
         contaminations=contaminations(met, folder / "models.yaml"),
         shared_texts=shared,
         tuning=tuning,
+        settings_from=source,
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
     )
+
+
+def _settings_from(file: StudyFile, runs: list[Run], path: Path, folder: Path) -> str | None:
+    """Return the study that a file's settings come from, after a look at its `tune`.
+
+    Raises:
+        UserError: there is no such study, it tunes nothing or the study itself tunes, or a seed
+            that is reported here was tuned with there.
+    """
+    name, studies = file.settings_from, folder / "studies"
+    if name is None:
+        return None
+    where = f"{path}: settings_from"
+    source = own_or_shipped(studies / f"{name}.yaml")
+    if not source.is_file():
+        raise unknown(where, name, (known.stem for known in own_and_shipped(studies)))
+    tune = validated(StudyFile, read_yaml(source), str(source)).tune
+    if file.tune or tune is None:
+        raise UserError(f"{where}: {name}: expected a study with `tune`, in a study without one")
+    if both := sorted({run.spec.seed for run in runs} & set(tune.seeds)):
+        seeds = ", ".join(map(str, both))
+        raise UserError(f"{where}: seeds: {seeds} tuned with in {name}; report other seeds")
+    return name
 
 
 def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:

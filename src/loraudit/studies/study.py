@@ -45,7 +45,8 @@ class Study(Frozen):
     as a fraction, that still counts as equal; None leaves it to the published number. `reading` is
     what a published ± is taken to mean if its source does not say. `contrasts` are the comparisons
     of variants that the question asks for; if there are none, each adapter is compared with each
-    baseline. `contaminations` and `shared_texts`
+    baseline. `settings_from` names the study whose `tune` chose the settings that this one
+    fixes, if one did. `contaminations` and `shared_texts`
     are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
     """
 
@@ -60,6 +61,7 @@ class Study(Frozen):
     switches: tuple[Switch, ...] = ()
     tuning: tuple[Run, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    settings_from: str | None = None
     contaminations: tuple[Contamination, ...] = ()
     shared_texts: tuple[SharedTexts, ...] = ()
 

@@ -128,6 +128,9 @@ class StudyFile(Layer):
     tune: TuneFile | None = None
     """values to try, on rows held out of the training split (`selection_rows`), from which each
     cell of the grid takes the best; see [tune](#tune)"""
+    settings_from: str | None = None
+    """the study whose `tune` chose the settings that stand in this file; on another task or model
+    than the file's own they count as untuned"""
     ablation: AblationFile | None = None
     """a base block, and switches flipped on it one at a time"""
 
