@@ -132,6 +132,9 @@ def test_the_docs_count_the_runs_of_every_study():
         path.stem: str(len(load_study(path).runs)) for path in Path("config/studies").glob("*.yaml")
     }
     assert shown == counted
+    quickstart = len(load_study("config/studies/quickstart.yaml").runs)
+    for page in ("README.md", "docs/tutorial.md"):
+        assert f"{quickstart} small runs on the CPU" in Path(page).read_text(), page
 
 
 @pytest.mark.parametrize("page", [*PAGES, *map(str, COMMITTED.glob("*/README.md"))])
