@@ -92,7 +92,8 @@ def effects() -> pd.DataFrame:
 
 def costs() -> pd.DataFrame:
     cells = {"method": ["lora", "full"], "rank": [8, None], "targets": ["q+v", None], "label": ""}
-    numbers = {"bytes_tasks": [5e8, 5e9], "peak_mib": [900, 1800], "seconds_step": [0.2, 0.4]}
+    numbers = {"bytes_tasks": [5e8, 5e9], "peak_mib": [900, 1800], "step": [0.2, 0.4]}
+    numbers |= {"step_sd": [0.01, 0.02], "clock": "CPU", "steps_differ": True}
     return pd.DataFrame({"task": "t", "model": "m", **cells, **numbers})
 
 
@@ -157,10 +158,13 @@ def similarities() -> pd.DataFrame:
 
 def priced() -> pd.DataFrame:
     """Make three cells, of which the second is beaten in everything by the first."""
-    prices = {price: [1000, 2000, 3000] for price in PRICES}
-    fronts = {f"front_{price}": [True, False, True] for price in PRICES}
+    prices = {price: [1000, 2000, 3000] for price in PRICES} | {"clock": "CPU"}
+    prices |= {f"{price}_sd": [10, 20, 30] for price in PRICES}
+    fronts = {f"front_{price}": ["on", "beaten", "on"] for price in PRICES}
+    fronts |= {f"clear_{price}": True for price in PRICES}
     cells = {"method": ["lora", "lora", "full"], "rank": [1, 8, None], "label": ""}
     scores = {"last_mean": [0.8, 0.7, 0.9], "last_sd": [0.01, float("nan"), 0.02]}
+    scores |= {"n": 3, "last_collapsed": [0, 0, 0]}
     names = {"task": "t", "model": "m", "targets": ["q+v", "q+v", None], "metric": "accuracy"}
     return pd.DataFrame({**names, **cells, **scores, **prices, **fronts})
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.analysis.cost import PRICES, TASKS, cost, pareto, without_twins
+from loraudit.analysis.cost import PRICES, TASKS, clearly_differ, cost, pareto, without_twins
+from loraudit.analysis.pooling import Cell, Spread, pooled, unpaired
 from loraudit.report.tables import cost_table
 
 
@@ -68,12 +69,14 @@ def test_the_front_is_what_nothing_beats_and_it_beats_the_rest(seed):
     )
     table = pareto(cells)
     for price in PRICES:
-        front = table[table[f"front_{price}"]]
+        front = table[table[f"front_{price}"] == "on"]
         for cell in table.itertuples():
             paid = getattr(cell, price)
             above = front[(front.last_mean >= cell.last_mean) & (front[price] <= paid)]
             beaten = above[(above.last_mean > cell.last_mean) | (above[price] < paid)]
-            assert getattr(cell, f"front_{price}") == beaten.empty
+            assert (getattr(cell, f"front_{price}") == "on") == beaten.empty
+            if price != "parameters_trainable":  # with one run each no difference is clear
+                assert getattr(cell, f"front_{price}") != "beaten"
             assert len(above)
 
 
@@ -92,3 +95,58 @@ def test_what_peft_alone_has_is_no_twin():
     assert list(without_twins(rows).method) == ["peft", "full", "lora", "full"]
     rows["label"] = ""
     assert list(without_twins(rows).method) == ["full", "lora", "full"]
+
+
+def seeds_of(cells: dict[str, tuple[float, float]], noise: float, seeds: int = 5) -> pd.DataFrame:
+    """Make runs of cells with these scores and processor seconds, and a spread of the seconds."""
+    steps = np.linspace(-noise, noise, seeds)
+    rows = [
+        tidy()[:1].assign(label=name, last=score + step / 100, best=score, seed=seed, device="cpu",
+                          cpu_seconds_train=50 * cpu * (1 + step), seconds_train=50.0 * (seed + 1))
+        for name, (score, cpu) in cells.items()
+        for seed, step in enumerate(steps)
+    ]  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_a_step_costs_its_processor_time_and_not_that_of_a_busy_machines_clock():
+    runs = seeds_of({"a": (0.8, 0.1), "b": (0.9, 0.2)}, noise=0.01)
+    table = cost(runs).set_index("label")
+    assert list(table.step) == pytest.approx([0.1, 0.2]) and set(table.clock) == {"CPU"}
+    assert table.step_sd["b"] == pytest.approx(2 * table.step_sd["a"])
+    assert table.steps_differ.all()
+    assert not cost(seeds_of({"a": (0.8, 0.1), "b": (0.9, 0.101)}, noise=0.1)).steps_differ.any()
+    gpu = cost(runs.assign(device="cuda:0")).set_index("label")
+    assert set(gpu.clock) == {"wall"} and list(gpu.step) == list(gpu.seconds_step)
+    assert list(cost_table(cost(runs))["CPU ms per step"]) == ["100 ± 1", "200 ± 2"]
+    assert "CPU ms per step" not in cost_table(cost(runs.assign(device="cuda:0")))
+
+
+def test_a_front_within_noise_is_none_and_a_clear_one_is_one():
+    clear = pareto(seeds_of({"a": (0.8, 0.1), "b": (0.9, 0.2), "c": (0.7, 0.3)}, noise=0.01))
+    assert list(clear.front_milliseconds_step) == ["on", "on", "beaten"]
+    assert clear.clear_milliseconds_step.all()
+    cells = {"a": (0.8, 0.1), "b": (0.8001, 0.101), "c": (0.7999, 0.1005)}
+    noisy = pareto(seeds_of(cells, noise=0.2))
+    assert list(noisy.front_milliseconds_step) == ["on", "on", "within noise"]
+    assert not noisy.clear_milliseconds_step.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_means_differ_clearly_about_as_rarely_as_the_test_says(seed):
+    """Of twelve equal cells, the pairs that differ at 5 % are few; a far one differs from all."""
+    random = np.random.default_rng(seed)
+    values = [random.normal(0, 1, 5) for _ in range(12)]
+    found = clearly_differ([*values, random.normal(20, 1, 5), np.array([0.0])])
+    assert (found == found.T).all() and not found.diagonal().any()
+    assert found[:12, :12].mean() < 0.2
+    assert found[12, :12].all() and not found[13].any()
+
+
+def test_two_cells_differ_as_the_table_of_contrasts_says():
+    random = np.random.default_rng(0)
+    values = [random.normal(mean, 1, 4) for mean in np.linspace(0, 4, 8)]
+    spreads = pooled([Spread(v.var(ddof=1), 3) for v in values])
+    cells = [Cell(v.mean(), 4, spread) for v, spread in zip(values, spreads, strict=True)]
+    p = [[unpaired(one, two, 24).p() for two in cells] for one in cells]
+    assert (clearly_differ(values) == (np.array(p) < 0.05)).all()

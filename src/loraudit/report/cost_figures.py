@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -17,20 +18,25 @@ from loraudit.report.figure_style import (
     decades,
     legend,
     look,
+    mark_collapsed,
     numbered,
     percent_axis,
     subjects,
 )
+from loraudit.report.formatting import of_which
 
 __all__ = ["cost", "describe_cost", "describe_pareto", "pareto", "pareto_rows"]
 
 
 def cost(table: pd.DataFrame) -> Figure:
-    """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task."""
+    """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task.
+
+    Lines on the bars of time are the standard deviation over runs.
+    """
     panels = [
         ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
         ("peak_mib", 1, "peak memory, MiB"),
-        ("seconds_step", 1e-3, "time per step, ms"),
+        ("step", 1e-3, "{} time per step, ms"),
     ]
     groups = subjects(table)
     with plt.rc_context(STYLE):
@@ -47,12 +53,17 @@ def cost(table: pd.DataFrame) -> Figure:
             names = [cell_name(cell) for cell in part.to_dict("records")]
             for axes, (column, unit, label) in zip(row, panels, strict=True):
                 values = part[column] / unit
-                bars = axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
-                labels = [f"{value:,.0f}" for value in values]
-                axes.bar_label(bars, labels, fontsize=SMALL, padding=2)
-                axes.set_xlim(0, 1.4 * values.max())
+                axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
+                timed = column == "step"
+                spread = part.step_sd.fillna(0) / unit if timed else 0 * values
+                axes.hlines(range(len(part)), values - spread, values + spread, color="0.1", lw=1)
+                for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
+                    at = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+                    axes.annotate(f"{value:,.0f}", (reach, place), fontsize=SMALL, **at)
+                axes.set_xlim(0, 1.4 * (values + spread).max())
                 axes.xaxis.set_major_locator(MaxNLocator(3))
-                axes.set_xlabel(label)
+                text = label.format(part.clock.iloc[0])
+                axes.set_xlabel(f"{text}{NOISE}" if timed and _within_noise(part) else text)
                 axes.grid(axis="y", visible=False)
             row[0].set_yticks(range(len(part)), names)
             row[0].invert_yaxis()
@@ -60,10 +71,20 @@ def cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def pareto(table: pd.DataFrame) -> Figure:
-    """Draw the last epoch's score over three prices; cells that none beats are filled and joined.
+NOISE = "\n(differences within noise)"
 
-    Takes `cost.pareto`'s rows. Bars are the standard deviation over seeds (n - 1).
+
+def _within_noise(part: pd.DataFrame) -> bool:
+    """Tell whether even the largest difference of times is within their spread."""
+    return len(part) > 1 and not part.steps_differ.iloc[0]
+
+
+def pareto(table: pd.DataFrame) -> Figure:
+    """Draw the last epoch's score over three prices.
+
+    Cells that none beats are filled, and joined where they differ clearly; those that are off the
+    front by no more than the spread are pale. Takes `cost.pareto`'s rows. Bars are the standard
+    deviation over seeds (n - 1).
     """
     groups = subjects(table)
     looks = numbered(cell_name(cell) for cell in table.to_dict("records"))
@@ -75,31 +96,41 @@ def pareto(table: pd.DataFrame) -> Figure:
         for row, ((task, model), part) in zip(grid, groups, strict=True):
             for axes, (price, label) in zip(row, PRICES.items(), strict=True):
                 _front(axes, part, price, looks)
-                axes.set_xlabel(label)
+                text = label.format(part.clock.iloc[0])
+                axes.set_xlabel(text if part[f"clear_{price}"].iloc[0] else text + OPEN)
                 if price == "parameters_trainable":
                     decades(axes, part[price])
                 else:
                     axes.xaxis.set_major_locator(MaxNLocator(3))
-                    axes.set_xlim(0, 1.1 * part[price].max())
+                    axes.set_xlim(0, 1.1 * (part[price] + part[f"{price}_sd"].fillna(0)).max())
             row[0].set_title(f"{task}, {model}", loc="left")
             percent_axis(row[0], f"last-epoch {part.metric.iloc[0]}")
-        title = "bars: SD over seeds; filled and joined: no cell is better and as cheap"
+        title = (
+            "bars: SD over seeds; filled: no cell is better and as cheap; pale: within noise of it"
+        )
         legend(figure, title)
     return figure
 
 
+OPEN = "\n(no clear front)"
+"""What stands below a panel whose front may be the seeds' chance."""
+
+
 def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
     """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
-    front = part[part[f"front_{price}"]].sort_values(price)
-    axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
+    front = part[part[f"front_{price}"] == "on"].sort_values(price)
+    if part[f"clear_{price}"].iloc[0]:
+        axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
     for cell in part.to_dict("records"):
         name = cell_name(cell)
         series = look(looks[name])
-        fill = series["color"] if cell[f"front_{price}"] else "white"
+        solid = {"on": 1.0, "within noise": 0.35, "beaten": 0.0}[cell[f"front_{price}"]]
+        fill = [1 - solid * (1 - part) for part in to_rgb(series["color"])]
         axes.errorbar(
             cell[price],
             cell["last_mean"],
             yerr=cell["last_sd"],
+            xerr=None if price == "parameters_trainable" else cell[f"{price}_sd"],
             linestyle="none",
             elinewidth=0.7,
             markersize=5,
@@ -107,6 +138,8 @@ def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]
             **series,
         )
         axes.plot([], [], linestyle="none", markersize=5, label=name, **series)
+    sick = part.assign(last_mean_collapsed=part.get("last_collapsed", 0) > 0)
+    mark_collapsed(axes, part[price], sick, "last_mean", "mean with collapsed runs")
 
 
 def describe_cost(rows: pd.DataFrame) -> str:
@@ -115,7 +148,9 @@ def describe_cost(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
         return (
             f"disk for {TASKS} tasks {_span(part, 'bytes_tasks', 1e6)} MB, peak memory "
-            f"{_span(part, 'peak_mib')} MiB, time per step {_span(part, 'seconds_step', 1e-3)} ms"
+            f"{_span(part, 'peak_mib')} MiB, {part.clock.iloc[0]} time per step "
+            f"{_span(part, 'step', 1e-3)} ms"
+            f"{', which is within the spread over runs' if _within_noise(part) else ''}"
         )
 
     return f"Cost from the cheapest to the dearest cell. {each_subject(rows, say)}"
@@ -134,9 +169,16 @@ def describe_pareto(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
         fronts = []
         for price, name in PRICES.items():
-            front = part[part[f"front_{price}"]].sort_values(price).to_dict("records")
+            front = part[part[f"front_{price}"] == "on"].sort_values(price).to_dict("records")
             cells = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
-            fronts.append(f"by {name} {', '.join(cells)}")
+            noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
+            fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(cells)}{noise}")
         return listed(fronts)
 
-    return f"Cells that no other beats in score and price. {each_subject(rows, say)}"
+    sick = [
+        f"{cell['task']} {cell_name(cell)}, {of_which(cell['last_collapsed'], cell['n'], 'runs')}"
+        for cell in rows.to_dict("records")
+        if cell.get("last_collapsed")
+    ]
+    also = f" Means with collapsed runs, which are marked: {listed(sick)}." if sick else ""
+    return f"Cells that no other beats in score and price. {each_subject(rows, say)}{also}"

@@ -84,11 +84,13 @@ COLLAPSED = {"marker": (8, 2, 0), "s": 42, "color": "0", "linewidths": 0.7, "zor
 """The mark of a run that collapsed to a constant answer: a black asterisk, which no series has."""
 
 
-def mark_collapsed(axes: plt.Axes, x: pd.Series, runs: pd.DataFrame, choice: str) -> None:
+def mark_collapsed(
+    axes: plt.Axes, x: pd.Series, runs: pd.DataFrame, choice: str, name: str = "collapsed run"
+) -> None:
     """Mark the runs that collapsed at a choice's epoch, at `x` and their score; and the legend."""
     sick = collapsed(runs, choice)
     if sick.any():
-        axes.scatter(x[sick], runs[choice][sick], **COLLAPSED, label="collapsed run")
+        axes.scatter(x[sick], runs[choice][sick], **COLLAPSED, label=name)
 
 
 def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:

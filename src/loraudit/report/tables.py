@@ -297,14 +297,24 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
         "on the GPU, MiB": [
             "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows
         ],
+        "CPU ms per step": [
+            f"{1000 * row.step:.0f}"
+            + ("" if pd.isna(row.step_sd) else f" ± {1000 * row.step_sd:.0f}")
+            if row.clock == "CPU"
+            else ""
+            for row in rows
+        ],
         "ms per step": [f"{1000 * row.seconds_step:.0f}" for row in rows],
         "rows per second": [f"{row.rows_second:.1f}" for row in rows],
         "seconds per run": [f"{row.seconds_run:.0f}" for row in rows],
         "padded / real tokens": [f"{row.padded_share:.2f}" for row in rows],
     }
-    if not any(table["on the GPU, MiB"]):
-        del table["on the GPU, MiB"]
-    return pd.DataFrame(table)
+    shown = {name: values for name, values in table.items() if any(map(str, values))}
+    return pd.DataFrame(shown)
+
+
+def _milliseconds(mean: float, sd: float) -> str:
+    return f"{1000 * mean:.0f}" + (f" ± {1000 * sd:.0f}" if sd == sd else "")
 
 
 def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:

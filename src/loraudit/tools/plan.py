@@ -182,7 +182,8 @@ def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
         if not (folder / "record.json").is_file():
             continue
         record = read_json(folder / "record.json")
-        if _same_machine(record["environment"], machine):
+        whole = record["train"].get("diverged") is None  # what diverged ended early
+        if whole and _same_machine(record["environment"], machine):
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             train = record["train"]
             memory = train["peak_memory_mib"], train["peak_device_memory_mib"]
