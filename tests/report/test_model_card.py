@@ -223,6 +223,16 @@ def test_no_name_breaks_the_card(run, nasty):
     assert not re.search(r"(?<!\\)<|(?<!\\)\]\(|[\x1b\u202e]", body)
 
 
+def test_the_card_of_a_run_of_one_epoch_says_that_none_was_picked(run):
+    record = read_record(run / "record.json")
+    licences = dict.fromkeys(("adapter", "base", "data"), "mit")
+    once = record.model_copy(update={"spec": changed(record.spec, epochs=1)})
+    said, unsaid = "There is one epoch, so that none was picked.", "which is optimistic"
+    for made, one in ((record, False), (once, True)):
+        card = model_card(made, "tiny", licences, None)
+        assert ((said in card), (unsaid in card)) == (one, not one)
+
+
 def test_a_cell_is_one_escaped_line():
     assert text("a|b\n`c` <d> [e](f) *g*") == r"a\|b \`c\` \<d\> \[e\](f) \*g\*"
     assert text(("q", "v")) == "q+v"

@@ -183,3 +183,16 @@ def test_a_choice_that_only_some_tasks_made_is_said_to_be_theirs():
     said = facts(small_study(), tables(runs=runs))["scores"]
     assert "rows held out of the training split. Only t (m) made that choice." in said
     assert "Best is +10.0 points above selected" in said
+
+
+def test_where_every_run_has_one_epoch_none_is_said_to_be_chosen():
+    runs = tables()["runs"].assign(run=["a/s0", "b/s0"], task="t", best=0.5, last=0.5)
+    study = small_study()
+    once = tuple(
+        run.model_copy(update={"spec": run.spec.model_copy(update={"epochs": 1})})
+        for run in study.runs
+    )
+    said = facts(small_study(runs=once), tables(runs=runs))["scores"]
+    assert "Every run has one epoch, so that none is chosen." in said
+    assert "optimistic" not in said
+    assert "optimistic" in facts(study, tables(runs=runs))["scores"]

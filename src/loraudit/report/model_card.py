@@ -261,7 +261,10 @@ def _scores(record: RunRecord, seeds: list[float] | None) -> str:
         "which is optimistic.",
         "last": "The last epoch is not picked.",
     }
-    notes = [" ".join([f"Scored on {counts}.", *(picked[choice] for choice in train.epochs)])]
+    said = [picked[choice] for choice in train.epochs]
+    if record.spec.epochs == 1:
+        said = ["There is one epoch, so that none was picked."]
+    notes = [" ".join([f"Scored on {counts}.", *said])]
     if seeds:
         spread = f", standard deviation {stdev(seeds):.4f}" if len(seeds) > 1 else ""
         notes.append(

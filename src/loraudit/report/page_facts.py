@@ -69,7 +69,10 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
     """Say how epochs and settings were chosen, how optimistic that is, and what is at the edge."""
     choices = all_choices(runs)
     said = ["n is the number of seeds, SD is over seeds (n - 1)."]
-    said += [f"{CHOSEN_BY[choice]}{_made_by(runs, choice)}" for choice in choices]
+    if all(run.spec.epochs == 1 for run in study.runs):
+        said.append("Every run has one epoch, so that none is chosen.")
+    else:
+        said += [f"{CHOSEN_BY[choice]}{_made_by(runs, choice)}" for choice in choices]
     if {"selected", "best"} <= set(choices):
         gap = (runs.best - runs.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
