@@ -33,10 +33,10 @@ SPEC = make_spec(epochs=2, learning_rate=1e-2, train_rows=17, micro_batch=4)
 """The last of an epoch's batches has one row, for two processes."""
 
 SCENES = {
-    "few rows": SPEC.model_copy(update={"validation_rows": 20}),  # one batch of evaluation
+    "few rows": SPEC.model_copy(update={"validation_rows": 16}),  # one batch of evaluation
     "whole": SPEC,
     "cut": SPEC,
-    "alora": changed(SPEC, method="alora", alora=ALORA, validation_rows=20),
+    "alora": changed(SPEC, method="alora", alora=ALORA, validation_rows=16),
 }
 
 
