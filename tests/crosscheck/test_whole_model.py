@@ -8,6 +8,7 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.lora_variants import LoRAPacked
 from loraudit.adapters.quantise import quantise
 from loraudit.base.errors import UserError
+from loraudit.crosscheck import whole_model
 from loraudit.crosscheck.whole_model import (
     ACCUMULATED,
     ROWS,
@@ -90,7 +91,7 @@ def test_all_checks_on_real_rows(tiny):
     rows = crosscheck(SPEC, tiny / "tokens", tiny / "model")
     twins = [row for row in rows if not row["check"].startswith("layer")]
     assert {row["dtype"] for row in twins} == {"float64", "float32"}
-    assert len({row["check"] for row in twins}) == 14
+    assert len({row["check"] for row in twins}) == 15
     assert (STEPS, ACCUMULATED, ROWS) == (8, 2, 2)
     layers = [row for row in rows if row["check"].startswith("layer")]
     assert {row["dtype"] for row in layers} == {"float64", "float32", "bfloat16"}
@@ -159,6 +160,32 @@ def test_a_merge_that_does_nothing_fails(monkeypatch):
     for name in ("merge", "unmerge"):
         monkeypatch.setattr(LoRALinear, name, lambda self: None)
     assert failed() == {"merged weights"}
+
+
+def test_a_base_that_is_changed_under_the_twins_fails(monkeypatch):
+    """The twins share it, so that no comparison of the two would show it."""
+    good = peft_twin.apply
+
+    def careless(model, spec):
+        model.get_submodule("bert.encoder.layer.0.attention.self.key").weight.data.add_(1e-9)
+        return good(model, spec)
+
+    monkeypatch.setattr(peft_twin, "apply", careless)
+    assert failed() == {"base unchanged"}
+
+
+def test_memory_holds_the_frozen_tensors_once(monkeypatch):
+    """The twins' frozen tensors are the same objects; PEFT keeps a frozen head besides."""
+    seen = []
+
+    def trajectory(ours, twin, spec, batches):
+        models = ours, twin
+        seen.extend({id(p) for p in m.parameters() if not p.requires_grad} for m in models)
+        return 0.0
+
+    monkeypatch.setattr(whole_model, "trajectory", trajectory)
+    compare(tiny_model(), SPEC, batches(), "float64")
+    assert seen[0] and seen[0] <= seen[1]
 
 
 def test_other_layers_or_a_frozen_head_fail(monkeypatch):

@@ -14,10 +14,15 @@ All of this is done in float64 and in float32. Then each shape of the adapted la
 alone, with loralib too (single_layer.py). On a quantised base (in float64 its same integers are
 unpacked to float64) nothing can be merged, so the check is that merging is refused; the layers
 compared alone are unquantised ones of the same shapes.
+
+The models that are compared share the frozen tensors of an unquantised base, so that memory holds
+these once in the checked dtype and not once for each model. A check makes sure that nothing has
+changed them before the adapters are merged, which comes last.
 """
 
 import copy
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +32,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import inject, peft_folder, peft_twin
-from loraudit.adapters.base_layers import target_modules
+from loraudit.adapters.base_layers import in_head, target_modules
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.first_token import shorten
 from loraudit.base.errors import UserError
@@ -37,6 +42,7 @@ from loraudit.studies.spec import RunSpec, derive_seed
 from loraudit.training.schedule import learning_rate, make_schedule
 
 STEPS, ACCUMULATED, ROWS = 8, 2, 2
+ROWS_AT_ONCE = 4096
 LAYER_DROPOUT = 0.1
 """The least LoRA dropout of the layer checks, so that dropout is checked in runs without it too."""
 
@@ -52,6 +58,7 @@ no arithmetic changes. "read" is for adapters that PEFT loads on a quantised bas
 float32 (a rounding of 6e-8), whatever the base's dtype."""
 
 Tensors = dict[str, torch.Tensor]
+Copy = Callable[[nn.Module], nn.Module]
 
 
 def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
@@ -101,10 +108,11 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
 
     The twins train on all batches but the last, on which they are compared after training.
     """
-    whole = copy.deepcopy(base).to(getattr(torch, dtype))
-    base = shorten(copy.deepcopy(whole), spec)
-    ours = inject.apply(copy.deepcopy(base), spec)
-    twin = peft_twin.apply(copy.deepcopy(base), spec)
+    original, whole = base, copy.deepcopy(base).to(getattr(torch, dtype))
+    copied = sharing(whole, spec)
+    base = shorten(copied(whole), spec)
+    ours = inject.apply(copied(base), spec)
+    twin = peft_twin.apply(copied(base), spec)
     *training, probe = batches
     rows: list[dict] = []
 
@@ -119,24 +127,64 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
         check("optimizer steps", trajectory(ours, twin, spec, training), "trajectory")
         check("outputs", _logit_gap(ours, twin, probe), "close")
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
-        check("plain outputs and gradients", _plain_gap(ours, whole, spec, probe), "close")
+        check("plain outputs and gradients", _plain_gap(ours, copied(whole), spec, probe), "close")
         if spec.lora.init == "loftq":  # LoftQ has changed the base: take it from ours
-            base = inject.remove(copy.deepcopy(ours))
+            base = inject.remove(copied(ours))
         read = "read" if spec.base_bits else "close"
-        check("ours read by PEFT", _ours_to_peft(ours, base, spec, probe), read)
-        check("PEFT's read by ours", _peft_to_ours(twin, base, spec, probe), "close")
-        check("several adapters", _several(ours, base, spec, probe), read)
+        check("ours read by PEFT", _ours_to_peft(ours, copied(base), spec, probe), read)
+        check("PEFT's read by ours", _peft_to_ours(twin, copied(base), spec, probe), "close")
+        check("several adapters", _several(ours, base, copied, spec, probe), read)
         if spec.base_bits:
             check("merging refused", _merged_anyway(ours), "exact")
         else:
-            for name, difference in _merging(ours, twin, probe).items():
+            check("base unchanged", _moved(whole, original), "exact")
+            for name, difference in _merging(ours, twin, original, probe).items():
                 check(name, difference, "close")
     return rows
 
 
-def _merging(ours: nn.Module, twin: nn.Module, probe: Tensors) -> dict[str, float]:
-    """Merge both twins and unmerge ours; return {check: difference}."""
-    unmerged, weights = logits(ours, probe), base_weights(ours)
+def sharing(whole: nn.Module, spec: RunSpec) -> Copy:
+    """Return a function that copies models made of `whole`, but for its tensors outside the head.
+
+    These stay the same objects in all copies. Packed layers hold more than parameters and may be
+    packed anew, so models on a quantised base are copied entirely.
+    """
+    shared = {
+        id(parameter): parameter
+        for name, parameter in whole.named_parameters()
+        if not spec.base_bits and not in_head(name, spec.model.head)
+    }
+    return lambda model: copy.deepcopy(model, dict(shared))
+
+
+def _moved(whole: nn.Module, original: nn.Module) -> float:
+    """Return the largest difference of a model's tensors from those that it was made of.
+
+    They are compared some rows at a time, since an embedding may be as large as all else together.
+    """
+    made_of = dict(original.named_parameters())
+    return max(
+        _largest({"": rows}, {"": made.to(rows.dtype)})
+        for name, parameter in whole.named_parameters()
+        for rows, made in zip(
+            parameter.detach().split(ROWS_AT_ONCE),
+            made_of[name].detach().split(ROWS_AT_ONCE),
+            strict=True,
+        )
+    )
+
+
+def _merging(
+    ours: nn.Module, twin: nn.Module, original: nn.Module, probe: Tensors
+) -> dict[str, float]:
+    """Merge both twins and unmerge ours; return {check: difference}.
+
+    Ours gets copies of the weights that change; PEFT's twin changes the shared ones.
+    """
+    unmerged = logits(ours, probe)
+    for layer in inject.lora_layers(ours).values():
+        weight = layer.base.weight.detach().clone()
+        layer.base.weight = nn.Parameter(weight, requires_grad=False)
     inject.merge(ours)
     twin.merge_adapter()
     gaps = {
@@ -145,8 +193,12 @@ def _merging(ours: nn.Module, twin: nn.Module, probe: Tensors) -> dict[str, floa
         "merged weights": _largest(base_weights(ours), base_weights(twin)),
     }
     inject.unmerge(ours)
+    left = [
+        _largest({"": weight}, {"": original.get_submodule(name).weight.detach().to(weight.dtype)})
+        for name, weight in base_weights(ours).items()
+    ]
     return gaps | {
-        "unmerged weights": _largest(base_weights(ours), weights),
+        "unmerged weights": max(left),
         "unmerged again": (logits(ours, probe) - unmerged).abs().max().item(),
     }
 
@@ -172,10 +224,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def base_weights(model: nn.Module) -> Tensors:
-    """Return copies of the adapted layers' frozen weights under in-house names, for either twin."""
+    """Return the adapted layers' frozen weights under in-house names, for either twin."""
     ends = (".base.weight", ".base_layer.weight")
     return {
-        peft_folder.own_name(name).removesuffix(end): parameter.detach().clone()
+        peft_folder.own_name(name).removesuffix(end): parameter.detach()
         for name, parameter in model.named_parameters()
         for end in ends
         if name.endswith(end)
@@ -261,7 +313,7 @@ def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
 
 def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors) -> float:
     """Compare ours with the plain layers on the whole model, which its fast path must equal."""
-    plain = inject.apply(copy.deepcopy(whole), spec.model_copy(update={"compute": "plain"}))
+    plain = inject.apply(whole, spec.model_copy(update={"compute": "plain"}))
     values = {name: parameter.detach() for name, parameter in trainable(ours).items()}
     plain.load_state_dict(values, strict=False)
     return _largest(  # without dropout, for which the fast path draws fewer numbers
@@ -270,38 +322,38 @@ def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors)
 
 
 def _ours_to_peft(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Save ours, load it with PEFT on a new copy of the base, and compare outputs."""
+    """Save ours, load it with PEFT on a copy of the base, and compare outputs."""
     with tempfile.TemporaryDirectory() as folder:
         inject.export(ours, spec, Path(folder))
-        loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), folder)
+        loaded = peft.PeftModel.from_pretrained(base, folder)
     return _logit_gap(ours, loaded, probe)
 
 
 def _peft_to_ours(twin: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
-    """Save PEFT's, load it with our code on a new copy of the base, and compare outputs."""
+    """Save PEFT's, load it with our code on a copy of the base, and compare outputs."""
     with tempfile.TemporaryDirectory() as folder:
         peft_twin.export(twin, spec, Path(folder))
-        loaded = inject.load(copy.deepcopy(base), Path(folder))
+        loaded = inject.load(base, Path(folder))
     return _logit_gap(loaded, twin, probe)
 
 
-def _several(ours: nn.Module, base: nn.Module, spec: RunSpec, probe: Tensors) -> float:
+def _several(
+    ours: nn.Module, base: nn.Module, copied: Copy, spec: RunSpec, probe: Tensors
+) -> float:
     """Switch between two adapters on one base, in our code and in PEFT; return the largest gap.
 
     The second adapter is the first one times -1.5.
     """
     with tempfile.TemporaryDirectory() as root:
-        other = copy.deepcopy(ours)
+        other = copied(ours)
         with torch.no_grad():
             for parameter in trainable(other).values():
                 parameter.mul_(-1.5)
         folders = {name: Path(root, name) for name in ("first", "second")}
         for model, folder in zip((ours, other), folders.values(), strict=True):
             inject.export(model, spec, folder)
-        mine = inject.load(copy.deepcopy(base), folders["first"])
-        twin = peft.PeftModel.from_pretrained(
-            copy.deepcopy(base), folders["first"], adapter_name="first"
-        )
+        mine = inject.load(copied(base), folders["first"])
+        twin = peft.PeftModel.from_pretrained(copied(base), folders["first"], adapter_name="first")
         twin.load_adapter(folders["second"], adapter_name="second")
         gaps = []
         for name in ("second", "first"):
