@@ -18,6 +18,7 @@ from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import calibrate, plan
 from tiny import changed, make_spec, make_task
+from tiny_study import small_study
 
 CELL = {"task": "words", "model": "tiny"}
 JOBS = [
@@ -273,6 +274,16 @@ def test_a_plan_says_what_the_seeds_can_show():
     ((_, columns, rows),) = plan._power_section(power)
     assert [row[:4] for row in rows] == [["mrpc", "lora r8 q+v", "hu2022.table2", "5 (5)"]]
     assert len(columns) == len(rows[0])
+
+
+def test_a_plan_says_what_the_seeds_can_show_of_pairs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where nothing has run
+    unknown, known = plan.planned_pairs(small_study()), plan.planned_pairs(small_study(), 0.01)
+    assert [row["sd"] for row in unknown] == [None] and plan._pair_section(unknown) == []
+    ((_, columns, (line,)),) = plan._pair_section(known)
+    assert line[1] == "lora - full" and len(line) == len(columns)
+    assert float(line[-2]) > 1 and int(line[-1]) > 2
+    json.dumps([unknown, known], allow_nan=False)
 
 
 def test_in_another_folder_the_shipped_workflow_is_planned(tmp_path, monkeypatch):

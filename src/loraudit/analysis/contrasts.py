@@ -81,7 +81,7 @@ def method_contrasts(
     for (task, model), runs in tidy.groupby(SUBJECT, sort=False):
         cells = named_cells(runs)
         found = pairs(cells, contrasts)
-        roles = _roles(found)
+        roles = roles_of(found)
         pools = {epoch: _pooled_cells(cells, epoch) for epoch in choices_of(runs)}
         for pair, epoch in itertools.product(found, pools):
             role = roles[pair[0].left, pair[0].right]
@@ -135,7 +135,7 @@ def _are_partners(left: dict, right: dict, labels: set[tuple[str, str]]) -> bool
     return right["label"] == (left["label"] if own else "")
 
 
-def _roles(found: list[Pair]) -> dict[tuple[str, str], str]:
+def roles_of(found: list[Pair]) -> dict[tuple[str, str], str]:
     """Return {(left, right): role} of the pairs of one task and model."""
     known = {_names(left, right) for _, (left, _), (right, _) in found}
     roles = {}
@@ -327,7 +327,7 @@ def task_aggregates(tidy: pd.DataFrame, contrasts: Sequence[Contrast] = ()) -> p
         for _, part in runs.groupby("task", sort=False):
             cells = named_cells(part)
             here = pairs(cells, contrasts)
-            roles = _roles(here)
+            roles = roles_of(here)
             for pair in here:
                 names = (pair[0].left, pair[0].right)
                 if roles[names] == "test" and min(len(pair[1][1]), len(pair[2][1])) > 1:

@@ -147,11 +147,23 @@ def smallest_difference(ours: Mean, theirs: Mean, power: float = POWER) -> float
     NaN without a spread of ours.
     """
     error, freedom = welch_error(ours, theirs)
-    if not error:
-        return math.nan
-    limit = scipy.stats.t.ppf(1 - SIGNIFICANCE / 2, freedom)
+    return difference_found(error, freedom, power=power) if error else math.nan
+
+
+def difference_found(
+    error: float, freedom: float, level: float = SIGNIFICANCE, power: float = POWER
+) -> float:
+    """Return the true difference that a two-sided t test finds with the chance `power`.
+
+    Args:
+        error: standard error of the difference; positive.
+        freedom: its degrees of freedom.
+        level: below which a p counts.
+        power: the chance, of a difference of the right sign.
+    """
+    limit = scipy.stats.t.isf(level / 2, freedom)
 
     def missing(size: float) -> float:
         return scipy.stats.nct.sf(limit, freedom, size) - power
 
-    return float(error * brentq(missing, 0, 100))
+    return float(error * brentq(missing, 0, 10 * limit + 100))

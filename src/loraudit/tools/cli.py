@@ -130,13 +130,24 @@ def plan(
         bool, typer.Option(help="Time a few steps of each kind of run that never finished here.")
     ] = True,
     again: Annotated[bool, typer.Option("--again", help="Repeat earlier measurements.")] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Standard deviation of a score over seeds, in points, to say what the seeds can "
+            "show [default: the published one; of pairs of methods that of the finished runs]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a study will take before anything starts: runs, jobs, time, memory, disk.
 
     Where the study is compared with published numbers, it also says what its seeds can show: the
     chance of "reproduced" if a cell is exactly equal, the seeds that would make it 80 %, and the
-    smallest difference that is found in 80 % of cases.
+    smallest difference that is found in 80 % of cases. For each pair of methods that it compares
+    it says the smallest difference that these seeds find in 80 % of cases, and how many seeds would
+    find one as large as the margin.
 
     A dry run of Snakemake tells which jobs are still to do. Times come from the study's finished
     runs on this machine. For other kinds of run a few optimizer steps are timed now, and the times
@@ -154,7 +165,8 @@ def plan(
     from loraudit.tools.plan import sections, sentences
 
     given = [*config, *more]
-    answer = make_plan(_config(given), given, cores, measure, again)
+    fraction = None if spread is None else spread / 100
+    answer = make_plan(_config(given), given, cores, measure, again, fraction)
     _print(answer, as_json, sections(answer), sentences(answer))
 
 

@@ -24,7 +24,9 @@ from typing import NamedTuple
 from humanize import naturalsize
 
 from loraudit.analysis.cells import cell_name
+from loraudit.analysis.collect import complete, tidy
 from loraudit.analysis.overlap import overlap_sentences, overlaps
+from loraudit.analysis.pair_power import pair_power, spread_of
 from loraudit.analysis.verdicts import power
 from loraudit.analysis.words import POWER
 from loraudit.base.code_digest import code_digest
@@ -92,7 +94,12 @@ class Machine(NamedTuple):
 
 
 def plan(
-    config: dict, given: list[str], cores: int, measure: bool = True, again: bool = False
+    config: dict,
+    given: list[str],
+    cores: int,
+    measure: bool = True,
+    again: bool = False,
+    spread: float | None = None,
 ) -> dict:
     """Return a study's jobs and what they will take.
 
@@ -102,6 +109,9 @@ def plan(
         cores: Snakemake's --cores.
         measure: measure kinds of run that no finished run tells about; otherwise they are unknown.
         again: repeat earlier measurements.
+        spread: the standard deviation of scores over seeds, as a fraction, for what the seeds can
+            show; None takes the published one beside published numbers, and that of the study's
+            finished runs for pairs of methods.
 
     Raises:
         UserError: something in the study is wrong, or this is not the repository's folder.
@@ -122,7 +132,8 @@ def plan(
     needed = [run for key, run in asked.items() if key in keys]
     unmeasured = Calibration({}, {}, None, [])
     measured = calibrated(needed, study, jobs, machine) if measure else unmeasured
-    return _answer(study, jobs, machine, known, measured)
+    shown = {"power": planned_power(study, spread), "pairs": planned_pairs(study, spread)}
+    return _answer(study, jobs, machine, known, measured) | shown
 
 
 def dry_run(given: list[str]) -> Jobs:
@@ -437,7 +448,6 @@ def _answer(
         "disk_bytes": sum(size for size in sizes if size is not None),
         "crosscheck_seconds": measured.crosschecks,
         "launch_seconds": measured.launch_seconds,
-        "power": planned_power(study),
         "notes": [*measured.notes, *_unknown_sizes(todo), *advice(study), *cautions(study)],
     }
 
@@ -457,12 +467,24 @@ def cautions(study: Study) -> list[str]:
     return [*study.cautions(), *overlap_sentences(study, overlaps(folders)), *remarks]
 
 
-def planned_power(study: Study) -> list[dict]:
+def planned_power(study: Study, spread: float | None = None) -> list[dict]:
     """Return what a study's seeds can show beside each published number: `verdicts.power`'s rows.
 
-    Our spread is taken to be the published one; what is not known is None.
+    Our spread is taken to be the published one unless it is given; what is not known is None.
     """
-    table = power(study, select(study.compare), load_models())
+    table = power(study, select(study.compare), load_models(), spread)
+    return json.loads(table.to_json(orient="records"))
+
+
+def planned_pairs(study: Study, spread: float | None = None) -> list[dict]:
+    """Return what a study's seeds can show of pairs of methods: `pair_power`'s rows.
+
+    The spread is that of the runs that are finished unless it is given; what is not known is None.
+    """
+    folder = paths.RESULTS / study.name
+    done, _ = complete(study, folder) if folder.is_dir() else (None, None)
+    seen = spread_of(tidy(done, folder / "runs")) if done and done.runs else {}
+    table = pair_power(study, seen if spread is None else spread)
     return json.loads(table.to_json(orient="records"))
 
 
@@ -517,7 +539,8 @@ def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
         ]
         for kind in answer["kinds"]
     ]
-    return [(f"study {answer['study']}", columns, kinds), *_power_section(answer["power"])]
+    shown = [*_power_section(answer["power"]), *_pair_section(answer["pairs"])]
+    return [(f"study {answer['study']}", columns, kinds), *shown]
 
 
 def _power_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
@@ -538,7 +561,29 @@ def _power_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[obj
         for row in rows
         if row["sd"] is not None
     ]
-    title = "what these seeds can show, if our spread is the published one"
+    title = "what these seeds can show, if our spread is the one in the column"
+    return [(title, columns, lines)] if lines else []
+
+
+def _pair_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
+    """Return the table of what the seeds can show of pairs; nothing where no spread is known."""
+    columns = ["task", "pair", "asks", "n", "spread", "margin", "tests"]
+    columns += ["smallest difference", "seeds for the margin"]
+    lines = [
+        [
+            row["task"],
+            f"{row['left']} - {row['right']}",
+            row["asks"],
+            f"{row['n_left']} and {row['n_right']}",
+            *(f"{100 * row[name]:.1f}" for name in ("sd", "margin")),
+            row["family"],
+            f"{100 * row['smallest']:.1f}",
+            "none do" if row["seeds"] is None else f"{row['seeds']:.0f}",
+        ]
+        for row in rows
+        if row["sd"] is not None
+    ]
+    title = "what these seeds can show of pairs, in points (80 % of studies, after Holm)"
     return [(title, columns, lines)] if lines else []
 
 
@@ -574,5 +619,10 @@ def sentences(answer: dict) -> list[str]:
         lines.append(
             f"{len(weak)} of {len(known)} comparisons would be called reproduced in less than "
             f"{100 * POWER:.0f} % of studies like this one even if cell and number were equal"
+        )
+    if unknown := sum(row["sd"] is None for row in answer["pairs"]):
+        lines.append(
+            f"what the seeds can show of {unknown} pairs of methods depends on the spread over "
+            "seeds: give one (--spread, in points), or ask again when two seeds are finished"
         )
     return lines + [f"note: {note}" for note in answer["notes"]]
