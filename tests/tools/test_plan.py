@@ -277,8 +277,9 @@ def test_a_plan_says_what_the_seeds_can_show():
 
 
 def test_a_plan_says_what_the_seeds_can_show_of_pairs(tmp_path, monkeypatch):
+    study = small_study()
     monkeypatch.chdir(tmp_path)  # where nothing has run
-    unknown, known = plan.planned_pairs(small_study()), plan.planned_pairs(small_study(), 0.01)
+    unknown, known = plan.planned_pairs(study), plan.planned_pairs(study, 0.01)
     assert [row["sd"] for row in unknown] == [None] and plan._pair_section(unknown) == []
     ((_, columns, (line,)),) = plan._pair_section(known)
     assert line[1] == "lora - full" and len(line) == len(columns)
