@@ -64,7 +64,7 @@ def test_a_wrong_table_is_one_sentence(old, new, message, folder):
 def test_the_shipped_table_knows_every_job_of_the_rules():
     table = read_cluster()
     rules = [path.stem for path in Path("workflow/rules").glob("*.smk")
-             if f'minutes("{path.stem}")' in path.read_text()]  # fmt: skip
+             if f'needs("{path.stem}")' in path.read_text()]  # fmt: skip
     assert set(rules) == set(table.jobs)
     for job in rules:
         assert table.needs(job, ["minilm"], ["mrpc"], 1) == table.jobs[job]
@@ -102,8 +102,8 @@ def sbatch(launch: str) -> list[str]:
         ("cpu", set()),
         ("cpu2", set()),
         ("gpu", {"--gpus=1"}),
-        ("gpu2", {"--gpus=2", "--nodes=1"}),
-        ("gpu8", {"--gpus=8", "--nodes=1"}),
+        ("gpu2", {"--gpus=2", "--nodes=1", "--ntasks-per-node=1"}),
+        ("gpu8", {"--gpus=8", "--nodes=1", "--ntasks-per-node=1"}),
         (
             "two_nodes",
             {"--gpus=2", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--gpus-per-node=1"},

@@ -133,14 +133,21 @@ def cell_spec(wildcards):
     return CELLS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}"]
 
 
-def minutes(job):
-    """Return a function of a job's wildcards and attempt that gives its time limit in minutes."""
-    return lambda wildcards, attempt: _needs(job, wildcards, attempt).minutes
+def needs(job):
+    """Return a job's time limit and memory, each a function of its wildcards and attempt.
 
-
-def memory(job):
-    """Return a function of a job's wildcards and attempt that gives its memory in MB."""
-    return lambda wildcards, attempt: _needs(job, wildcards, attempt).mem_mb
+    They are there under the names of Snakemake (runtime in minutes) and of its HTCondor plugin.
+    """
+    return {
+        "runtime": lambda wildcards, attempt: _needs(job, wildcards, attempt).minutes,
+        "mem_mb": lambda wildcards, attempt: _needs(job, wildcards, attempt).mem_mb,
+        "allowed_execute_duration": lambda wildcards, attempt: (
+            60 * _needs(job, wildcards, attempt).minutes
+        ),
+        "htcondor_request_mem_mb": lambda wildcards, attempt: (
+            _needs(job, wildcards, attempt).mem_mb
+        ),
+    }
 
 
 def _needs(job, wildcards, attempt):

@@ -14,8 +14,7 @@ rule crosscheck:
         ENVIRONMENT
     threads: config["threads"]
     resources:
-        runtime=minutes("crosscheck"),
-        mem_mb=memory("crosscheck"),
+        **needs("crosscheck"),
     params:
         code=code_digest("scripts/crosscheck.py"),
         spec=lambda w: cell_spec(w).model_dump_json(),

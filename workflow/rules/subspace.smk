@@ -17,8 +17,7 @@ rule subspace:
         ENVIRONMENT
     threads: config["threads"]
     resources:
-        runtime=minutes("subspace"),
-        mem_mb=memory("subspace"),
+        **needs("subspace"),
     params:
         code=code_digest("scripts/subspace.py"),
         results=lambda w, input: str(Path(input.study).parent),

@@ -13,8 +13,7 @@ rule tokenise:
         ENVIRONMENT
     threads: config["threads"]
     resources:
-        runtime=minutes("tokenise"),
-        mem_mb=memory("tokenise"),
+        **needs("tokenise"),
     params:
         code=code_digest("scripts/tokenise.py"),
         data=lambda w, input: str(Path(input.data).parent),

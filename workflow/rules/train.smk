@@ -20,11 +20,10 @@ rule train:
     threads: config["threads"] * PROCESSES // NODES
     resources:
         **node_request(LAUNCHER),
+        **needs("train"),
         launch=str(LAUNCH),
         runs_per_gpu=config["runs_per_gpu"],
         threads_per_process=config["threads"],
-        runtime=minutes("train"),
-        mem_mb=memory("train"),
         checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
     params:
         code=lambda w: training_code(run_spec(w).method),

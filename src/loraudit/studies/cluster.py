@@ -94,24 +94,32 @@ STOP_EARLY = "--signal=TERM@90"
 """SLURM tells a run to stop 90 to 150 s before its time limit, so that it can save a checkpoint."""
 
 
+STOP_EARLY_LSF = "-wa TERM -wt 2"
+"""LSF does so two minutes before the limit."""
+
+
 def node_request(launcher: Mapping) -> dict[str, int | str]:
     """Return the resources by which a run's GPUs and processes get onto the nodes that it means.
 
     Left to itself, SLURM may spread the GPUs of a job over several nodes, and may put the tasks of
-    a job that asks for two nodes onto one of them. So several GPUs of one machine ask for one node,
-    and a run on several machines for one task, and its share of the GPUs, on each.
+    a job that asks for two nodes onto one of them. So several GPUs of one machine ask for one node
+    with one task, and a run on several machines for one task, and its share of the GPUs, on each.
 
     Args:
         launcher: the content of a file in profiles/accelerate.
 
     Returns:
-        Resources as the SLURM plugin of Snakemake names them.
+        Resources as the SLURM plugin of Snakemake names them; for one machine, as its plugins for
+        LSF and HTCondor do, too.
     """
     nodes = launcher["num_machines"]
     gpus = 0 if launcher["use_cpu"] else launcher["num_processes"]
     if nodes == 1:
         one = {"nodes": 1} if gpus > 1 else {}
-        return {"gpu": gpus, **one, "slurm_extra": STOP_EARLY}
+        one |= {"request_gpus": gpus} if gpus else {}
+        slurm = f"{STOP_EARLY} --ntasks-per-node=1" if gpus > 1 else STOP_EARLY
+        lsf = f"{STOP_EARLY_LSF} -gpu num={gpus}:j_exclusive=yes" if gpus else STOP_EARLY_LSF
+        return {"gpu": gpus, **one, "slurm_extra": slurm, "lsf_extra": lsf}
     shares = ["--ntasks-per-node=1", *([f"--gpus-per-node={gpus // nodes}"] if gpus else [])]
     extra = " ".join([STOP_EARLY, *shares])
     spread = {"mpi": "srun", "nodes": nodes, "tasks": nodes, "tasks_per_gpu": 0}
