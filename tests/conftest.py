@@ -99,37 +99,54 @@ def finished(tmp_path_factory):
     models.write_text(models.read_text() + tiny)
     (root / "config/studies/small.yaml").write_text(SMALL)
     with contextlib.chdir(root):
-        _run_study()
+        run_study("small")
     return root
 
 
-def _run_study() -> None:
-    """Do what the DAG does, in this process."""
+def run_study(name: str, checks: int | None = None, products_too: bool = True) -> None:
+    """Do what the DAG does for a study of the working folder, in this process.
+
+    Of its cross-checks, which take longest, the first `checks` are made. Without `products_too` it
+    ends with them: no tables, figures and report are made.
+    """
     from loraudit.report.products import Places, products
     from loraudit.studies.expand import load_configured
+    from loraudit.studies.paths import RESOURCES, tokens_folder
     from loraudit.studies.training_code import training_code
 
-    config = {**read_yaml("config/config.yaml"), "study": "small"}
+    config = {**read_yaml("config/config.yaml"), "study": name}
     study = load_configured(config)
-    task, model = "resources/tasks/words", "resources/models/tiny"
-    first = study.runs[0].spec
-    script("fetch_task", entry=first.task.model_dump_json(), out=task)
-    script("fetch_model", entry=first.model.model_dump_json(), out=model)
+    specs = [run.spec for run in study.runs]
+    for task in {spec.task.name: spec.task for spec in specs}.values():
+        out = RESOURCES / "tasks" / task.name
+        script("fetch_task", entry=task.model_dump_json(), out=out)
+    for model in {spec.model.name: spec.model for spec in specs}.values():
+        out = RESOURCES / "models" / model.name
+        script("fetch_model", entry=model.model_dump_json(), out=out)
+    for out, spec in {tokens_folder(spec): spec for spec in specs}.items():
+        data = RESOURCES / "tasks" / spec.task.name
+        made = {"data": data, "model": _model(spec), "out": out}
+        script("tokenise", **{"max-length": spec.max_length}, **made)
     results = f"results/{study.name}"
-    tokens = f"resources/tokens/words/tiny-{first.max_length}"
-    made = {"data": task, "model": model, "out": tokens}
-    script("tokenise", **{"max-length": first.max_length}, **made)
     script("study", config=json.dumps(config), out=f"{results}/study.json")
-    for run in study.runs:
-        folders = {"tokens": tokens, "model": model, "out": f"{results}/runs/{run.id}"}
-        code = training_code(run.spec.method)
-        script("train", spec=run.spec.model_dump_json(), code=code, **folders)
-    for cell, spec in study.cells().items():
+    for run in sorted(study.runs, key=lambda run: run.spec.warm_start is not None):
+        options = {"spec": run.spec.model_dump_json(), "code": training_code(run.spec.method)}
+        options |= {"tokens": tokens_folder(run.spec), "model": _model(run.spec)}
+        if start := run.spec.warm_start:
+            options["start"] = f"{results}/runs/{start.run}"
+        script("train", out=f"{results}/runs/{run.id}", **options)
+    cells = dict([*study.cells().items()][:checks])
+    for cell, spec in cells.items():
+        options = {"tokens": tokens_folder(spec), "model": _model(spec)}
         out = f"{results}/crosscheck/{cell}.json"
-        script("crosscheck", spec=spec.model_dump_json(), tokens=tokens, model=model, out=out)
+        script("crosscheck", spec=spec.model_dump_json(), out=out, **options)
     places = Places(Path(results), Path(results), Path("figures") / study.name)
-    for product in products(study, places):
+    for product in products(study, places, cells) if products_too else ():
         product.make()
+
+
+def _model(spec) -> Path:
+    return Path("resources/models", spec.model.name)
 
 
 def script(name: str, **options: object) -> None:
