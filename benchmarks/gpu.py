@@ -309,11 +309,16 @@ def append(out: Path, rows: list[dict], part: str) -> None:
     write_atomic(file, lambda path: both.to_csv(path, index=False, float_format="%.5g"))
 
 
+ROW = "row: "
+"""What a line with a row begins with, since libraries print lines of their own."""
+
+
 def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
     """Measure a part in a process of its own, and return its rows."""
     words = ["--part", part, "--rounds", str(rounds), "--deadline", str(deadline)]
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line.removeprefix(ROW) for line in done.stdout.splitlines() if line.startswith(ROW)]
+    rows = [json.loads(line) for line in lines]
     if done.returncode:
         print(f"part {part} ended with an error after {len(rows)} rows", file=sys.stderr)
     return rows
@@ -357,7 +362,7 @@ def main() -> None:
     elif given.part:
         how = profile if given.part == "profile" else partial(measure, given.part)
         for row in how(given.rounds, given.deadline):
-            print(json.dumps(row), flush=True)
+            print(ROW + json.dumps(row), flush=True)
     elif torch.cuda.is_available():
         measure_all(given.parts or PARTS, given.rounds, given.minutes, given.out)
     else:
