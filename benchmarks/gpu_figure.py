@@ -75,7 +75,8 @@ def _lines(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
         axes.errorbar(
             part[x], middle, yerr=[middle - part.q1, part.q3 - middle],
             label=f"{TOOLS[tool]}, {precision}", color=COLOURS[PRECISIONS.index(precision)],
-            marker=MARKERS[tool], markersize=4, linestyle="-" if tool == "loraudit" else "--", capsize=2,
+            marker=MARKERS[tool], markersize=4, capsize=2,
+            linestyle="-" if tool == "loraudit" else "--",
         )  # fmt: skip
     axes.set_ylim(bottom=0)
 
