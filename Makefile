@@ -13,8 +13,9 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 results: $(VENV)/.ready
 	snakemake --cores all
 
-# Each worker takes whole files, so that what a file's tests share is made once.
-WORKERS := -n auto --dist loadfile
+# Each worker takes whole files, so that what a file's tests share is made once, and takes them in
+# the order of tests/conftest.py.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.ready
 	pytest $(WORKERS) --durations=15
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from beartype import beartype
+from filelock import FileLock
 from jaxtyping import jaxtyped
 
 from loraudit.adapters.fast_lora import FastLoRALinear
@@ -26,10 +27,18 @@ from tiny import make_task, save_hub_folder, save_tiny_model
 
 
 def pytest_collection_modifyitems(items):
-    """Count a test of the finished study as slow: making the study takes half a minute."""
+    """Count a test of the finished study as slow, and put files of long tests first.
+
+    Making the study takes half a minute. Workers take files in this order: if the longest came
+    last, one worker would be alone with it.
+    """
+    ranks: dict[Path, list[bool]] = {}
     for item in items:
         if "finished" in item.fixturenames:
             item.add_marker("slow")
+        rank = [bool(item.get_closest_marker(name)) for name in ("pipeline", "slow")]
+        ranks[item.path] = max(ranks.get(item.path, rank), rank)
+    items.sort(key=lambda item: ranks[item.path], reverse=True)
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +93,22 @@ grid:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Give a project's folder with the finished study "small", made by the scripts of the rules."""
-    root = tmp_path_factory.mktemp("finished")
+    """Give a project's folder with the finished study "small", made by the scripts of the rules.
+
+    The first worker that needs it makes it, for all. A test that edits it takes a copy (`project`).
+    """
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent  # the workers' folders lie in the session's
+    root = session / "finished"
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            _make_finished(tmp_path_factory.mktemp("making")).rename(root)
+    return root
+
+
+def _make_finished(root: Path) -> Path:
+    """Make the project and its study in an empty folder."""
     shutil.copytree("config", root / "config")
     shutil.copytree("profiles", root / "profiles")
     shutil.copytree("scripts", root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))

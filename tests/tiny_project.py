@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from tiny import TASK, save_hub_folder, save_tiny_model
+from warm_python import programs
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("Snakefile", "workflow", "scripts", "config", "profiles", "src")
@@ -52,9 +53,15 @@ def add_entries(path: Path, entries: dict) -> None:
     path.write_text(path.read_text() + yaml.safe_dump(entries))
 
 
-def environment(project) -> dict[str, str]:
-    """Put the copy's code and this interpreter's programs first; the hub is a closed port."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+def environment(project, *, warm: bool = False) -> dict[str, str]:
+    """Put the copy's code and this interpreter's programs first; the hub is a closed port.
+
+    Args:
+        project: the copy's folder.
+        warm: let Python and Snakemake start as warm_python.py says.
+    """
+    folders = [Path(sys.executable).parent, os.environ["PATH"]]
+    path = os.pathsep.join(map(str, [*([programs()] if warm else []), *folders]))
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
         "PATH": path,
@@ -64,12 +71,12 @@ def environment(project) -> dict[str, str]:
     }
 
 
-def command(project, *arguments: str, ok: bool | None = True) -> str:
+def command(project, *arguments: str, ok: bool | None = True, warm: bool = True) -> str:
     """Run a program in the copy; returns all it printed, and checks whether it succeeded."""
     done = subprocess.run(
         arguments,
         cwd=project,
-        env=environment(project),
+        env=environment(project, warm=warm),
         timeout=900,
         text=True,
         stdout=subprocess.PIPE,
@@ -80,10 +87,9 @@ def command(project, *arguments: str, ok: bool | None = True) -> str:
     return done.stdout
 
 
-def snakemake(project, *arguments: str, config: str = "study=small", ok: bool | None = True) -> str:
-    return command(
-        project, "snakemake", "--cores", "2", *arguments, "--config", *config.split(), ok=ok
-    )
+def snakemake(project, *arguments: str, config: str = "study=small", **options: bool | None) -> str:
+    words = ["snakemake", "--cores", "2", *arguments, "--config", *config.split()]
+    return command(project, *words, **options)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tiny_project import ROOT
+from warm_python import programs
 
 pytestmark = pytest.mark.pipeline
 
@@ -59,11 +60,16 @@ def study(tmp_path):
 
 
 def snakemake(study: Path, *arguments: str, ok: bool = True, **environment: str) -> str:
-    """Run Snakemake in a folder with neither the package's folder nor ours on Python's path."""
+    """Run Snakemake in a folder with neither the package's folder nor ours on Python's path.
+
+    It and the jobs start as warm_python.py says, unless a PATH is given.
+    """
+    usual = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    usual["PATH"] = f"{programs()}{os.pathsep}{usual['PATH']}"
     done = subprocess.run(
         ["snakemake", "--cores", "2", *arguments],
         cwd=study,
-        env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **environment},
+        env=usual | environment,
         timeout=900,
         text=True,
         stdout=subprocess.PIPE,
@@ -124,12 +130,12 @@ def test_a_launch_file_that_does_not_fit_is_refused_before_anything_starts(study
 
 @pytest.mark.slow
 def test_as_a_module_with_a_prefix_all_files_are_below_it(study):
-    """The whole study, and the keys that the module's config leaves out are as shipped."""
+    """The whole study by real programs. Keys that the module's config leaves out are as shipped."""
     shutil.rmtree(study / "config/config.yaml", ignore_errors=True)
     (study / "config/config.yaml").write_text("samples: an importing workflow's own key\n")
     (study / "Snakefile").write_text(MODULE.format(snakefile=ROOT / "workflow/Snakefile"))
     before = {path.name for path in study.iterdir()}
-    snakemake(study)
+    snakemake(study, PATH=os.environ["PATH"])
     assert {path.name for path in study.iterdir()} - before == {"lora", ".snakemake"}
     assert {path.name for path in (study / "lora").iterdir()} == {
         *("results", "figures", "logs", "resources")

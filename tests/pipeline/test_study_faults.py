@@ -73,7 +73,7 @@ class Run:
         return [entry["step"] for entry in record.environment["resumed"]]
 
 
-def until(condition, seconds: float = 120) -> None:
+def until(condition, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

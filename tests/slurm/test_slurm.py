@@ -1,5 +1,6 @@
 """The profile on a real SLURM: jobs, results, limits, cancelling, errors. `make test-slurm`."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ grid:
   - {method: lora, targets: q+v, rank: [1, 2]}
   - {method: head}
 """
+real = functools.partial(command, warm=False)
 RUNS = ["lora-r1-q+v", "lora-r2-q+v", "head"]
 TABLES = ["results/small/tables/summary.md", "results/small/tidy/spectra.csv"]
 FAST = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
@@ -48,7 +50,7 @@ def slurm(request, tmp_path_factory):
 def local(tmp_path_factory):
     """The study's results without a cluster."""
     project = make_project(tmp_path_factory.mktemp("local"), {"small": STUDY})
-    snakemake(project, *TABLES)
+    snakemake(project, *TABLES, warm=False)
     return project / "results/small"
 
 
@@ -60,7 +62,7 @@ def project(slurm, tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(project):
     """The study's results from SLURM jobs, and what Snakemake printed."""
-    output = command(project, "snakemake", *SLURM, *TABLES, "--config", "study=small")
+    output = real(project, "snakemake", *SLURM, *TABLES, "--config", "study=small")
     return project / "results/small", output
 
 
@@ -171,7 +173,7 @@ def test_a_failing_job_names_its_reason_and_log_and_asks_for_its_gpu(project):
     (project / "config/studies/wild.yaml").write_text(study)
     target = "results/wild/runs/words/tiny/lora-r1-q+v/s0/record.json"
     config = ["--config", "study=wild", "launch=gpu"]
-    output = command(project, "snakemake", *SLURM, "--retries", "0", target, *config, ok=False)
+    output = real(project, "snakemake", *SLURM, "--retries", "0", target, *config, ok=False)
     assert re.search(r"error: the loss is nan at step \d+ \(epoch 1\)", output)
     log = re.search(r"log: .*?, (\S+/slurm/rule_train/\S+\.log) \(check log file", output)
     assert Path(log.group(1)).is_file()
@@ -192,7 +194,7 @@ def test_two_nodes_train_one_run_as_two_processes_of_one_machine_do(project):
     ):
         for launch, options in (("cpu2", ["--cores", "2"]), ("two_nodes", [*SLURM, *partition])):
             config = ["--config", "study=small", f"launch={launch}"]
-            command(project, "snakemake", target, *options, "--forcerun", "train", *config)
+            real(project, "snakemake", target, *options, "--forcerun", "train", *config)
             found.append(evidence(folder))
             assert read_json(folder / "record.json")["environment"]["processes"] == 2
     assert found[0] == found[1]

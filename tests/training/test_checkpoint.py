@@ -182,13 +182,17 @@ def start_process(tiny, out, *more: str) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def test_kill_9_at_a_random_step_changes_no_bit(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def left_alone(tiny, tmp_path_factory):
+    """Return the bits of a run in a process of its own, which nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert start_process(tiny, out).wait() == 0
+    return bits(out)
+
+
+def test_kill_9_at_a_random_step_changes_no_bit(left_alone, tiny, tmp_path):
     """Killed twice on the way; compared with a process that was left alone."""
-    whole, killed = tmp_path / "whole/run", tmp_path / "killed/run"
-    for out in (whole, killed):
-        out.parent.mkdir()
-    assert start_process(tiny, whole).wait() == 0
-    reached = 0
+    killed, reached = tmp_path / "run", 0
     for _ in range(2):
         process = start_process(tiny, killed)
         target = reached + random.randint(1, 8)
@@ -203,7 +207,7 @@ def test_kill_9_at_a_random_step_changes_no_bit(tiny, tmp_path):
     said = process.communicate()[1]
     assert process.returncode == 0, said
     assert "going on after step" in said
-    assert bits(killed) == bits(whole)
+    assert bits(killed) == left_alone
     assert not list(killed.glob("checkpoint"))
 
 
@@ -267,12 +271,9 @@ def waiting(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_second_process_waits_and_keeps_the_result_or_goes_on(killed, tiny, tmp_path):
+def test_a_second_process_waits_and_keeps_the_result_or_goes_on(killed, left_alone, tiny, tmp_path):
     """The first is killed or completes the run; in neither case is anything trained twice."""
-    whole, out = tmp_path / "whole/run", tmp_path / "shared/run"
-    for folder in (whole, out):
-        folder.parent.mkdir()
-    assert start_process(tiny, whole).wait() == 0
+    out = tmp_path / "run"
     first = start_process(tiny, out)
     while not list(out.glob("checkpoint/step-*")):
         assert first.poll() is None
@@ -287,7 +288,7 @@ def test_a_second_process_waits_and_keeps_the_result_or_goes_on(killed, tiny, tm
     first.communicate()
     resumed = read_record(out / "record.json").environment["resumed"]
     assert len(resumed) == killed
-    assert bits(out) == bits(whole)
+    assert bits(out) == left_alone
     assert not (out / "checkpoint").exists()
 
 
