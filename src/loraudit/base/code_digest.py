@@ -87,12 +87,17 @@ def _parsed(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
     """
     tree = _WhatRuns().visit(ast.parse(file.read_text(encoding="utf-8"), str(file)))
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    imported = {*_imports(tree, package), *_named_files(tree, file.parent)}
+    nodes = list(ast.walk(tree))
+    imported = {*_imports(nodes, package), *_named_files(nodes, file.parent)}
     return hashlib.sha256(_text(tree).encode()).hexdigest(), tuple(sorted(imported))
 
 
 class _WhatRuns(ast.NodeTransformer):
     """Remove string statements, such as docstrings, and blocks under `if TYPE_CHECKING:`."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Look into statements alone: an expression holds none."""
+        return node if isinstance(node, ast.expr) else super().generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         """Remove an expression statement that is a string alone."""
@@ -121,13 +126,16 @@ def _text(node: object) -> str:
         return f"[{','.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):
         return ascii(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, ast.JoinedStr):
-        fields["values"] = _joined(node.values)
-    if isinstance(node, ast.FormattedValue) and isinstance(node.format_spec, ast.JoinedStr):
-        fields["format_spec"] = _joined(node.format_spec.values)
-    texts = {key: _text(value) for key, value in fields.items() if value not in (None, [])}
-    return f"{type(node).__name__}({','.join(f'{key}={texts[key]}' for key in sorted(texts))})"
+    texts = []
+    for key in sorted(node._fields):
+        value = getattr(node, key, None)
+        if isinstance(node, ast.JoinedStr):
+            value = _joined(node.values)
+        elif key == "format_spec" and isinstance(value, ast.JoinedStr):
+            value = _joined(value.values)
+        if value is not None and value != []:
+            texts.append(f"{key}={_text(value)}")
+    return f"{type(node).__name__}({','.join(texts)})"
 
 
 def _joined(values: list[ast.expr]) -> list[ast.expr]:
@@ -142,9 +150,9 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
     return joined
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+def _imports(nodes: list[ast.AST], package: str) -> Iterator[str]:
     """List the names that a tree may import; a name that is no module is dropped later."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -155,9 +163,9 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def _named_files(tree: ast.AST, folder: Path) -> Iterator[str]:
+def _named_files(nodes: list[ast.AST], folder: Path) -> Iterator[str]:
     """List the modules of this package whose files a tree's strings name."""
-    for node in ast.walk(tree):
+    for node in nodes:
         value = node.value if isinstance(node, ast.Constant) else None
         if isinstance(value, str) and FILE_NAME.fullmatch(value):
             file = Path(os.path.normpath(folder / value))
