@@ -1,19 +1,21 @@
 """Plans: what Snakemake says is read right, and estimates follow from what was measured."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
+from loraudit.base.gpu_slots import VISIBLE, Device
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
+from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured, load_study
+from loraudit.studies.launcher import read_launcher
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.record import read_record, write_record
 from loraudit.tools import calibrate, plan
@@ -57,14 +59,6 @@ def test_snakemakes_own_error_is_passed_on(project):
         plan.dry_run([])
 
 
-@given(st.lists(st.floats(0, 1e6), max_size=20), st.integers(1, 8))
-def test_a_schedule_is_no_shorter_than_its_parts(seconds, slots):
-    found = plan.schedule(seconds, slots)
-    assert found == pytest.approx(sum(seconds)) if slots == 1 else True
-    assert found <= sum(seconds) + 1e-6
-    assert found >= max([sum(seconds) / slots, *seconds]) - 1e-6
-
-
 def test_rank_and_seed_do_not_make_another_kind_but_batch_and_targets_do():
     spec = make_spec()
     for change in ({"rank": 2}, {"seed": 7}, {"learning_rate": 1.0}, {"epochs": 9}):
@@ -91,7 +85,7 @@ CPU = "profiles/accelerate/cpu.yaml"
 
 def measured(spec, task: Path, model: Path, launch: str = CPU) -> dict:
     folders = {"task": task, "tokens": task / "tokens", "model": model}
-    return calibrate.measure(spec.model_dump(mode="json"), folders, read_yaml(launch), 1)
+    return calibrate.measure(spec.model_dump(mode="json"), folders, read_launcher(launch), 1)
 
 
 @pytest.mark.parametrize("method", ["lora", "peft", "full", "head"])
@@ -157,7 +151,7 @@ def planned(project, monkeypatch):
         jobs = plan.Jobs({"train": len(todo), "crosscheck": len(cells)}, todo, set(cells))
         monkeypatch.setattr(plan, "dry_run", lambda given: jobs)
         config = paths.settings("small") | options.pop("config", {})
-        return plan.plan(config, [], 2, **options)
+        return plan.plan(config, [], options.pop("cores", 2), **options)
 
     return call
 
@@ -188,6 +182,82 @@ def test_finished_runs_of_this_machine_are_preferred(planned):
     assert found["runs"] == {"all": 6, "done": 0, "to do": 6}
     other = planned(ids(), config={"threads": 2}, measure=False)
     assert {kind["source"] for kind in other["kinds"]} == {"unknown"}
+
+
+def finished_here(device: str, gpus: list[str]) -> None:
+    """Make the finished runs look as if they had run on this machine, on such a device."""
+    for path in Path("results/small/runs").rglob("record.json"):
+        record = read_record(path)
+        here = {"processor": plan.processor(), "threads": 1, "device": device, "gpus": gpus}
+        environment = record.environment | here
+        write_record(path.parent, record.model_copy(update={"environment": environment}))
+
+
+@pytest.mark.parametrize(
+    ("ran_on", "gpus", "launch", "source"),
+    [
+        ("cpu", [], "cpu", "2 finished runs"),
+        ("cpu", ["NVIDIA L4"], "cpu", "2 finished runs"),
+        ("cpu", [], "gpu", "unknown"),
+        ("cuda:0", ["NVIDIA L4"], "gpu", "2 finished runs"),
+        ("cuda:0", ["NVIDIA H100"], "gpu", "unknown"),
+        ("cuda:0", ["NVIDIA L4"], "cpu", "unknown"),
+    ],
+)
+def test_a_run_costs_what_runs_on_such_a_device_did(
+    planned, monkeypatch, ran_on, gpus, launch, source
+):
+    finished_here(ran_on, gpus)
+    monkeypatch.setenv(VISIBLE, "0")
+    monkeypatch.setattr(plan, "installed", lambda: [Device("0", "NVIDIA L4")])
+    found = planned(ids(), measure=False, config={"launch": launch})
+    assert {kind["source"] for kind in found["kinds"]} == {source}
+
+
+@pytest.mark.parametrize(
+    ("visible", "runs_per_gpu", "asked", "at_once"),
+    [("0", 1, None, 1), ("0,1", 1, None, 2), ("0,1", 2, None, 4), ("", 1, None, 1), ("0", 1, 3, 3)],
+)
+def test_no_more_runs_than_places_on_the_gpus_are_planned_at_once(
+    planned, monkeypatch, visible, runs_per_gpu, asked, at_once
+):
+    finished_here("cuda:0", ["NVIDIA L4"])
+    monkeypatch.setenv(VISIBLE, visible)
+    monkeypatch.setattr(plan, "installed", lambda: [Device("0", "NVIDIA L4")])
+    config = {"launch": "gpu", "runs_per_gpu": runs_per_gpu}
+    found = planned(ids(), measure=False, cores=16, gpus=asked, config=config)
+    assert found["at once"] == at_once
+    each = [k["seconds"] for k in found["kinds"] for _ in range(k["runs"])]
+    assert found["wall_seconds"] >= sum(each) / at_once - 1e-9
+    assert f"{len(found['machine']['gpus'])} GPU" in "\n".join(plan.sentences(found))
+
+
+def test_memory_limits_the_runs_at_once(planned, monkeypatch):
+    need = read_cluster().needs("train", ["tiny"], ["words"], 1).mem_mb
+    for places in (1, 3):
+        monkeypatch.setattr(plan, "memory_mb", lambda room=places * need: room)
+        assert planned(ids(), measure=False, cores=8)["at once"] == places
+
+
+def test_a_measurement_has_a_gpu_to_itself_and_the_rows_of_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv(VISIBLE, "3,5")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    seen = []
+
+    def inner(spec, folders, launch, threads):
+        seen.append((os.environ[VISIBLE], spec.global_batch))
+        return {"evaluate_row_seconds": 1.0}
+
+    monkeypatch.setattr(calibrate, "_measure", inner)
+    fields = make_spec(global_batch=16, micro_batch=4).model_dump(mode="json")
+    for name, batch in (("gpu", 16), ("gpu2", 8)):
+        launcher = read_launcher(f"profiles/accelerate/{name}.yaml")
+        cost = calibrate.measure(fields, {}, launcher, 1)
+        device, rows = seen.pop()
+        assert device in ("3", "5") and rows == batch
+        assert cost["evaluate_row_seconds"] == batch / 16
+        monkeypatch.setenv(VISIBLE, "3,5")
 
 
 @pytest.mark.slow

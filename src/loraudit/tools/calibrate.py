@@ -18,6 +18,7 @@ import numpy as np
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
+from loraudit.base.gpu_slots import hold, visible
 from loraudit.studies.entries import HubSource, TaskEntry
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import RunSpec
@@ -84,15 +85,21 @@ def model_source(spec: RunSpec, model: Path) -> Path | None:
     return None
 
 
-def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) -> dict:
+def measure(
+    fields: dict, folders: dict[str, Path], launch: dict, threads: int, runs_per_gpu: int = 1
+) -> dict:
     """Time one kind of run. Call it in a fresh process, so that the peak memory is the run's.
+
+    On a GPU it waits for a place, as a run does. Of a run in several processes it times the part of
+    one of them, without their exchange of gradients.
 
     Args:
         fields: the RunSpec as JSON values.
         folders: the folders of the fetched `task`, its `tokens` and the `model`. The first two may
             be missing, and the third may hold config.json alone.
-        launch: the content of the file in profiles/accelerate.
+        launch: what launcher.py reads of a launch file.
         threads: CPU threads of one run.
+        runs_per_gpu: how many runs may share a GPU.
 
     Returns:
         Seconds per step, to evaluate a row and to get ready (with what the first steps take more
@@ -102,9 +109,20 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     Raises:
         UserError: the settings do not fit the model or the machine.
     """
+    gpu = not launch["use_cpu"]
+    with hold(int(gpu), visible() if gpu else [], runs_per_gpu):
+        spec: RunSpec = validated(RunSpec, fields, "spec")
+        part = spec.global_batch // launch["num_processes"]
+        own = spec.model_copy(update={"global_batch": part})
+        cost = _measure(own, folders, launch, threads)
+    cost["evaluate_row_seconds"] /= launch["num_processes"]
+    return cost
+
+
+def _measure(spec: RunSpec, folders: dict[str, Path], launch: dict, threads: int) -> dict:
     warnings.simplefilter("ignore")  # libraries warn of each other and of the made-up labels
     os.environ["ACCELERATE_MIXED_PRECISION"] = str(launch["mixed_precision"])
-    os.environ["ACCELERATE_USE_CPU"] = str(bool(launch.get("use_cpu", False))).lower()
+    os.environ["ACCELERATE_USE_CPU"] = str(launch["use_cpu"]).lower()
     started = time.monotonic()
     import torch
 
@@ -119,10 +137,12 @@ def measure(fields: dict, folders: dict[str, Path], launch: dict, threads: int) 
     from loraudit.training.device import same_bits
     from loraudit.training.method import method_of
 
-    if not launch.get("use_cpu") and not torch.cuda.is_available():
-        raise UserError("its launch file asks for a GPU, and this machine has none")
+    if not launch["use_cpu"] and not torch.cuda.is_available():
+        raise UserError(
+            "its launch file asks for a GPU, and this machine has none; `--gpu NAME` estimates it "
+            "by measured speeds"
+        )
     torch.set_num_threads(threads)
-    spec: RunSpec = validated(RunSpec, fields, "spec")
     accelerator = run.make_accelerator(spec)
     base = _base(spec, folders["model"])
     module = method_of(spec).apply(shorten(base, spec), spec)

@@ -139,6 +139,17 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Plan for such a GPU by measured speeds (results/committed/bench/gpu.csv).",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many GPUs [default: those here, or one]", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a study will take before anything starts: runs, jobs, time, memory, disk.
@@ -151,7 +162,8 @@ def plan(
 
     A dry run of Snakemake tells which jobs are still to do. Times come from the study's finished
     runs on this machine. For other kinds of run a few optimizer steps are timed now, and the times
-    are kept in .loraudit/.
+    are kept in .loraudit/. With `--gpu` they come from a table of speeds that were measured on such
+    a GPU, which need not be here.
 
     Examples:
 
@@ -160,13 +172,15 @@ def plan(
     `loraudit plan --config study=frozen-head --cores 8`
 
     `loraudit plan --config study=glue-minilm task=mrpc glue=/data/glue --json`
+
+    `loraudit plan --gpu h200 --gpus 2 --config study=poster runs_per_gpu=4`
     """
     from loraudit.tools.plan import plan as make_plan
     from loraudit.tools.plan import sections, sentences
 
     given = [*config, *more]
     fraction = None if spread is None else spread / 100
-    answer = make_plan(_config(given), given, cores, measure, again, fraction)
+    answer = make_plan(_config(given), given, cores, measure, again, fraction, gpu, gpus)
     _print(answer, as_json, sections(answer), sentences(answer))
 
 

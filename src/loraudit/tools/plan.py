@@ -7,6 +7,7 @@ study is set beside published numbers, the plan also says what its seeds can sho
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.cells import cell_name
@@ -32,14 +34,23 @@ from loraudit.analysis.words import POWER
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
+from loraudit.base.gpu_slots import installed, visible
+from loraudit.base.memory import memory_mb
 from loraudit.base.progress import progress
 from loraudit.base.provenance import processor
 from loraudit.base.shipped import own_or_shipped, shipped
 from loraudit.base.terminal import duration
 from loraudit.studies import paths
 from loraudit.studies.advice import advice
+from loraudit.studies.cluster import read_cluster
 from loraudit.studies.expand import load_configured
-from loraudit.studies.launcher import launch_file, read_launcher, require_fit
+from loraudit.studies.launcher import (
+    gpus_per_machine,
+    idle_gpus,
+    launch_file,
+    read_launcher,
+    require_fit,
+)
 from loraudit.studies.names import targets_name
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import RunSpec
@@ -47,6 +58,8 @@ from loraudit.studies.study import Run, Study
 from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
 from loraudit.tools import calibrate
+from loraudit.tools.gpu_speeds import START_SECONDS, read_speeds, speed
+from loraudit.tools.room import Room, schedule
 
 CACHE = Path(".loraudit/calibration.json")
 
@@ -74,7 +87,10 @@ class Jobs(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What decides how fast a run is here; `launch` is its file in profiles/accelerate."""
+    """What decides how fast a run is here, and how many run at once; `launch` is the launch file.
+
+    `gpus` are the product names of the GPUs that runs may take, or of those that are planned for.
+    """
 
     processor: str
     cpus: int
@@ -82,15 +98,28 @@ class Machine(NamedTuple):
     threads: int
     cores: int
     launch: str
+    memory_mb: int
+    gpus: tuple[str, ...]
+    runs_per_gpu: int
 
     def profile(self) -> dict:
-        """Return the content of the launch file."""
+        """Return what is read of the launch file."""
         return read_launcher(self.launch)
 
     @property
-    def slots(self) -> int:
-        """How many runs Snakemake starts at once."""
-        return max(1, self.cores // (self.threads * self.profile()["num_processes"]))
+    def device(self) -> str:
+        """The kind of device that trains, as records call it: cpu or cuda."""
+        return "cuda" if gpus_per_machine(self.profile()) else "cpu"
+
+    @property
+    def room(self) -> Room:
+        """What its jobs may take at the same time."""
+        return Room(self.cores, self.memory_mb, len(self.gpus) * self.runs_per_gpu)
+
+    def run_room(self, mem_mb: int = 0) -> Room:
+        """Return what a run takes of it."""
+        processes = self.profile()["num_processes"]
+        return Room(self.threads * processes, mem_mb, gpus_per_machine(self.profile()))
 
 
 def plan(
@@ -100,6 +129,8 @@ def plan(
     measure: bool = True,
     again: bool = False,
     spread: float | None = None,
+    gpu: str | None = None,
+    gpus: int | None = None,
 ) -> dict:
     """Return a study's jobs and what they will take.
 
@@ -112,17 +143,21 @@ def plan(
         spread: the standard deviation of scores over seeds, as a fraction, for what the seeds can
             show; None takes the published one beside published numbers, and that of the study's
             finished runs for pairs of methods.
+        gpu: plan for GPUs of this name in the table of measured speeds (gpu_speeds.py), instead of
+            this machine's.
+        gpus: their number; None for those that are here, or else one.
 
     Raises:
         UserError: something in the study is wrong, or this is not the repository's folder.
     """
     study = load_configured(config)
     checked = Config(**config)
-    launch = launch_file(checked.launch)
-    require_fit(study.all_runs, checked.launch, read_launcher(launch))
-    cpus = os.cpu_count() or 1
-    machine = Machine(processor(), cpus, version("torch"), checked.threads, cores, str(launch))
+    machine = _machine(study, checked, cores, gpu, gpus)
     jobs = dry_run(given)
+    shown = {"power": planned_power(study, spread), "pairs": planned_pairs(study, spread)}
+    if gpu:
+        unmeasured = Calibration({}, {}, None, [])
+        return _answer(study, jobs, machine, {}, unmeasured, read_speeds(gpu)) | shown
     known = finished_costs(study, machine)
     if again:
         CACHE.unlink(missing_ok=True)
@@ -132,8 +167,31 @@ def plan(
     needed = [run for key, run in asked.items() if key in keys]
     unmeasured = Calibration({}, {}, None, [])
     measured = calibrated(needed, study, jobs, machine) if measure else unmeasured
-    shown = {"power": planned_power(study, spread), "pairs": planned_pairs(study, spread)}
     return _answer(study, jobs, machine, known, measured) | shown
+
+
+def _machine(
+    study: Study, config: Config, cores: int, gpu: str | None, gpus: int | None
+) -> Machine:
+    """Describe this machine or, with `gpu`, one with such GPUs and cores enough for them.
+
+    Raises:
+        UserError: there is no such launch file, or the study does not fit it.
+    """
+    name = config.launch
+    if gpu and not gpus_per_machine(read_launcher(launch_file(name))):
+        name = "gpu"
+    launch = launch_file(name)
+    launcher = read_launcher(launch)
+    require_fit(study.all_runs, name, launcher)
+    wanted = gpus_per_machine(launcher)
+    product = gpu or next((device.product for device in installed()), "")
+    count = (gpus or (0 if gpu else len(visible())) or wanted) if wanted else 0
+    room = memory_mb()
+    if gpu:  # its CPU and memory are not known: they are taken to be enough
+        cores, room = max(cores, count * config.runs_per_gpu * config.threads), 10**9
+    fixed = processor(), os.cpu_count() or 1, version("torch"), config.threads, cores
+    return Machine(*fixed, str(launch), room, (product,) * count, config.runs_per_gpu)
 
 
 def dry_run(given: list[str]) -> Jobs:
@@ -214,7 +272,10 @@ def _mean(costs: list[dict]) -> dict:
 def _same_machine(environment: dict, machine: Machine) -> bool:
     here = machine.processor, machine.cpus, machine.threads, machine.profile()["num_processes"]
     names = ("processor", "cpus", "threads", "processes")
-    return tuple(environment.get(name) for name in names) == here
+    device = str(environment.get("device")).partition(":")[0]
+    if device != machine.device or tuple(environment.get(name) for name in names) != here:
+        return False
+    return device == "cpu" or set(environment.get("gpus", ())) <= set(machine.gpus)
 
 
 class Calibration(NamedTuple):
@@ -257,7 +318,8 @@ def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> C
         and os.getloadavg()[0] > BUSY * machine.cpus
     ):
         notes.append("the machine was busy with other work while it was measured")
-    cache, failed = _measured(wanted, machine.slots)
+    at_once = machine.room.times(machine.run_room())
+    cache, failed = _measured(wanted, at_once)
     notes += [f"{task.what}: {failed[task.key]}" for task in wanted if task.key in failed]
     return Calibration(
         {key: cache[name] for key, name in named.items() if name in cache},
@@ -281,7 +343,8 @@ def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
     code = training_code(spec.method)
     folders["model"] = source
     key = _cache_key(machine, code, class_key(spec), calibrate.readable(folders), source)
-    arguments = spec.model_dump(mode="json"), folders, machine.profile(), machine.threads
+    start = machine.profile(), machine.threads, machine.runs_per_gpu
+    arguments = spec.model_dump(mode="json"), folders, *start
     return Task(key, what, calibrate.measure, arguments)
 
 
@@ -344,7 +407,9 @@ def measure_launch(profile: str, threads: int) -> float:
 
 
 def _cache_key(machine: Machine, *parts: object) -> str:
-    return hashlib.sha256(json.dumps([machine, *parts], default=str).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([machine, machine.profile(), *parts], default=str).encode()
+    ).hexdigest()
 
 
 def _cache() -> dict:
@@ -390,6 +455,17 @@ class Estimate(NamedTuple):
 UNKNOWN = Estimate(None, None, None, None, "unknown")
 
 
+def gpu_estimate(spec: RunSpec, speeds: pd.DataFrame, machine: Machine) -> Estimate:
+    """Return what a run takes on a GPU of the table of measured speeds; memory is the GPU's."""
+    processes = machine.profile()["num_processes"]
+    found = speed(spec, speeds, machine.runs_per_gpu, processes)
+    seconds, rows = None, _rows(spec)
+    if rows is not None:
+        cost = found._asdict() | {"ready_seconds": START_SECONDS, "ranks": 0}
+        seconds = calibrate.run_seconds(spec, rows, cost)
+    return Estimate(seconds, found.step_seconds, found.device_mib, None, found.source)
+
+
 def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Estimate:
     """Return what a run takes, by finished runs of its kind or else by the calibration.
 
@@ -403,7 +479,7 @@ def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Es
     cost = measured.classes.get(class_key(spec))
     if cost is None:
         return UNKNOWN
-    rows = calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
+    rows = _rows(spec)
     source = "calibration" if cost["real_rows"] else "calibration at max_length"
     if rows is None:
         return Estimate(None, cost["step_seconds"], cost["memory_mib"], None, source)
@@ -413,18 +489,65 @@ def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Es
     return Estimate(seconds, cost["step_seconds"], cost["memory_mib"], size, source)
 
 
+def _rows(spec: RunSpec) -> dict[str, int] | None:
+    """Return the rows that a run trains and scores, by split; None if nobody knows them yet."""
+    return calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
+
+
+def _steps(spec: RunSpec) -> int:
+    """Return the optimizer steps of a run; 0 if the size of its task is unknown."""
+    rows = _rows(spec)
+    return spec.epochs * math.ceil(rows["train"] / spec.global_batch) if rows else 0
+
+
+def _timed_jobs(
+    study: Study,
+    jobs: Jobs,
+    machine: Machine,
+    estimates: dict[str, Estimate],
+    checks: dict[str, float],
+) -> list[list[tuple[Room, float | None]]]:
+    """Return what the jobs that are to do take, and their seconds, in two waves.
+
+    A run with a warm start waits for the run that it starts from, so these are the second.
+    """
+    cluster = read_cluster()
+    waves: list[list[tuple[Room, float | None]]] = [[], []]
+    for run in study.all_runs:
+        if run.id in jobs.runs:
+            need = cluster.needs("train", [run.spec.model.name], [run.spec.task.name], 1)
+            took = machine.run_room(need.mem_mb), estimates[run.id].seconds
+            waves[run.spec.warm_start is not None].append(took)
+    for name, spec in study.cells().items():
+        if name in jobs.cells:
+            need = cluster.needs("crosscheck", [spec.model.name], [spec.task.name], 1)
+            took = Room(machine.threads, need.mem_mb), checks.get(spec.model.name)
+            waves[0].append(took)
+    return waves
+
+
 def _answer(
-    study: Study, jobs: Jobs, machine: Machine, known: dict[str, dict], measured: Calibration
+    study: Study,
+    jobs: Jobs,
+    machine: Machine,
+    known: dict[str, dict],
+    measured: Calibration,
+    speeds: pd.DataFrame | None = None,
 ) -> dict:
-    estimates = {run.id: estimate(run.spec, known, measured) for run in study.all_runs}
+    estimates = {
+        run.id: estimate(run.spec, known, measured)
+        if speeds is None
+        else gpu_estimate(run.spec, speeds, machine)
+        for run in study.all_runs
+    }
     todo = [run for run in study.all_runs if run.id in jobs.runs]
-    # A run with a warm start waits for the run that it starts from, so these are a second wave.
-    cold = [estimates[run.id].seconds for run in todo if not run.spec.warm_start]
-    warm = [estimates[run.id].seconds for run in todo if run.spec.warm_start]
-    cells = {name: spec for name, spec in study.cells().items() if name in jobs.cells}
-    checks = [measured.crosschecks.get(spec.model.name) for spec in cells.values()]
-    timed = [[s for s in part if s is not None] for part in ([*cold, *checks], warm)]
-    untimed = sum(s is None for s in (*cold, *warm, *checks))
+    waves = _timed_jobs(study, jobs, machine, estimates, measured.crosschecks)
+    timed = [[(need, s) for need, s in wave if s is not None] for wave in waves]
+    untimed = sum(map(len, waves)) - sum(map(len, timed))
+    all_timed = [job for wave in timed for job in wave]
+    biggest = max((need for wave in waves for need, _ in wave if need.gpus), default=None)
+    biggest = biggest or max((need for wave in waves for need, _ in wave), default=Room(1))
+    at_once = machine.room.times(biggest)
     memory = sorted((estimates[r.id].memory_mib or 0.0 for r in todo), reverse=True)
     sizes = [estimates[run.id].bytes for run in todo]
     return {
@@ -437,18 +560,28 @@ def _answer(
         },
         "jobs": jobs.rules,
         "kinds": _kinds(study.all_runs, jobs.runs, estimates),
-        "at once": machine.slots,
-        "cpu_seconds": sum(map(sum, timed)) * machine.threads * machine.profile()["num_processes"],
-        "wall_seconds": sum(schedule(part, machine.slots) for part in timed),
+        "planned gpu": speeds is not None,
+        "steps": sum(_steps(run.spec) for run in todo),
+        "at once": at_once,
+        "cpu_seconds": sum(need.cores * seconds for need, seconds in all_timed),
+        "gpu_seconds": sum(need.gpus * seconds for need, seconds in all_timed)
+        / machine.runs_per_gpu,
+        "wall_seconds": sum(schedule(part, machine.room) for part in timed),
         "jobs_without_estimate": untimed,
         "other_jobs": sum(
             count for rule, count in jobs.rules.items() if rule not in ("train", "crosscheck")
         ),
-        "memory_mib": sum(memory[: machine.slots]),
+        "memory_mib": sum(memory[:at_once]),
         "disk_bytes": sum(size for size in sizes if size is not None),
         "crosscheck_seconds": measured.crosschecks,
         "launch_seconds": measured.launch_seconds,
-        "notes": [*measured.notes, *_unknown_sizes(todo), *advice(study), *cautions(study)],
+        "notes": [
+            *measured.notes,
+            *(idle_gpus(machine.profile()) if speeds is None else _assumed()),
+            *_unknown_sizes(todo),
+            *advice(study),
+            *cautions(study),
+        ],
     }
 
 
@@ -489,21 +622,17 @@ def planned_pairs(study: Study, spread: float | None = None) -> list[dict]:
 
 
 def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
-    tasks = {
-        run.spec.task.name
-        for run in todo
-        if calibrate.row_counts(run.spec.task, _folders(run.spec)["task"], run.spec) is None
-    }
+    tasks = {run.spec.task.name for run in todo if _rows(run.spec) is None}
     return [f"task {name}: its size is unknown until it is fetched" for name in sorted(tasks)]
 
 
-def schedule(seconds: Iterable[float], slots: int) -> float:
-    """Return the time until all jobs are done if they start in order, `slots` at once."""
-    ends = [0.0] * slots
-    for length in seconds:
-        ends.sort()
-        ends[0] += length
-    return max(ends)
+def _assumed() -> list[str]:
+    """Say what an estimate by the table of measured speeds takes for granted."""
+    return [
+        "the times are arithmetic from speeds measured on another machine: inputs count as "
+        "max_length tokens each, an evaluated row as a third of a trained one, a start as "
+        f"{START_SECONDS:g} s; cross-checks are not counted"
+    ]
 
 
 def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) -> list[dict]:
@@ -541,6 +670,23 @@ def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
     ]
     shown = [*_power_section(answer["power"]), *_pair_section(answer["pairs"])]
     return [(f"study {answer['study']}", columns, kinds), *shown]
+
+
+def _time(answer: dict) -> str:
+    """Say how long a study takes, with what, and how much of one core or GPU that is."""
+    gpus = len(answer["machine"]["gpus"])
+    cores = answer["machine"]["cores"]
+    least = "at least" if answer["jobs_without_estimate"] else "about"
+    whole, busy = f"{cores} cores", f"{duration(answer['cpu_seconds'])} of one core"
+    if gpus:
+        name = answer["machine"]["gpus"][0] or "of unknown kind"
+        whole = f"{gpus} GPU{'s' * (gpus > 1)} ({name})"
+        busy = f"{duration(answer['gpu_seconds'])} of one GPU"
+    return (
+        f"time: {least} {duration(answer['wall_seconds'])} with {whole} "
+        f"({answer['at once']} jobs at once), {busy}; the {answer['other_jobs']} short jobs are "
+        "not counted"
+    )
 
 
 def _power_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
@@ -595,18 +741,15 @@ def sentences(answer: dict) -> list[str]:
         f"runs: {counts['all']}, done {counts['done']}, to do {counts['to do']}",
         f"jobs to do: {jobs}",
     ]
+    if answer["steps"]:
+        lines.append(f"optimizer steps: {answer['steps']:,}")
     timed = counts["to do"] + answer["jobs"].get("crosscheck", 0) - answer["jobs_without_estimate"]
     if timed:
-        least = "at least " if answer["jobs_without_estimate"] else "about "
-        lines.append(
-            f"time: {least}{duration(answer['wall_seconds'])} with {answer['machine']['cores']} "
-            f"cores ({answer['at once']} jobs at once), {duration(answer['cpu_seconds'])} of one "
-            f"core; the {answer['other_jobs']} short jobs are not counted"
-        )
-        lines.append(
-            f"memory: {answer['memory_mib']:,.0f} MiB at once; "
-            f"disk: {naturalsize(answer['disk_bytes'])} of runs"
-        )
+        lines.append(_time(answer))
+        whose = "GPU memory" if answer["planned gpu"] else "memory"
+        lines.append(f"{whose}: {answer['memory_mib']:,.0f} MiB at once")
+    if timed and not answer["planned gpu"]:
+        lines[-1] += f"; disk: {naturalsize(answer['disk_bytes'])} of runs"
     if answer["jobs_without_estimate"]:
         lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")
     known = [row for row in answer["power"] if row["chance"] is not None]

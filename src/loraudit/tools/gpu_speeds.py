@@ -1,0 +1,120 @@
+"""Estimate runs on a GPU that is not here, by a table of speeds that benchmarks/gpu.py measured.
+
+A run takes the row of the GPU that is nearest to it: its own model, precision, code path and
+method where the table has them, and then the size of a step, batch x tokens, that is closest. A
+larger step takes longer in proportion to its tokens. A smaller one counts as the row's, because the
+time of a small step is that of starting its kernels. A run's inputs count as `max_length` tokens
+each, so that shorter inputs may take less than estimated.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.shipped import own_or_shipped
+from loraudit.studies.names import targets_name
+from loraudit.studies.spec import RunSpec
+
+TABLE = Path("results/committed/bench/gpu.csv")
+COLUMNS = (
+    *("gpu", "device", "torch", "model", "method", "batch", "tokens", "precision", "compute"),
+    *("tool", "runs_per_gpu", "steps_per_second", "q1", "q3", "peak_mib"),
+)
+
+FORWARD = 1 / 3
+"""An evaluated row is taken to cost so much of a trained one: a forward pass without the backward
+pass, which costs about two. This is arithmetic and was not measured."""
+
+START_SECONDS = 10.0
+"""What a run takes before its first step, as measured on a CPU (docs/speed.md)."""
+
+
+class Speed(NamedTuple):
+    """What a run costs by a row of the table; `source` says which, and how it was scaled."""
+
+    step_seconds: float
+    evaluate_row_seconds: float
+    device_mib: float
+    source: str
+
+
+def read_speeds(name: str) -> pd.DataFrame:
+    """Return the rows of a GPU that are of our own training loop.
+
+    Args:
+        name: a GPU's short name, such as h100.
+
+    Raises:
+        UserError: there is no table, it lacks columns, or it has no such GPU.
+    """
+    path = own_or_shipped(TABLE)
+    if not path.is_file():
+        raise UserError(
+            f"gpu: {name!r}: no table of measured speeds ({TABLE}); on a machine with that GPU, "
+            "`python benchmarks/gpu.py` makes it"
+        )
+    table = pd.read_csv(path)
+    if lacking := [column for column in COLUMNS if column not in table]:
+        raise UserError(f"{path}: no column {', '.join(lacking)}; `python benchmarks/gpu.py` has")
+    ours = table[table["tool"] == "loraudit"]
+    found = ours[ours["gpu"].str.lower() == name.lower()]
+    if found.empty:
+        raise unknown("gpu", name, set(ours["gpu"]))
+    return found
+
+
+def speed(spec: RunSpec, rows: pd.DataFrame, runs_per_gpu: int = 1, processes: int = 1) -> Speed:
+    """Return what a run costs on a GPU.
+
+    Args:
+        spec: the run.
+        rows: `read_speeds`' answer.
+        runs_per_gpu: runs that share the GPU, each then slower.
+        processes: GPUs that share each step of the run; their exchange is not counted.
+    """
+    batch = math.ceil(spec.global_batch / processes)
+    work = batch * spec.max_length
+    wanted = {
+        "model": spec.model.name,
+        "precision": spec.precision,
+        "compute": spec.compute,
+        "method": f"{spec.method}-r{spec.lora.rank}-{targets_name(spec)}"
+        if spec.adapter
+        else spec.method,
+    }
+    scores = [
+        (
+            *(_distance(key, row[key], value) for key, value in wanted.items()),
+            abs(math.log(row["batch"] * row["tokens"] / work)),
+            abs(math.log(row["runs_per_gpu"] / runs_per_gpu)),
+        )
+        for _, row in rows.iterrows()
+    ]
+    row = rows.iloc[min(range(len(scores)), key=scores.__getitem__)]
+    factor = max(1.0, work / (row["batch"] * row["tokens"]))
+    seconds = row["runs_per_gpu"] / row["steps_per_second"] * factor
+    seconds *= runs_per_gpu / row["runs_per_gpu"]  # if they are not equal: the GPU's total stays
+    source = _source(row, wanted | {"runs_per_gpu": runs_per_gpu}, factor)
+    return Speed(seconds, FORWARD * seconds / batch, float(row["peak_mib"]), source)
+
+
+def _distance(key: str, found: object, wanted: object) -> float:
+    """Return 0 for an equal value, and how far another one is: less for a related method."""
+    if found == wanted:
+        return 0.0
+    if key == "method":
+        same = str(found).partition("-")[0] == str(wanted).partition("-")[0]
+        return 1.0 if same else 2.0
+    return 1.0
+
+
+def _source(row: pd.Series, wanted: dict[str, object], factor: float) -> str:
+    """Say which row was used, what of it is not the run's own, and how it was scaled."""
+    size = f"{row['batch']}x{row['tokens']}"
+    said = f"{row['gpu']}: {row['model']} {row['method']} {size} {row['precision']}"
+    other = [f"{key} {row[key]} for {value}" for key, value in wanted.items() if row[key] != value]
+    said += f" ({', '.join(other)})" if other else ""
+    return said + ("" if math.isclose(factor, 1) else f", times {factor:.3g} for the step's tokens")
