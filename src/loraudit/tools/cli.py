@@ -194,7 +194,9 @@ def status(
     """Show how far a study is. Only its files are read, so jobs may run on a cluster.
 
     A run is "failed" if its log ends in an error, "silent" if its log has not grown for five
-    minutes (the job was killed or is slow), and "waiting" if it has no log yet.
+    minutes (the job was killed or is slow), and "waiting" if it has no log yet. Of the runs that
+    are done it counts and lists those that collapsed to a constant answer, those with a matrix B
+    that never left zero (unmoved), and those that only try a value and diverged.
 
     Example: `loraudit status quickstart --watch`
     """
