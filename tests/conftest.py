@@ -19,7 +19,7 @@ from filelock import FileLock
 from jaxtyping import jaxtyped
 
 from loraudit.adapters.fast_lora import FastLoRALinear
-from loraudit.adapters.first_token import FirstTokenAttention
+from loraudit.adapters.first_token import FirstTokenAttention, FirstTokenBlock
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.training_code import training_code
@@ -51,6 +51,7 @@ def shapes_checked(request, monkeypatch):
         (LoRALinear, "delta_weight"),
         (FastLoRALinear, "forward"),
         (FirstTokenAttention, "forward"),
+        (FirstTokenBlock, "forward"),
     ):
         checked = jaxtyped(getattr(owner, name), typechecker=beartype)
         monkeypatch.setattr(owner, name, checked)

@@ -49,6 +49,7 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
         "bert": transformers.BertConfig,
         "roberta": transformers.RobertaConfig,
         "deberta-v2": transformers.DebertaV2Config,
+        "mpnet": transformers.MPNetConfig,
     }[model_type]
     return kind(
         hidden_size=16,

@@ -27,7 +27,8 @@ CLASSES = {
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
     "ProbeSettings": method_settings.ProbeSettings,
     **{name: getattr(entries, name) for name in ("ListedTask", "RatingRule", "ListedModel")},
-    **{name: getattr(entries, name) for name in ("WheelSource", "FolderSource", "HubSource")},
+    **{name: getattr(entries, name) for name in ("WheelSource", "PartsSource")},
+    **{name: getattr(entries, name) for name in ("FolderSource", "HubSource")},
 }
 ANCHORS = {
     "AblationFile": "ablation",
@@ -42,6 +43,7 @@ ANCHORS = {
     "ListedModel": "a-model",
     "ModelEntry": "a-model",
     "WheelSource": "a-source",
+    "PartsSource": "a-source",
     "FolderSource": "a-source",
     "HubSource": "a-source",
 }
@@ -56,6 +58,7 @@ WORDS = {
     "TaskEntry": "name of a task",
     "ModelEntry": "name of a model",
     "WheelSource": "a wheel",
+    "PartsSource": "several wheels",
     "FolderSource": "a folder",
     "HubSource": "the hub",
     "ALoRASettings": "settings of ALoRA",
@@ -138,8 +141,8 @@ def legal(part: dict) -> str:
     if "$ref" in part:
         name = part["$ref"].rpartition("/")[2]
         return f"[{WORDS[name]}](#{ANCHORS[name]})" if name in ANCHORS else WORDS[name]
-    if "anyOf" in part:
-        return " or ".join(dict.fromkeys(legal(one) for one in part["anyOf"]))
+    if either := part.get("anyOf") or part.get("oneOf"):
+        return " or ".join(dict.fromkeys(legal(one) for one in either))
     if "enum" in part:
         return " \\| ".join(f"`{value}`" for value in part["enum"])
     if part.get("type") == "array":

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.numerics
 METHODS = ["lora", "peft", "adalora", "bitfit", "head", "full"]
 KINDS = [("bert", method, "trained") for method in METHODS]
 KINDS += [("gpt2", "lora", "trained"), ("distilbert", "peft", "trained")]
-KINDS += [("deberta-v2", "lora", "trained")]
+KINDS += [("deberta-v2", "lora", "trained"), ("mpnet", "lora", "trained")]
 
 
 def prepared(family: str, method: str, head: str = "trained"):

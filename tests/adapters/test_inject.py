@@ -14,7 +14,7 @@ from tiny import MILD, UP_TO_ROUNDING, make_spec, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
-FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2"]
+FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "mpnet"]
 ALL = ("q", "k", "v", "o", "up", "down")
 
 
@@ -26,12 +26,17 @@ def spec_for(family: str, **changes):
     ("targets", "rank", "adapter"),
     [(("q", "v"), 8, 294_912), (("q", "v"), 1, 36_864), (("q", "k", "v", "o"), 8, 589_824)],
 )
-def test_roberta_base_counts_are_the_papers(targets, rank, adapter):
-    """0.3M is 2 x 24 matrices x 768 x 8; the head's 592,130 is beside it (reference: paper 4.2)."""
+@pytest.mark.parametrize("name", ["roberta-base", "mpnet-base"])
+def test_roberta_base_counts_are_the_papers(name, targets, rank, adapter):
+    """0.3M is 2 x 24 matrices x 768 x 8; the head's 592,130 is beside it (reference: paper 4.2).
+
+    MPNet has RoBERTa's depth, width and head.
+    """
+    kind = {"roberta-base": transformers.RobertaConfig, "mpnet-base": transformers.MPNetConfig}
     with torch.device("meta"):
-        config = transformers.RobertaConfig(vocab_size=50265, max_position_embeddings=514)
-        model = transformers.RobertaForSequenceClassification(config)
-    spec = make_spec(model=load_model("roberta-base"), rank=rank, targets=targets)
+        config = kind[name](max_position_embeddings=514)
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    spec = make_spec(model=load_model(name), rank=rank, targets=targets)
     counts = count_parameters(inject.apply(model, spec), spec.model.head)
     assert counts == {
         "adapter": adapter,

@@ -109,6 +109,7 @@ def saved(state, tmp_path, **options) -> bytes:
         ("roberta", ("query", "value")),
         ("bert", ("query", "key", "value", "dense")),
         ("deberta-v2", ("query_proj", "value_proj")),
+        ("mpnet", ("attn.q", "attn.v", "attn.o", "dense")),
         ("distilbert", ("q_lin", "v_lin", "lin1", "lin2")),
         ("gpt2", ("c_fc", "c_proj")),
     ],

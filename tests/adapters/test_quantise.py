@@ -17,7 +17,7 @@ from tiny import UP_TO_ROUNDING, make_spec, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
-FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"]
+FAMILIES = ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "gpt2"]
 BITS = [8, 4, 3, 2]
 
 

@@ -16,6 +16,7 @@ from loraudit.analysis.verdicts import (
 )
 from loraudit.base.errors import UserError
 from loraudit.report.tables import PROTOCOLS, verdict_table
+from loraudit.studies.known import Contamination
 from loraudit.studies.reference import Architecture, Published, select
 from loraudit.studies.study import Run, Study
 from tiny import changed, make_spec, make_task
@@ -139,6 +140,19 @@ def test_equal_scores_are_reproduced():
     row = only(verdicts(study(), tidy(), [number(pm=0.2)]))
     assert row.verdict == "reproduced"
     assert row.difference == pytest.approx(-0.0004)
+
+
+@pytest.mark.parametrize("model", ["roberta-base", "minilm"])
+def test_a_model_that_knows_the_task_keeps_its_word_and_the_row_says_so(model):
+    known = Contamination(model=model, task="mrpc", what="a corpus")
+    runs, numbers = tidy(model=model), [number(pm=0.2)]
+    plain = only(verdicts(study(), runs, numbers))
+    row = only(verdicts(study(contaminations=(known,)), runs, numbers))
+    assert row.verdict == plain.verdict
+    assert row.verdict == ("reproduced" if model == "roberta-base" else "not comparable")
+    assert row.reason == "; ".join(filter(None, [plain.reason, known.sentence()]))
+    others = known.model_copy(update={"task": "rte"})
+    assert only(verdicts(study(contaminations=(others,)), runs, numbers)).reason == plain.reason
 
 
 def test_scores_far_away_are_not():

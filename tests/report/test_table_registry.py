@@ -10,6 +10,7 @@ from loraudit.base.named_code import resolve
 from loraudit.report import page
 from loraudit.report.table_registry import TABLES, TIDY, Table, study_tables, table_modules
 from loraudit.report.tables import readable, write_tables
+from loraudit.studies.known import Contamination
 from tiny_study import small_study
 
 
@@ -48,4 +49,34 @@ def test_a_new_entry_is_made_from_the_runs_and_written_for_readers(monkeypatch, 
     write_tables(small_study(), tmp_path, tmp_path)
     assert (tmp_path / "tables/seeds.csv").read_text() == "seed\n0\n1\n2\n"
     assert "seed 0" in (tmp_path / "tables/seeds.md").read_text()
-    assert readable(entry, pd.DataFrame()).empty
+    assert readable(entry, pd.DataFrame(), small_study()).empty
+
+
+def known(task: str, model: str = "m") -> Contamination:
+    return Contamination(model=model, task=task, what="a corpus")
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_rows_of_a_task_that_the_model_knows_say_so_where_they_are_scores(monkeypatch, scores):
+    module = types.ModuleType("seed_tables")
+    module.seed_table = lambda rows: rows[["score"]]
+    monkeypatch.setitem(sys.modules, "seed_tables", module)
+    entry = Table(
+        name="seeds", title="", section="", readable="seed_tables:seed_table", scores=scores
+    )
+    study = small_study(contaminations=(known("b"), known("c"), known("a", "other")))
+    each = pd.DataFrame({"model": ["m", "m", "other"], "task": ["a", "b", "b"], "score": 1.0})
+    over_tasks = pd.DataFrame({"model": ["m", "n"], "score": 1.0})
+    if not scores:
+        assert list(readable(entry, each, study)) == ["score"]
+        return
+    said = ["", "m was trained on data of b before", ""]
+    assert readable(entry, each, study).contaminated.tolist() == said
+    said = ["m was trained on data of b, c before", ""]
+    assert readable(entry, over_tasks, study).contaminated.tolist() == said
+    assert list(readable(entry, each, small_study())) == ["score"]
+    assert list(readable(entry, each[:1], study)) == ["score"]
+
+
+def test_all_study_tables_but_that_of_costs_are_of_scores():
+    assert {name for name, table in study_tables().items() if not table.scores} == {"cost"}

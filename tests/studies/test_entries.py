@@ -41,6 +41,29 @@ def test_an_entry_whose_names_can_not_be_meant_is_refused(changes, reason):
         entry(**changes)
 
 
+WHEEL = {"wheel": "a==1", "sha256": "0" * 64, "path": "x"}
+KINDS = "source = .*: a source has exactly one of the keys wheel, parts, folder, hub"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ({"hub": "owner/name", "revision": "main"}, "source.hub.revision = 'main': "),
+        ({"wheel": "a==1", "path": "x"}, "key 'source.wheel.sha256' is missing"),
+        ({"parts": [WHEEL, {**WHEEL, "sha256": "f"}], "sha256": "0" * 64, "path": "x"},
+         r"source\.parts\.parts\.1\.sha256 = 'f': "),
+        ({"parts": [WHEEL], "sha256": "0" * 64, "path": "x"},
+         "source.parts.parts = .* at least 2 items"),
+        ({"folder": "x", "hub": "owner/name"}, KINDS),
+        ({"floder": "x"}, KINDS),
+        ("x", KINDS),
+    ],
+)  # fmt: skip
+def test_a_source_is_told_by_its_key_and_what_is_wrong_with_it_is_named(source, reason):
+    with pytest.raises(UserError, match=f"^model 'mine': {reason}"):
+        entry(source=source)
+
+
 def test_every_pattern_that_is_accepted_has_a_layer_number():
     """Section 7 finds a layer by its number, so none may lack one."""
     for name in read_yaml("config/models.yaml")["models"]:

@@ -121,7 +121,9 @@ def test_a_planted_useful_rank_scores_highest_and_a_zero_rank_lowest(alone):
         assert [place[1:] for place in ordered] == [("1", 0), ("0", 1), ("0", 0), ("1", 1)]
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize(
+    "model_type", ["bert", "roberta", "distilbert", "deberta-v2", "mpnet", "gpt2"]
+)
 @pytest.mark.parametrize("alone", ["model", "module"])
 def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
     model_type, alone, batch

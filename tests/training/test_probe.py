@@ -160,7 +160,7 @@ def test_a_study_gives_it_one_epoch_and_refuses_what_it_can_not_do(tmp_path):
         type(SPEC)(**{**fields, "epochs": 2})
 
 
-@pytest.mark.parametrize("family", ["roberta", "distilbert", "deberta-v2", "gpt2"])
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "deberta-v2", "mpnet", "gpt2"])
 def test_every_family_can_be_probed(family, batch):
     spec = make_spec(method="probe", model=tiny_entry(family), targets=("o",))
     expected = tiny_model(family).eval().base_model(**batch).last_hidden_state

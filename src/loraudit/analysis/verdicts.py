@@ -180,10 +180,12 @@ def verdicts(
     Returns:
         A row per cell and number: SCORED_CELL, the number and our scores, `judge_with_reasons`'
         columns (NaN where the verdict is "not comparable"), and `protocol`, how the cell's protocol
-        compares with the number's (`accounts.Likeness`).
+        compares with the number's (`accounts.Likeness`). `reason` also says if the model was
+        trained on the task's data before, which changes no word.
     """
     numbers = list(numbers)
     specs = {run.id: run.spec for run in study.runs}
+    known_before = {(c.task, c.model): c.sentence() for c in study.contaminations}
     rows, matches = [], []
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
@@ -194,12 +196,13 @@ def verdicts(
         for number in matching(cell, runs, numbers):
             row, match = _facts(study, cell, runs, number)
             against = obstacles(cell, runs, number, models)
-            row["reason"] = "; ".join(against)
+            contaminated = known_before.get((cell["task"], cell["model"]), "")
+            row["reason"] = "; ".join(filter(None, [*against, contaminated]))
             row["verdict"] = NOT_COMPARABLE if against else ""
             if not against:
                 alike = likeness([of_run(spec)] if spec else [], accounts(number))
                 copies = row["local_copies"] and f"local copy, not verified: {row['local_copies']}"
-                matches.append((match, (alike, copies)))
+                matches.append((match, (alike, copies, contaminated)))
             rows.append(row)
     judged = judge_with_reasons([match for match, _ in matches], study.reading)
     told = (_told(row, *more) for row, (_, more) in zip(judged, matches, strict=True))

