@@ -155,6 +155,7 @@ def make_run(folder: Path, run: Run, random: np.random.Generator) -> None:
         rows={"train": 640, "validation": ROWS},
         tokens={"real": 52_000, "padded": 53_000},
         seconds={"train": 30 + random.random(), "evaluate": 3.0, "total": 34 + random.random()},
+        cpu_seconds={"train": 30 + random.random(), "evaluate": 3.0},
         peak_memory_mib=900 + random.random(),
     )  # fmt: skip
     environment = {"git": {"commit": "0" * 40, "dirty": False}, "python": "3.11", "threads": 1}

@@ -18,6 +18,7 @@ from beartype import beartype
 from filelock import FileLock
 from jaxtyping import jaxtyped
 
+from gpu_record import pytest_addoption, pytest_terminal_summary  # noqa: F401
 from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import FirstTokenAttention, FirstTokenBlock
 from loraudit.adapters.lora import LoRALinear

@@ -74,7 +74,7 @@ def test_train_and_calibrate_compute_in_the_same_mode(modes, tiny, tmp_path, mon
         monkeypatch.delenv(key)
     spec = make_spec(epochs=1, train_rows=16)
     train(spec, tiny / "tokens", tiny / "model", tmp_path)
-    launch = {"mixed_precision": "no", "use_cpu": True}
+    launch = {"mixed_precision": "no", "use_cpu": True, "num_processes": 1}
     folders = {name: tiny / name for name in ("task", "tokens", "model")}
     calibrate.measure(spec.model_dump(mode="json"), folders, launch, 1)
     assert len(modes) > 2 and all(found == STRICT for found in modes)

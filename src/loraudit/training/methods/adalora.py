@@ -153,7 +153,7 @@ class AdaLoRAController(RankController):
         """Update the scores, and mask ranks by them at the steps that the schedule says."""
         before = self.config.rank_pattern
         if step > self.steps - self.config.tfinal:
-            self._mask(before)
+            self._mask(before or {})  # no pattern: nothing was ever allocated
             return
         with exempt("kthvalue"):
             self.tuner.update_and_allocate(step)

@@ -1,4 +1,4 @@
-"""Record what was tried on which GPU: `pytest -m gpu tests/gpu --record FILE.csv`."""
+"""Record what was tried on which GPU: `pytest -m gpu tests/gpu --record FILE.csv` (conftest.py)."""
 
 from pathlib import Path
 
