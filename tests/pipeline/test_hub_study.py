@@ -4,6 +4,7 @@ With tiny models, one seed and 64 rows. The rules' programs run in this process.
 """
 
 import contextlib
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -40,7 +41,8 @@ def done(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub-study")
     for name in ("config", "profiles", "scripts"):
         shutil.copytree(name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    studies = {"poster": read_yaml("config/studies/poster.yaml"), "others": yaml.safe_load(OTHERS)}
+    poster = copy.deepcopy(read_yaml("config/studies/poster.yaml"))  # that one is remembered
+    studies = {"poster": poster, "others": yaml.safe_load(OTHERS)}
     found = repositories(root / "hub")
     with pytest.MonkeyPatch.context() as patch, fake_hub(found) as hub, contextlib.chdir(root):
         point_at(patch, hub.url, root / "cache")
