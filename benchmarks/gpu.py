@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +37,12 @@ import torch
 from common import RANK, random_model, spec_of
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import write_atomic
-from loraudit.data.batches import Examples
 from loraudit.studies.spec import RunSpec
+from loraudit.tools.calibrate import random_examples
+from loraudit.tools.gpu_speeds import COLUMNS, TABLE
+from loraudit.training.accounting import peak_device_memory_mib
 
-TABLE, PROFILE = "gpu.csv", "gpu_profile.csv"
-COLUMNS = ["gpu", "device", "torch", "model", "method", "batch", "tokens", "precision", "compute",
-           "tool", "runs_per_gpu", "steps_per_second", "q1", "q3", "peak_mib"]  # fmt: skip
+PROFILE = "gpu_profile.csv"
 MODELS, TOKENS, PRECISIONS = (
     ("roberta-base", "roberta-large"),
     (32, 128, 512),
@@ -71,18 +72,6 @@ def cases(part: str) -> list[Case]:
     ]
 
 
-def examples_of(tokens: int, vocabulary: int) -> Examples:
-    """Return random rows of one length, enough for a batch."""
-    return Examples(
-        rows=np.arange(BATCH),
-        labels=np.arange(BATCH) % 2,
-        starts=np.arange(BATCH) * tokens,
-        lengths=np.full(BATCH, tokens),
-        ids=np.random.default_rng(0).integers(5, vocabulary, BATCH * tokens, np.int32),
-        types=None,
-    )
-
-
 def case_spec(case: Case) -> RunSpec:
     """Return the run of a case."""
     return spec_of(
@@ -109,21 +98,27 @@ def our_step(case: Case) -> Callable[[], object]:
     with accelerator.device:  # drawn there, which is faster
         base = random_model(str(case["model"]))
     module = method_of(spec).apply(shorten(base, spec), spec)
-    examples = examples_of(int(case["tokens"]), base.config.vocab_size)
+    examples = random_examples(spec, base.config.vocab_size, BATCH)
     state = run.prepare(spec, accelerator, module, 100_000, 1)
     state.model.train()
     return lambda: optimizer_step(state, examples, np.arange(BATCH))
 
 
-def our_rates(case: Case, rounds: int, wait: Callable[[], object] = bool) -> dict[str, float]:
-    """Time our training loop in the mode of a run; `wait` is called before the first round."""
+@contextmanager
+def warm_step(case: Case) -> Iterator[Callable[[], object]]:
+    """Give a step of our training loop that was done some times, in the mode of a run."""
     from loraudit.training.device import same_bits
 
     with same_bits(str(case["precision"])):
         step = our_step(case)
         for _ in range(WARM_UP):
             step()
-        wait()
+        yield step
+
+
+def our_rates(case: Case, rounds: int) -> dict[str, float]:
+    """Time our training loop; returns what `rates` returns."""
+    with warm_step(case) as step:
         return rates(step, rounds)
 
 
@@ -153,9 +148,9 @@ def _finish() -> None:
 
 def peak_mib() -> float:
     """Return the most device memory that this process's tensors took since it was last asked."""
-    if not torch.cuda.is_available():
+    peak = peak_device_memory_mib()
+    if peak is None:
         return float("nan")
-    peak = torch.cuda.max_memory_allocated() / 2**20
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     return peak
@@ -183,7 +178,7 @@ def peer_rates(case: Case, rounds: int) -> dict[str, float]:
     config = peft.LoraConfig(
         task_type="SEQ_CLS", r=RANK, lora_alpha=16, target_modules=["query", "value"]
     )
-    few = examples_of(int(case["tokens"]), model.config.vocab_size)
+    few = random_examples(case_spec(case), model.config.vocab_size, BATCH)
     ids = torch.as_tensor(few.ids.astype(np.int64)).reshape(BATCH, -1)
     rows = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": number % 2}
             for number, row in enumerate(ids)]  # fmt: skip
@@ -225,17 +220,12 @@ def profile(rounds: int, deadline: float) -> Iterator[dict]:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
-    from loraudit.training.device import same_bits
-
     for case in cases("profile"):
         if time.time() > deadline:
             print(f"left out for lack of time: profile {case}", file=sys.stderr)
             continue
-        found = our_rates(case, rounds)
-        with same_bits(str(case["precision"])):
-            step = our_step(case)
-            step()
-            _finish()
+        with warm_step(case) as step:
+            found = rates(step, rounds)
             with profiled(activities=[ProfilerActivity.CUDA]) as trace:
                 for _ in range(STEPS):
                     step()
@@ -251,14 +241,10 @@ def profile(rounds: int, deadline: float) -> Iterator[dict]:
 
 def measure_one(case: Case, rounds: int, start: float) -> dict:
     """Measure one case beside others, all from the same second on."""
-    late = []
-
-    def wait() -> None:
-        late.append(max(0.0, time.time() - start))
+    with warm_step(case) as step:
+        late = max(0.0, time.time() - start)
         time.sleep(max(0.0, start - time.time()))
-
-    found = our_rates(case, rounds, wait)
-    return {"late": late[0], **found}
+        return {"late": late, **rates(step, rounds)}
 
 
 READY_SECONDS = 20.0
@@ -300,7 +286,7 @@ def append(out: Path, rows: list[dict], part: str) -> None:
     facts = {"gpu": short_name(device), "device": device, "torch": torch.__version__}
     made = {"method": METHOD, "batch": BATCH}
     new = pd.DataFrame([{**facts, **made, **row, "part": part} for row in rows])
-    file = out / (PROFILE if part == "profile" else TABLE)
+    file = out / (PROFILE if part == "profile" else TABLE.name)
     new = new if part == "profile" else new[[*COLUMNS, "part"]]
     old = pd.read_csv(file) if file.is_file() else new[:0]
     old = old[(old.gpu != facts["gpu"]) | (old.part != part)]
@@ -333,7 +319,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all if none is named")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=9.0, help="no case begins after these")
-    parser.add_argument("--out", type=Path, default=Path("results/committed/bench"))
+    parser.add_argument("--out", type=Path, default=TABLE.parent)
     for name in ("part", "one"):  # of the processes that this program starts
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     for name in ("deadline", "start"):
@@ -349,7 +335,7 @@ def measure_all(parts: Iterable[str], rounds: int, minutes: float, out: Path) ->
         rows = list(share(rounds, deadline)) if shared else measured_apart(part, rounds, deadline)
         if rows:
             append(out, rows, part)
-    for name in (TABLE, PROFILE):
+    for name in (TABLE.name, PROFILE):
         if (out / name).is_file():
             print((out / name).read_text())
 

@@ -87,23 +87,14 @@ def run(folders, out, precision="fp32", model="model", **changes):
 
     `model` is "still" for the one without dropout.
     """
-    accelerate_anew(precision)
     spec = changed(SPEC, precision=precision, **changes)
     train(spec, folders / f"tokens-{spec.max_length}", folders / model, out)
     return read_record(out / "record.json"), pd.read_parquet(out / "predictions.parquet")
 
 
-def accelerate_anew(precision: str) -> None:
-    """Forget the precision of the run before, as a new process does."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if precision == "bf16" else "no"
-
-
 @pytest.fixture(autouse=True)
-def environment_kept(monkeypatch):
-    """Undo what `accelerate_anew` sets."""
+def launched_for_a_gpu(monkeypatch):
+    """Set what the launcher sets; the precision is the run's own."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
 

@@ -50,7 +50,7 @@ def test_rows_replace_those_of_the_same_gpu_and_part(gpu, tmp_path, monkeypatch)
            **gpu.spread([1.0, 2.0, 4.0]), "peak_mib": 10.0}  # fmt: skip
     for part, factor in (("steps", 1), ("shared", 2), ("steps", 3)):
         gpu.append(tmp_path, [{**row, "runs_per_gpu": factor}], part)
-    table = pd.read_csv(tmp_path / gpu.TABLE)
+    table = pd.read_csv(tmp_path / gpu.TABLE.name)
     assert dict(zip(table.part, table.runs_per_gpu, strict=True)) == {"shared": 2, "steps": 3}
     assert list(table.steps_per_second) == [2.0, 2.0] and list(table.gpu) == ["cpu", "cpu"]
 

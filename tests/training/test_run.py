@@ -400,11 +400,10 @@ def test_a_rate_that_is_too_high_collapses_and_verify_tells_it_again(tiny, tmp_p
     assert predictions.prediction.value_counts(normalize=True).max() >= 0.99
     assert record.train.collapsed == ("best", "last")
     case = verify.Case(tmp_path, record)
-    file = tmp_path / "predictions.parquet"
-    assert list(verify._check_collapsed(case, file)) == []
+    assert list(verify._check_collapsed(case, predictions)) == []
     other = record.train.model_copy(update={"collapsed": ("last",)})
     case = verify.Case(tmp_path, record.model_copy(update={"train": other}))
-    (finding,) = verify._check_collapsed(case, file)
+    (finding,) = verify._check_collapsed(case, predictions)
     assert finding.text == "collapsed at the epochs: last; the predictions give best, last"
 
 

@@ -21,6 +21,7 @@ from loraudit.base.files import read_json, write_atomic
 from loraudit.base.progress import progress
 from loraudit.studies.entries import FolderSource, place_of
 from loraudit.studies.names import cell_id, score_name
+from loraudit.studies.paths import training_log
 from loraudit.studies.record import Train, read_record, selection_score
 from loraudit.studies.spec import CHOICES
 from loraudit.studies.study import Run, Study
@@ -126,19 +127,16 @@ def missing(
     for run in (run for run in planned.all_runs if run.id not in there):
         known = _lacks(run, folder / "runs" / run.id)
         if known == "no result":
-            known = _last_words(_log_of(run.id, logs))
+            known = _last_words(training_log(logs, run.id))
             if known == "not started" and (trial := _missing_trial(run, folder / "runs")):
-                known = f"waits for {trial}, which tunes it: {_last_words(_log_of(trial, logs))}"
+                known = (
+                    f"waits for {trial}, which tunes it: {_last_words(training_log(logs, trial))}"
+                )
         rows.append(("run", run.id, known))
     for cell in planned.cells():
         if cell not in cells:
             rows.append(("cross-check", cell, _last_words(logs / "crosscheck" / f"{cell}.log")))
     return pd.DataFrame(rows, columns=["what", "name", "known"])
-
-
-def _log_of(run: str, logs: Path) -> Path:
-    cell, _, seed = run.rpartition("/")
-    return logs / "train" / f"{cell}-{seed}.log"
 
 
 def _last_words(log: Path) -> str:

@@ -316,11 +316,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
             "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows
         ],
         "CPU ms per step": [
-            f"{1000 * row.step:.0f}"
-            + ("" if pd.isna(row.step_sd) else f" ± {1000 * row.step_sd:.0f}")
-            if row.clock == "CPU"
-            else ""
-            for row in rows
+            _milliseconds(row.step, row.step_sd) if row.clock == "CPU" else "" for row in rows
         ],
         "ms per step": [f"{1000 * row.seconds_step:.0f}" for row in rows],
         "rows per second": [f"{row.rows_second:.1f}" for row in rows],

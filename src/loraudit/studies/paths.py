@@ -24,6 +24,12 @@ def tokens_folder(spec: "RunSpec") -> Path:
     return RESOURCES / "tokens" / spec.task.name / f"{spec.model.name}-{spec.max_length}"
 
 
+def training_log(logs: Path, run: str) -> Path:
+    """Return the log of a run's training job; `logs` is the study's folder of logs."""
+    cell, _, seed = run.rpartition("/")
+    return logs / "train" / f"{cell}-{seed}.log"
+
+
 def study_names() -> list[str]:
     """Return the studies that have results here or a file in config/studies, own or shipped."""
     from loraudit.base.shipped import own_and_shipped

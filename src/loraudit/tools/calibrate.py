@@ -221,7 +221,8 @@ def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int,
     from loraudit.data.batches import load_examples, pad_id
 
     if not readable(folders):
-        return _random_examples(spec, folders["model"]), 0, False
+        rows = spec.global_batch * (STEPS + FIRST)
+        return random_examples(spec, _vocabulary(folders["model"]), rows), 0, False
     with _tokens(spec, folders) as tokens:
         rows = min(_rows(tokens), spec.train_rows or SAMPLE_ROWS, SAMPLE_ROWS)
         few = spec.model_copy(update=some(rows))
@@ -267,13 +268,16 @@ def _tokens(spec: RunSpec, folders: dict[str, Path]) -> Iterator[Path]:
         yield some / "tokens"
 
 
-def _random_examples(spec: RunSpec, model: Path) -> "Examples":
+def _vocabulary(model: Path) -> int:
     from transformers import AutoConfig
 
+    return AutoConfig.from_pretrained(model, trust_remote_code=False).vocab_size
+
+
+def random_examples(spec: RunSpec, vocabulary: int, rows: int) -> "Examples":
+    """Return rows of random tokens, all as long as the spec's max_length."""
     from loraudit.data.batches import Examples
 
-    vocabulary = AutoConfig.from_pretrained(model, trust_remote_code=False).vocab_size
-    rows = spec.global_batch * (STEPS + FIRST)
     return Examples(
         rows=np.arange(rows),
         labels=np.zeros(rows, dtype=float if spec.task.regression else int),

@@ -116,10 +116,10 @@ class Machine(NamedTuple):
         """What its jobs may take at the same time."""
         return Room(self.cores, self.memory_mb, len(self.gpus) * self.runs_per_gpu)
 
-    def run_room(self, mem_mb: int = 0) -> Room:
-        """Return what a run takes of it."""
-        processes = self.profile()["num_processes"]
-        return Room(self.threads * processes, mem_mb, gpus_per_machine(self.profile()))
+    def run_room(self) -> Room:
+        """Return the cores and GPUs that a run takes of it."""
+        launcher = self.profile()
+        return Room(self.threads * launcher["num_processes"], gpus=gpus_per_machine(launcher))
 
 
 def plan(
@@ -511,12 +511,12 @@ def _timed_jobs(
 
     A run with a warm start waits for the run that it starts from, so these are the second.
     """
-    cluster = read_cluster()
+    cluster, own = read_cluster(), machine.run_room()
     waves: list[list[tuple[Room, float | None]]] = [[], []]
     for run in study.all_runs:
         if run.id in jobs.runs:
             need = cluster.needs("train", [run.spec.model.name], [run.spec.task.name], 1)
-            took = machine.run_room(need.mem_mb), estimates[run.id].seconds
+            took = own._replace(mem_mb=need.mem_mb), estimates[run.id].seconds
             waves[run.spec.warm_start is not None].append(took)
     for name, spec in study.cells().items():
         if name in jobs.cells:

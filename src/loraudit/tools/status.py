@@ -103,8 +103,7 @@ def _sickness(record: Path) -> tuple[str, ...]:
 
 def log_file(study: str, run: str) -> Path:
     """Return the log of a run's training job."""
-    cell, _, seed = run.rpartition("/")
-    return paths.LOGS / study / "train" / f"{cell}-{seed}.log"
+    return paths.training_log(paths.LOGS / study, run)
 
 
 def _unfinished(run: str, log: Path) -> RunState:

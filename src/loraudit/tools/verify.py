@@ -251,15 +251,19 @@ def _check_evidence(case: Case) -> Findings:
         return
     yield from guarded(case.folder / "history.csv", _check_history(case))
     predictions = case.folder / "predictions.parquet"
-    yield from guarded(predictions, _check_scores(case, predictions))
-    yield from guarded(predictions, _check_collapsed(case, predictions))
-    yield from guarded(predictions, _check_labels(case, predictions))
+    yield from guarded(predictions, _check_predictions(case, predictions))
 
 
-def _check_scores(case: Case, file: Path) -> Findings:
+def _check_predictions(case: Case, file: Path) -> Findings:
+    predictions = pd.read_parquet(file)
+    for check in (_check_scores, _check_collapsed, _check_labels):
+        yield from guarded(file, check(case, predictions))
+
+
+def _check_scores(case: Case, predictions: pd.DataFrame) -> Findings:
     from loraudit.training import metrics
 
-    predictions, record = pd.read_parquet(file), case.record
+    record = case.record
     task, train = record.spec.task, record.train
     logits = predictions.filter(like="logit_").to_numpy()
     if not np.array_equal(metrics.predictions(logits, task), predictions.prediction):
@@ -296,13 +300,12 @@ def _check_diverged(case: Case) -> Findings:
         yield case.problem("history.csv", text)
 
 
-def _check_collapsed(case: Case, file: Path) -> Findings:
+def _check_collapsed(case: Case, predictions: pd.DataFrame) -> Findings:
     """Tell again from the predictions at which of the chosen epochs the run had collapsed."""
     from loraudit.training.health import collapsed
 
     train, spec = case.record.train, case.record.spec
-    table = pd.read_parquet(file)
-    table = table[table.split == spec.reported_split]
+    table = predictions[predictions.split == spec.reported_split]
     found = []
     for choice, chosen in train.epochs.items():
         rows = table[table.epoch == chosen.epoch]
@@ -349,10 +352,10 @@ def _check_history(case: Case) -> Findings:
                 yield case.problem("history.csv", text)
 
 
-def _check_labels(case: Case, file: Path) -> Findings:
+def _check_labels(case: Case, predictions: pd.DataFrame) -> Findings:
     """Compare the labels that were scored with the fetched task's, where it is here."""
     task = paths.RESOURCES / "tasks" / case.record.spec.task.name
-    for split, rows in pd.read_parquet(file).groupby("split", sort=False):
+    for split, rows in predictions.groupby("split", sort=False):
         source = "train" if split == "selection" else split  # held out of it
         table = task / f"{source}.parquet"
         yield from guarded(table, _check_split_labels(case, table, rows))

@@ -218,8 +218,14 @@ def to_device(state: State, *tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.to(device, non_blocking=True) for tensor in tensors]
 
 
-@torch.inference_mode()
 def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
+    """Return `outputs`, and count the time as evaluation."""
+    with state.journal.timed("evaluate"):
+        return outputs(state, examples, label)
+
+
+@torch.inference_mode()
+def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the model's outputs (n, classes) on all rows in order; each process runs a part.
 
     Raises:
@@ -227,16 +233,6 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
         UserError: there is too little memory.
         SystemExit: a signal came; a checkpoint was saved.
     """
-    with state.journal.timed("evaluate"):
-        whole = _outputs(state, examples, label)
-    if not np.isfinite(whole).all():
-        raise Diverged(
-            f"the model's outputs are not finite after step {state.journal.step}; no result"
-        )
-    return whole
-
-
-def _outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     accelerator = state.accelerator
     state.model.eval()
     batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
@@ -251,6 +247,10 @@ def _outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     whole = np.full((len(examples), parts[0][1].shape[1]), np.nan, dtype=np.float32)
     for index, logits in parts:
         whole[index] = logits
+    if not np.isfinite(whole).all():
+        raise Diverged(
+            f"the model's outputs are not finite after step {state.journal.step}; no result"
+        )
     return whole
 
 

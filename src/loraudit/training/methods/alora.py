@@ -40,6 +40,7 @@ from loraudit.data.batches import Examples, collate, labels_tensor, sorted_batch
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import derive_seed
 from loraudit.training.block_outputs import KeptOutputs, blocks_of
+from loraudit.training.loop import to_device
 from loraudit.training.methods.lora import LoRA
 from loraudit.training.rank_moves import RankController
 from loraudit.training.resize_ranks import gated, grow, prune, resize
@@ -149,10 +150,9 @@ class ALoRAController(RankController):
 
     def _batch(self, split: Examples, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Return inputs and labels of some rows, on the device."""
-        device = self.state.accelerator.device
         batch = collate(split, rows, self.state.spec, self.state.pad)
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-        return inputs, labels_tensor(split, rows).to(device)
+        *inputs, labels = to_device(self.state, *batch.values(), labels_tensor(split, rows))
+        return dict(zip(batch, inputs, strict=True)), labels
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Take up the saved ranks and counts."""

@@ -23,7 +23,7 @@ from loraudit.data.batches import Examples
 from loraudit.studies.method_settings import ProbeSettings
 from loraudit.studies.spec import RunSpec, derive_seed
 from loraudit.training import metrics
-from loraudit.training.loop import evaluate
+from loraudit.training.loop import outputs
 from loraudit.training.method import ClosedFit
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ class Probe(ClosedFit):
         spec, journal = state.spec, state.journal
         if journal.batch:  # a resumed run, which had been fitted
             return journal.loss
-        times = journal.seconds, journal.cpu_seconds
-        evaluated = [time["evaluate"] for time in times]
         with journal.timed("train"):
             features = _features(state, train)
             chosen = choose_strength(features, train.labels, spec)
@@ -66,8 +64,6 @@ class Probe(ClosedFit):
                 layer.weight.copy_(torch.from_numpy(weight))
                 layer.bias.copy_(torch.from_numpy(bias))
         journal.counts["C"] = chosen
-        for time, before in zip(times, evaluated, strict=True):
-            time["evaluate"] = before  # the features are part of the fit
         journal.step += 1
         journal.batch, journal.loss = 1, loss
         return loss
@@ -107,7 +103,7 @@ def _features(state: "State", train: Examples) -> Float[np.ndarray, "n d"]:
     state.journal.tokens = {"real": tokens, "padded": tokens}  # rows of like length are together
     state.bare.set_submodule(name, nn.Identity())
     try:
-        return evaluate(state, train, "features of the training rows")
+        return outputs(state, train, "features of the training rows")
     finally:
         state.bare.set_submodule(name, layer)
 
