@@ -3,24 +3,29 @@
 Random models, random tokens without padding, LoRA of rank 8 on q and v; neither a network nor a
 fetched file is needed. `loraudit plan --gpu NAME` reads the table that this writes.
 
-    python benchmarks/gpu.py [steps peer shared profile compiled] [--rounds 5] [--minutes 9]
+    python benchmarks/gpu.py [PART ...] [--rounds 5] [--minutes 9]
 
 - steps: our training loop, 16 rows of 32, 128 and 512 tokens, in float32, TF32 and bfloat16, in the
   deterministic mode of every run; the fast path and, at 128 tokens, the plain layers.
 - peer: PEFT with the Hugging Face Trainer on the same shapes (of RoBERTa-base), as its users start
   it: not deterministic.
+- workspace: both again with 32 tokens, while CUBLAS_WORKSPACE_CONFIG stays set, which our runs take
+  away after the first product (loraudit.training.device); written to gpu_workspace.csv.
 - compiled: our loop under `compute: compiled`.
 - shared: 2 and 4 runs at once on the GPU, each in a process of its own; their steps together.
 - profile: how many kernels a step of our loop starts and how long they keep the GPU busy, beside
   the step's time; written to gpu_profile.csv.
 
-Each part runs in processes of its own. A round is STEPS optimizer steps, after WARM_UP others; the
-GPU has finished when the clock is read. Parts that no longer fit into --minutes are left out, and
-said to be. Rows of parts that are measured again replace those of the same GPU and part.
+Each part runs in processes of its own; of the peer and of `workspace` each case does, because the
+Trainer's choice of TF32 stays with its process. A round is STEPS optimizer steps, after WARM_UP
+others; the GPU has finished when the clock is read. Parts that no longer fit into --minutes are
+left out, and said to be. Rows of parts that are measured again replace those of the same GPU and
+part.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,7 +47,7 @@ from loraudit.tools.calibrate import random_examples
 from loraudit.tools.gpu_speeds import COLUMNS, TABLE
 from loraudit.training.accounting import peak_device_memory_mib
 
-PROFILE = "gpu_profile.csv"
+PROFILE, KEPT = "gpu_profile.csv", "gpu_workspace.csv"
 MODELS, TOKENS, PRECISIONS = (
     ("roberta-base", "roberta-large"),
     (32, 128, 512),
@@ -61,6 +66,8 @@ def cases(part: str) -> list[Case]:
         grid += [("roberta-base", 128, p, "plain") for p in PRECISIONS]
     elif part == "peer":
         grid = [("roberta-base", t, p, "plain") for t in TOKENS for p in PRECISIONS]
+    elif part == "workspace":
+        grid = [("roberta-base", 32, p, c) for p in ("fp32", "bf16") for c in ("fast", "plain")]
     elif part == "compiled":
         grid = [("roberta-base", 128, p, "compiled") for p in ("fp32", "bf16")]
     elif part == "shared":
@@ -199,19 +206,29 @@ def peer_rates(case: Case, rounds: int) -> dict[str, float]:
     return spread(list(STEPS / np.diff(clock.times))) | {"peak_mib": peak_mib()}
 
 
-def measure(part: str, rounds: int, deadline: float) -> Iterator[dict]:
-    """Measure a part's cases in this process, as long as there is time; yields rows."""
-    for case in cases(part):
+def keep_workspace() -> None:
+    """Let CUBLAS_WORKSPACE_CONFIG stay set in this process, for our runs as for others."""
+    from loraudit.training import device
+
+    os.environ[device.WORKSPACE] = device.WORKSPACES[0]
+    device.settle_workspace = lambda: None
+
+
+def measure(part: str, rounds: int, deadline: float, only: int | None) -> Iterator[dict]:
+    """Measure a part's cases, or the `only` one, as long as there is time; yields rows."""
+    if part == "workspace":
+        keep_workspace()
+    for case in cases(part)[slice(only, None if only is None else only + 1)]:
         if time.time() > deadline:
             print(f"left out for lack of time: {part} {case}", file=sys.stderr)
             continue
         try:
-            ours = part != "peer"
+            ours = part != "peer" and (part, case["compute"]) != ("workspace", "plain")
             found = our_rates(case, rounds) if ours else peer_rates(case, rounds)
         except UserError as error:  # hardware without this precision
             print(f"left out: {part} {case}: {error}", file=sys.stderr)
             continue
-        tool = "peft+trainer" if part == "peer" else "loraudit"
+        tool = "loraudit" if ours else "peft+trainer"
         yield {**case, "tool": tool, "runs_per_gpu": 1, **found}
 
 
@@ -286,7 +303,7 @@ def append(out: Path, rows: list[dict], part: str) -> None:
     facts = {"gpu": short_name(device), "device": device, "torch": torch.__version__}
     made = {"method": METHOD, "batch": BATCH}
     new = pd.DataFrame([{**facts, **made, **row, "part": part} for row in rows])
-    file = out / (PROFILE if part == "profile" else TABLE.name)
+    file = out / {"profile": PROFILE, "workspace": KEPT}.get(part, TABLE.name)
     new = new if part == "profile" else new[[*COLUMNS, "part"]]
     old = pd.read_csv(file) if file.is_file() else new[:0]
     old = old[(old.gpu != facts["gpu"]) | (old.part != part)]
@@ -300,8 +317,14 @@ ROW = "row: "
 
 
 def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
-    """Measure a part in a process of its own, and return its rows."""
+    """Measure a part in a process of its own, or each of its cases in one; return the rows."""
+    apart = range(len(cases(part))) if part in ("peer", "workspace") else [None]
+    return [row for only in apart for row in _rows_of(part, rounds, deadline, only)]
+
+
+def _rows_of(part: str, rounds: int, deadline: float, only: int | None) -> list[dict]:
     words = ["--part", part, "--rounds", str(rounds), "--deadline", str(deadline)]
+    words += [] if only is None else ["--only", str(only)]
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
     lines = [line.removeprefix(ROW) for line in done.stdout.splitlines() if line.startswith(ROW)]
     rows = [json.loads(line) for line in lines]
@@ -310,7 +333,7 @@ def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
     return rows
 
 
-PARTS = ("steps", "peer", "shared", "profile", "compiled")
+PARTS = ("steps", "peer", "workspace", "compiled", "profile", "shared")
 
 
 def arguments() -> argparse.Namespace:
@@ -322,8 +345,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=TABLE.parent)
     for name in ("part", "one"):  # of the processes that this program starts
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
-    for name in ("deadline", "start"):
-        parser.add_argument(f"--{name}", type=float, help=argparse.SUPPRESS)
+    for name, kind in (("deadline", float), ("start", float), ("only", int)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -335,7 +358,7 @@ def measure_all(parts: Iterable[str], rounds: int, minutes: float, out: Path) ->
         rows = list(share(rounds, deadline)) if shared else measured_apart(part, rounds, deadline)
         if rows:
             append(out, rows, part)
-    for name in (TABLE.name, PROFILE):
+    for name in (TABLE.name, PROFILE, KEPT):
         if (out / name).is_file():
             print((out / name).read_text())
 
@@ -346,7 +369,7 @@ def main() -> None:
     if given.one:
         print(json.dumps(measure_one(json.loads(given.one), given.rounds, given.start)))
     elif given.part:
-        how = profile if given.part == "profile" else partial(measure, given.part)
+        how = profile if given.part == "profile" else partial(measure, given.part, only=given.only)
         for row in how(given.rounds, given.deadline):
             print(ROW + json.dumps(row), flush=True)
     elif torch.cuda.is_available():

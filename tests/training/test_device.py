@@ -94,9 +94,41 @@ def test_another_workspace_is_refused_on_cuda_only(monkeypatch):
     monkeypatch.setenv(WORKSPACE, ":0:0")
     with same_bits("fp32"):
         pass
+    device.settle_workspace.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=r"= ':0:0': .* \(legal: :4096:8 or :16:8"), same_bits(""):
         pass
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Act as if there were a GPU, whose products are to be defined by the test."""
+    device.settle_workspace.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(WORKSPACE, ":4096:8")
+    yield lambda product: monkeypatch.setattr(device, "_product", product)
+    device.settle_workspace.cache_clear()
+
+
+def test_the_workspace_is_shown_to_torch_and_then_taken_away(on_cuda):
+    seen = []
+    on_cuda(lambda: seen.append(os.environ.get(WORKSPACE)))
+    for _ in range(2):  # a process may train more than once
+        with same_bits("fp32"):
+            assert WORKSPACE not in os.environ
+    assert seen == [":4096:8", None]
+
+
+def test_a_torch_that_asks_for_the_workspace_at_each_product_keeps_it(on_cuda):
+    def product():
+        if WORKSPACE not in os.environ:
+            raise RuntimeError(
+                "Deterministic behavior was enabled, but cuBLAS is not deterministic"
+            )
+
+    on_cuda(product)
+    with same_bits("fp32"):
+        product()
 
 
 def as_on_cuda(name: str, function):

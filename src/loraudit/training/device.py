@@ -3,7 +3,8 @@
 torch's strict deterministic mode chooses deterministic kernels on CUDA, and an operation that has
 none stops the run with an error. Beside the mode itself this takes:
 
-    cuBLAS       a workspace of fixed size, chosen by an environment variable when CUDA starts
+    cuBLAS       a workspace of fixed size for each handle and stream, which torch gives it. torch
+                 also asks for an environment variable; `settle_workspace` says how that is met
     attention    the kernels in `ATTENTION`. In strict mode the backward passes of the flash and the
                  memory-efficient kernel add in a fixed order; in torch's mode that only warns,
                  they do not for longer inputs. cuDNN's kernel has no such backward pass
@@ -14,6 +15,7 @@ none stops the run with an error. Beside the mode itself this takes:
 Other devices than CUDA and CPU get torch's mode that warns, since nobody has tried them.
 """
 
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -25,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from loraudit.base.errors import UserError
 
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
-"""The variable that cuBLAS reads when CUDA starts, and the values with which it is deterministic
-(NVIDIA's documentation of cuBLAS, "Results Reproducibility")."""
+"""The variable by which cuBLAS's workspace is chosen, and the values with which cuBLAS gives the
+same bits each time (NVIDIA's documentation of cuBLAS, "Results Reproducibility")."""
 
 os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # on import: before anything can start CUDA
 
@@ -51,21 +53,51 @@ def same_bits(precision: str) -> Iterator[None]:
     Raises:
         UserError: on CUDA, the environment gives cuBLAS a workspace that is not deterministic.
     """
-    if torch.cuda.is_available() and os.environ.get(WORKSPACE) not in WORKSPACES:
-        raise UserError(
-            f"{WORKSPACE} = {os.environ.get(WORKSPACE)!r}: cuBLAS would give other bits each time "
-            f"(legal: {' or '.join(WORKSPACES)}; or do not set it)"
-        )
     fill = torch.utils.deterministic.fill_uninitialized_memory
     products = torch.get_float32_matmul_precision()
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         with _deterministic(warn_only=torch.backends.mps.is_available()), sdpa_kernel(ATTENTION):
+            if torch.cuda.is_available():
+                settle_workspace()
             yield
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = fill
         torch.set_float32_matmul_precision(products)
+
+
+@functools.cache
+def settle_workspace() -> None:
+    """Let torch see the variable of cuBLAS's workspace once, and then take it away.
+
+    In strict mode torch refuses a product if the variable was not set at the first one. While it is
+    set, torch reads it again at every product, by a regular expression, which takes as long as
+    starting the product (docs/speed.md has the measurement). Without it, torch still gives cuBLAS
+    one workspace of fixed size for each handle and stream (ATen/cuda/CublasHandlePool.cpp), which
+    NVIDIA's documentation names as one of the ways to the same bits; tests/gpu compares the bits.
+
+    Raises:
+        UserError: the variable has a value with which cuBLAS is not deterministic.
+    """
+    value = os.environ.get(WORKSPACE)
+    if value not in WORKSPACES:
+        raise UserError(
+            f"{WORKSPACE} = {value!r}: cuBLAS would give other bits each time "
+            f"(legal: {' or '.join(WORKSPACES)}; or do not set it)"
+        )
+    _product()
+    del os.environ[WORKSPACE]
+    try:
+        _product()
+    except RuntimeError:  # a version of torch that looks for the variable at each product
+        os.environ[WORKSPACE] = value
+
+
+def _product() -> None:
+    """Multiply two matrices on the GPU, which torch refuses if cuBLAS is not deterministic."""
+    one = torch.ones(1, 1, device="cuda")
+    torch.mm(one, one)
 
 
 @contextmanager
