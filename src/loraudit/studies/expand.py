@@ -9,7 +9,6 @@ and model) override all of them. What the working folder's own config/ leaves ou
 
 import functools
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from loraudit.base.errors import UserError, unknown
 from loraudit.base.named_code import resolve
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.alpha import alpha_of
 from loraudit.studies.entries import MATRICES, FolderSource, HubSource, ModelEntry, TaskEntry
 from loraudit.studies.entry_files import LONGEST, check_name, load_model, load_task
 from loraudit.studies.grid import (
@@ -370,31 +370,10 @@ def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> Ada
             fields["targets"] = parse_targets(fields["targets"], model)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-    fields |= {"alpha": _alpha(fields.get("alpha"), fields.get("rank"), where)}
+    fields |= {"alpha": alpha_of(fields.get("alpha"), fields.get("rank"), where)}
     if own_init:
         fields |= {"init": None, "init_std": None}
     return validated(AdapterSpec, fields, where)
-
-
-ALPHA_RULES = {"times_rank": lambda rank: rank, "times_sqrt_rank": math.sqrt}
-"""Rules that make alpha from the rank, by a factor: {times_rank: 2} is 16 at rank 8."""
-
-
-def _alpha(value: Any, rank: Any, where: str) -> Any:
-    """Return a run's alpha: a number as it is, or what a rule makes of the rank.
-
-    "rank" is {times_rank: 1}: alpha / r is then 1 at every rank.
-    """
-    value = {"times_rank": 1} if value == "rank" else value
-    if not isinstance(value, dict):
-        return value
-    if len(value) != 1:
-        raise UserError(f"{where}: alpha = {value!r}: expected one of {', '.join(ALPHA_RULES)}")
-    ((rule, factor),) = value.items()
-    check_known([rule], ALPHA_RULES, f"{where}: alpha")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or factor <= 0:
-        raise UserError(f"{where}: alpha: {rule} = {factor!r}: expected a number above 0")
-    return factor * ALPHA_RULES[rule](rank)
 
 
 def _needed_tuning(tuning: dict[str, Run], runs: list[Run], path: Path) -> tuple[Run, ...]:

@@ -1,0 +1,137 @@
+"""What claims speak of, read from evidence: one function for each entry of `claims.QUANTITIES`.
+
+Each function takes a cell, the evidence that it is of and the choice of an epoch, and returns the
+cell's values by seed, a Series; an empty one where the evidence does not have the quantity.
+"""
+
+import pandas as pd
+
+from loraudit.analysis.cells import choices_of, collapsed
+from loraudit.analysis.evidence import Cell, Evidence
+
+EMPTY = pd.Series(dtype=float)
+
+
+def epoch_of(evidence: Evidence, cell: Cell, asked: str | None) -> str | None:
+    """Return the choice of an epoch to use: the one asked for, or the first that the task has.
+
+    None if it was not made.
+    """
+    runs = pd.concat([c.runs for c in evidence.cells if c.subject == cell.subject])
+    made = choices_of(runs)
+    if asked:
+        return asked if asked in choices_of(cell.runs) else None
+    return next(iter(made or choices_of(cell.runs)), None)
+
+
+def score(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the headline score, a fraction."""
+    return _column(cell, epoch)
+
+
+def chosen_epoch(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the number of the epoch that was chosen."""
+    return _column(cell, f"{epoch}_epoch")
+
+
+def collapsed_share(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return 1 for a run that collapsed to a constant answer, else 0."""
+    if not epoch or f"{epoch}_collapsed" not in cell.runs:
+        return EMPTY
+    return pd.Series(collapsed(cell.runs, epoch).astype(float).to_numpy(), cell.runs.seed)
+
+
+def learning_rate(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the learning rate that was chosen by the study; nothing where it was set by hand."""
+    return _chosen(cell, "learning_rate")
+
+
+def alpha(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the alpha that was chosen by the study; nothing where it was set by hand."""
+    return _chosen(cell, "alpha")
+
+
+def trainable_share(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return trainable parameters, the head's included, as a share of all."""
+    return _column(cell, "parameters_trainable") / _column(cell, "parameters_model")
+
+
+def adapter_parameters(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the parameters of A and B, without the head's."""
+    return _column(cell, "parameters_adapter")
+
+
+def adapter_bytes(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the bytes of the saved adapter, its head included."""
+    return _column(cell, "bytes_adapter")
+
+
+def bytes_saved(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the bytes of a full checkpoint as a multiple of the adapter's."""
+    return _column(cell, "bytes_checkpoint") / _column(cell, "bytes_adapter")
+
+
+def stable_rank(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the median over layers of the update's stable rank, ||dW||_F^2 / sigma_1^2."""
+    return _median_over_layers(cell, evidence, "stable_rank")
+
+
+def amplification(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the median over layers of ||dW||_F / ||U^T W V^T||_F (Hu et al. 2022, Table 7)."""
+    return _median_over_layers(cell, evidence, "amplification")
+
+
+def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return phi(1, 1) of the cell's runs and those of the smallest rank, median over layers.
+
+    It is one number of a pair of runs, given for the cell that has the higher rank.
+    """
+    table = evidence.tables.get("subspaces", pd.DataFrame())
+    if table.empty:
+        return EMPTY
+    rank = cell.fields.get("rank")
+    rows = table[
+        (table.task == cell.task)
+        & (table.model == cell.model)
+        & (table.pair == "ranks")
+        & ~table.control.astype(bool)
+        & (table.i == 1)
+        & (table.j == 1)
+        & (table.targets == cell.fields.get("targets"))
+        & (table.label.fillna("") == cell.label)
+        & table.second.str.startswith(f"r{rank} ")
+    ]
+    if rows.empty or cell.fields.get("method") != "lora":
+        return EMPTY
+    return pd.Series([rows.phi.median()], [0])
+
+
+def intruder_dimensions(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the intruder dimensions of the cell's updates; no table has them yet."""
+    return EMPTY
+
+
+def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the score that a run lost on an earlier task; no table has it yet."""
+    return EMPTY
+
+
+def _column(cell: Cell, name: str | None) -> pd.Series:
+    """Return a column of the tidy table by seed; empty where a value is missing."""
+    if name not in cell.runs or cell.runs[name].isna().any():
+        return EMPTY
+    return pd.Series(cell.runs[name].astype(float).to_numpy(), cell.runs.seed)
+
+
+def _chosen(cell: Cell, name: str) -> pd.Series:
+    tuned = cell.runs.get("tuned", pd.Series("", cell.runs.index)).fillna("")
+    return _column(cell, name) if tuned.str.split(", ").map(lambda t: name in t).all() else EMPTY
+
+
+def _median_over_layers(cell: Cell, evidence: Evidence, name: str) -> pd.Series:
+    table = evidence.tables.get("amplification", pd.DataFrame())
+    if table.empty or "run" not in cell.runs:
+        return EMPTY
+    rows = table[table.run.isin(cell.runs.run)].groupby("run")[name].median()
+    found = cell.runs.set_index("run").seed.reindex(rows.index)
+    return pd.Series(rows.to_numpy(), found.to_numpy())

@@ -1,0 +1,387 @@
+"""What papers say, as data: config/claims/*.yaml, one file per source, checked when read.
+
+A claim has a statement in our words, the place where its source says it, the scope that it was made
+for, and a test of one quantity (`QUANTITIES`). What is compared are selections of cells by fields
+of a run (`Side`); cells are matched within task, model and seed. The verdicts are made in
+loraudit/analysis/claims.py. This module is read by the Snakefile, so it does without pandas.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, create_model, model_validator
+
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.shipped import own_and_shipped, own_or_shipped
+from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.alpha import alpha_of
+from loraudit.studies.entries import MATRICES
+from loraudit.studies.entry_files import check_name
+from loraudit.studies.grid import legal_fields
+from loraudit.studies.methods import METHODS
+from loraudit.studies.reference import Confidence, select
+from loraudit.studies.spec import FLAT_FIELDS, AdapterSpec, EpochChoice, RunSpec
+from loraudit.studies.values import Count, Frozen, check_known, validated
+
+FOLDER = Path("config/claims")
+
+TestName = Literal[
+    "equivalent", "better", "flat", "increasing", "decreasing", "ratio", "at_most", "at_least"
+]
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "equivalent": ("left", "right", "margin", "unit"),
+    "better": ("left", "right", "margin", "unit"),
+    "flat": ("select", "axis", "margin", "unit"),
+    "increasing": ("select", "axis", "margin", "unit"),
+    "decreasing": ("select", "axis", "margin", "unit"),
+    "ratio": ("left", "right", "low", "high"),
+    "at_most": ("select", "bound", "unit"),
+    "at_least": ("select", "bound", "unit"),
+}
+"""The keys that each test needs, and no other of them."""
+
+WITHIN = ("task", "model", "seed")
+"""Fields that no side may select by: cells are matched within them."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One quantity that claims speak of.
+
+    `units` are its units, each as a multiple of what `read` returns. `kind` says what its values
+    are: "seeds", one for each run, with a spread; "count", the same for all seeds, so that one run
+    shows it; "chosen", a setting that a study's `tune` chose, known as well as the values that were
+    tried lie apart. `read` names the function of analysis/quantities.py, as
+    "module:function", that returns a cell's values by seed. `tables` are the tidy tables that it
+    needs beside the runs; section 7's are there once a study is complete.
+    """
+
+    label: str
+    units: Mapping[str, float]
+    read: str
+    kind: Literal["seeds", "count", "chosen"] = "seeds"
+    tables: tuple[str, ...] = ()
+
+
+POINTS = {"points": 0.01, "fraction": 1.0}
+SHARE = {"percent": 0.01, "fraction": 1.0}
+NUMBER = {"number": 1.0}
+READ = "loraudit.analysis.quantities"
+
+QUANTITIES = {
+    "score": Quantity("score", POINTS, f"{READ}:score"),
+    "collapsed_share": Quantity("share of collapsed runs", SHARE, f"{READ}:collapsed_share"),
+    "chosen_epoch": Quantity("epoch of the score", {"epochs": 1.0}, f"{READ}:chosen_epoch"),
+    "learning_rate": Quantity("chosen learning rate", NUMBER, f"{READ}:learning_rate", "chosen"),
+    "alpha": Quantity("chosen alpha", NUMBER, f"{READ}:alpha", "chosen"),
+    "trainable_share": Quantity(
+        "trainable share of the parameters", SHARE, f"{READ}:trainable_share", "count"
+    ),
+    "adapter_parameters": Quantity(
+        "parameters of the adapter",
+        {"parameters": 1.0, "thousands": 1e3, "millions": 1e6},
+        f"{READ}:adapter_parameters",
+        "count",
+    ),
+    "adapter_bytes": Quantity(
+        "bytes of the adapter",
+        {"bytes": 1.0, "kB": 1e3, "MB": 1e6},
+        f"{READ}:adapter_bytes",
+        "count",
+    ),
+    "bytes_saved": Quantity(
+        "size of a full checkpoint as a multiple of the adapter's",
+        {"times": 1.0},
+        f"{READ}:bytes_saved",
+        "count",
+    ),
+    "stable_rank": Quantity(
+        "stable rank of the update, median over layers",
+        NUMBER,
+        f"{READ}:stable_rank",
+        tables=("amplification",),
+    ),
+    "amplification": Quantity(
+        "amplification (the paper's Table 7), median over layers",
+        NUMBER,
+        f"{READ}:amplification",
+        tables=("amplification",),
+    ),
+    "subspace_similarity": Quantity(
+        "phi of the first direction at the lowest and the highest rank, median over layers",
+        NUMBER,
+        f"{READ}:subspace_similarity",
+        "count",
+        tables=("subspaces",),
+    ),
+    "intruder_dimensions": Quantity(
+        "intruder dimensions per matrix", NUMBER, f"{READ}:intruder_dimensions"
+    ),
+    "forgetting": Quantity("score lost on an earlier task", POINTS, f"{READ}:forgetting"),
+}
+"""All quantities by name; a new one is an entry here and the function that it names."""
+
+Side = dict[str, Any]
+"""A selection of cells: {field of a run: value, or a list of values of which any will do}."""
+
+
+class Scope(Frozen):
+    """What a claim was made for. A study of anything else shows it "in small", never "at scale"."""
+
+    models: tuple[str, ...] = Field(min_length=1)
+    """models, by their names in config/models.yaml or config/reference"""
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """tasks, by their names in config/tasks.yaml or as the source calls them"""
+    train_rows: Count | None = None
+    """training rows; null: the whole training split"""
+
+
+class Claim(Frozen):
+    """One claim of a source, and the test of it.
+
+    Numbers of a test are in `unit`, which is one of the quantity's own (`QUANTITIES`).
+    """
+
+    id: str
+    """<file>.<claim>, by which a study names it; made from the place, not written"""
+    statement: str = Field(min_length=1)
+    """what is said, in our words"""
+    where: str = Field(min_length=1)
+    """section or table of the source"""
+    source: str = Field(min_length=1)
+    """how the source was read"""
+    confidence: Confidence
+    """seen in the source, computed from what was seen, inferred, or from memory: an entry that is
+    from memory has not been seen in its source, and tables mark it"""
+    seen: str = ""
+    """the numbers that the source gives for it"""
+    scope: Scope
+    """[what it was made for](#a-claims-scope)"""
+    test: TestName
+    """what would show it; each test needs keys of its own, and takes no other"""
+    quantity: str
+    """the quantity that is tested"""
+    epoch: EpochChoice | None = None
+    """whose score, where the quantity depends on the epoch; null: the first of selected, best and
+    last that the study has"""
+    left: Side | None = None
+    """the first selection of cells, `{field: value or list of values}`"""
+    right: Side | None = None
+    """the selection that it is compared with: a cell of `left` is compared with the one that
+    agrees with it in all other fields but chosen settings"""
+    published: str | None = None
+    """in place of `right`, a published table to compare the cells of `left` with"""
+    select: Side | None = None
+    """the selection of cells that a test of one selection is about"""
+    axis: str | None = None
+    """the field along which the cells of `select` are compared"""
+    margin: Annotated[float, Field(ge=0)] | None = None
+    """`equivalent`, `flat`: the largest difference that counts as none; `better`, `increasing`,
+    `decreasing`: the difference has to be larger than this, which may be 0"""
+    low: Annotated[float, Field(gt=0)] | None = None
+    """`ratio`: the least ratio of left to right"""
+    high: Annotated[float, Field(gt=0)] | None = None
+    """`ratio`: the largest ratio of left to right"""
+    bound: float | None = None
+    """`at_most`, `at_least`: the bound"""
+    unit: str | None = None
+    """unit of `margin` or `bound`"""
+    note: str = ""
+    """what a reader has to know beside it"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asked(cls, value: Any) -> Any:
+        """Refuse a quantity that is not known before its unit is looked at."""
+        if isinstance(value, dict) and (name := value.get("quantity")) not in (None, *QUANTITIES):
+            raise ValueError(str(unknown("quantity", name, QUANTITIES)))
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Claim":
+        self._check_keys()
+        if self.unit is not None and self.unit not in self.facts.units:
+            raise ValueError(str(unknown(f"unit of {self.quantity}", self.unit, self.facts.units)))
+        if self.test in ("equivalent", "flat") and not self.margin:
+            raise ValueError(f"margin 0 with test {self.test!r}: no data show two to be just equal")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        for name in ("left", "right", "select"):
+            if (side := getattr(self, name)) is not None:
+                check_side(side, name)
+        if self.left is not None and self.left == self.right:
+            raise ValueError(f"left and right select the same: {self.left}")
+        if self.axis is not None:
+            self._check_axis()
+        return self
+
+    def _check_keys(self) -> None:
+        """Refuse a key that the test lacks, and one that means nothing to it."""
+        needed = list(KEYS[self.test])
+        if self.published is not None and "right" in needed:
+            if self.test == "ratio" or self.quantity != "score":
+                raise ValueError("published: goes with tests of a difference of scores only")
+            needed[needed.index("right")] = "published"
+        for key in needed:
+            if getattr(self, key) is None:
+                legal = f" (legal: {', '.join(self.facts.units)})" if key == "unit" else ""
+                raise ValueError(f"test {self.test!r} needs the key {key!r}{legal}")
+        known = {key for keys in KEYS.values() for key in keys} | {"published"}
+        for key in sorted(known - set(needed)):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"key {key!r} means nothing to test {self.test!r} (legal: {', '.join(needed)})"
+                )
+
+    def _check_axis(self) -> None:
+        check_known([str(self.axis)], _fields(), "axis")
+        if self.axis in WITHIN:
+            raise ValueError(f"axis {self.axis!r}: cells are matched within it")
+        values = (self.select or {}).get(str(self.axis))
+        if values is not None and (not isinstance(values, list) or len(values) < 2):
+            raise ValueError(f"select: {self.axis} = {values!r}: an axis needs two values or more")
+
+    @property
+    def facts(self) -> Quantity:
+        """The entry of the claim's quantity."""
+        return QUANTITIES[self.quantity]
+
+    @property
+    def scale(self) -> float:
+        """What one unit of the claim's numbers is, in the quantity's own numbers."""
+        return self.facts.units[self.unit] if self.unit else 1.0
+
+    @property
+    def sides(self) -> dict[str, Side]:
+        """The selections that the claim names, by their keys."""
+        named = {name: getattr(self, name) for name in ("left", "right", "select")}
+        return {name: side for name, side in named.items() if side is not None}
+
+    @property
+    def named_fields(self) -> set[str]:
+        """The fields by which some side selects, and the axis: cells need not agree in these."""
+        fields = {field for side in self.sides.values() for field in side}
+        return fields | ({self.axis} if self.axis else set())
+
+
+class Source(Frozen):
+    """One file of config/claims: where its claims are from."""
+
+    title: str
+    """title of the paper, repository or page"""
+    authors: str
+    """who made it"""
+    year: int
+    """when"""
+    url: str
+    """where it can be read"""
+
+
+def check_side(side: Side, where: str) -> None:
+    """Refuse a selection that no run can be in.
+
+    Raises:
+        UserError: a field or method is not known, a value is not legal, or no run has all of them.
+    """
+    if not side:
+        raise UserError(f"{where}: selects every run; name a field")
+    check_known([field for field in side if field not in WITHIN], _fields(), f"{where}: field")
+    for field, value in side.items():
+        if field in WITHIN:
+            raise UserError(
+                f"{where}: {field}: cells are matched within {', '.join(WITHIN)}; what a claim was "
+                "made for stands in its scope"
+            )
+        for one in alternatives(value):
+            _check_value(field, one, f"{where}: {field}")
+    bare = [name for name in alternatives(side.get("method")) if METHODS[name].trains != "adapter"]
+    if bare and (fields := [field for field in side if field in AdapterSpec.model_fields]):
+        raise UserError(
+            f"{where}: selects nothing: method {bare[0]!r} has no adapter and so no {fields[0]}"
+        )
+
+
+def alternatives(value: Any) -> list:
+    """Return the values of which any will do; a single value is one of them, None none."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _fields() -> list[str]:
+    return [field for field in legal_fields() if field not in WITHIN]
+
+
+def _check_value(field: str, value: Any, where: str) -> None:
+    """Refuse a value that no run's field has."""
+    if field == "targets":
+        for name in str(value).split("+") if value != "all" else ():
+            if name not in MATRICES:
+                raise unknown(where, name, [*MATRICES, "all"])
+    elif field == "method":
+        if value not in METHODS:
+            raise unknown(where, value, METHODS)
+    elif field == "alpha" and (isinstance(value, dict) or value == "rank"):
+        alpha_of(value, 1, where)
+    elif field in FLAT_FIELDS and field != "warm_start":
+        info = {**RunSpec.model_fields, **AdapterSpec.model_fields}[field]
+        one: dict[str, Any] = {field: (info.annotation, info)}
+        try:
+            create_model("Value", **one)(**{field: value})
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise UserError(f"{where} = {value!r}: no run has it: {said}") from None
+
+
+def load_claims(path: Path | str) -> tuple[Source, list[Claim]]:
+    """Read one file, and return the source and its claims in the order of the file.
+
+    Raises:
+        UserError: a key is unknown or missing or a value wrong, with its place.
+    """
+    path = Path(path)
+    data = dict(read_yaml(path))
+    entries = data.pop("claims", None)
+    if not isinstance(entries, dict) or not entries:
+        raise UserError(f"{path}: claims: expected names and claims, got {entries!r}")
+    source = validated(Source, data, str(path))
+    claims = []
+    for name, entry in entries.items():
+        where = f"{path}: claims.{name}"
+        check_name(f"{path}: claim", str(name))
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: expected keys and values, got {entry!r}")
+        if "id" in entry:
+            raise UserError(f"{where}: id: is made from the file's name and the claim's; leave out")
+        try:
+            claim = validated(Claim, {"id": f"{path.stem}.{name}", **entry}, where)
+            select((claim.published,) if claim.published else ())
+        except UserError as error:
+            raise (
+                error if str(error).startswith(where) else UserError(f"{where}: {error}")
+            ) from None
+        claims.append(claim)
+    return source, claims
+
+
+def load_all_claims(folder: Path | str = FOLDER) -> dict[str, tuple[Source, list[Claim]]]:
+    """Read every file of a folder; returns {file name without suffix: source and claims}."""
+    return {path.stem: load_claims(path) for path in own_and_shipped(folder)}
+
+
+def select_claims(keys: Iterable[str], folder: Path | str = FOLDER) -> list[Claim]:
+    """Return the claims called "<file>.<claim>", in the order of `keys`.
+
+    Raises:
+        UserError: there is no such claim; the message has the nearest match.
+    """
+    keys = list(keys)
+    stems = dict.fromkeys(key.partition(".")[0] for key in keys)
+    files = [own_or_shipped(Path(folder, f"{stem}.yaml")) for stem in stems]
+    found = {c.id: c for path in files if path.is_file() for c in load_claims(path)[1]}
+    for key in keys:
+        if key not in found:
+            legal = [claim.id for _, claims in load_all_claims(folder).values() for claim in claims]
+            raise unknown("claims", key, legal)
+    return [found[key] for key in keys]
