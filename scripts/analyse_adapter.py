@@ -12,6 +12,7 @@ from loraudit.base.errors import run_program
 from loraudit.base.shipped import read_table
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import make_figure
+from loraudit.studies.entries import parsed_modules
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--models", default="config/models.yaml", help="layer names by family")
     arguments = parser.parse_args()
     table = read_table(arguments.models, "families")
-    families = [family["modules"] for family in table["families"].values()]
+    families = [parsed_modules(family["modules"]) for family in table["families"].values()]
     tables = adapter_tables(
         arguments.adapter, arguments.model, families, arguments.side, arguments.most
     )

@@ -27,6 +27,7 @@ CLASSES = {
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
     "ProbeSettings": method_settings.ProbeSettings,
     **{name: getattr(entries, name) for name in ("ListedTask", "RatingRule", "ListedModel")},
+    "FusedPart": entries.FusedPart,
     **{name: getattr(entries, name) for name in ("WheelSource", "PartsSource")},
     **{name: getattr(entries, name) for name in ("FolderSource", "HubSource")},
 }
@@ -42,6 +43,7 @@ ANCHORS = {
     "TaskEntry": "a-task",
     "ListedModel": "a-model",
     "ModelEntry": "a-model",
+    "FusedPart": "a-part-of-a-fused-layer",
     "WheelSource": "a-source",
     "PartsSource": "a-source",
     "FolderSource": "a-source",
@@ -57,6 +59,7 @@ WORDS = {
     "RatingRule": "a rating",
     "TaskEntry": "name of a task",
     "ModelEntry": "name of a model",
+    "FusedPart": "part of a layer",
     "WheelSource": "a wheel",
     "PartsSource": "several wheels",
     "FolderSource": "a folder",

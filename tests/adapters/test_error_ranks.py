@@ -179,7 +179,7 @@ def test_the_original_weights_are_let_go():
     model = quantise(tiny_model(), spec)
     names = target_modules(model, spec.model, spec.lora.targets)
     assert all(model.get_submodule(name).original is not None for name in names)
-    starts(model, spec, names)
+    starts(model, spec)
     assert all(model.get_submodule(name).original is None for name in names)
 
 

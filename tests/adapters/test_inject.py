@@ -7,6 +7,8 @@ import transformers
 
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.base_layers import in_head, target_modules
+from loraudit.adapters.fused import layouts_of
+from loraudit.adapters.parts import fold
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from loraudit.training.accounting import count_parameters
@@ -122,7 +124,7 @@ def test_export_loads_in_peft_and_here_with_equal_outputs(family, batch, tmp_pat
     inject.export(model, spec, tmp_path)
     theirs = peft.PeftModel.from_pretrained(tiny_model(family), tmp_path).eval()
     ours = inject.load(tiny_model(family), tmp_path).eval()
-    exported, loaded = model.state_dict(), ours.state_dict()
+    exported, loaded = fold(model.state_dict(), layouts_of(model)), ours.state_dict()
     assert exported.keys() == loaded.keys()
     assert all(torch.equal(loaded[name], exported[name]) for name in exported)
     torch.testing.assert_close(theirs(**batch).logits, expected, **UP_TO_ROUNDING)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loraudit.adapters.fused import LoRAPart
 from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
 from loraudit.crosscheck import single_layer
@@ -35,8 +36,9 @@ def failed(case: Case, dtype: str = "float64") -> set[str]:
 
 
 def test_both_references_are_compared():
-    assert set(references()) == {"PEFT", "loralib"}
-    rows = compare_layer(Case("linear", 6, 5, 3, 12), "float64")
+    case = Case("linear", 6, 5, 3, 12)
+    assert set(references(case)) == {"PEFT", "loralib"}
+    rows = compare_layer(case, "float64")
     assert {row["against"] for row in rows} == {"PEFT", "loralib"}
     assert len({row["check"] for row in rows}) == 19
 
@@ -57,6 +59,45 @@ def test_layers_agree_in_float32(case):
 @given(cases)
 def test_layers_agree_under_bfloat16_autocast(case):
     assert not failed(case, "bfloat16")
+
+
+def thirds(*which: int) -> tuple:
+    return tuple(((5 * i, 5 * i + 5),) for i in which)
+
+
+UNEQUAL = (((0, 4),), ((4, 6),))  # grouped-query attention: queries and keys of a layer
+INTERLEAVED = (((0, 3), (8, 11)), ((6, 8), (14, 15)))  # parts that come again in each head
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind", "dropout", "dtype"),
+    [
+        (thirds(0, 2), "conv1d", 0.5, "float64"),
+        (thirds(0, 2), "linear", 0.0, "float64"),
+        (thirds(1), "conv1d", 0.0, "float64"),
+        (thirds(0, 1, 2), "linear", 0.5, "float32"),
+        (thirds(0, 2), "conv1d", 0.0, "bfloat16"),
+    ],
+)
+def test_parts_of_a_layer_agree_with_merged_linear_and_peft(parts, kind, dropout, dtype):
+    case = Case(kind, 6, 15, 3, 12, dropout, parts=parts)
+    assert list(references(case)) == ["PEFT", "closed form", "loralib"]
+    assert not failed(case, dtype)
+
+
+@pytest.mark.parametrize("parts", [UNEQUAL, INTERLEAVED])
+def test_unequal_and_interleaved_parts_agree(parts):
+    """loralib has no such parts."""
+    case = Case("linear", 6, 15, 2, 12, parts=parts)
+    assert list(references(case)) == ["PEFT", "closed form"]
+    assert not failed(case)
+
+
+def test_a_part_in_the_wrong_place_fails(monkeypatch):
+    monkeypatch.setattr(
+        LoRAPart, "merge", lambda self: self.base.add(self.delta_weight().detach().roll(1, 0))
+    )
+    assert failed(Case("linear", 6, 15, 3, 12, parts=thirds(0, 2))) >= {"merged outputs"}
 
 
 FAULTS = {

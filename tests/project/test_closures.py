@@ -111,7 +111,7 @@ def test_a_digest_in_the_rules_is_of_the_rules_own_program():
 
 def test_what_reads_adapter_folders_needs_no_other_part_of_the_adapters():
     read = {name for name in closure_of("subspace") if name.startswith("adapters.")}
-    assert read == {"adapters.peft_folder", "adapters.base_layers"}
+    assert read == {"adapters.peft_folder", "adapters.base_layers", "adapters.parts"}
 
 
 def libraries(file: Path) -> set[str]:

@@ -1,13 +1,21 @@
-"""Find a model's layers behind q k v o up down, tell their kind and sizes, and freeze them."""
+"""Find a model's layers behind q k v o gate up down, tell their kind and sizes, and freeze them."""
 
 import re
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from loraudit.base.errors import UserError
-from loraudit.studies.entries import Matrix, ModelEntry, place_of
+from loraudit.base.errors import UserError, unknown
+from loraudit.studies.entries import (
+    FusedPart,
+    Matrix,
+    ModelEntry,
+    Rows,
+    layer_pattern,
+    place_of,
+)
 
 
 def in_head(parameter: str, head: tuple[str, ...]) -> bool:
@@ -15,23 +23,102 @@ def in_head(parameter: str, head: tuple[str, ...]) -> bool:
     return any(f".{name}." in f".{parameter}" for name in head)
 
 
-def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, ...]) -> list[str]:
-    """Return the full names of the linear layers behind q, k, v, o, up, down, in model order.
+class Target(NamedTuple):
+    """A matrix of one layer that gets an adapter.
+
+    `name` is the adapter's: that of the linear layer `layer`, and for a part of it the matrix after
+    it ("h.0.attn.c_attn.q"). `rows` are the part's outputs; None means all.
+    """
+
+    name: str
+    layer: str
+    matrix: Matrix
+    rows: Rows | None = None
+
+
+def targets_of(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, ...]) -> list[Target]:
+    """Return the matrices behind q, k, v, o, gate, up, down, in model order.
 
     Raises:
-        UserError: a target matches no linear layer of this model.
+        UserError: a target matches no linear layer of this model, or not one in each layer although
+            the entry does not say so, or a layer's outputs can't be cut as the entry says.
     """
     linear = [name for name, layer in model.named_modules() if is_linear(layer)]
-    matched: set[str] = set()
-    for target in targets:
-        hits = [name for name in names_like(model, entry.modules[target]) if name in linear]
-        if not hits:
-            raise UserError(
-                f"targets: model {entry.name!r} has no linear layer "
-                f"{entry.modules[target]!r} for {target!r} (models.yaml)"
-            )
-        matched.update(hits)
-    return [name for name in linear if name in matched]
+    found: dict[str, list[Target]] = {}
+    for matrix in targets:
+        module = entry.modules[matrix]
+        hits = [name for name in names_like(model, layer_pattern(module)) if name in linear]
+        _check_hits(model, entry, matrix, hits)
+        for name in hits:
+            target = Target(name, name, matrix)
+            if isinstance(module, FusedPart):
+                rows = part_rows(model, name, module, f"model {entry.name!r}: modules: {matrix}")
+                target = Target(f"{name}.{matrix}", name, matrix, rows)
+            found.setdefault(name, []).append(target)
+    # the parts of a layer stand in the order of its outputs
+    return [t for name in linear for t in sorted(found.get(name, []), key=lambda t: t.rows or ())]
+
+
+def target_modules(model: nn.Module, entry: ModelEntry, targets: tuple[Matrix, ...]) -> list[str]:
+    """Return the full names of the linear layers that hold these matrices; see `targets_of`."""
+    return list(dict.fromkeys(target.layer for target in targets_of(model, entry, targets)))
+
+
+def _check_hits(model: nn.Module, entry: ModelEntry, matrix: Matrix, hits: list[str]) -> None:
+    """Refuse a name that means no layer, or is missing in some of the numbered blocks."""
+    pattern = layer_pattern(entry.modules[matrix])
+    if not hits:
+        raise UserError(
+            f"targets: model {entry.name!r} has no linear layer {pattern!r} for {matrix!r} "
+            "(models.yaml)"
+        )
+    blocks = names_like(model, f"{pattern.partition('*')[0]}*")
+    lacking = [b for b in blocks if not any(f"{hit}.".startswith(f"{b}.") for hit in hits)]
+    if lacking and matrix not in entry.some_layers:
+        raise UserError(
+            f"targets: {matrix} = {pattern!r} is in {len(hits)} of {len(blocks)} layers of model "
+            f"{entry.name!r} and not in {lacking[0]!r}; if that is right, its entry has to say "
+            f"some_layers: [{matrix}]"
+        )
+
+
+def part_rows(model: nn.Module, name: str, part: FusedPart, where: str) -> Rows:
+    """Return the outputs of a linear layer that are one of its parts.
+
+    Args:
+        model: the model, whose config may hold the parts' shares.
+        name: full name of the layer.
+        part: which part, as the model's entry says.
+        where: start of error messages.
+
+    Raises:
+        UserError: the config lacks a number that the entry names, or the number of outputs is no
+            multiple of the sum of the shares.
+    """
+    named = (1,) * part.of if isinstance(part.of, int) else part.of
+    *shares, repeats = (_number(model, value, where) for value in (*named, part.repeats))
+    d_out = (linear_sizes(model, name) or (0, 0))[1]
+    unit, rest = divmod(d_out, sum(shares) * repeats)
+    if rest or not unit:
+        times = f"{repeats} times " if repeats > 1 else ""
+        raise UserError(
+            f"{where}: the {d_out} outputs of {name!r} can't be cut {times}into parts of shares "
+            f"{', '.join(map(str, shares))} (legal: a divisor of {d_out} as the sum of the shares)"
+        )
+    start = unit * sum(shares[: part.part])
+    stop, period = start + unit * shares[part.part], unit * sum(shares)
+    return tuple((start + i * period, stop + i * period) for i in range(repeats))
+
+
+def _number(model: nn.Module, value: int | str, where: str) -> int:
+    """Return a whole number that an entry gives, or names in the model's config."""
+    if isinstance(value, int):
+        return value
+    found = getattr(model.config, value, None)
+    if isinstance(found, int) and found > 0:
+        return found
+    known = {k for k, v in model.config.to_dict().items() if type(v) is int and v > 0}
+    raise unknown(f"{where}: number in the model's config", value, known)
 
 
 def check_entry(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
@@ -53,8 +140,9 @@ def check_entry(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
             raise UserError(f"{where} has no head module {name!r}")
     _check_output(model, entry, outputs)
     places: dict[tuple[int, str], str] = {}
-    matrices: dict[str, str] = {}
-    for matrix, pattern in entry.modules.items():
+    matrices: dict[str, Matrix] = {}
+    for matrix, module in entry.modules.items():
+        pattern = layer_pattern(module)
         for name in names_like(model, pattern):
             if in_head(f"{name}.", entry.head):
                 raise UserError(
@@ -62,9 +150,10 @@ def check_entry(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
                     f"head ({', '.join(entry.head)}): a head is trained whole, without adapters"
                 )
             other = matrices.setdefault(name, matrix)
-            if other != matrix:
+            if other != matrix and layer_pattern(entry.modules[other]) != pattern:
                 raise UserError(f"{where}: modules: {other} and {matrix} both mean {name!r}")
-            place = place_of(name, {matrix: pattern})
+            adapter = f"{name}.{matrix}" if isinstance(module, FusedPart) else name
+            place = place_of(adapter, {matrix: module})
             if place and places.setdefault(place, name) != name:
                 raise UserError(
                     f"{where}: modules: {matrix} = {pattern!r} means both {places[place]!r} and "
@@ -133,6 +222,14 @@ def hold_frozen(model: nn.Module, head: tuple[str, ...], dtype: torch.dtype) -> 
             for parameter in layer.parameters(recurse=False):
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(dtype)
+
+
+def matrix_sizes(model: nn.Module, target: Target) -> tuple[int, int]:
+    """Return (d_in, d_out) of a target; of a part, d_out is the number of its own outputs."""
+    d_in, d_out = linear_sizes(model, target.layer) or (0, 0)
+    if target.rows is not None:
+        d_out = sum(stop - start for start, stop in target.rows)
+    return d_in, d_out
 
 
 def linear_sizes(model: nn.Module, name: str) -> tuple[int, int] | None:

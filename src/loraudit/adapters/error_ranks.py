@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from loraudit.adapters.base_layers import is_packed
+from loraudit.adapters.base_layers import Target, is_packed, matrix_sizes, targets_of
+from loraudit.base.errors import UserError
 from loraudit.studies.spec import AdapterSpec, RunSpec
 
 
@@ -32,16 +33,21 @@ class Start(NamedTuple):
     b: Tensor | None = None
 
 
-def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start]:
-    """Return the start of each layer's adapter, without layers that get no rank.
+def starts(model: nn.Module, spec: RunSpec) -> list[tuple[Target, Start]]:
+    """Return the matrices that get adapters with their starts, without those that get no rank.
 
     The layers' `original` weights are deleted, since nothing else reads them. LoftQ quantises the
     layers again.
+
+    Raises:
+        UserError: this model lacks a target, or the rank is above a matrix's width.
     """
-    layers = {name: model.get_submodule(name) for name in names}
     adapter = spec.lora
-    ranks = dict.fromkeys(names, adapter.rank)
-    if adapter.ranks == "error":
+    targets = targets_of(model, spec.model, adapter.targets)
+    _check_widths(model, targets, adapter.rank)
+    layers = {target.layer: model.get_submodule(target.layer) for target in targets}
+    ranks = {target.name: adapter.rank for target in targets}
+    if adapter.ranks == "error":  # the spec sees to it that each target is a whole layer
         ranks = error_ranks(layers, adapter)
     chosen = {name: Start(rank) for name, rank in ranks.items() if rank}
     steps = {"error": 1, "loftq": adapter.loftq_steps}.get(adapter.init or "", 0)
@@ -50,7 +56,18 @@ def starts(model: nn.Module, spec: RunSpec, names: list[str]) -> dict[str, Start
     for layer in layers.values():
         if is_packed(layer):
             layer.original = None
-    return chosen
+    return [(target, chosen[target.name]) for target in targets if target.name in chosen]
+
+
+def _check_widths(model: nn.Module, targets: list[Target], rank: int) -> None:
+    """Refuse a rank that no update of a matrix can have."""
+    for target in targets:
+        d_in, d_out = matrix_sizes(model, target)
+        if rank > min(d_in, d_out):
+            raise UserError(
+                f"rank {rank} is above the width of {target.name!r}, which is {d_out} x {d_in} "
+                f"(legal: 1 to {min(d_in, d_out)})"
+            )
 
 
 @torch.no_grad()

@@ -8,37 +8,45 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import peft_folder, peft_twin
-from loraudit.adapters.base_layers import freeze, in_head, is_packed, target_modules
+from loraudit.adapters.base_layers import freeze, in_head, is_packed
 from loraudit.adapters.error_ranks import starts
 from loraudit.adapters.fast_lora import FastLoRALinear
+from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA, LoRAPart, layouts_of
 from loraudit.adapters.lora import Init, LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAPacked
+from loraudit.adapters.parts import fold
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec, derive_seed
 
 
 def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
-    """Freeze the model and wrap its target layers in `LoRALinear`, in place.
+    """Freeze the model and wrap its target layers in `LoRALinear` or `FusedLoRA`, in place.
 
-    Each layer's A is drawn with a seed derived from the run's seed and the layer's name. PEFT's own
-    initialisation, run with the same seed, gives its twin the same A.
+    Each adapter's A is drawn with a seed derived from the run's seed and the adapter's name. PEFT's
+    own initialisation, run with the same seed, gives its twin the same A.
 
     Raises:
-        UserError: this model lacks a target.
+        UserError: this model lacks a target, or the rank is above a matrix's width.
     """
     freeze(model, spec.model.head, spec.head == "trained")
     adapter = spec.lora
-    names = target_modules(model, spec.model, adapter.targets)
     init: Init = "gaussian" if adapter.init == "gaussian" else "kaiming"
-    drawn = adapter.lora_dropout, init, adapter.init_std
-    for name, start in starts(model, spec, names).items():
-        torch.manual_seed(derive_seed(spec.seed, "lora_A", name))
-        base = model.get_submodule(name)
+    for target, start in starts(model, spec):
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", target.name))
+        base = model.get_submodule(target.layer)
         alpha = adapter.alpha * start.rank / adapter.rank  # all layers keep the spec's alpha / rank
+        if target.rows is not None:
+            if not isinstance(base, FusedLoRA):
+                kind = FusedLoRA if spec.compute == "plain" else FastFusedLoRA
+                model.set_submodule(target.layer, kind(base, adapter.lora_dropout))
+                base = model.get_submodule(target.layer)
+            base.add(target.matrix, target.rows, start.rank, alpha, init, adapter.init_std)
+            continue
+        drawn = adapter.lora_dropout, init, adapter.init_std
         layer = lora_class(base, spec.compute)(base, start.rank, alpha, *drawn)
         if start.a is not None:
             layer.load_state_dict({"lora_A": start.a, "lora_B": start.b}, strict=False)
-        model.set_submodule(name, layer)
+        model.set_submodule(target.name, layer)
     return model
 
 
@@ -52,8 +60,17 @@ def lora_class(base: nn.Module, compute: str = "plain") -> type[LoRALinear]:
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return {full name: layer} of the adapters on a model."""
+    """Return {full name: adapter} of the adapters on a model, those on parts of a layer too."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+
+
+def wrapped(model: nn.Module) -> dict[str, LoRALinear | FusedLoRA]:
+    """Return {full name: layer} of the layers that have adapters; each holds its own as `base`."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoRALinear | FusedLoRA) and not isinstance(layer, LoRAPart)
+    }
 
 
 def merge(model: nn.Module) -> None:
@@ -70,7 +87,7 @@ def unmerge(model: nn.Module) -> None:
 
 def remove(model: nn.Module) -> nn.Module:
     """Put the base layers back in place of the adapters; a merged update stays in them."""
-    for name, layer in lora_layers(model).items():
+    for name, layer in wrapped(model).items():
         model.set_submodule(name, layer.base)
     return model
 
@@ -86,8 +103,8 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
     config, state = peft_folder.read_folder(folder)
     if not config.modules_to_save:
         raise UserError(f"{folder}: no head (modules_to_save); the one in place is another task's")
-    layers = lora_layers(model)
-    if any(layer.merged for layer in layers.values()):
+    layers = wrapped(model)
+    if any(layer.merged for layer in lora_layers(model).values()):
         raise ValueError("unmerge before switching the adapter")
     try:
         return _put_on(remove(model), config, state, folder)
@@ -98,7 +115,7 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def adapter_state(model: nn.Module, head: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Return lora_A, lora_B and head tensors under in-house names, without layers of rank 0."""
+    """Return lora_A, lora_B and head tensors under in-house names, without adapters of rank 0."""
     return {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
@@ -110,18 +127,19 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
     """Save the adapter and head as a PEFT folder.
 
     A layer whose rank is not the spec's is named in rank_pattern, and in alpha_pattern with the
-    alpha that keeps its scaling. A layer of rank 0 is left out.
+    alpha that keeps its scaling. A layer of rank 0 is left out. Adapters on parts of a layer become
+    one of the whole layer, with zeros in B for the other parts.
 
     Raises:
         ValueError: the adapters are merged, so loading the file would add the update twice.
     """
-    layers = {name: layer for name, layer in lora_layers(model).items() if layer.rank}
-    if any(layer.merged for layer in layers.values()):
+    if any(layer.merged for layer in lora_layers(model).values()):
         raise ValueError("unmerge before export")
-    state = peft_folder.to_peft(adapter_state(model, spec.model.head))
-    ranks = {name: layer.rank for name, layer in layers.items()}
-    config = peft_twin.with_ranks(peft_twin.lora_config(spec, list(layers)), spec.lora, ranks)
-    peft_folder.write_folder(state, config, folder)
+    layouts = layouts_of(model)
+    state = fold(adapter_state(model, spec.model.head), layouts)
+    ranks = peft_folder.ranks_of(state)
+    config = peft_twin.with_ranks(peft_twin.lora_config(spec, list(ranks)), spec.lora, ranks)
+    peft_folder.write_folder(peft_folder.to_peft(state), config, folder, layouts)
 
 
 def load(model: nn.Module, folder: Path) -> nn.Module:

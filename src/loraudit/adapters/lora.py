@@ -38,7 +38,7 @@ class LoRALinear(nn.Module):
 
     Args:
         base: the layer to adapt, with weight (d_out, d_in). It is frozen and not copied.
-        rank: r, at least 1. An r above min(d_in, d_out) is allowed, as in the paper's sweeps. Where
+        rank: r, at least 1. A run may not have an r above min(d_in, d_out) (error_ranks.py). Where
             ranks move, training/resize_ranks.py gives the layer another r later, down to 0.
         alpha: numerator of the scaling alpha / r.
         dropout: probability of dropping an entry of x on the LoRA path only, in [0, 1).
@@ -88,6 +88,11 @@ class LoRALinear(nn.Module):
     def like(base: nn.Linear) -> Tensor:
         """Return a tensor of the dtype and on the device that A and B are to have."""
         return base.weight
+
+    @property
+    def width(self) -> int:
+        """The most ranks that an update of this shape can have."""
+        return min(self.lora_A.shape[1], self.lora_B.shape[0])
 
     def reset_parameters(self) -> None:
         """Draw A from torch's global generator and set B to zero."""

@@ -25,7 +25,7 @@ from loraudit.adapters import peft_folder
 from loraudit.adapters.base_layers import in_head, target_modules
 from loraudit.base.errors import Misuse, UserError
 from loraudit.base.files import folder_atomic, stand_in
-from loraudit.studies.entries import HubSource, ModelEntry
+from loraudit.studies.entries import HubSource, ModelEntry, layer_pattern
 
 Tensors = dict[str, torch.Tensor]
 
@@ -278,14 +278,14 @@ def _refuse_fused(state: Tensors, file: Path) -> None:
 
 
 def _places(entry: ModelEntry, model: nn.Module) -> dict[str, str]:
-    """Return {`_relative` name: full name} of every matrix that could have an adapter."""
+    """Return {`_relative` name: full name} of every layer that could have an adapter."""
     names = target_modules(model, entry, tuple(entry.modules))
     return {relative: name for name in names if (relative := _relative(name, entry))}
 
 
 def _relative(name: str, entry: ModelEntry) -> str | None:
     """Return the end of a layer's name that a pattern of the entry matches, None if none does."""
-    for pattern in entry.modules.values():
+    for pattern in map(layer_pattern, entry.modules.values()):
         regex = pattern.replace(".", r"\.").replace("*", r"\d+")
         hit = re.search(rf"(?:^|\.)({regex})$", name)
         if hit:
@@ -313,9 +313,10 @@ def _named(state: Tensors, entry: ModelEntry, places: dict[str, str], file: Path
         count = len({re.sub(r"\D", "", place) for place in places})
         raise UserError(f"{file}: {_some(beyond)}: this model has {count} layers")
     if unknown:
+        layers = dict.fromkeys(map(layer_pattern, entry.modules.values()))
         raise UserError(
             f"{file}: {_some(unknown)}: not known (legal: lora_A and lora_B of "
-            f"{', '.join(entry.modules.values())}; the head {', '.join(entry.head)})"
+            f"{', '.join(layers)}; the head {', '.join(entry.head)})"
         )
     if len(prefixes) > 1:
         raise UserError(f"{file}: layers of several models: {_some(sorted(prefixes))}")

@@ -7,11 +7,15 @@ Keys of tensors, for a layer called <name> and a head module called <head>:
 | <name>.lora_A       | base_model.model.<name>.lora_A.weight       |
 | <name>.lora_B       | base_model.model.<name>.lora_B.weight       |
 | <head>.weight, ...  | base_model.model.<head>.weight, ...         |
+
+Adapters on parts of a fused layer (fused.py) are written as one of the whole layer. Which rows and
+columns are whose stands in the safetensors file's metadata under "parts", which PEFT ignores.
 """
 
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +23,13 @@ import peft
 import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
-from pydantic import AfterValidator, BaseModel, Field
-from safetensors import SafetensorError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loraudit.adapters.base_layers import in_head, linear_sizes
+from loraudit.adapters.parts import Layout, Layouts, unfold
 from loraudit.base.errors import UserError
 from loraudit.base.files import stand_in
 from loraudit.studies.values import validated
@@ -116,13 +121,30 @@ def own_name(parameter: str) -> str:
     return name.removesuffix(".default.weight")
 
 
-def write_folder(state: dict[str, torch.Tensor], config: peft.LoraConfig, folder: Path) -> None:
+def ranks_of(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return {layer: rank} of adapter tensors under in-house names."""
+    return {k.removesuffix(".lora_A"): len(a) for k, a in state.items() if k.endswith(".lora_A")}
+
+
+def write_folder(
+    state: dict[str, torch.Tensor],
+    config: peft.LoraConfig,
+    folder: Path,
+    layouts: Layouts | None = None,
+) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
     The config's sets are sorted, since PEFT writes them in an order that varies by process.
+
+    Args:
+        state: tensors under PEFT's names.
+        config: PEFT's configuration.
+        folder: where the two files go.
+        layouts: of the layers whose parts were folded into one adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    parts = {"parts": json.dumps(layouts)} if layouts else {}
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **parts})
     for key, value in vars(config).items():
         if isinstance(value, set):
             setattr(config, key, sorted(value))
@@ -151,6 +173,36 @@ def read_folder(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor]]
     state = from_peft(tensors)
     check_tensors(state, path)
     return config, state
+
+
+def read_parts(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor], Layouts]:
+    """Read a PEFT folder as `read_folder` does, with the parts of fused layers as adapters.
+
+    A part's tensors have the layer's name with the matrix after it; rank and alpha of the config
+    are those of the whole layer.
+
+    Returns:
+        The config, the tensors, and the layouts of the fused layers.
+
+    Raises:
+        UserError: as `read_folder`, or the parts that the file names do not fit its tensors.
+    """
+    config, state = read_folder(folder)
+    path = Path(folder) / WEIGHTS
+    with safe_open(path, "pt") as file:
+        saved = (file.metadata() or {}).get("parts")
+    if saved is None:
+        return config, state, {}
+    try:
+        layouts = TypeAdapter(dict[str, Layout]).validate_json(saved)
+        for layer, layout in layouts.items():
+            a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
+            if (layout.d_out, sum(part.rank for part in layout.parts)) != (len(b), len(a)):
+                raise ValueError(f"{layer!r} has other sizes")
+        return config, unfold(state, layouts), layouts
+    except (ValueError, KeyError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: its parts of fused layers do not fit it: {reason}") from None
 
 
 def _read_config(path: Path) -> peft.LoraConfig:

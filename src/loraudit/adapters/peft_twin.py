@@ -1,5 +1,12 @@
-"""PEFT's model of a run, which starts where ours starts and cross-checks it: its twin."""
+"""PEFT's model of a run, which starts where ours starts and cross-checks it: its twin.
 
+PEFT can't adapt a part of a fused layer (fused.py). There the twin's adapter is on the whole layer,
+of the sum of the parts' ranks, with B zero outside of the parts' blocks. A mask on B's gradient
+keeps it zero: AdamW does not move a zero whose gradient is always zero. So the twin computes what
+ours does, by PEFT's code.
+"""
+
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +16,10 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from loraudit.adapters.base_layers import compute_dtype, freeze, in_head, target_modules
+from loraudit.adapters.base_layers import Target, compute_dtype, freeze, in_head, linear_sizes
 from loraudit.adapters.error_ranks import Start, starts
-from loraudit.adapters.peft_folder import PREFIX, from_peft, write_folder
+from loraudit.adapters.parts import Layout, SavedPart, free
+from loraudit.adapters.peft_folder import PREFIX, from_peft, ranks_of, write_folder
 from loraudit.base.errors import UserError
 from loraudit.studies.entries import HubSource
 from loraudit.studies.spec import AdapterSpec, RunSpec, derive_seed
@@ -71,9 +79,12 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     """
     freeze(model, spec.model.head, train_head=False)
     adapter = spec.lora
-    layer_starts = starts(model, spec, target_modules(model, spec.model, adapter.targets))
+    found = starts(model, spec)
+    layer_starts = {target.name: start for target, start in found if target.rows is None}
+    layouts = _layouts(model, found)
     ranks = {name: start.rank for name, start in layer_starts.items()}
-    config = with_ranks(lora_config(spec, list(layer_starts)), adapter, ranks)
+    ranks |= {name: sum(p.rank for p in layout.parts) for name, layout in layouts.items()}
+    config = with_ranks(lora_config(spec, list(ranks)), adapter, ranks)
     config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
     torch.manual_seed(derive_seed(spec.seed, "lora_A"))
     with _peft_errors(adapter.peft):
@@ -83,8 +94,46 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
         if isinstance(layer, LoraLayer):
             layer.to(compute_dtype(layer.get_base_layer()))  # PEFT makes float32 on packed layers
             _initialise(layer, start, config.init_lora_weights, spec, name)
+    for name, layout in layouts.items():
+        layer = twin.get_submodule(PREFIX + name)
+        layer.to(compute_dtype(layer.get_base_layer()))
+        _start_parts(layer, layout, spec, name)
+        hold_parts(layer, layout)
+    twin.layouts = layouts
     refreeze_head(twin, spec)
     return twin
+
+
+def _layouts(model: nn.Module, found: list[tuple[Target, Start]]) -> dict[str, Layout]:
+    """Return the layouts of the fused layers that have adapters on parts."""
+    parts: dict[str, list[SavedPart]] = {}
+    for target, start in found:
+        if target.rows is not None:
+            part = SavedPart(target.matrix, start.rank, target.rows)
+            parts.setdefault(target.layer, []).append(part)
+    sizes = {name: linear_sizes(model, name) or (0, 0) for name in parts}
+    return {name: Layout(sizes[name][1], tuple(own)) for name, own in parts.items()}
+
+
+@torch.no_grad()
+def _start_parts(layer: LoraLayer, layout: Layout, spec: RunSpec, name: str) -> None:
+    """Draw each part's rows of A as PEFT draws an A of its own, with the part's seed."""
+    ranks = [part.rank for part in layout.parts]
+    blocks = layer.lora_A["default"].weight.split(ranks)
+    for part, rows in zip(layout.parts, blocks, strict=True):
+        torch.manual_seed(derive_seed(spec.seed, "lora_A", f"{name}.{part.matrix}"))
+        if spec.lora.init == "gaussian":
+            nn.init.normal_(rows, std=spec.lora.init_std or 1 / part.rank)
+        else:
+            nn.init.kaiming_uniform_(rows, a=math.sqrt(5))
+
+
+def hold_parts(layer: LoraLayer, layout: Layout) -> None:
+    """Keep one of PEFT's B at zero outside of the parts' blocks, where it has to be zero now."""
+    weight = layer.lora_B["default"].weight
+    mask = free(layout, weight)
+    weight.trained_numbers = int(mask.sum())
+    weight.register_hook(lambda gradient: gradient * mask.to(gradient))
 
 
 def refreeze_head(wrapped: nn.Module, spec: RunSpec) -> None:
@@ -127,9 +176,6 @@ def export(model: nn.Module, spec: RunSpec, folder: Path) -> None:
         name: tensor.detach().cpu().contiguous()
         for name, tensor in peft.get_peft_model_state_dict(model).items()
     }
-    ranks = {
-        key.removesuffix(".lora_A"): tensor.shape[0]
-        for key, tensor in from_peft(state).items()
-        if key.endswith(".lora_A")
-    }
-    write_folder(state, with_ranks(lora_config(spec, list(ranks)), spec.lora, ranks), folder)
+    ranks = ranks_of(from_peft(state))
+    config = with_ranks(lora_config(spec, list(ranks)), spec.lora, ranks)
+    write_folder(state, config, folder, getattr(model, "layouts", None))

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from loraudit.adapters.base_layers import in_head
-from loraudit.adapters.peft_folder import own_name, read_folder
+from loraudit.adapters.fused import layouts_of
+from loraudit.adapters.peft_folder import own_name, read_folder, read_parts
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec
 
@@ -31,8 +32,10 @@ def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
     start = spec.warm_start
     if start is None:
         raise ValueError("the run's spec has no warm_start")
-    _, state = read_folder(folder)
     own = {own_name(name): parameter for name, parameter in model.named_parameters()}
+    _, state = read_folder(folder)
+    if layouts_of(model):
+        state = read_parts(folder)[1]
     copied = []
     for name, tensor in state.items():
         if in_head(name, spec.model.head) and (

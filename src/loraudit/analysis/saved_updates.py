@@ -4,14 +4,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from loraudit.adapters.peft_folder import WEIGHTS, alpha_of, rank_of, read_folder
+from loraudit.adapters.peft_folder import WEIGHTS, alpha_of, rank_of, read_parts
 from loraudit.analysis.subspace import SVD, svd, update_svd
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json
-from loraudit.studies.entries import MATRICES, place_of
+from loraudit.studies.entries import MATRICES, Module, Rows, adapter_pattern, place_of
 
 CHECKPOINT = "model.safetensors"
 WEIGHT_SHARE = 0.1
@@ -19,19 +20,29 @@ WEIGHT_SHARE = 0.1
 
 
 class Update(NamedTuple):
-    """One layer's adapter: its module name in the model, A (r, d_in), B (d_out, r), and Delta W."""
+    """One matrix's adapter: its name in the model, A (r, d_in), B (d_out, r), and Delta W.
+
+    If the matrix is a part of a fused layer, `name` ends in the matrix, and `rows` are its outputs
+    of the layer (adapters/parts.py).
+    """
 
     name: str
     a: Tensor
     b: Tensor
     delta: SVD
+    rows: Rows | None = None
+
+    @property
+    def layer(self) -> str:
+        """The name of the linear layer."""
+        return self.name if self.rows is None else self.name.rpartition(".")[0]
 
 
 Place = tuple[int, str]
-"""Layer number, and matrix name: q k v o up down."""
+"""Layer number, and matrix name: q k v o gate up down."""
 
 
-def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Update]:
+def read_updates(folder: Path, *modules: Mapping[Any, Module]) -> dict[Place, Update]:
     """Read an adapter in PEFT's format.
 
     Args:
@@ -44,29 +55,34 @@ def read_updates(folder: Path, *modules: Mapping[Any, str]) -> dict[Place, Updat
     Raises:
         UserError: no adapter, one that is not plain LoRA, or layers that `modules` does not name.
     """
-    config, state = read_folder(folder)
+    config, state, layouts = read_parts(folder)
+    parts = {f"{n}.{p.matrix}": p for n, layout in layouts.items() for p in layout.parts}
     names = [key.removesuffix(".lora_A") for key in state if key.endswith(".lora_A")]
     places = _places(names, modules)
     updates = {}
     for name in names:
         a, b = state[f"{name}.lora_A"], state[f"{name}.lora_B"]
-        rank = rank_of(config, name)
-        if a.shape[0] != rank:
-            problem = f"rank {a.shape[0]}, the config says {rank}"
+        part = parts.get(name)
+        layer = name.rpartition(".")[0] if part else name
+        rank, actual = rank_of(config, layer), a.shape[0]
+        if part:  # the config's rank is that of all parts together
+            actual = sum(p.rank for p in layouts[layer].parts)
+        if actual != rank:
+            problem = f"rank {actual}, the config says {rank}"
             raise UserError(f"{folder / WEIGHTS}: {name}: {problem}")
-        delta = update_svd(a, b, alpha_of(config, name) / rank)
-        updates[places[name]] = Update(name, a, b, delta)
+        delta = update_svd(a, b, alpha_of(config, layer) / rank)
+        updates[places[name]] = Update(name, a, b, delta, part.rows if part else None)
     return dict(sorted(updates.items(), key=lambda item: (item[0][0], MATRICES.index(item[0][1]))))
 
 
-def _places(names: list[str], families: Iterable[Mapping[str, str]]) -> dict[str, Place]:
+def _places(names: list[str], families: Iterable[Mapping[Any, Module]]) -> dict[str, Place]:
     """Return each layer's place by the first family of module names that has them all."""
     for modules in families:
         places = {name: place for name in names if (place := place_of(name, modules))}
         if len(places) == len(names):
             return places
     unknown = next(name for name in names if name not in places)
-    legal = ", ".join(modules.values())
+    legal = ", ".join(adapter_pattern(matrix, module) for matrix, module in modules.items())
     raise UserError(f"adapter: layer {unknown!r} is none of the model's (legal: {legal})")
 
 
@@ -96,7 +112,7 @@ class BaseWeights:
         Raises:
             UserError: no such weight, more than one, or one of another shape than B A.
         """
-        name = f"{update.name}.weight"
+        name = f"{update.layer}.weight"
         keys = [key for key in self.keys if f".{name}".endswith(f".{key}")]
         keys += [key for key in self.keys if key.endswith(f".{name}")]
         if len(keys) != 1:
@@ -105,6 +121,8 @@ class BaseWeights:
         weight = self.file.get_tensor(keys[0])
         if self.transposed:
             weight = weight.T
+        if update.rows is not None:
+            weight = torch.cat([weight[start:stop] for start, stop in update.rows])
         wanted = (update.b.shape[0], update.a.shape[1])
         if tuple(weight.shape) != wanted:
             shape = tuple(weight.shape)

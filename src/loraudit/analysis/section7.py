@@ -12,6 +12,7 @@ control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -30,7 +31,7 @@ from loraudit.analysis.subspace import (
 from loraudit.analysis.tidy_files import write_tidy
 from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
-from loraudit.studies.entries import MATRICES
+from loraudit.studies.entries import MATRICES, Module
 from loraudit.studies.names import targets_name
 from loraudit.studies.spec import derive_seed
 from loraudit.studies.study import Run, Study
@@ -105,7 +106,7 @@ def write_study_tables(
 def adapter_tables(
     folder: Path,
     model: Path,
-    families: Iterable[Mapping[str, str]],
+    families: Iterable[Mapping[Any, Module]],
     side: Side = "right",
     most: int = MOST,
 ) -> dict[str, pd.DataFrame]:

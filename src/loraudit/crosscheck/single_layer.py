@@ -5,9 +5,14 @@ gradients, STEPS steps of AdamW with a schedule and accumulated batches, merging
 saving, and other values of A and B on the same base. whole_model.py compares several adapters on
 one model with PEFT's. `Case` says which layer; `compare_layer` returns rows of check, against,
 dtype, difference, tolerance, ok.
+
+Adapters on parts of a fused layer (fused.py) are compared with PEFT's adapter of the whole layer,
+held at zero elsewhere; with the equation of `ClosedForm`; and with loralib's MergedLinear if it has
+such parts. There, A is that of the parts below each other, and so is B, as in MergedLinear.
 """
 
 import copy
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +23,12 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 from transformers.pytorch_utils import Conv1D
 
+from loraudit.adapters.fused import FastFusedLoRA
 from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
+from loraudit.adapters.parts import Layout, SavedPart, fold, unfold
+from loraudit.adapters.peft_twin import hold_parts
+from loraudit.studies.entries import Rows
 
 STEPS, ACCUMULATED, ROWS, LENGTH = 40, 2, 3, 4
 
@@ -33,7 +42,10 @@ handled alike, while the other two show small faults."""
 
 @dataclass(frozen=True)
 class Case:
-    """A layer: its kind, d_in (tokens for an embedding), d_out, rank, alpha, dropout, bias."""
+    """A layer: its kind, d_in (tokens for an embedding), d_out, rank, alpha, dropout, bias.
+
+    `parts` are the outputs of the parts of a linear layer that are adapted; none means the whole.
+    """
 
     kind: Literal["linear", "conv1d", "embedding"]
     d_in: int
@@ -43,25 +55,66 @@ class Case:
     dropout: float = 0.0
     bias: bool = True
     padding_idx: int | None = None
+    parts: tuple[Rows, ...] = ()
     seed: int = 0
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The shapes of A and B, those of all parts below each other."""
+        if not self.parts:
+            return (self.rank, self.d_in), (self.d_out, self.rank)
+        return (self.rank * len(self.parts), self.d_in), (sum(self.heights), self.rank)
+
+    @property
+    def heights(self) -> list[int]:
+        """The number of outputs of each part."""
+        return [sum(stop - start for start, stop in rows) for rows in self.parts]
+
+    @property
+    def layout(self) -> Layout:
+        """The parts as parts.py has them."""
+        named = (SavedPart(f"part{i}", self.rank, rows) for i, rows in enumerate(self.parts))
+        return Layout(self.d_out, tuple(named))
 
 
 @dataclass
 class Layer:
-    """One implementation's layer, with its A (r, d_in) and B (d_out, r) under our names."""
+    """One implementation's layer, with its A and B (`Case.shapes`).
+
+    They are one parameter each, or one for each part. `pick` cuts B's numbers out of a tensor of
+    B's shape in PEFT, which has zeros for other parts.
+    """
 
     module: nn.Module
-    lora_A: nn.Parameter
-    lora_B: nn.Parameter
+    a: tuple[nn.Parameter, ...]
+    b: tuple[nn.Parameter, ...]
     merge: Callable[[], object]
     unmerge: Callable[[], object]
     weight: Callable[[], Tensor]
+    pick: Callable[[Tensor], Tensor] = lambda whole: whole
+    put: Callable[[Tensor], Tensor] = lambda stacked: stacked
+
+    @property
+    def lora_A(self) -> Tensor:
+        """The values of A."""
+        return torch.cat([a.detach() for a in self.a])
+
+    @property
+    def lora_B(self) -> Tensor:
+        """The values of B."""
+        return self.pick(torch.cat([b.detach() for b in self.b]))
+
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """Return the gradients of A and B."""
+        a, b = (torch.cat([p.grad for p in pair]) for pair in (self.a, self.b))
+        return a, self.pick(b)
 
     def fill(self, lora_A: Tensor, lora_B: Tensor) -> "Layer":
         """Set the values of A and B, and return this object."""
         with torch.no_grad():
-            self.lora_A.copy_(lora_A)
-            self.lora_B.copy_(lora_B)
+            for own, values in ((self.a, lora_A), (self.b, self.put(lora_B))):
+                for p, rows in zip(own, values.split([len(p) for p in own]), strict=True):
+                    p.copy_(rows)
         return self
 
 
@@ -83,21 +136,38 @@ def base_layer(case: Case, dtype: torch.dtype) -> nn.Module:
 
 def ours(case: Case, base: nn.Module) -> Layer:
     """Wrap a base layer in the in-house class."""
+    if case.parts:
+        return _our_parts(case, base)
     if case.kind == "embedding":
         layer = LoRAEmbedding(base, case.rank, case.alpha)
     else:
         lora_class = LoRAConv1D if case.kind == "conv1d" else LoRALinear
         layer = lora_class(base, case.rank, case.alpha, case.dropout)
+    pair = (layer.lora_A,), (layer.lora_B,)
+    return Layer(layer, *pair, layer.merge, layer.unmerge, lambda: layer.base.weight)
+
+
+def _our_parts(case: Case, base: nn.Module) -> Layer:
+    """Wrap a base layer in `FusedLoRA`, by its fast path (which runs without dropout)."""
+    layer = FastFusedLoRA(base, case.dropout)
+    parts = [layer.add(part.matrix, part.rows, case.rank, case.alpha) for part in case.layout.parts]
+    pair = tuple(p.lora_A for p in parts), tuple(p.lora_B for p in parts)
+    merge, unmerge = ([getattr(p, do) for p in parts] for do in ("merge", "unmerge"))
     return Layer(
-        layer, layer.lora_A, layer.lora_B, layer.merge, layer.unmerge, lambda: layer.base.weight
+        layer,
+        *pair,
+        lambda: [m() for m in merge],
+        lambda: [u() for u in unmerge],
+        lambda: layer.base.weight,
     )
 
 
 def pefts(case: Case, base: nn.Module) -> Layer:
     """Wrap a base layer by PEFT."""
+    count = len(case.parts) or 1
     config = peft.LoraConfig(
-        r=case.rank,
-        lora_alpha=case.alpha,
+        r=case.rank * count,
+        lora_alpha=case.alpha * count,
         lora_dropout=case.dropout,
         target_modules=["layer"],
         fan_in_fan_out=case.kind == "conv1d",
@@ -108,7 +178,81 @@ def pefts(case: Case, base: nn.Module) -> Layer:
         pair = layer.lora_embedding_A["default"], layer.lora_embedding_B["default"]
     else:
         pair = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    return Layer(layer, *pair, layer.merge, layer.unmerge, lambda: layer.base_layer.weight)
+    a, b = pair
+    whole = Layer(layer, (a,), (b,), layer.merge, layer.unmerge, lambda: layer.base_layer.weight)
+    if case.parts:
+        hold_parts(layer, case.layout)
+        whole.pick, whole.put = _picker(case), _putter(case)
+    return whole
+
+
+def _picker(case: Case) -> Callable[[Tensor], Tensor]:
+    """Return a function from PEFT's B (d_out, R) to the parts' B below each other."""
+
+    def pick(whole: Tensor) -> Tensor:
+        a = whole.new_zeros(whole.shape[1], 1)
+        parts = unfold({"x.lora_A": a, "x.lora_B": whole}, {"x": case.layout})
+        return torch.cat([parts[f"x.{part.matrix}.lora_B"] for part in case.layout.parts])
+
+    return pick
+
+
+def _putter(case: Case) -> Callable[[Tensor], Tensor]:
+    """Return the inverse of `_picker`, with zeros elsewhere."""
+
+    def put(stacked: Tensor) -> Tensor:
+        state: dict[str, Tensor] = {}
+        for part, b in zip(case.layout.parts, stacked.split(case.heights), strict=True):
+            state |= {f"x.{part.matrix}.lora_A": b.new_zeros(part.rank, 1)}
+            state |= {f"x.{part.matrix}.lora_B": b}
+        return fold(state, {"x": case.layout})["x.lora_B"]
+
+    return put
+
+
+class ClosedForm(nn.Module):
+    """h = W0 x + b0 + (alpha/r) U x, with the update U (d_out, d_in) written down row by row.
+
+    The rows of each part are (B A) of the part, all others zero.
+    """
+
+    def __init__(self, case: Case, base: nn.Module):
+        super().__init__()
+        self.case, self.base, self.dropout = case, base, nn.Dropout(case.dropout)
+        like = base.weight
+        self.a, self.b = (nn.Parameter(like.new_zeros(shape)) for shape in case.shapes)
+        self.merged = False
+
+    def update(self) -> Tensor:
+        """Return (alpha/r) U."""
+        case, rows = self.case, dict[int, Tensor]()
+        pairs = self.a.split(case.rank), self.b.split(case.heights)
+        for outputs, a, b in zip(case.parts, *pairs, strict=True):
+            numbers = [row for start, stop in outputs for row in range(start, stop)]
+            rows |= dict(zip(numbers, b @ a, strict=True))
+        zero = self.a.new_zeros(case.d_in)
+        whole = torch.stack([rows.get(row, zero) for row in range(case.d_out)])
+        return case.alpha / case.rank * whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute h."""
+        h = self.base(x)
+        return h if self.merged else h + nn.functional.linear(self.dropout(x), self.update())
+
+    @torch.no_grad()
+    def merge(self, sign: int = 1) -> None:
+        """Add the update to W0; with sign -1, subtract it."""
+        update = sign * self.update().to(self.base.weight.dtype)
+        self.base.weight += update.T if self.case.kind == "conv1d" else update
+        self.merged = sign > 0
+
+
+def closed_form(case: Case, base: nn.Module) -> Layer:
+    """Wrap a base layer in `ClosedForm`."""
+    layer = ClosedForm(case, base)
+    return Layer(
+        layer, (layer.a,), (layer.b,), layer.merge, lambda: layer.merge(-1), lambda: base.weight
+    )
 
 
 def loralibs(case: Case, base: nn.Module) -> Layer:
@@ -119,7 +263,17 @@ def loralibs(case: Case, base: nn.Module) -> Layer:
     """
     import loralib
 
-    if case.kind == "embedding":
+    common = {
+        "r": case.rank,
+        "lora_alpha": case.alpha,
+        "lora_dropout": case.dropout,
+        "fan_in_fan_out": case.kind == "conv1d",
+        "bias": getattr(base, "bias", None) is not None,
+    }
+    if case.parts:
+        enabled = merged_linear_parts(case) or []
+        layer = loralib.MergedLinear(case.d_in, case.d_out, enable_lora=enabled, **common)
+    elif case.kind == "embedding":
         layer = loralib.Embedding(
             case.d_in,
             case.d_out,
@@ -128,30 +282,36 @@ def loralibs(case: Case, base: nn.Module) -> Layer:
             padding_idx=case.padding_idx,
         )
     else:
-        layer = loralib.Linear(
-            case.d_in,
-            case.d_out,
-            r=case.rank,
-            lora_alpha=case.alpha,
-            lora_dropout=case.dropout,
-            fan_in_fan_out=case.kind == "conv1d",
-            bias=getattr(base, "bias", None) is not None,
-        )
+        layer = loralib.Linear(case.d_in, case.d_out, **common)
     layer = layer.to(base.weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(base.weight)
         if getattr(base, "bias", None) is not None:
             layer.bias.copy_(base.bias).requires_grad_(False)
-    return Layer(layer, layer.lora_A, layer.lora_B, layer.eval, layer.train, lambda: layer.weight)
+    pair = (layer.lora_A,), (layer.lora_B,)
+    return Layer(layer, *pair, layer.eval, layer.train, lambda: layer.weight)
 
 
-def references() -> dict[str, Callable[[Case, nn.Module], Layer]]:
-    """Return the implementations to compare with; loralib may not be installed."""
-    try:
-        import loralib  # noqa: F401
-    except ImportError:
-        return {"PEFT": pefts}
-    return {"PEFT": pefts, "loralib": loralibs}
+def merged_linear_parts(case: Case) -> list[bool] | None:
+    """Return which parts loralib's MergedLinear adapts (`enable_lora`); None if it can't.
+
+    Its parts are of equal height, and each is one range of outputs.
+    """
+    size = case.heights[0]
+    wanted = [((start, start + size),) for start in range(0, case.d_out, size)]
+    if case.d_out % size or list(case.parts) != [rows for rows in wanted if rows in case.parts]:
+        return None
+    return [rows in case.parts for rows in wanted]
+
+
+def references(case: Case) -> dict[str, Callable[[Case, nn.Module], Layer]]:
+    """Return the implementations to compare a layer with; loralib may not be installed."""
+    found: dict[str, Callable[[Case, nn.Module], Layer]] = {"PEFT": pefts}
+    if case.parts:
+        found["closed form"] = closed_form
+    if importlib.util.find_spec("loralib") and (not case.parts or merged_linear_parts(case)):
+        found["loralib"] = loralibs
+    return found
 
 
 def inputs(case: Case, dtype: torch.dtype, count: int) -> list[Tensor]:
@@ -167,8 +327,7 @@ def inputs(case: Case, dtype: torch.dtype, count: int) -> list[Tensor]:
 def draw_pair(case: Case, dtype: torch.dtype, seed: int = 2) -> tuple[Tensor, Tensor]:
     """Draw an A and a B, neither of them zero."""
     generator = torch.Generator().manual_seed(case.seed + seed)
-    shapes = (case.rank, case.d_in), (case.d_out, case.rank)
-    return tuple(torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    return tuple(torch.randn(shape, generator=generator, dtype=dtype) for shape in case.shapes)
 
 
 def difference(left: Tensor, right: Tensor) -> float:
@@ -185,7 +344,7 @@ def compare_layer(case: Case, dtype: str) -> list[dict]:
     kind = torch.float32 if dtype == "bfloat16" else getattr(torch, dtype)
     checks = autocast_checks if dtype == "bfloat16" else layer_checks
     rows = []
-    for name, build in references().items():
+    for name, build in references(case).items():
         for check, gap in checks(case, kind, build):
             row = {"check": f"layer: {check}", "against": name, "dtype": dtype}
             limit = TOLERANCE[dtype]
@@ -319,8 +478,8 @@ def _gradient_gaps(case: Case, left: Layer, right: Layer, x: Tensor) -> Iterator
         _train_output(layer, own).pow(2).sum().backward()
         frozen = [p.grad for p in layer.module.parameters() if not p.requires_grad]
         trained = sum(p.requires_grad for p in layer.module.parameters())
-        clean = trained == 2 and all(grad is None for grad in frozen)
-        gradients.append((own.grad, layer.lora_A.grad, layer.lora_B.grad, clean))
+        clean = trained == len(layer.a + layer.b) and all(grad is None for grad in frozen)
+        gradients.append((own.grad, *layer.gradients(), clean))
     (x_1, a_1, b_1, clean), (x_2, a_2, b_2, _) = gradients
     if case.kind != "embedding":
         yield "gradient of x", difference(x_1, x_2)
@@ -333,7 +492,7 @@ def _trajectory_gap(left: Layer, right: Layer, batches: list[Tensor]) -> float:
     """Train both with AdamW, linear schedule and warm-up; return the largest gap of any step."""
     trained = []
     for layer in (left, right):
-        pair = [layer.lora_A, layer.lora_B]
+        pair = [*layer.a, *layer.b]
         for parameter in pair:
             parameter.grad = None
         optimizer = torch.optim.AdamW(pair, lr=1e-2, weight_decay=0.01)
@@ -359,7 +518,7 @@ def _exchange_gaps(
     base = base_layer(case, dtype)
     saved = ours(case, copy.deepcopy(base)).fill(*draw_pair(case, dtype, seed=3))
     loaded = ours(case, copy.deepcopy(base))
-    kept = {k: v for k, v in saved.module.state_dict().items() if k in ("lora_A", "lora_B")}
+    kept = {k: v for k, v in saved.module.state_dict().items() if "lora_" in k}
     loaded.module.load_state_dict(kept, strict=False)
     yield "saved and loaded", difference(_eval_output(loaded, x), _eval_output(saved, x))
     for name, (source, target) in {

@@ -32,12 +32,15 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import inject, peft_folder, peft_twin
-from loraudit.adapters.base_layers import in_head, target_modules
+from loraudit.adapters.base_layers import in_head, linear_sizes, targets_of
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.first_token import shorten
+from loraudit.adapters.fused import layouts_of
+from loraudit.adapters.parts import fold
 from loraudit.base.errors import UserError
 from loraudit.crosscheck import single_layer
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id
+from loraudit.studies.entries import Rows
 from loraudit.studies.spec import RunSpec, derive_seed
 from loraudit.training.schedule import learning_rate, make_schedule
 
@@ -89,17 +92,21 @@ def layer_cases(model: nn.Module, spec: RunSpec) -> list[single_layer.Case]:
     """Return one case for each kind and shape among the layers that the run adapts."""
     cases: dict[tuple, single_layer.Case] = {}
     adapter = spec.lora
-    for name in target_modules(model, spec.model, adapter.targets):
+    parts: dict[str, list[Rows]] = {}
+    for target in targets_of(model, spec.model, adapter.targets):
+        parts.setdefault(target.layer, []).extend([target.rows] if target.rows else [])
+    for name, rows in parts.items():
         layer = model.get_submodule(name)
         case = single_layer.Case(
             "conv1d" if isinstance(layer, Conv1D) else "linear",
-            *inject.lora_class(layer).sizes(layer),
+            *(linear_sizes(model, name) or (0, 0)),
             rank=adapter.rank,
             alpha=adapter.alpha,
             dropout=max(adapter.lora_dropout, LAYER_DROPOUT),
             bias=layer.bias is not None,
+            parts=tuple(rows),
         )
-        cases.setdefault((case.kind, case.d_in, case.d_out), case)
+        cases.setdefault((case.kind, case.d_in, case.d_out, case.parts), case)
     return list(cases.values())
 
 
@@ -123,7 +130,7 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
 
     check("same layers", _names_that_differ(ours, twin), "exact")
     if rows[-1]["ok"]:
-        check("initial values", _largest(trainable(ours), trainable(twin)), "exact")
+        check("initial values", _largest(values(ours), values(twin)), "exact")
         check("optimizer steps", trajectory(ours, twin, spec, training), "trajectory")
         check("outputs", _logit_gap(ours, twin, probe), "close")
         check("gradients", _largest(gradients(ours, probe), gradients(twin, probe)), "close")
@@ -182,7 +189,7 @@ def _merging(
     Ours gets copies of the weights that change; PEFT's twin changes the shared ones.
     """
     unmerged = logits(ours, probe)
-    for layer in inject.lora_layers(ours).values():
+    for layer in inject.wrapped(ours).values():
         weight = layer.base.weight.detach().clone()
         layer.base.weight = nn.Parameter(weight, requires_grad=False)
     inject.merge(ours)
@@ -223,6 +230,15 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def values(model: nn.Module) -> Tensors:
+    """Return the values of what either twin trains, parts of a fused layer as one adapter of it.
+
+    So it is also compared that PEFT's B stays zero where it belongs to no part.
+    """
+    detached = {name: parameter.detach() for name, parameter in trainable(model).items()}
+    return fold(detached, layouts_of(model))
+
+
 def base_weights(model: nn.Module) -> Tensors:
     """Return the adapted layers' frozen weights under in-house names, for either twin."""
     ends = (".base.weight", ".base_layer.weight")
@@ -252,7 +268,7 @@ def trajectory(ours: nn.Module, twin: nn.Module, spec: RunSpec, batches: list[Te
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        worst = max(worst, _largest(trainable(ours), trainable(twin)))
+        worst = max(worst, _largest(values(ours), values(twin)))
     return worst
 
 
@@ -281,11 +297,11 @@ def loss_backward(model: nn.Module, batch: Tensors, seed: int, dropout: bool = T
 
 
 def gradients(model: nn.Module, batch: Tensors, dropout: bool = True) -> Tensors:
-    """Return the gradients of one batch under in-house names, and clear them in the model."""
+    """Return the gradients of one batch as `values` names them, and clear them in the model."""
     loss_backward(model, batch, seed=0, dropout=dropout)
     copies = {name: parameter.grad.clone() for name, parameter in trainable(model).items()}
     model.zero_grad()
-    return copies
+    return fold(copies, layouts_of(model))
 
 
 @torch.no_grad()
@@ -308,14 +324,14 @@ def _logit_gap(ours: nn.Module, twin: nn.Module, batch: Tensors) -> float:
 
 
 def _names_that_differ(ours: nn.Module, twin: nn.Module) -> float:
-    return float(len(set(trainable(ours)) ^ set(trainable(twin))))
+    return float(len(set(values(ours)) ^ set(values(twin))))
 
 
 def _plain_gap(ours: nn.Module, whole: nn.Module, spec: RunSpec, probe: Tensors) -> float:
     """Compare ours with the plain layers on the whole model, which its fast path must equal."""
     plain = inject.apply(whole, spec.model_copy(update={"compute": "plain"}))
-    values = {name: parameter.detach() for name, parameter in trainable(ours).items()}
-    plain.load_state_dict(values, strict=False)
+    own = {name: parameter.detach() for name, parameter in trainable(ours).items()}
+    plain.load_state_dict(own, strict=False)
     return _largest(  # without dropout, for which the fast path draws fewer numbers
         *({"": logits(m, probe), **gradients(m, probe, dropout=False)} for m in (ours, plain))
     )

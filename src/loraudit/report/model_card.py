@@ -58,7 +58,7 @@ def export_run(
     if out.exists():
         raise UserError(f"out: {out} exists already; name a new folder")
     record = read_finished(run)
-    config, state = peft_folder.read_folder(run / "adapter")
+    config, state, _ = peft_folder.read_parts(run / "adapter")
     _check_is_the_runs(record, config, state, run)
     config.base_model_name_or_path = base_model or config.base_model_name_or_path
     named = config.base_model_name_or_path or record.spec.model.name

@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from loraudit.studies.values import Frozen
+from loraudit.studies.values import Count, Frozen
 
-Matrix = Literal["q", "k", "v", "o", "up", "down"]
+Matrix = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 
 MATRICES: tuple[Matrix, ...] = get_args(Matrix)
-"""Names of the adaptable weight matrices: attention's query, key, value, output; the MLP's two."""
+"""Names of the adaptable weight matrices: attention's query, key, value, output; the MLP's: into it
+(`up`, and in a gated MLP `gate`, whose outputs go through the activation) and out of it (`down`).
+"""
 
 
 class WheelSource(Frozen):
@@ -190,6 +192,59 @@ class ListedTask(TaskEntry):
     confirmation of each other, and no run may start from a run on the other"""
 
 
+class FusedPart(Frozen):
+    """A matrix that a model keeps in one layer with others, side by side along its outputs.
+
+    GPT-2's query, key and value are thirds of one layer: `{module: h.*.attn.c_attn, part: 0, of:
+    3}` is its query. Shares that depend on the model's sizes are given by names of its config:
+    `of: [num_attention_heads, num_key_value_heads, num_key_value_heads]`. If the parts follow each
+    other again in every head, `repeats: num_attention_heads` says so.
+    """
+
+    module: str
+    """name of the layer, `*` for the layer number"""
+    part: int = Field(ge=0)
+    """which part of the layer it is, counted from 0"""
+    of: Annotated[int, Field(ge=2)] | Annotated[tuple[Count | str, ...], Field(min_length=2)]
+    """how many equal parts the layer has, or the share of each: whole numbers, or names of numbers
+    in the model's config"""
+    repeats: Count | str = 1
+    """how often all parts follow each other along the outputs: a whole number, or the name of one
+    in the model's config"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FusedPart":
+        count = self.of if isinstance(self.of, int) else len(self.of)
+        if self.part >= count:
+            raise ValueError(f"part {self.part} of {count} (legal: 0 to {count - 1})")
+        return self
+
+
+Rows = tuple[tuple[int, int], ...]
+"""Some outputs of a layer, as ranges (first, after the last) in rising order."""
+
+Module = str | FusedPart
+"""What a model's entry says of a matrix: the name of a layer, or a part of one."""
+
+
+def layer_pattern(module: Module) -> str:
+    """Return the name of the layer that has a matrix, `*` for the layer number."""
+    return module.module if isinstance(module, FusedPart) else module
+
+
+def parsed_modules(modules: Mapping[str, Any]) -> dict[str, Module]:
+    """Return the `modules` of a family as models.yaml has them, with parts as `FusedPart`."""
+    return {
+        matrix: FusedPart(**module) if isinstance(module, dict) else module
+        for matrix, module in modules.items()
+    }
+
+
+def adapter_pattern(matrix: str, module: Module) -> str:
+    """Return the name of a matrix's adapter: the layer's, with `.q` and so on for a part of it."""
+    return f"{module.module}.{matrix}" if isinstance(module, FusedPart) else module
+
+
 class ModelEntry(Frozen):
     """One entry of models.yaml, its family's module names filled in.
 
@@ -206,8 +261,11 @@ class ModelEntry(Frozen):
     """the entry's own key"""
     source: Source
     """where config, weights (safetensors) and tokenizer come from"""
-    modules: dict[Matrix, str] = Field(min_length=1)
-    """module name of each weight matrix, `*` for the layer number; `family` fills it in"""
+    modules: dict[Matrix, Module] = Field(min_length=1)
+    """module name of each weight matrix, `*` for the layer number, or which part of a module it is;
+    `family` fills it in"""
+    some_layers: tuple[Matrix, ...] = ()
+    """matrices that only some of the layers have; any other one has to be in every layer"""
     head: tuple[str, ...] = Field(min_length=1)
     """modules of the classification head; `family` fills it in"""
     output: str | None = None
@@ -241,14 +299,17 @@ class ModelEntry(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelEntry":
-        patterns: dict[str, str] = {f"modules: {name}": p for name, p in self.modules.items()}
+        patterns = {f"modules: {name}": layer_pattern(m) for name, m in self.modules.items()}
         if self.first_token is not None:
             patterns["first_token"] = self.first_token
         for key, pattern in patterns.items():
             _check_pattern(key, pattern)
         for one, two in itertools.combinations(self.modules, 2):
-            if self.modules[one] == self.modules[two]:
-                raise ValueError(f"modules: {one} and {two} are both {self.modules[one]!r}")
+            _check_pair(one, two, self.modules[one], self.modules[two])
+        for matrix in self.some_layers:
+            if matrix not in self.modules:
+                legal = ", ".join(self.modules)
+                raise ValueError(f"some_layers: {matrix!r} is not in modules (legal: {legal})")
         for outer, inner in itertools.permutations(self.head, 2):
             if f"{inner}.".startswith(f"{outer}."):
                 raise ValueError(f"head: {inner!r} lies in {outer!r}; leave it out")
@@ -258,6 +319,21 @@ class ModelEntry(Frozen):
     def output_layer(self) -> str:
         """The module whose shape depends on the number of classes."""
         return self.output or self.head[-1]
+
+
+def _check_pair(one: str, two: str, first: Module, second: Module) -> None:
+    """Refuse two matrices that are the same outputs of one layer."""
+    pattern = layer_pattern(first)
+    if pattern != layer_pattern(second):
+        return
+    if not (isinstance(first, FusedPart) and isinstance(second, FusedPart)):
+        raise ValueError(f"modules: {one} and {two} are both {pattern!r}")
+    if (first.of, first.repeats) != (second.of, second.repeats):
+        raise ValueError(
+            f"modules: {one} and {two} cut {pattern!r} in two ways: give both one `of`"
+        )
+    if first.part == second.part:
+        raise ValueError(f"modules: {one} and {two} are both part {first.part} of {pattern!r}")
 
 
 def _check_pattern(key: str, pattern: str) -> None:
@@ -277,15 +353,16 @@ class ListedModel(ModelEntry):
     report say so where model and task meet"""
 
 
-def place_of(layer: str, modules: Mapping[Any, str]) -> tuple[int, str] | None:
-    """Return the number of a layer and its matrix (q k v o up down); None if no name fits it.
+def place_of(adapter: str, modules: Mapping[Any, Module]) -> tuple[int, str] | None:
+    """Return the number of a layer and its matrix (q k v o gate up down); None if no name fits it.
 
     Args:
-        layer: full name in the model.
+        adapter: full name of an adapter in the model: the layer's name, and for a part of a layer
+            the matrix after it.
         modules: module name of each matrix as in models.yaml, `*` for the layer number.
     """
     for matrix, module in modules.items():
-        pattern = re.escape(module).replace(r"\*", r"(\d+)")
-        if hit := re.search(rf"(?:^|\.){pattern}$", layer):
+        pattern = re.escape(adapter_pattern(matrix, module)).replace(r"\*", r"(\d+)")
+        if hit := re.search(rf"(?:^|\.){pattern}$", adapter):
             return int(hit[1]), matrix
     return None

@@ -42,6 +42,8 @@ class MethodEntry(Frozen):
     """whether it moves ranks between layers while it trains"""
     masks_ranks: bool = False
     """whether ranks out of use stay in the model, so that fewer are saved than are trained"""
+    whole_layers: bool = False
+    """whether it adapts whole layers only, and no part of a fused one"""
     own_init: bool = False
     """whether it starts A and B its own way, without the field `init`"""
     fixed: dict[str, Any] = {}

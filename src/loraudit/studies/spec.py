@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from loraudit.base.named_code import resolve
-from loraudit.studies.entries import Matrix, ModelEntry, TaskEntry
+from loraudit.studies.entries import FusedPart, Matrix, ModelEntry, TaskEntry
 from loraudit.studies.method_settings import MethodSettings
 from loraudit.studies.methods import METHODS, MethodEntry
 from loraudit.studies.peft_options import check_options
@@ -233,8 +233,28 @@ class RunSpec(Frozen):
             raise ValueError(
                 f"peft {self.adapter.peft} goes with method 'peft' only, not {self.method!r}"
             )
+        self._check_parts(self.adapter)
         if self.adapter.warm_start and self.facts.moves_ranks:
             raise ValueError(f"method {self.method!r} starts cold (legal warm_start: null)")
+
+    def _check_parts(self, adapter: AdapterSpec) -> None:
+        """Refuse what only whole layers can have where a target is a part of a fused layer."""
+        modules = self.model.modules
+        parts = [name for name in adapter.targets if isinstance(modules.get(name), FusedPart)]
+        needs = {
+            f"method {self.method!r}": self.facts.whole_layers,
+            f"peft {adapter.peft}": bool(adapter.peft),
+            f"init {adapter.init!r}": adapter.init in ("error", "loftq"),
+            f"ranks {adapter.ranks!r}": adapter.ranks == "error",
+        }
+        for what, whole in needs.items():
+            if parts and whole:
+                legal = [name for name in modules if not isinstance(modules[name], FusedPart)]
+                raise ValueError(
+                    f"{what} adapts whole layers only, and model {self.model.name!r} has "
+                    f"{', '.join(parts)} as parts of a layer (legal targets: "
+                    f"{', '.join(legal) or 'none'})"
+                )
 
     def _check_bits(self) -> None:
         """Check that the other fields go with a quantised base, or with an unquantised one."""

@@ -277,7 +277,7 @@ def _run_model(entry: ModelEntry, folder: Path) -> tuple[list[list[object]], int
     import torch
 
     from loraudit.adapters import inject
-    from loraudit.adapters.base_layers import linear_sizes, target_modules
+    from loraudit.adapters.base_layers import matrix_sizes, targets_of
     from loraudit.adapters.base_model import load_base, most_tokens
     from loraudit.data.tokenise import load_tokenizer
 
@@ -286,10 +286,9 @@ def _run_model(entry: ModelEntry, folder: Path) -> tuple[list[list[object]], int
     most = most_tokens(model)
     seen: list[list[object]] = []
     for matrix in entry.modules:
-        names = target_modules(model, entry, (matrix,))
-        sizes = filter(None, (linear_sizes(model, name) for name in names))
-        shapes = {f"{d_out} x {d_in}" for d_in, d_out in sizes}
-        seen.append([matrix, f"{len(names)} layers, {', '.join(sorted(shapes))}: {names[0]}"])
+        found = targets_of(model, entry, (matrix,))
+        shapes = {"{1} x {0}".format(*matrix_sizes(model, target)) for target in found}
+        seen.append([matrix, f"{len(found)} layers, {', '.join(sorted(shapes))}: {found[0].name}"])
     batch = tokenizer(["A first trial.", "Another, longer one."], padding=True, return_tensors="pt")
     adapted = inject.apply(model, spec).eval()
     with torch.no_grad():

@@ -15,13 +15,14 @@ from loraudit.base.errors import UserError
 def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
     """Count the trainable parameters of the adapter (A and B), the head and the base, and the sum.
 
-    The paper's 0.3M for RoBERTa-base at r=8 on q and v is `adapter` alone: 294,912.
+    The paper's 0.3M for RoBERTa-base at r=8 on q and v is `adapter` alone: 294,912. Numbers that
+    are held at zero (peft_twin.hold_parts) do not count.
     """
     counts = {"adapter": 0, "head": 0, "base": 0}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "adapter" if "lora_" in name else "head" if in_head(name, head) else "base"
-            counts[kind] += parameter.numel()
+            counts[kind] += getattr(parameter, "trained_numbers", parameter.numel())
     return {**counts, "trainable": sum(counts.values())}
 
 

@@ -60,7 +60,7 @@ def grow(
     Raises:
         ValueError: the layer would have more ranks than min(d_in, d_out), the most that can help.
     """
-    rank, width = layer.rank + count, min(layer.sizes(layer.base))
+    rank, width = layer.rank + count, layer.width
     if rank > width:
         raise ValueError(f"rank {rank} is above the layer's width {width}")
     rows = torch.empty(count, layer.lora_A.shape[1], dtype=layer.lora_A.dtype)

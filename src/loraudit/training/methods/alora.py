@@ -183,7 +183,7 @@ class ALoRAController(RankController):
     def _check_widths(self, keep: dict[str, Tensor], added: dict[str, int]) -> None:
         """Refuse a round that gives a layer more ranks than an update of its shape can have."""
         for name, layer in self.layers.items():
-            rank, width = int(keep[name].sum()) + added[name], min(layer.sizes(layer.base))
+            rank, width = int(keep[name].sum()) + added[name], layer.width
             if rank > width:
                 raise UserError(
                     f"alora: round {self.counts['rounds']:g} would give {name} rank {rank}, above "
