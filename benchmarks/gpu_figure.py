@@ -21,43 +21,55 @@ SHOWN = ["device", "model", "tokens", "precision", "compute", "tool", "runs_per_
          "steps_per_second", "q1", "q3", "peak_mib"]  # fmt: skip
 
 
-def beside_peer(table: pd.DataFrame, profile: pd.DataFrame) -> pd.DataFrame:
-    """Set our steps of RoBERTa-base's shape beside the peer's, and beside the GPU's own time."""
-    keys = ["device", "tokens", "precision"]
-    alone = table[(table.model == "roberta-base") & (table.runs_per_gpu == 1)]
-    ours = alone[alone.compute == "fast"].set_index(keys).steps_per_second
-    peer = alone[alone.tool != "loraudit"].set_index(keys).steps_per_second
-    kernels = profile[profile.model == "roberta-base"].set_index(keys)
+def beside_peer(table: pd.DataFrame) -> pd.DataFrame:
+    """Set our steps of RoBERTa-base's shape beside the peer's."""
+    ours, peer = alone(table[table.tool == "loraudit"]), alone(table[table.tool != "loraudit"])
     shown = {
         "loraudit, steps/s": ours.round(1),
         "PEFT + Trainer, steps/s": peer.round(1),
         "ratio": (ours / peer).round(2),
-        "loraudit, ms a step": (1000 / ours).round(0),
-        "of which the GPU computes, ms": kernels.kernel_ms.round(0),
-        "kernels a step": kernels.kernels.round(0),
     }
-    return pd.DataFrame(shown).reset_index().sort_values(keys).astype(object).fillna("")
+    return pd.DataFrame(shown).dropna().reset_index()
+
+
+def beside_variable(table: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
+    """Set steps while CUBLAS_WORKSPACE_CONFIG stays set beside those without it."""
+    shown = []
+    for tool, rows in kept.groupby("tool"):
+        without, with_it = alone(table[table.tool == tool]), alone(rows)
+        both = {"without it, steps/s": without.round(1), "while it is set": with_it.round(1),
+                "ratio": (without / with_it).round(2)}  # fmt: skip
+        shown.append(pd.DataFrame(both).dropna().reset_index().assign(tool=TOOLS[tool]))
+    return pd.concat(shown)
+
+
+def alone(table: pd.DataFrame) -> pd.Series:
+    """Return the steps per second of RoBERTa-base's shape, one run on the GPU, as users run it."""
+    rows = table[(table.model == "roberta-base") & (table.runs_per_gpu == 1)]
+    rows = rows[rows.compute.eq("fast") | rows.tool.ne("loraudit")]
+    return rows.set_index(["device", "tokens", "precision"]).steps_per_second.sort_index()
 
 
 def draw(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Draw steps per second against tokens, and against runs that share the GPU."""
-    alone = table[
-        (table.runs_per_gpu == 1) & (table.compute.eq("fast") | table.tool.ne("loraudit"))
-    ]
+    """Draw steps per second against tokens, and against runs that share a GPU if some do."""
+    one = table[(table.runs_per_gpu == 1) & (table.compute.eq("fast") | table.tool.ne("loraudit"))]
+    both = table[(table.model == "roberta-base") & (table.tokens == 128)]
+    both = both[both.compute.eq("fast") & both.precision.ne("tf32")]
+    shared = both.runs_per_gpu.max() > 1
     with plt.rc_context(STYLE):
-        figure, (base, large, shared) = plt.subplots(1, 3, figsize=(7.5, 2.7), layout="constrained")
-        for axes, model in ((base, "roberta-base"), (large, "roberta-large")):
-            _by_tokens(axes, alone[alone.model == model])
+        size = (7.5 if shared else 5.6, 2.7)
+        figure, panels = plt.subplots(1, 3 if shared else 2, figsize=size, layout="constrained")
+        for axes, model in zip(panels, ("roberta-base", "roberta-large"), strict=False):
+            _by_tokens(axes, one[one.model == model])
             axes.set_title(f"{model}'s shape")
-        both = table[(table.model == "roberta-base") & (table.tokens == 128)]
-        both = both[both.compute.eq("fast") & both.precision.ne("tf32")]
-        _lines(shared, both, "runs_per_gpu")
-        shared.set(title="roberta-base, 128 tokens", xlabel="runs at once on the GPU")
-        shared.set_xticks(sorted(both.runs_per_gpu.unique()))
-        base.set_ylabel("steps per second, 16 rows each")
-        shared.set_ylabel("steps per second, all runs")
-        figure.legend(*base.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure, pd.concat([alone, both[both.runs_per_gpu > 1]])[SHOWN]
+        panels[0].set_ylabel("steps per second, 16 rows each")
+        if shared:
+            _lines(panels[2], both, "runs_per_gpu")
+            panels[2].set(title="roberta-base, 128 tokens", xlabel="runs at once on the GPU")
+            panels[2].set(xticks=sorted(both.runs_per_gpu.unique()))
+            panels[2].set_ylabel("steps per second, all runs")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure, pd.concat([one, both[both.runs_per_gpu > 1]])[SHOWN]
 
 
 def _by_tokens(axes: plt.Axes, table: pd.DataFrame) -> None:
@@ -82,15 +94,16 @@ def _lines(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
 
 
 def main() -> None:
-    """Write gpu.md, gpu_peer.md and the figure."""
+    """Write gpu.md, gpu_peer.md, gpu_workspace.md and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("results/committed/bench"))
     parser.add_argument("--figure", type=Path, default=Path("figures/committed/bench/gpu"))
     arguments = parser.parse_args()
     table = pd.read_csv(arguments.folder / "gpu.csv")
     write_text(arguments.folder / "gpu.md", markdown(table[SHOWN].round(1)))
-    peer = beside_peer(table, pd.read_csv(arguments.folder / "gpu_profile.csv"))
-    write_text(arguments.folder / "gpu_peer.md", markdown(peer))
+    write_text(arguments.folder / "gpu_peer.md", markdown(beside_peer(table)))
+    kept = pd.read_csv(arguments.folder / "gpu_workspace.csv")
+    write_text(arguments.folder / "gpu_workspace.md", markdown(beside_variable(table, kept)))
     save(*draw(table[table.gpu == table.gpu.iloc[0]]), arguments.figure)
 
 

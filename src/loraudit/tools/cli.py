@@ -173,7 +173,7 @@ def plan(
 
     `loraudit plan --config study=glue-minilm task=mrpc glue=/data/glue --json`
 
-    `loraudit plan --gpu h200 --gpus 2 --config study=poster runs_per_gpu=4`
+    `loraudit plan --gpu h100 --gpus 2 --config study=poster runs_per_gpu=4`
     """
     from loraudit.tools.plan import plan as make_plan
     from loraudit.tools.plan import sections, sentences
