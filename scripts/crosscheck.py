@@ -25,6 +25,8 @@ def main() -> None:
     arguments = parser.parse_args()
     spec = validated(RunSpec, json.loads(arguments.spec), "spec")
 
+    if spec.base_bits is None:  # transformers and PEFT would import it, which takes seconds
+        sys.modules.setdefault("hqq", None)
     import pandas as pd
 
     from loraudit.crosscheck.whole_model import crosscheck, require_agreement

@@ -39,6 +39,8 @@ def main() -> None:
     fields = json.loads(text) if text.startswith("{") else read_json(text)
     spec = validated(RunSpec, fields, "spec")
 
+    if spec.base_bits is None:  # transformers and PEFT would import it, which takes seconds
+        sys.modules.setdefault("hqq", None)
     from loraudit.training.run import train
 
     code = training_code(spec.method, Path(__file__))

@@ -46,7 +46,8 @@ rule collect:
     message:
         "collect the runs"
     shell:
-        'python "$LORAUDIT"/scripts/collect.py --results {params.results:q} > {log:q} 2>&1'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/collect.py --results {params.results:q} > {log:q} 2>&1'
 
 
 rule tables:
@@ -72,4 +73,5 @@ rule tables:
     message:
         "aggregate over seeds"
     shell:
-        'python "$LORAUDIT"/scripts/tables.py --results {params.results:q} > {log:q} 2>&1'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/tables.py --results {params.results:q} > {log:q} 2>&1'

@@ -13,6 +13,7 @@ sys.path.insert(0, str(REPOSITORY / "src"))
 from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
+from loraudit.base.forks import start_server
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tables
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
@@ -96,6 +97,13 @@ if workflow.is_main_process and workflow.resource_settings.nodes is None:
             workflow.register_resource(resource, amount)
     for sentence in idle_gpus(LAUNCHER):
         logger.info(f"note: {sentence}")
+
+
+# Jobs of this machine need not import torch one by one. With GPUs each does, because a copy of a
+# process that has looked for them can't use them.
+onstart:
+    if workflow.resource_settings.nodes is None and LAUNCHER["use_cpu"]:
+        start_server(config["threads"])
 
 
 wildcard_constraints:

@@ -23,5 +23,6 @@ rule crosscheck:
     message:
         "cross-check {wildcards.task} {wildcards.model} {wildcards.variant}"
     shell:
-        'python "$LORAUDIT"/scripts/crosscheck.py --spec {params.spec:q} --tokens {params.tokens:q}'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/crosscheck.py --spec {params.spec:q} --tokens {params.tokens:q}'
         " --model {params.model:q} --out {output:q} > {log:q} 2>&1"

@@ -31,6 +31,7 @@ rule figures:
     message:
         "draw the figures"
     shell:
-        'python "$LORAUDIT"/scripts/figures.py --results {params.results:q}'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/figures.py --results {params.results:q}'
         " --figures {params.figures:q}"
         " > {log:q} 2>&1"

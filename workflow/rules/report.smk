@@ -31,7 +31,8 @@ rule report:
     message:
         "write the report"
     shell:
-        'python "$LORAUDIT"/scripts/report.py'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/report.py'
         " --results {params.results:q} --figures {input.figures:q}"
         " --data {input.data:q} --switches {params.switches:q} > {log:q} 2>&1"
 

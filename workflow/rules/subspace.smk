@@ -25,6 +25,7 @@ rule subspace:
     message:
         "measure the updates"
     shell:
-        'python "$LORAUDIT"/scripts/subspace.py --results {params.results:q}'
+        'python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/subspace.py --results {params.results:q}'
         " --models {params.models:q}"
         " > {log:q} 2>&1"

@@ -39,7 +39,8 @@ rule train:
         "train {wildcards.task} {wildcards.model} {wildcards.variant} seed {wildcards.seed}"
     shell:
         "LORAUDIT_RUNS_PER_GPU={resources.runs_per_gpu}"
-        ' python "$LORAUDIT"/scripts/launch.py --quiet --config_file {resources.launch:q}'
+        ' python "$LORAUDIT"/scripts/start.py'
+        ' "$LORAUDIT"/scripts/launch.py --quiet --config_file {resources.launch:q}'
         " --num_cpu_threads_per_process {resources.threads_per_process}"
         ' "$LORAUDIT"/scripts/train.py --spec {params.spec:q}'
         " --tokens {params.tokens:q} --model {params.model:q}"
