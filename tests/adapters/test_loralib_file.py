@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from loraudit.adapters import inject
 from loraudit.adapters.loralib_file import import_file, read_bin, recognise, skeleton, unwrapped
+from loraudit.analysis.saved_updates import read_updates
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from mutations import EDITS, PLACE, mutated
@@ -350,10 +351,84 @@ def test_what_is_no_state_dict_is_refused(base, tmp_path, content):
     assert "not a state dict" in refused(content, base, tmp_path)
 
 
-def test_a_merged_linear_file_is_refused_by_name(base, tmp_path):
+def test_a_merged_linear_file_is_refused_where_the_layer_is_one_matrix(good, base, tmp_path):
     layer = loralib.MergedLinear(16, 48, r=4, enable_lora=[True, False, True])
-    state = {f"h.0.attn.c_attn.{n}": t for n, t in layer.state_dict().items() if "lora" in n}
-    assert "MergedLinear (2 fused matrices), which is not supp" in refused(state, base, tmp_path)
+    state = {f"{QUERY}.{n}": t for n, t in layer.state_dict().items() if "lora" in n}
+    message = refused({**good, **state}, base, tmp_path)
+    assert "MergedLinear (2 fused matrices), but this layer of the model holds one" in message
+
+
+def merged_gpt2(*enabled: bool, wrap: str = ""):
+    """Put MergedLinear into a tiny GPT-2 as microsoft/LoRA's NLG example does; return its file."""
+    model = tiny_model("gpt2", 3)
+    for block in model.transformer.h:
+        options = {"r": RANK, "lora_alpha": ALPHA, "merge_weights": False, "fan_in_fan_out": True}
+        layer = loralib.MergedLinear(16, 48, enable_lora=list(enabled), **options)
+        layer.load_state_dict(block.attn.c_attn.state_dict(), strict=False)
+        torch.nn.init.normal_(layer.lora_B, std=MILD)
+        block.attn.c_attn = layer
+    torch.nn.init.normal_(model.score.weight, std=MILD)
+    return model.eval(), OrderedDict((wrap + n, t) for n, t in saved_names(model).items())
+
+
+@pytest.fixture
+def gpt2_base(tmp_path):
+    (tmp_path / "base").mkdir()
+    tiny_config("gpt2").save_pretrained(tmp_path / "base")
+    return {"base": tmp_path / "base", "entry": tiny_entry("gpt2")}
+
+
+@pytest.mark.parametrize(
+    ("enabled", "fused", "targets"),
+    [
+        ((True, False, True), ("q", "v"), ("q", "v")),
+        ((False, True, False), ("k",), ("k",)),
+        ((True, True, True), (), ("q", "k", "v")),
+    ],
+)
+def test_merged_linear_gives_its_outputs_in_peft_and_here(
+    enabled, fused, targets, batch, gpt2_base, tmp_path
+):
+    source, state = merged_gpt2(*enabled, wrap="module.")
+    expected = source(**batch).logits
+    found = imported(state, tmp_path=tmp_path, fused=fused, **gpt2_base)
+    assert found.targets == targets and set(found.ranks.values()) == {RANK}
+    assert dict(found.rows())["layers"] == "2"
+    counted = 2 * len(targets) * RANK * (16 + 16)
+    assert dict(found.rows())["adapter parameters"] == f"{counted:,}"
+    theirs = peft.PeftModel.from_pretrained(tiny_model("gpt2", 3), tmp_path / "out").eval()
+    ours = inject.load(tiny_model("gpt2", 3), tmp_path / "out").eval()
+    assert torch.allclose(theirs(**batch).logits, expected, atol=1e-5)
+    assert torch.allclose(ours(**batch).logits, expected, atol=1e-5)
+    updates = read_updates(tmp_path / "out", gpt2_base["entry"].modules)
+    assert list(updates) == [(n, name) for n in (0, 1) for name in targets]
+
+
+def test_a_whole_fused_layer_with_one_adapter_is_imported(batch, gpt2_base, tmp_path):
+    """loralib.Linear on the layer: one A for all three matrices."""
+    source = loralib_model("gpt2", ("c_attn", "c_fc"))
+    found = imported(saved_names(source), tmp_path=tmp_path, **gpt2_base)
+    assert found.targets == ("q", "k", "v", "up")
+    ours = inject.load(tiny_model("gpt2", 3), tmp_path / "out").eval()
+    assert torch.allclose(ours(**batch).logits, source(**batch).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "fused", "reason"),
+    [
+        ((True, False, True), (), r"hold 2 of the 3 matrices q, k, v, .*give --fused"),
+        ((True, False, True), ("q",), r"hold 2 matrices of 32 outputs together, and q of this"),
+        ((True, True, True), ("q", "v"), "hold 3 matrices of 48 outputs together, and q[+]v of"),
+        ((True, False, True), ("o",), "and none of its matrices of this model have 0"),
+    ],
+)
+def test_which_matrices_have_adapters_is_asked_and_checked(
+    enabled, fused, reason, gpt2_base, tmp_path
+):
+    torch.save(merged_gpt2(*enabled)[1], tmp_path / "adapter.bin")
+    with pytest.raises(UserError, match=reason):
+        import_file(tmp_path / "adapter.bin", ALPHA, out=tmp_path / "out", fused=fused, **gpt2_base)
+    assert not (tmp_path / "out").exists()
 
 
 def rezipped(data: bytes, edit, compression=zipfile.ZIP_STORED) -> bytes:

@@ -6,8 +6,10 @@ A loralib file is a state dict saved by torch.save, a zip with a pickle inside:
     roberta.encoder.layer.0.attention.self.query.lora_B   (d_out, r)
     classifier.dense.weight, classifier.dense.bias, ...                 the head, if it was saved
 
-The shapes are ours and PEFT's. The file does not hold alpha, which the user must give, nor the
-number of layers and their widths, which come from the base model's config.json.
+The shapes are ours and PEFT's. Those of loralib's MergedLinear, which adapts parts of a fused
+layer, are cut by merged_linear.py and written as parts.py says. The file does not hold alpha, which
+the user must give, nor the number of layers and their widths, which come from the base model's
+config.json.
 """
 
 import math
@@ -22,10 +24,12 @@ import torch
 from torch import nn
 
 from loraudit.adapters import peft_folder
-from loraudit.adapters.base_layers import in_head, target_modules
+from loraudit.adapters.base_layers import in_head, target_modules, targets_of
+from loraudit.adapters.merged_linear import cut_merged
+from loraudit.adapters.parts import Layout, fold
 from loraudit.base.errors import Misuse, UserError
 from loraudit.base.files import folder_atomic, stand_in
-from loraudit.studies.entries import HubSource, ModelEntry, layer_pattern
+from loraudit.studies.entries import HubSource, Matrix, ModelEntry, layer_pattern
 
 Tensors = dict[str, torch.Tensor]
 
@@ -34,13 +38,15 @@ Tensors = dict[str, torch.Tensor]
 class LoralibAdapter:
     """What a loralib file holds; tensors in `state` have the base model's names.
 
-    `targets` are the adapted matrices (q k v o up down), `ranks` is {layer's full name: rank}, and
-    `bytes` is the size of the file.
+    `targets` are the adapted matrices (q k v o gate up down), `ranks` is {adapter's full name:
+    rank}, `layouts` are those of fused layers with adapters on parts, and `bytes` is the file's
+    size.
     """
 
     state: Tensors
     targets: tuple[str, ...]
     ranks: dict[str, int]
+    layouts: dict[str, Layout]
     bytes: int
 
     @property
@@ -48,6 +54,11 @@ class LoralibAdapter:
         """The rank of most layers."""
         ranks = list(self.ranks.values())
         return max(sorted(set(ranks)), key=ranks.count)
+
+    @property
+    def layers(self) -> int:
+        """The number of layers that have adapters, by their numbers in the names."""
+        return len({re.sub(r"\D+", " ", name) for name in self.ranks})
 
     @property
     def head(self) -> list[str]:
@@ -59,7 +70,7 @@ class LoralibAdapter:
         count = {name: tensor.numel() for name, tensor in self.state.items()}
         head = sum(count[name] for name in self.head)
         return [
-            ("layers", str(len(self.ranks) // len(self.targets))),
+            ("layers", str(self.layers)),
             ("adapted matrices", str(len(self.ranks))),
             ("targets", "+".join(self.targets)),
             ("rank", ", ".join(str(rank) for rank in sorted(set(self.ranks.values())))),
@@ -70,7 +81,12 @@ class LoralibAdapter:
 
 
 def import_file(
-    file: Path, alpha: float | None, entry: ModelEntry, base: Path, out: Path
+    file: Path,
+    alpha: float | None,
+    entry: ModelEntry,
+    base: Path,
+    out: Path,
+    fused: tuple[Matrix, ...] = (),
 ) -> LoralibAdapter:
     """Turn a loralib file into a PEFT folder; nothing is written unless every check passes.
 
@@ -80,9 +96,11 @@ def import_file(
         entry: the base model's entry, for the names of its matrices and head.
         base: folder with the base model's config.json; nothing else in it is read.
         out: the PEFT folder to write, which must not exist.
+        fused: the matrices with adapters in fused layers, if the shapes do not say which.
 
     Raises:
-        UserError: alpha is missing, or the file can't be read safely or does not fit the model.
+        UserError: alpha or `fused` is missing, or the file can't be read safely or does not fit the
+            model.
     """
     if alpha is None:
         raise Misuse(
@@ -97,11 +115,11 @@ def import_file(
     output = state.get(f"{entry.output_layer}.weight")
     classes = len(output) if output is not None and output.ndim and len(output) else 2
     model = skeleton(base, classes)
-    adapter = recognise(state, entry, model, file)
+    adapter = recognise(state, entry, model, file, fused)
     with folder_atomic(out) as folder:
-        peft_folder.write_folder(
-            peft_folder.to_peft(adapter.state), _config(adapter, alpha, entry), folder
-        )
+        whole = fold(adapter.state, adapter.layouts)
+        config = _config(adapter, whole, alpha, entry)
+        peft_folder.write_folder(peft_folder.to_peft(whole), config, folder, adapter.layouts)
     return adapter
 
 
@@ -220,7 +238,13 @@ def skeleton(base: Path, classes: int) -> nn.Module:
         raise UserError(f"base: {base}/config.json: {_one_line(error)}") from None
 
 
-def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -> LoralibAdapter:
+def recognise(
+    state: Tensors,
+    entry: ModelEntry,
+    model: nn.Module,
+    file: Path,
+    fused: tuple[Matrix, ...] = (),
+) -> LoralibAdapter:
     """Find the model's layers behind a file's names, and check that no tensor is missing.
 
     All names may have the same prefix before the layer, such as `roberta.`.
@@ -230,37 +254,37 @@ def recognise(state: Tensors, entry: ModelEntry, model: nn.Module, file: Path) -
         entry: the model's entry.
         model: the base model without adapters, which may be on the meta device.
         file: the file, to be named in errors.
+        fused: the matrices with adapters in fused layers, if the shapes do not say which.
 
     Raises:
         UserError: a name is neither an adapter's nor the head's, a layer or head tensor is missing,
             a shape is wrong, or `peft_folder.check_tensors` refuses a tensor.
     """
-    _refuse_fused(state, file)
     places = _places(entry, model)
-    named = _named(state, entry, places, file)
+    whole = _named(state, entry, places, file)
+    named, layouts = cut_merged(whole, entry, model, fused, file)
+    _refuse_fused(named, file)
     peft_folder.check_tensors(named, file)
-    peft_folder.check_fits(model, named, file)
-    ranks = {
-        name.removesuffix(".lora_A"): len(tensor)
-        for name, tensor in named.items()
-        if name.endswith(".lora_A")
+    peft_folder.check_fits(model, fold(named, layouts), file)
+    ranks = peft_folder.ranks_of(named)
+    adapters = {
+        matrix: [t.name if t.name in ranks else t.layer for t in found]
+        for matrix in entry.modules
+        if (found := targets_of(model, entry, (matrix,)))
     }
-    targets = tuple(
-        target
-        for target in entry.modules
-        if set(ranks) & set(target_modules(model, entry, (target,)))
-    )
-    wanted = [f"{name}.lora_A" for name in target_modules(model, entry, targets)]
+    # an adapter of a whole fused layer stands for all matrices in it
+    targets = tuple(m for m, names in adapters.items() if set(names) & set(ranks))
+    wanted = list(dict.fromkeys(f"{n}.lora_A" for m in targets for n in adapters[m]))
     if any(in_head(name, entry.head) for name in named):
         wanted += [name for name in model.state_dict() if in_head(name, entry.head)]
     missing = [name.removesuffix(".lora_A") for name in wanted if name not in named]
     if missing:
         raise UserError(f"{file}: nothing for {_some(missing)}, which this model has")
-    return LoralibAdapter(named, targets, ranks, file.stat().st_size)
+    return LoralibAdapter(named, targets, ranks, layouts, file.stat().st_size)
 
 
 def _refuse_fused(state: Tensors, file: Path) -> None:
-    """Refuse loralib's MergedLinear, whose A (r * n, d) and B (n * d_out / 3, r) hold n matrices.
+    """Refuse loralib's MergedLinear where the model has no fused layer.
 
     Without this check the error would only say that the shapes are wrong.
     """
@@ -272,8 +296,8 @@ def _refuse_fused(state: Tensors, file: Path) -> None:
         if fused > 1 and not rest and b.shape[0] % fused == 0:
             raise UserError(
                 f"{file}: {name!r} {tuple(a.shape)} with lora_B {tuple(b.shape)} looks like "
-                f"loralib's MergedLinear ({fused} fused matrices), which is not supported "
-                "(legal: loralib.Linear, lora_A (r, d_in) and lora_B (d_out, r))"
+                f"loralib's MergedLinear ({fused} fused matrices), but this layer of the model "
+                "holds one (legal: loralib.Linear, lora_A (r, d_in) and lora_B (d_out, r))"
             )
 
 
@@ -329,19 +353,25 @@ def _some(names: list[str], most: int = 3) -> str:
     return f"{listed} and {len(names) - most} more" if len(names) > most else listed
 
 
-def _config(adapter: LoralibAdapter, alpha: float, entry: ModelEntry) -> peft.LoraConfig:
+def _config(
+    adapter: LoralibAdapter, whole: Tensors, alpha: float, entry: ModelEntry
+) -> peft.LoraConfig:
     """Return PEFT's configuration of the adapter; rank_pattern names layers of another rank.
 
-    Without a head it has no task type: with SEQ_CLS, PEFT would look for a classifier.
+    A fused layer with adapters on m parts has m times their rank and alpha. Without a head there is
+    no task type: with SEQ_CLS, PEFT would look for a classifier.
     """
-    source = entry.source
+    source, ranks = entry.source, peft_folder.ranks_of(whole)
+    counts = {n: len(adapter.layouts[n].parts) if n in adapter.layouts else 1 for n in ranks}
+    alphas = {name: alpha * count for name, count in counts.items() if count > 1}
     return peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS if adapter.head else None,
         base_model_name_or_path=source.hub if isinstance(source, HubSource) else entry.name,
         r=adapter.rank,
-        rank_pattern={name: rank for name, rank in adapter.ranks.items() if rank != adapter.rank},
+        rank_pattern={name: rank for name, rank in ranks.items() if rank != adapter.rank},
         lora_alpha=alpha,
-        target_modules=list(adapter.ranks),
+        alpha_pattern=alphas,
+        target_modules=list(ranks),
         modules_to_save=list(entry.head) if adapter.head else None,
         bias="none",
         inference_mode=True,

@@ -19,7 +19,14 @@ from loraudit.base.named_code import resolve
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.alpha import alpha_of
-from loraudit.studies.entries import MATRICES, FolderSource, HubSource, ModelEntry, TaskEntry
+from loraudit.studies.entries import (
+    MATRICES,
+    FolderSource,
+    HubSource,
+    Matrix,
+    ModelEntry,
+    TaskEntry,
+)
 from loraudit.studies.entry_files import LONGEST, check_name, load_model, load_task
 from loraudit.studies.grid import (
     Block,
@@ -40,7 +47,7 @@ from loraudit.studies.tune import check_tune, trials, tried
 from loraudit.studies.values import check_known, validated
 
 
-def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[str, ...]:
+def parse_targets(value: str | Iterable[str], model: ModelEntry) -> tuple[Matrix, ...]:
     """Turn "q+v", "all" or ["q", "v"] into matrix names in the order of `MATRICES`.
 
     Raises:

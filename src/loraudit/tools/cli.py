@@ -403,21 +403,29 @@ def import_(
         Path | None,
         typer.Option(help="Folder with its config.json [default: resources/models/MODEL]"),
     ] = None,
+    fused: Annotated[
+        str | None,
+        typer.Option(help="Of a fused layer, the matrices with adapters, as in q+v."),
+    ] = None,
 ) -> None:
     """Turn an adapter saved by loralib (microsoft/LoRA) into a PEFT folder, and say what it holds.
 
     The file is read without running any code in it. A file with missing layers, wrong shapes,
-    unknown names or values that are not finite is refused, and nothing is written.
+    unknown names or values that are not finite is refused, and nothing is written. If loralib's
+    MergedLinear made it, as in GPT-2, `--fused` says which matrices have adapters; the shapes say
+    it if all have.
 
     Example: `loraudit import roberta_base_lora_mnli.bin --alpha 16 --model roberta-base --out mnli`
     """
     from loraudit.studies.entry_files import load_model
+    from loraudit.studies.expand import parse_targets
 
     entry = load_model(model)
+    asked = parse_targets(fused, entry) if fused else ()
 
     from loraudit.adapters.loralib_file import import_file
 
-    adapter = import_file(file, alpha, entry, base or Path("resources/models", model), out)
+    adapter = import_file(file, alpha, entry, base or Path("resources/models", model), out, asked)
     rows = [("file", str(file)), *adapter.rows(), ("alpha", f"{alpha:g} (as given)")]
     _print({}, False, [("found", ["what", "value"], rows)])
     typer.echo(f"wrote {out}")
