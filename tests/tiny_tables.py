@@ -64,6 +64,7 @@ def compared() -> pd.DataFrame:
             "label": "",
             "published": "paper.table",
             "ours": "poster.seeds",
+            **dict.fromkeys(("metric", "split", "settings"), "same"),
             "selection": "best epoch",
             "epoch": "best",
             "n": 5,

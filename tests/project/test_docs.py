@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from loraudit.analysis.cost import cost
+from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.tidy_files import read_table
-from loraudit.analysis.verdicts import published_verdicts
 from loraudit.base.errors import UserError
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.figure_registry import FIGURES

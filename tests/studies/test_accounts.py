@@ -91,3 +91,11 @@ def test_what_a_source_did_and_no_run_does_is_kept_with_the_study():
     study = load_study("config/studies/code-table2.yaml")
     assert any("epsilon before the bias correction" in sentence for sentence in study.not_run)
     assert load_study("config/studies/quickstart.yaml").not_run == ()
+
+
+def test_what_our_own_account_leaves_out_is_told():
+    """A run states all fields; scores that others made may not."""
+    theirs = {"p": {"epochs": 3, "learning_rate": 1e-3, "global_batch": 16, "head": "trained"}}
+    found = likeness([{"epochs": 3, "head": "trained"}], theirs)
+    assert found.word == "partly stated"
+    assert found.sentence == "not stated of our scores: learning rate, global batch"

@@ -57,7 +57,7 @@ def run(tiny, tmp_path_factory):
     return out
 
 
-COMMANDS = ["plan", "status", "show", "compare", "verify", "bundle", "import", "export"]
+COMMANDS = ["plan", "status", "show", "compare", "verify", "judge", "bundle", "import", "export"]
 COMMANDS += ["crosscheck", "add-task", "add-model"]
 
 

@@ -1,4 +1,4 @@
-"""Verdicts: a study's cells beside published numbers, and published seeds beside each other.
+"""Verdicts: a study's cells beside published numbers.
 
 A number of another model or split, or of more rows than the runs have, is never called reproduced:
 its row says "not comparable" and why (`matching`). A number of another task, method, rank, target
@@ -34,7 +34,6 @@ from loraudit.analysis.words import (
     seeds_to_reproduce,
     smallest_difference,
 )
-from loraudit.base.errors import UserError
 from loraudit.studies.accounts import Likeness, accounts, likeness, of_run
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Architecture, Published
@@ -205,11 +204,11 @@ def verdicts(
                 matches.append((match, (alike, copies, contaminated)))
             rows.append(row)
     judged = judge_with_reasons([match for match, _ in matches], study.reading)
-    told = (_told(row, *more) for row, (_, more) in zip(judged, matches, strict=True))
-    return pd.DataFrame([row if row["verdict"] else {**row, **next(told)} for row in rows])
+    said = (told(row, *more) for row, (_, more) in zip(judged, matches, strict=True))
+    return pd.DataFrame([row if row["verdict"] else {**row, **next(said)} for row in rows])
 
 
-def _told(row: dict, alike: Likeness, *more: str) -> dict:
+def told(row: dict, alike: Likeness, *more: str) -> dict:
     """Return a judged row with the word for its protocol, and all reasons as one text."""
     reasons = [alike.sentence, row["reason"], *more]
     return {**row, "protocol": alike.word, "reason": "; ".join(filter(None, reasons))}
@@ -315,49 +314,3 @@ def _planned(cell: dict, n: int, number: Published, study: Study, sd: float | No
         "smallest": smallest_difference(ours, theirs),
         "seeds": math.nan if seeds is None else seeds,
     }
-
-
-SAME = ("task", "model", "method", "rank", "targets", "metric", "split", "train_rows", "selection")
-
-
-def published_verdicts(
-    ours: Iterable[Published], theirs: Iterable[Published], margin: float | None, reading: str
-) -> pd.DataFrame:
-    """Set published per-seed results beside other published numbers of the same cell.
-
-    Numbers in doubt are left out.
-
-    Raises:
-        UserError: no number of `theirs` agrees with one of `ours` in all fields of `SAME`.
-    """
-    theirs = list(theirs)
-    same_cell = [
-        (left, right)
-        for left in ours
-        for right in theirs
-        if left.scores()
-        and not (left.doubt or right.doubt)
-        and all(getattr(left, name) == getattr(right, name) for name in SAME)
-    ]
-    if not same_cell:
-        raise UserError(
-            "published: no number of 'compare' that is not in doubt agrees with a per-seed result "
-            f"of 'ours' in all of {', '.join(SAME)}"
-        )
-    matches = [
-        Match([s / SCALE[left.unit] for s in left.scores()], right, margin_of(right, margin))
-        for left, right in same_cell
-    ]
-    judgements = judge_with_reasons(matches, reading)
-    rows = []
-    for (left, right), match, judgement in zip(same_cell, matches, judgements, strict=True):
-        summary = summarise(match.scores)
-        published, assumed = published_mean(right, reading, math.nan)
-        row: dict = {"ours": left.key, "published": right.key}
-        row |= {"task": left.task, "metric": left.metric, "selection": left.selection}
-        row |= {key: summary[key] for key in ("n", "mean", "sd", "median")}
-        row["published_value"] = published.mean
-        row["published_sd"] = math.nan if assumed else published.sd
-        alike = likeness(accounts(left).values(), accounts(right))
-        rows.append({**row, "published_n": right.n, **_told(judgement, alike)})
-    return pd.DataFrame(rows)

@@ -28,9 +28,14 @@ class Misuse(UserError):
 def unknown(what: str, value: object, legal: Iterable[str]) -> UserError:
     """Build the error for a `value` that is not in `legal`; it names the nearest legal one."""
     legal = sorted(legal)
-    near = difflib.get_close_matches(str(value), legal, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(value, legal)
     return UserError(f"{what}: {value!r} is not known{hint} (legal: {', '.join(legal)})")
+
+
+def did_you_mean(value: object, legal: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of the legal values; "" if none is near."""
+    near = difflib.get_close_matches(str(value), list(legal), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.analysis.cells import cell_name, first_choice
+from loraudit.analysis.judging import telling
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     COLOURS,
@@ -18,7 +19,7 @@ from loraudit.report.figure_style import (
     nothing,
     subjects,
 )
-from loraudit.report.formatting import interval, points
+from loraudit.report.formatting import cell_words, interval, points
 
 VERDICTS = {
     "reproduced": (COLOURS[2], "o"),
@@ -46,13 +47,29 @@ def verdicts(table: pd.DataFrame) -> Figure:
 
 
 def published(table: pd.DataFrame) -> Figure:
-    """Draw published per-seed results' differences to other published numbers."""
+    """Draw the differences of scores by seed to published numbers, where they can be compared."""
+    rows = table[table.verdict != "not comparable"]
+    shown = [name for name in telling(rows) if name != "selection"]
     names = [
-        f"{row.task}, {row.selection}, n={row.n}{ANOTHER if row.protocol == 'another' else ''}"
-        for row in table.itertuples()
+        f"{cell_words(row, shown)}, "
+        f"{row['selection']}, n={row['n']}{ANOTHER if row['protocol'] == 'another' else ''}"
+        for row in rows.to_dict("records")
     ]
-    subtractions = (table.ours + " minus " + table.published).drop_duplicates()
-    return _verdict_forest(table, names, "; ".join(subtractions))
+    subtractions = (rows.ours + " minus " + rows.published).drop_duplicates()
+    return _verdict_forest(rows, names, "; ".join(subtractions))
+
+
+def describe_published(table: pd.DataFrame) -> str:
+    """Count the words, and say the differences with their intervals."""
+    rows = table[table.verdict != "not comparable"]
+    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    shown = telling(rows)
+    differences = [
+        f"{cell_words(row, shown)} {points(row['difference'])} {interval(row['low'], row['high'])} "
+        f"{row['verdict']}"
+        for row in rows.to_dict("records")
+    ]
+    return f"Differences to published numbers in points, {counts}. {listed(differences)}."
 
 
 def switches(table: pd.DataFrame) -> Figure:

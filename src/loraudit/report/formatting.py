@@ -1,19 +1,33 @@
 """How numbers and tables are written for readers: rounded, with units, as Markdown."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 
-def percent(mean: float, sd: float) -> str:
+def percent(mean: float, sd: float, digits: int = 1) -> str:
     """Write a score as percent with its standard deviation, or without where n = 1.
 
     A score that is not defined (NaN) is said to be so.
     """
     if mean != mean:
         return "undefined"
-    return f"{100 * mean:.1f}" + (f" ± {100 * sd:.1f}" if sd == sd else "")
+    return f"{100 * mean:.{digits}f}" + (f" ± {100 * sd:.{digits}f}" if sd == sd else "")
+
+
+def cell_text(value: object) -> str:
+    """Write a field of a cell: nothing where it has none, and a whole number without a point."""
+    if value is None or value != value:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def cell_words(row: dict[str, Any], shown: Iterable[str]) -> str:
+    """Name a cell by its task and the fields that are shown: "mrpc lora r=8 q+v"."""
+    texts = [(name, cell_text(row[name])) for name in ("task", *shown)]
+    return " ".join(f"r={text}" if name == "rank" else text for name, text in texts if text)
 
 
 def points(value: float) -> str:

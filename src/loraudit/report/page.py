@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -155,53 +156,81 @@ def _data_uri(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _picture(page: Page, name: str, captions: dict[str, str]) -> dict:
-    """Return what the template shows of a figure, all of it inline."""
-    path = page.figures[name]
+def picture(path: Path, file: str, **texts: str) -> dict:
+    """Return what the template shows of a figure, all of it inline.
+
+    Args:
+        path: an SVG file with its CSV beside it.
+        file: the name under which a reader saves the CSV.
+        texts: `id`, `title`, `alt`, `caption` and `remake`.
+    """
     table = path.with_suffix(".csv")
-    return {
-        "title": FIGURES[name].title,
-        "image": _data_uri(path, "image/svg+xml"),
-        "alt": describe(FIGURES[name], read_table(table)),
-        "caption": captions[name],
-        "csv": _data_uri(table, "text/csv"),
-        "file": f"{page.study.name}-{name}.csv",
-        "remake": page.remake[name],
-    }
+    inline = {"image": _data_uri(path, "image/svg+xml"), "csv": _data_uri(table, "text/csv")}
+    return {**texts, **inline, "file": file}
+
+
+def _picture(page: Page, name: str, captions: dict[str, str]) -> dict:
+    path = page.figures[name]
+    return picture(
+        path,
+        f"{page.study.name}-{name}.csv",
+        id=name,
+        title=FIGURES[name].title,
+        alt=describe(FIGURES[name], read_table(path.with_suffix(".csv"))),
+        caption=captions[name],
+        remake=page.remake[name],
+    )
+
+
+def captions() -> dict[str, str]:
+    """Return the text below each figure and table, by its name."""
+    return {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
 
 
 def render(page: Page) -> str:
-    """Fill the page: everything is inline, and every text from data is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
-    )
-    captions = {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
+    """Fill a study's page."""
+    texts = captions()
     sections = [
         {
             "id": name,
             "title": SECTIONS[name],
             "fact": page.facts.get(name),
-            "figures": [_picture(page, key, captions) | {"id": key} for key in figures],
+            "figures": [_picture(page, key, texts) for key in figures],
             "tables": [
                 {
                     "id": key,
                     "title": TABLES[key].title,
-                    "note": captions.get(key) if key not in page.figures else None,
+                    "note": texts.get(key) if key not in page.figures else None,
                 }
                 for key in tables
             ],
         }
         for name, (figures, tables) in _sections(page).items()
     ]
-    template = environment.get_template("report.html.jinja")
-    return template.render(
-        study=page.study,
+    return fill(
+        name=page.study.name,
+        question=page.study.question,
         facts=page.facts,
         incomplete="missing" in page.tables,
         sections=sections,
-        tables={name: _as_text(table) for name, table in page.tables.items()},
+        tables=page.tables,
         sources=sources(page.study.compare) if "verdicts" in page.tables else [],
     )
+
+
+def fill(tables: dict[str, pd.DataFrame], **parts: Any) -> str:
+    """Fill the template: everything is inline, and every text from data is escaped.
+
+    Args:
+        tables: readable ones by the names that `sections` have for them.
+        parts: what report.html.jinja names: name, question, facts, incomplete, sections, sources.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+    )
+    template = environment.get_template("report.html.jinja")
+    texts = {name: _as_text(table) for name, table in tables.items()}
+    return template.render(tables=texts, **parts)
 
 
 def _sections(page: Page) -> dict[str, tuple[list[str], list[str]]]:

@@ -42,7 +42,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "scores": " ".join([_score_fact(study, runs), *_sick_facts(runs, tables["missing"])]),
     }
     if len(tables["verdicts"]):
-        sentences["verdicts"] = _verdict_fact(study, tables["verdicts"])
+        sentences["verdicts"] = verdict_fact(study.reading, tables["verdicts"])
     if len(tables["switches"]):
         sentences["switches"] = _switch_fact(tables["switches"])
     sentences["scores"] += _family_fact(tables["pairs"])
@@ -216,7 +216,8 @@ def _update_fact(updates: pd.DataFrame) -> str:
     return f"Medians over {subject}. {'; '.join(parts)}."
 
 
-def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
+def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
+    """Count a table's verdicts, and say how they were reached."""
     counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
     tested = verdicts[verdicts.verdict != "not comparable"]
     if tested.empty:
@@ -228,7 +229,7 @@ def _verdict_fact(study: Study, verdicts: pd.DataFrame) -> str:
     return (
         f"{counts[0].upper()}{counts[1:]}; {another} of the {len(tested)} that were tested are "
         f"about a number that was made under another protocol.{also} Margin: {margins} points. A "
-        f"published ± of unstated meaning is read as {study.reading}. A published median is set "
+        f"published ± of unstated meaning is read as {reading}. A published median is set "
         "beside our mean, with a median's larger error. Differences are ours minus published."
     )
 

@@ -1,8 +1,10 @@
-"""Set published per-seed results beside other published numbers: no run of ours is needed."""
+"""Set scores by seed beside published numbers, and write the verdicts: no run of ours is needed."""
 
 from pathlib import Path
 
-from loraudit.analysis.verdicts import published_verdicts
+import pandas as pd
+
+from loraudit.analysis.judging import published_verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_style import save
@@ -29,6 +31,11 @@ def write_published(numbers: Path, table: Path, text: Path, figure: Path) -> Non
     verdicts = published_verdicts(
         select(asked.ours), select(asked.compare), asked.margin, asked.reading
     )
+    write_verdicts(verdicts, table, text, figure)
+
+
+def write_verdicts(verdicts: pd.DataFrame, table: Path, text: Path, figure: Path) -> None:
+    """Write the rows of `published_verdicts` as CSV and Markdown, and as a figure."""
     write_atomic(table, lambda path: verdicts.to_csv(path, index=False))
     write_text(text, markdown(published_table(verdicts)))
     save(published(verdicts), verdicts, figure.with_suffix(""))

@@ -23,12 +23,14 @@ from loraudit.analysis.contrasts import (
     task_aggregates,
 )
 from loraudit.analysis.cost import TASKS, cost
+from loraudit.analysis.judging import telling
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.trials import chosen_settings, values_text
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
 from loraudit.report.formatting import (
+    cell_text,
     interval,
     markdown,
     of_which,
@@ -210,7 +212,7 @@ def _judged_difference(rows: list) -> dict[str, list]:
         "difference": [points(row.difference) for row in rows],
         "95 % interval": [interval(row.low, row.high) for row in rows],
         "90 % interval": [interval(row.low90, row.high90) for row in rows],
-        "margin": [f"{100 * row.margin:g}" for row in rows],
+        "margin": ["" if pd.isna(row.margin) else f"{100 * row.margin:g}" for row in rows],
         "p different (Holm)": [p_value(row.p_holm) for row in rows],
         "p equivalent": [p_value(row.p_equivalent) for row in rows],
         "p beyond the margin (Holm)": [p_value(row.p_exceeds_holm) for row in rows],
@@ -332,17 +334,24 @@ def _milliseconds(mean: float, sd: float) -> str:
 
 
 def published_table(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Turn `verdicts.published_verdicts`' rows into a table for readers."""
+    """Turn `judging.published_verdicts`' rows into a table for readers.
+
+    Beside the task it has those columns of a cell that tell its rows apart.
+    """
     rows = list(verdicts.itertuples())
     return pd.DataFrame(
         {
             "task": [row.task for row in rows],
+            **{name: map(cell_text, verdicts[name]) for name in telling(verdicts)},
             "source": [row.ours for row in rows],
             "n": [row.n for row in rows],
-            "mean ± SD, %": [f"{100 * row.mean:.2f} ± {100 * row.sd:.2f}" for row in rows],
+            "mean ± SD, %": [percent(row.mean, row.sd, digits=2) for row in rows],
             "median": [f"{100 * row.median:.2f}" for row in rows],
             "beside": [row.published for row in rows],
-            "published": [percent(row.published_value, row.published_sd) for row in rows],
+            "published": [
+                percent(row.published_value, row.published_sd) if row.published else ""
+                for row in rows
+            ],
             **_judged_difference(rows),
             "verdict": [worded(row) for row in rows],
             "remarks": [row.reason for row in rows],

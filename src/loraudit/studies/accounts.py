@@ -92,15 +92,19 @@ def likeness(
     if not ours:
         return Likeness("not stated", "how our scores were made is not stated")
     pairs = [
-        (_differences(mine, fields), name, fields)
+        (_differences(mine, fields), name, fields, mine)
         for name, fields in theirs.items()
         for mine in ours
     ]
-    differing, name, fields = min(pairs, key=lambda pair: len(pair[0]))
+    differing, name, fields, mine = min(pairs, key=lambda pair: len(pair[0]))
     adapter = "warm_start" in fields or any(mine.get("alpha") is not None for mine in ours)
     asked = [key for key in MAIN if adapter or key not in AdapterSpec.model_fields]
-    missing = [_words(key) for key in asked if key not in fields]
-    unsaid = f"not stated of the number: {', '.join(missing)}" if missing else ""
+    gaps = {
+        "the number": [key for key in asked if key not in fields],
+        "our scores": [key for key in asked if key in fields and key not in mine],
+    }
+    missing = {side: ", ".join(map(_words, keys)) for side, keys in gaps.items() if keys}
+    unsaid = "; ".join(f"not stated of {side}: {keys}" for side, keys in missing.items())
     if differing:
         text = f"the number was made under another protocol ({name}): {', '.join(differing)}"
         return Likeness("another", "; ".join(filter(None, [text, unsaid])))

@@ -235,8 +235,12 @@ def load_models(folder: Path | str = FOLDER) -> dict[str, Architecture]:
     }
 
 
-def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published]:
+def select(
+    keys: tuple[str, ...], folder: Path | str = FOLDER, asked_as: str = "compare"
+) -> list[Published]:
     """Return the numbers of the tables called "<file>.<table>", in the order of `keys`.
+
+    `asked_as` is the key or option that names them, for the message.
 
     Raises:
         UserError: no file has a table of that name; the message has the nearest match.
@@ -249,5 +253,5 @@ def select(keys: tuple[str, ...], folder: Path | str = FOLDER) -> list[Published
     for key in keys:
         if key not in by_key:
             legal = {number.key for _, numbers in load_all(folder).values() for number in numbers}
-            raise unknown("compare", key, legal)
+            raise unknown(asked_as, key, legal)
     return [number for key in keys for number in by_key[key]]

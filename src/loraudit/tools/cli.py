@@ -364,6 +364,74 @@ def _to_verify(study: str | None, settings: dict | None) -> list[str]:
 
 
 @app.command()
+def judge(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="CSV tables, trainer_state.json files, results of PEFT's method comparison, or "
+            "folders of such logs."
+        ),
+    ],
+    against: Annotated[
+        list[str],
+        typer.Option(metavar="FILE.TABLE", help="A published table, such as hu2022.table2."),
+    ],
+    given: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A field of all scores that lack it."),
+    ] = [],  # noqa: B006
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A file of config/protocols by which they were made."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=50,
+            help="Largest difference, in points, that counts as equal [default: the table's own, "
+            "or one point]",
+            show_default=False,
+        ),
+    ] = None,
+    reading: Annotated[
+        str,
+        typer.Option(
+            help="What a published ± of unstated meaning is: sd, population sd, standard error, "
+            "95% interval, half range."
+        ),
+    ] = "sd",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder to write [default: judged/NAME]", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge scores that are not ours against published numbers. Nothing is trained.
+
+    A table has a row per score with the columns task, model, method, rank, targets, seed, metric,
+    score and epoch_choice (best or last), or epoch, for one row per evaluation. Further columns
+    say how the scores were made (alpha, epochs, learning_rate, head, ...), so that the verdict can
+    name what differs. It writes a folder with the table of verdicts, the figure and a page.
+
+    Examples:
+
+    `loraudit judge results.csv --against hu2022.table2`
+
+    `loraudit judge runs/ --against hu2022.table2 --set task=mrpc --set model=roberta-base`
+    """
+    from loraudit.tools import judge as module
+
+    fields = _parsed(given, "set", "task=mrpc")
+    points = None if margin is None else margin / 100
+    rows, folder = module.judge(
+        module.Asked(files, against, fields, protocol, points, reading, out)
+    )
+    answer = module.as_data(rows, folder, against)
+    _print(answer, as_json, module.sections(rows), module.sentences(rows, folder))
+
+
+@app.command()
 def bundle(
     study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
     out: Annotated[Path, typer.Option(help="The zip to write. It must not exist yet.")],
