@@ -33,6 +33,11 @@ GOOD, BAD = ["superb", "fine", "lovely", "warm"], ["dull", "weak", "awful", "col
 FILLER = ["the", "film", "is", "a", "story", "of", "two", "friends", "and", "one", "dog"]
 
 
+DECODERS = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo2"}
+DECODERS |= {"smollm3", "phi", "phi3", "gpt_neox"}
+"""Families whose head reads the last token, but for GPT-2."""
+
+
 def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedConfig:
     shape = {"vocab_size": 64, "num_labels": classes, "pad_token_id": 0, "initializer_range": 0.2}
     if model_type == "distilbert":
@@ -45,9 +50,12 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
     if model_type == "deberta-v2":  # relative positions as in DeBERTa-v3
         shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
         shape |= {"share_att_key": True, "type_vocab_size": 0, "pooler_hidden_size": 16}
+    if model_type in DECODERS | {"modernbert", "albert", "electra"}:
+        return _sized_config(model_type, shape)
     kind = {
         "bert": transformers.BertConfig,
         "roberta": transformers.RobertaConfig,
+        "xlm-roberta": transformers.XLMRobertaConfig,
         "deberta-v2": transformers.DebertaV2Config,
         "mpnet": transformers.MPNetConfig,
     }[model_type]
@@ -59,6 +67,22 @@ def tiny_config(model_type: str, classes: int = 2) -> transformers.PretrainedCon
         max_position_embeddings=66,
         **shape,
     )
+
+
+def _sized_config(model_type: str, shape: dict) -> transformers.PretrainedConfig:
+    """Make a config of 2 layers, 16 wide; decoders of Llama's kind have 4 heads of 2 in keys."""
+    shape |= {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"intermediate_size": 32, "max_position_embeddings": 66}
+    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    if model_type == "modernbert":
+        shape |= {**special, "global_attn_every_n_layers": 2, "local_attention": 8}
+    elif model_type in ("albert", "electra"):
+        shape |= {"embedding_size": 8}
+    else:
+        shape |= {"bos_token_id": 2, "eos_token_id": 3}
+        if model_type not in ("phi", "gpt_neox"):
+            shape |= {"num_key_value_heads": 2, "head_dim": 4}
+    return transformers.AutoConfig.for_model(model_type, **shape)
 
 
 def tiny_model(model_type: str = "bert", classes: int = 2) -> torch.nn.Module:

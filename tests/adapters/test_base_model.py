@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from loraudit.adapters.base_layers import check_entry
+from loraudit.adapters import inject
+from loraudit.adapters.base_layers import check_entry, target_modules
 from loraudit.adapters.base_model import load_base, most_tokens
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json
 from loraudit.data.tokenise import tokenise
 from loraudit.studies.entries import ModelEntry
 from loraudit.studies.entry_files import load_model
+from loraudit.training.method import method_of
 from loraudit.training.run import train
 from tiny import make_spec, save_tiny_model, tiny_entry, tiny_model
 
@@ -110,3 +112,56 @@ def test_a_length_above_max_tokens_is_refused_when_the_study_is_planned(name):
     make_spec(model=load_model(name), max_length=512)
     with pytest.raises(UserError, match=rf"max_length 513 .* model '{name}' .*4 to 512"):
         make_spec(model=load_model(name), max_length=513)
+
+
+def edited(tmp_path, **changes):
+    """Save a tiny BERT whose config says something else."""
+    save_tiny_model(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(read_json(config) | changes))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "clip"}, "no sequence classifier for models of type 'clip'"),
+        ({"model_type": "nose"}, r"config\.json can't be read: .*nose"),
+        (
+            {"intermediate_size": 24},
+            r"checkpoint's bert.*intermediate.dense.bias is \(32,\), but config.json asks for "
+            r"\(24,\): they belong to different models",
+        ),
+        ({"num_hidden_layers": 3}, r"no weights for bert\.encoder\.layer\.2"),
+    ],
+)
+def test_a_model_whose_config_does_not_fit_is_refused(changes, reason, tmp_path):
+    with pytest.raises(UserError, match=rf"model 'tiny': .*{reason}"):
+        load_base(make_spec(), edited(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_a_rank_above_a_matrix_width_is_refused(method, tmp_path):
+    """A part's width is that of its own outputs: phi3's keys have 8."""
+    save_tiny_model(tmp_path)
+    apply = method_of(spec := make_spec(method=method, rank=17)).apply
+    with pytest.raises(UserError, match=r"rank 17 .* 'bert.*query', which is 16 x 16 .*1 to 16"):
+        apply(load_base(spec, tmp_path), spec)
+    spec = make_spec(method=method, model=tiny_entry("phi3"), targets=("k",), rank=9)
+    with pytest.raises(UserError, match=r"rank 9 is .*qkv_proj.k', which is 8 x 16 .*1 to 8"):
+        method_of(spec).apply(tiny_model("phi3"), spec)
+
+
+def test_a_matrix_that_some_layers_lack_is_refused_unless_the_entry_says_so():
+    model = tiny_model("llama")
+    model.model.layers[1].mlp.gate_proj = torch.nn.Identity()
+    spec = make_spec(model=tiny_entry("llama"), targets=("gate",))
+    with pytest.raises(UserError, match=r"gate = .* is in 1 of 2 layers .*not in 'model.layers.1'"):
+        inject.apply(model, spec)
+    some = tiny_entry("llama").model_copy(update={"some_layers": ("gate",)})
+    assert len(target_modules(model, some, ("gate",))) == 1
+
+
+def test_a_matrix_that_the_family_lacks_is_refused():
+    with pytest.raises(UserError, match=r"model 'tiny' has no matrix 'gate' \(legal: q, k, v, o,"):
+        make_spec(targets="q+gate")

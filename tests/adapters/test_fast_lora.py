@@ -11,14 +11,18 @@ from loraudit.adapters.fast_lora import FastLoRALinear, LowRankLinear
 from loraudit.adapters.first_token import FirstTokenAttention, FirstTokenBlock, shorten
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
-from loraudit.studies.entries import MATRICES
 from loraudit.training.method import method_of
 from tiny import MILD, changed, make_spec, tiny_entry, tiny_model
 
 pytestmark = pytest.mark.numerics
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
-CUT = {"bert": FirstTokenAttention, "roberta": FirstTokenAttention, "mpnet": FirstTokenBlock}
+CUT = {
+    "bert": FirstTokenAttention,
+    "electra": FirstTokenAttention,
+    "roberta": FirstTokenAttention,
+    "mpnet": FirstTokenBlock,
+}
 """What the last layer of a family whose head reads the first token has in place of its own."""
 
 TRAJECTORY = {"atol": 1e-8, "rtol": 1e-8}
@@ -164,7 +168,7 @@ def test_dropout_off_is_exact_again():
     assert fast.eval().exact(x)
 
 
-def models(family, targets=MATRICES, implementation="sdpa"):
+def models(family, targets="all", implementation="sdpa"):
     """Make the plain model and the fast one, dropout off, B not zero."""
     base = tiny_model(family).double()
     base.config.update({"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})

@@ -160,6 +160,18 @@ def test_the_twin_holds_its_zeros_and_its_export_is_ours(batch, tmp_path):
     assert not b[:16, 3:].any() and not b[16:32].any() and not b[32:, :3].any()
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"h": [48, []]}', '{"transformer.h.0.attn.c_attn": [48, [["q", 9, []]]]}'],
+)
+def test_parts_that_do_not_fit_the_adapter_are_refused(text, tmp_path):
+    spec = spec_of(("q", "v"))
+    inject.export(trained(spec), spec, tmp_path)
+    (tmp_path / "parts.json").write_text(text)
+    with pytest.raises(UserError, match=r"parts\.json: its parts do not fit the adapter"):
+        peft_folder.read_parts(tmp_path)
+
+
 def test_folding_and_unfolding_are_inverse():
     model = trained(spec_of(QKV))
     state, layouts = inject.adapter_state(model, ("score",)), layouts_of(model)

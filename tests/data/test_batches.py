@@ -19,6 +19,7 @@ from loraudit.data.batches import (
     held_out,
     labels_tensor,
     load_examples,
+    pad_id,
 )
 from loraudit.data.tokenise import tokenise
 from tiny import changed, make_spec, make_task
@@ -190,6 +191,16 @@ def test_token_files_that_do_not_fit_are_refused(tokens, tmp_path):
         load_examples(make_spec(max_length=9), edited, "train")
 
 
+def test_a_tokenizer_without_padding_fills_with_its_end_of_text(tiny, tmp_path, capsys):
+    model = shutil.copytree(tiny / "model", tmp_path / "model")
+    config = read_json(model / "tokenizer_config.json")
+    config.pop("pad_token")
+    write_json(model / "tokenizer_config.json", config | {"eos_token": "[SEP]"})
+    tokenise(tiny / "task", model, 9, tmp_path / "out")
+    assert pad_id(tmp_path / "out") == 3
+    assert "no padding token; its end-of-text token '[SEP]' (3) fills" in capsys.readouterr().err
+
+
 def test_a_tokenizer_without_padding_leaves_nothing(tiny, tmp_path):
     model = shutil.copytree(tiny / "model", tmp_path / "model")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -197,6 +208,6 @@ def test_a_tokenizer_without_padding_leaves_nothing(tiny, tmp_path):
             config = read_json(model / name)
             config.pop("pad_token", None)
             write_json(model / name, config)
-    with pytest.raises(UserError, match="no padding token"):
+    with pytest.raises(UserError, match="no padding token, and no end-of-text token"):
         tokenise(tiny / "task", model, 9, tmp_path / "out")
     assert not (tmp_path / "out").exists()

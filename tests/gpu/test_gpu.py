@@ -24,13 +24,13 @@ from loraudit.crosscheck import whole_model
 from loraudit.data.batches import collate, load_examples, pad_id
 from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
-from loraudit.studies.entries import MATRICES
 from loraudit.studies.method_settings import AdaLoRASettings, ALoRASettings
 from loraudit.studies.record import read_record
 from loraudit.training import loop
 from loraudit.training.run import train
 from tiny import changed, make_spec, make_task, save_hub_folder, save_tiny_model, tiny_entry
 
+MATRICES = ("q", "k", "v", "o", "up", "down")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.shapes_unchecked,

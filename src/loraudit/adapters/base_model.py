@@ -27,9 +27,10 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
             model's config says.
 
     Raises:
-        UserError: names of the model's entry do not fit the model, its `pretrained_pooler` is not
-            so, the checkpoint lacks weights other than the head's or has them in other shapes,
-            `max_length` is more than it can read, or `base_group` does not fit its layers.
+        UserError: transformers has no sequence classifier of its type, names of the model's entry
+            do not fit the model, its `pretrained_pooler` is not so, the checkpoint lacks weights
+            other than the head's or has them in other shapes, `max_length` is more than it can
+            read, or `base_group` does not fit its layers.
     """
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -37,6 +38,7 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     outputs = max(1, len(spec.task.classes))
+    check_classifier(folder, f"model {spec.model.name!r}")
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder,
         num_labels=outputs,
@@ -49,10 +51,7 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     _check_pooler(spec.model, folder)
     if pad is not None:
         model.config.pad_token_id = pad
-    absent = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
-    missing = [name for name in absent if not in_head(name, spec.model.head)]
-    if missing:
-        raise UserError(f"model {spec.model.name!r}: no weights for {', '.join(sorted(missing))}")
+    _check_weights(spec.model, info)
     _check_length(spec, most_tokens(model))
     reset_head(model, spec)
     if spec.base_bits:
@@ -60,6 +59,45 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
 
         quantise(model, spec)
     return model
+
+
+def check_classifier(folder: Path, where: str) -> None:
+    """Refuse a model of which transformers makes no sequence classifier.
+
+    Args:
+        folder: of the model, with config.json.
+        where: start of the error message.
+
+    Raises:
+        UserError: its type is unknown, or has no sequence classifier.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: config.json can't be read: {reason}") from None
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"{where}: transformers has no sequence classifier for models of type "
+            f"{config.model_type!r}"
+        )
+
+
+def _check_weights(entry: ModelEntry, info: dict) -> None:
+    """Refuse a checkpoint that lacks weights outside the head, or has them in other shapes."""
+    where = f"model {entry.name!r}"
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        if not in_head(name, entry.head):
+            raise UserError(
+                f"{where}: the checkpoint's {name} is {tuple(found)}, but config.json asks for "
+                f"{tuple(wanted)}: they belong to different models"
+            )
+    missing = [name for name in info["missing_keys"] if not in_head(name, entry.head)]
+    if missing:
+        raise UserError(f"{where}: no weights for {', '.join(sorted(missing))}")
 
 
 def pooler_trained(folder: Path, pooler: str) -> bool:

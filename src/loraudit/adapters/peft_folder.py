@@ -9,7 +9,7 @@ Keys of tensors, for a layer called <name> and a head module called <head>:
 | <head>.weight, ...  | base_model.model.<head>.weight, ...         |
 
 Adapters on parts of a fused layer (fused.py) are written as one of the whole layer. Which rows and
-columns are whose stands in the safetensors file's metadata under "parts", which PEFT ignores.
+columns are whose stands in parts.json beside it, which PEFT does not read.
 """
 
 import json
@@ -24,7 +24,7 @@ import torch
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -36,7 +36,8 @@ from loraudit.studies.values import validated
 
 PREFIX = "base_model.model."
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG, PARTS = "adapter_model.safetensors", "adapter_config.json", "parts.json"
+ALL_LAYOUTS = TypeAdapter(dict[str, Layout])
 
 
 PLAIN = {
@@ -132,19 +133,20 @@ def write_folder(
     folder: Path,
     layouts: Layouts | None = None,
 ) -> None:
-    """Write adapter_model.safetensors and adapter_config.json.
+    """Write adapter_model.safetensors, adapter_config.json, and parts.json if layers have parts.
 
     The config's sets are sorted, since PEFT writes them in an order that varies by process.
 
     Args:
         state: tensors under PEFT's names.
         config: PEFT's configuration.
-        folder: where the two files go.
+        folder: where the files go.
         layouts: of the layers whose parts were folded into one adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"parts": json.dumps(layouts)} if layouts else {}
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt", **parts})
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    if layouts:
+        (folder / PARTS).write_bytes(ALL_LAYOUTS.dump_json(dict(layouts), indent=1))
     for key, value in vars(config).items():
         if isinstance(value, set):
             setattr(config, key, sorted(value))
@@ -188,13 +190,11 @@ def read_parts(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor], 
         UserError: as `read_folder`, or the parts that the file names do not fit its tensors.
     """
     config, state = read_folder(folder)
-    path = Path(folder) / WEIGHTS
-    with safe_open(path, "pt") as file:
-        saved = (file.metadata() or {}).get("parts")
-    if saved is None:
+    path = Path(folder) / PARTS
+    if not path.is_file():
         return config, state, {}
     try:
-        layouts = TypeAdapter(dict[str, Layout]).validate_json(saved)
+        layouts = ALL_LAYOUTS.validate_json(path.read_bytes())
         for layer, layout in layouts.items():
             a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
             if (layout.d_out, sum(part.rank for part in layout.parts)) != (len(b), len(a)):
@@ -202,7 +202,7 @@ def read_parts(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor], 
         return config, unfold(state, layouts), layouts
     except (ValueError, KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: its parts of fused layers do not fit it: {reason}") from None
+        raise UserError(f"{path}: its parts do not fit the adapter: {reason}") from None
 
 
 def _read_config(path: Path) -> peft.LoraConfig:

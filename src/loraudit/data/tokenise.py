@@ -4,6 +4,7 @@ The folder holds a file <split>.arrow per split, with one row per example in the
 label, ids, and types where the tokenizer gives segment ids. manifest.json is written last.
 """
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,7 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
         out: the folder to write.
 
     Raises:
-        UserError: there is no tokenizer, or it needs code of its own or has no padding token.
+        UserError: there is no tokenizer that can be used, as `load_tokenizer` says.
     """
     tokenizer = load_tokenizer(model)
     manifest = read_json(Path(data) / "manifest.json")
@@ -59,8 +60,12 @@ def tokenise(data: Path, model: Path, max_length: int, out: Path) -> None:
 def load_tokenizer(model: Path):
     """Load a model's tokenizer, without running any code that comes with it.
 
+    Tokenizers of decoders often have no padding token. The token that ends a text then fills short
+    rows, and this is said on standard error. It changes nothing that a model reads: what is filled
+    in is masked, and a head that reads the last token skips it.
+
     Raises:
-        UserError: there is no tokenizer, or it needs code of its own or has no padding token.
+        UserError: there is no tokenizer, or it needs code of its own, or has no token to fill with.
     """
     from transformers import AutoTokenizer
 
@@ -72,7 +77,16 @@ def load_tokenizer(model: Path):
             f"{model}: no tokenizer that can be read without running its code: {reason}"
         ) from None
     if tokenizer.pad_token_id is None:
-        raise UserError(f"{model}: the tokenizer has no padding token")
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"{model}: the tokenizer has no padding token, and no end-of-text token instead"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+        print(
+            f"{model}: the tokenizer has no padding token; its end-of-text token "
+            f"{tokenizer.eos_token!r} ({tokenizer.eos_token_id}) fills short rows",
+            file=sys.stderr,
+        )
     return tokenizer
 
 

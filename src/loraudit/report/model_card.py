@@ -65,7 +65,9 @@ def export_run(
     seeds = seed_scores(record.spec, study) if study else None
     card = model_card(record, named, {**LICENCES, **(licences or {})}, seeds, _known(record.spec))
     with folder_atomic(out) as folder:
-        shutil.copyfile(run / "adapter" / peft_folder.WEIGHTS, folder / peft_folder.WEIGHTS)
+        for name in (peft_folder.WEIGHTS, peft_folder.PARTS):
+            if (run / "adapter" / name).is_file():
+                shutil.copyfile(run / "adapter" / name, folder / name)
         config.save_pretrained(folder)
         write_json(folder / "spec.json", shared_spec(record.spec))
         write_text(folder / "README.md", card)

@@ -266,6 +266,9 @@ class ModelEntry(Frozen):
     `family` fills it in"""
     some_layers: tuple[Matrix, ...] = ()
     """matrices that only some of the layers have; any other one has to be in every layer"""
+    shared_layers: bool = False
+    """whether all layers are one block of weights, as in ALBERT, so that an adapter in it is shared
+    by all of them too; `plan` says so"""
     head: tuple[str, ...] = Field(min_length=1)
     """modules of the classification head; `family` fills it in"""
     output: str | None = None
