@@ -14,6 +14,7 @@ from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.forks import start_server
+from loraudit.base.snakemake_timer import one_timer
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tables
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
@@ -30,6 +31,8 @@ from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+
+one_timer()
 
 # Snakemake takes {...} in a path for a wildcard.
 if {"{", "}"} & set(str(Path.cwd())):
