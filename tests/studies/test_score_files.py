@@ -130,4 +130,4 @@ def test_matrices_have_the_projects_names_in_its_order(given):
 
 
 def test_matrices_without_a_name_here_keep_theirs():
-    assert targets_name(["gate_proj", "q_proj"]) == "q+gate_proj"
+    assert targets_name(["lm_head", "gate_proj"]) == "gate+lm_head"

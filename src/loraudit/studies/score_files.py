@@ -49,7 +49,7 @@ MODULES = {
     **{"key": "k", "k_proj": "k", "key_proj": "k", "k_lin": "k"},
     **{"value": "v", "v_proj": "v", "value_proj": "v", "v_lin": "v"},
     **{"o_proj": "o", "out_proj": "o", "out_lin": "o", "attention.output.dense": "o"},
-    **{"up_proj": "up", "intermediate.dense": "up", "lin1": "up"},
+    **{"gate_proj": "gate", "up_proj": "up", "intermediate.dense": "up", "lin1": "up"},
     **{"down_proj": "down", "lin2": "down"},
 }
 """Names that libraries give to the matrices, and the project's."""
