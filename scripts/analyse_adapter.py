@@ -34,7 +34,7 @@ def main() -> None:
     )
     for name, table in tables.items():
         write_tidy(table, arguments.out / "tidy" / name)
-    for name in ("spectra", "stable_rank", "amplification", "subspace_weights"):
+    for name in ("spectra", "stable_rank", "amplification", "intruders", "subspace_weights"):
         make_figure(FIGURES[name], arguments.out, arguments.out / "figures" / name)
 
 

@@ -232,6 +232,23 @@ def tried() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def intruded() -> pd.DataFrame:
+    """Make intruder counts of two ranks and full fine-tuning, two seeds, layers and matrices."""
+    made = [
+        {"method": method, "rank": rank, "targets": targets, "seed": seed, "layer": layer}
+        | {"run": f"{method}{rank}s{seed}", "matrix": matrix, "intruders": count + seed * layer}
+        for method, rank, targets, count in (
+            ("lora", 1, "q+v", 3),
+            ("lora", 8, "q+v", 1),
+            ("full_saved", None, "", 0),
+        )
+        for seed in (0, 1)
+        for layer in (0, 1)
+        for matrix in ("q", "v")
+    ]
+    return pd.DataFrame(made).assign(task="t", model="m", label="", of=10, below=0.5, cosine=0.3)
+
+
 def rows(name: str) -> pd.DataFrame:
     """Return what a figure of the registry draws of a small study."""
     if name in DRAWN:
@@ -259,6 +276,7 @@ TABLES = {
     "spectra": spectrum,
     "stable_rank": projections,
     "amplification": projections,
+    "intruders": intruded,
     **{
         f"subspace_{pair}": lambda pair=pair: similarities().assign(pair=pair)
         for pair in ("ranks", "seeds", "weights")

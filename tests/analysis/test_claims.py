@@ -9,7 +9,8 @@ import pytest
 from loraudit.analysis.claim_tests import outcome, parts_of
 from loraudit.analysis.claims import claim_verdicts, decide
 from loraudit.analysis.evidence import of_published
-from loraudit.analysis.verdicts import published_verdicts
+from loraudit.analysis.judging import published_verdicts
+from loraudit.analysis.quantities import intruder_dimensions
 from loraudit.studies.claims import select_claims
 from loraudit.studies.reference import select
 from tiny_claims import cell, claim, draws, evidence
@@ -308,3 +309,13 @@ def test_the_posters_cells_beside_the_papers_come_out_as_in_the_verdicts():
         assert mine.supports == pytest.approx(row.p_equivalent)
         assert mine.contradicts == pytest.approx(row.p_exceeds)
         assert mine.verdict == {"not reproduced": "contradicted"}[row.verdict]
+
+
+def test_intruder_dimensions_are_a_runs_mean_over_layers_and_matrices():
+    subject = cell([0.8, 0.81])
+    subject.runs["run"] = ["a", "b"]
+    rows = [{"run": run, "intruders": n} for run, ns in (("a", (0, 2)), ("b", (3, 4))) for n in ns]
+    measured = evidence(subject, tables={"intruders": pd.DataFrame(rows)})
+    found = intruder_dimensions(subject, measured, None)
+    assert found.tolist() == [1.0, 3.5]
+    assert intruder_dimensions(subject, evidence(subject), None).empty

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loraudit.adapters import inject
-from loraudit.analysis.saved_updates import BaseWeights, read_updates
+from loraudit.analysis.saved_updates import BaseWeights, read_updates, read_weights
 from loraudit.analysis.section7 import (
     adapter_tables,
     amplification_rows,
+    full_intruder_rows,
+    intruder_rows,
     pair_rows,
     spectra_rows,
     study_tables,
@@ -192,12 +194,13 @@ def test_an_adapter_that_did_not_move_has_no_directions(tmp_path, base):
     assert "no two adapters" in text.get_text()
 
 
-def test_an_adapter_alone_has_three_tables(tmp_path, base):
+def test_an_adapter_alone_has_all_tables(tmp_path, base):
     save_adapter(tmp_path / "mine")
     tables = adapter_tables(tmp_path / "mine", tmp_path / "model", [MODULES])
     assert {name: len(table) for name, table in tables.items()} == {
         "spectra": 8,
         "amplification": 4,
+        "intruders": 4,
         "subspaces": 2 * (2 + 1) * 16,
     }
     assert set(tables["spectra"].task) == {"mine"}
@@ -300,3 +303,46 @@ def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
     for pair in ("ranks", "seeds", "weights"):
         shown = section7_figures.subspaces(section7_figures.pair_rows(pairs, pair))
         assert len(shown.axes) == 2 * 3 + 1  # q and v; two layers and the control; colours
+
+
+def test_intruders_are_counted_on_w_plus_the_saved_update(adapter, base):
+    rows = list(intruder_rows({"run": "a"}, adapter, base))
+    assert [(row["layer"], row["matrix"]) for row in rows] == list(adapter)
+    for row, update in zip(rows, adapter.values(), strict=True):
+        weight = base.weight(update).double()
+        trained = torch.linalg.svd(weight + dense(update.delta).double()).U[:, : row["of"]]
+        cosines = (torch.linalg.svd(weight).U.mT @ trained).abs().amax(0)
+        assert row["intruders"] == int((cosines < 0.5).sum())
+        assert row["cosine"] == pytest.approx(cosines.min().item(), abs=1e-4)
+
+
+def test_an_adapter_that_did_not_move_has_no_intruders(base, tmp_path):
+    spec = make_spec(rank=2)
+    inject.export(inject.apply(tiny_model(), spec), spec, tmp_path / "still")
+    still = read_updates(tmp_path / "still", MODULES)
+    assert {row["intruders"] for row in intruder_rows({}, still, base)} == {0}
+
+
+def test_the_weights_of_full_fine_tuning_are_measured_where_they_were_kept(base, tmp_path):
+    """A column of ones, large enough, is an intruder of the one matrix that it was planted in."""
+    model = tiny_model()
+    planted = model.bert.encoder.layer[1].attention.self.value.weight.data
+    left = torch.linalg.svd(planted).U
+    direction = left.sum(1) / len(left) ** 0.5  # equally like all directions of W
+    planted += 100 * torch.outer(direction, torch.ones(planted.shape[1]))
+    (tmp_path / "adapter").mkdir()
+    save_file(dict(model.state_dict()), tmp_path / "adapter/full_saved.safetensors")
+    weights = list(read_weights(tmp_path / "adapter", MODULES, base))
+    assert {place for place, _, _ in weights} == {(n, m) for n in (0, 1) for m in MODULES}
+    counts = {
+        (row["layer"], row["matrix"]): row["intruders"]
+        for row in full_intruder_rows({}, weights, base)
+    }
+    assert counts[1, "v"] >= 1
+    assert {count for place, count in counts.items() if place != (1, "v")} == {0}
+    assert list(counts) == [(n, m) for n in (0, 1) for m in MODULES]
+
+
+def test_full_fine_tuning_without_its_weights_is_told(base, tmp_path):
+    with pytest.raises(UserError, match=r"full_saved\.safetensors is missing"):
+        list(read_weights(tmp_path, MODULES, base))

@@ -11,6 +11,8 @@ from loraudit.analysis.subspace import (
     SVD,
     amplification,
     expected_similarity,
+    intruder_cosines,
+    leading_left,
     phi,
     projected_norm,
     random_directions,
@@ -207,3 +209,48 @@ def test_an_update_orthogonal_to_the_weight_amplifies_without_bound():
     found = amplification(weight, update, svd(weight), generator())
     assert found["amplification"] == math.inf
     assert isinstance(update, SVD)
+
+
+def test_the_leading_left_directions_are_those_of_the_whole_decomposition():
+    for shape in ((6, 9), (9, 6), (5, 5)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        leading, whole = leading_left(matrix, 3), svd(matrix).left[:, :3]
+        torch.testing.assert_close((leading.mT @ whole).abs(), torch.eye(3).double())
+
+
+def _with_tail() -> torch.Tensor:
+    """Return W0 = diag(90, 80, ..., 10, and 16 small values): its directions are the axes."""
+    return torch.diag(torch.cat([torch.arange(9, 0, -1) * 10.0, torch.arange(16, 0, -1) / 100]))
+
+
+@pytest.mark.parametrize(
+    ("size", "entries", "intruders"),
+    [
+        (100.0, range(9, 25), 1),  # unlike every axis: cosine 1/4 with 16 of them
+        (1e-4, range(9, 25), 0),  # the same, too small to lead
+        (100.0, range(0, 1), 0),  # along W0's first direction
+        (100.0, range(20, 21), 0),  # along one of its last, which now leads
+        (100.0, range(9, 12), 0),  # cosine 1/sqrt(3) is above a half
+    ],
+)
+def test_a_planted_update_is_an_intruder_where_it_is_large_and_unlike_all_of_w(
+    size, entries, intruders
+):
+    weight = _with_tail()
+    direction = torch.zeros(25)
+    direction[list(entries)] = len(entries) ** -0.5
+    trained = weight + size * torch.outer(direction, direction)
+    cosines = intruder_cosines(svd(weight).left, trained, 10)
+    assert int((cosines < 0.5).sum()) == intruders
+    if intruders:
+        assert cosines.min() == pytest.approx(0.25, abs=1e-3)
+
+
+def test_two_planted_directions_are_two_intruders_and_no_update_is_none():
+    weight = _with_tail()
+    one, two = torch.zeros(25), torch.zeros(25)
+    one[9:17], two[17:25] = 8**-0.5, 8**-0.5
+    trained = weight + 200 * torch.outer(one, one) + 150 * torch.outer(two, two)
+    basis = svd(weight).left
+    assert int((intruder_cosines(basis, trained, 10) < 0.5).sum()) == 2
+    assert intruder_cosines(basis, weight, 10).min() == pytest.approx(1.0)

@@ -58,7 +58,8 @@ def done(project):
 
 
 SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
-UPDATES = ["amplification", "spectra", "stable_rank", "subspace_weights"]  # one rank, one seed
+UPDATES = ["amplification", "intruders", "spectra", "stable_rank"]
+UPDATES += ["subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
 DRAWN = "draw the figures"
 COLLECTED = ["aggregate over seeds", "collect the runs", "write the report"]

@@ -60,7 +60,8 @@ def test_each_product_comes_after_what_it_is_made_from(study, tmp_path):
 
 def test_without_section_7_what_is_drawn_from_it_can_not_be_made(study, tmp_path):
     places = Places(RESULTS, tmp_path / "results", tmp_path / "figures")
-    names = {"spectra", "stable_rank", "amplification", "subspace_seeds", "subspace_weights"}
+    names = {"spectra", "stable_rank", "amplification", "intruders"}
+    names |= {"subspace_seeds", "subspace_weights"}
     left = set()
     for product in products(study, places, updates=False):
         if product.can_be_made():

@@ -6,7 +6,7 @@ import pytest
 
 from loraudit.report import section7_figures
 from loraudit.report.figure_style import COLOURS
-from tiny_tables import projections, similarities, spectrum
+from tiny_tables import intruded, projections, similarities, spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +64,14 @@ def test_phi_has_a_row_per_matrix_three_layers_and_the_control():
 def test_without_a_pair_the_figure_says_so():
     (text,) = section7_figures.subspaces(pd.DataFrame()).axes[0].texts
     assert "no two adapters of this study" in text.get_text()
+
+
+def test_intruders_have_a_tick_per_cell_with_full_fine_tuning_last():
+    rows = section7_figures.intruder_rows(intruded())
+    q, v = section7_figures.intruders(rows).axes
+    assert [label.get_text() for label in q.get_yticklabels()] == ["r=1 q+v", "r=8 q+v", "full"]
+    for panel in (q, v):
+        dots = panel.collections[0].get_offsets().tolist()
+        assert dots == [[3, 0], [3.5, 0], [1, 1], [1.5, 1], [0, 2], [0.5, 2]]
+    said = section7_figures.describe_intruders(rows)
+    assert "t, m: r=1 q+v 3.25, r=8 q+v 1.25, full 0.25" in said

@@ -286,6 +286,19 @@ def test_baselines_train_what_they_say(tiny, tmp_path):
     assert full.bytes["adapter"] == 0
 
 
+def test_full_fine_tuning_that_is_kept_trains_the_same_and_saves_the_whole_model(tiny, tmp_path):
+    full, kept = (
+        run(tiny, tmp_path / method, method=method, epochs=1)[0]
+        for method in ("full", "full_saved")
+    )
+    assert kept.train.epochs == full.train.epochs
+    state = load_file(tmp_path / "full_saved/adapter/full_saved.safetensors")
+    assert sum(tensor.numel() for tensor in state.values()) == kept.train.parameters["model"]
+    start = load_file(tiny / "model/model.safetensors")
+    query = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(state[query], next(w for k, w in start.items() if query.endswith(k)))
+
+
 def test_further_validation_splits_are_scored_beside_the_first(tiny, tmp_path):
     """MNLI's mismatched split, here the tiny task's validation split under another name."""
     shutil.copytree(tiny / "task", tmp_path / "task")

@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "src"))
 
-from loraudit.analysis.section7_runs import lora_runs
+from loraudit.analysis.section7_runs import lora_runs, measured_runs
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.forks import start_server
@@ -73,6 +73,7 @@ RUNS = {run.id: run.spec for run in STUDY.all_runs}
 REPORTED = [run.id for run in STUDY.runs]
 CELLS = STUDY.cells()
 LORA_RUNS = lora_runs(STUDY)
+MEASURED_RUNS = measured_runs(STUDY)
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"

@@ -1,12 +1,13 @@
-# Section 7 of the paper: what the updates of the saved in-house adapters look like.
+# Section 7 of the paper: what the updates of the saved in-house adapters look like, and
+# what full fine-tuning changed where its weights were kept.
 
 
 rule subspace:
     input:
         study=f"{RESULTS}/study.json",
-        records=[f"{RESULTS}/runs/{run.id}/record.json" for run in LORA_RUNS],
+        records=[f"{RESULTS}/runs/{run.id}/record.json" for run in MEASURED_RUNS],
         models=sorted(
-            {f"resources/models/{run.spec.model.name}/manifest.json" for run in LORA_RUNS}
+            {f"resources/models/{run.spec.model.name}/manifest.json" for run in MEASURED_RUNS}
         ),
     output:
         [f"{RESULTS}/tidy/{name}.csv" for name in SECTION7],

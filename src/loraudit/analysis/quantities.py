@@ -107,8 +107,12 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
 
 
 def intruder_dimensions(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
-    """Return the intruder dimensions of the cell's updates; no table has them yet."""
-    return EMPTY
+    """Return the mean number of intruder dimensions of a run's matrices (arXiv 2410.21228)."""
+    table = evidence.tables.get("intruders", pd.DataFrame())
+    if table.empty or "run" not in cell.runs:
+        return EMPTY
+    rows = table[table.run.isin(cell.runs.run)].groupby("run").intruders.mean()
+    return pd.Series(rows.to_numpy(), cell.runs.set_index("run").seed.reindex(rows.index))
 
 
 def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:

@@ -1,6 +1,6 @@
 """Updates as saved: a LoRA adapter by layer and matrix, and the weights that it is added to."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from loraudit.base.files import read_json
 from loraudit.studies.entries import MATRICES, Module, Rows, adapter_pattern, place_of
 
 CHECKPOINT = "model.safetensors"
+SAVED = "full_saved.safetensors"
 WEIGHT_SHARE = 0.1
 """Figure 8 goes up to the first tenth of W's singular directions."""
 
@@ -102,6 +103,7 @@ class BaseWeights:
         self.transposed = _stores_transposed(Path(folder))
         self.count = count
         self.kept: dict[str, SVD] = {}
+        self.bases: dict[str, Tensor] = {}
 
     def weight(self, update: Update) -> Tensor:
         """Return the W that an update is added to.
@@ -112,7 +114,18 @@ class BaseWeights:
         Raises:
             UserError: no such weight, more than one, or one of another shape than B A.
         """
-        name = f"{update.layer}.weight"
+        weight = self._matrix(update.layer, update.rows)
+        wanted = (update.b.shape[0], update.a.shape[1])
+        if tuple(weight.shape) != wanted:
+            shape = tuple(weight.shape)
+            raise UserError(
+                f"{self.path}: {update.layer}.weight has shape {shape}, the adapter {wanted}"
+            )
+        return weight
+
+    def _matrix(self, layer: str, rows: Rows | None = None) -> Tensor:
+        """Return a layer's W, or some of its rows."""
+        name = f"{layer}.weight"
         keys = [key for key in self.keys if f".{name}".endswith(f".{key}")]
         keys += [key for key in self.keys if key.endswith(f".{name}")]
         if len(keys) != 1:
@@ -121,13 +134,16 @@ class BaseWeights:
         weight = self.file.get_tensor(keys[0])
         if self.transposed:
             weight = weight.T
-        if update.rows is not None:
-            weight = torch.cat([weight[start:stop] for start, stop in update.rows])
-        wanted = (update.b.shape[0], update.a.shape[1])
-        if tuple(weight.shape) != wanted:
-            shape = tuple(weight.shape)
-            raise UserError(f"{self.path}: {keys[0]} has shape {shape}, the adapter {wanted}")
+        if rows is not None:
+            weight = torch.cat([weight[start:stop] for start, stop in rows])
         return weight
+
+    def basis(self, layer: str, rows: Rows | None = None) -> Tensor:
+        """Return all left singular vectors of a layer's W, in float32; they are kept."""
+        key = f"{layer} {rows}"
+        if key not in self.bases:
+            self.bases[key] = svd(self._matrix(layer, rows)).left.float()
+        return self.bases[key]
 
     def directions(self, update: Update) -> SVD:
         """Return the leading singular directions of the W that an update is added to."""
@@ -135,6 +151,27 @@ class BaseWeights:
             count = max(self.count, tenth(update))
             self.kept[update.name] = svd(self.weight(update)).leading(count)
         return self.kept[update.name]
+
+
+def read_weights(
+    folder: Path, modules: Mapping[Any, Module], base: BaseWeights
+) -> Iterator[tuple[Place, str, Tensor]]:
+    """Give the matrices that full fine-tuning has saved: place, layer's name and W.
+
+    Layers that compute several matrices at once have no place of their own and are left out.
+
+    Raises:
+        UserError: nothing was saved there.
+    """
+    file = folder / SAVED
+    if not file.is_file():
+        raise UserError(f"{folder}: no weights here ({SAVED} is missing)")
+    with safe_open(file, "pt") as saved:
+        for key in list(saved.keys()):
+            layer = key.removesuffix(".weight")
+            if layer != key and (place := place_of(layer, modules)):
+                weight = saved.get_tensor(key)
+                yield place, layer, weight.T if base.transposed else weight
 
 
 def _stores_transposed(folder: Path) -> bool:

@@ -2,12 +2,15 @@
 
 - spectra: a row per singular value of Delta W of every adapter, layer and matrix.
 - amplification: a row per adapter, layer and matrix: norms, stable rank, and Table 7's numbers.
+- intruders: a row per run, layer and matrix: how many of the INTRUDERS_OF leading directions of
+  W0 + Delta W are like none of W0's (`subspace.intruder_cosines`), for LoRA and for full
+  fine-tuning whose weights were kept.
 - subspaces: phi (eq. 4) of pairs: "ranks" (figure 3), "seeds" (figure 4), "weights" (figure 8:
   Delta W beside W). Rows with `control` are random directions in the same numbers.
 
-The first two grow with the runs: per layer and matrix, r rows and one. `subspaces` has at most one
-pair of each kind per target set and label (`section7_runs.py`), i and j up to `most`, and one
-control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
+The first three grow with the runs: per layer and matrix, r rows, one and one. `subspaces` has at
+most one pair of each kind per target set and label (`section7_runs.py`), i and j up to `most`, and
+one control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,11 +21,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from loraudit.analysis.saved_updates import BaseWeights, Place, Update, read_updates, tenth
-from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.analysis.saved_updates import (
+    BaseWeights,
+    Place,
+    Update,
+    read_updates,
+    read_weights,
+    tenth,
+)
+from loraudit.analysis.section7_runs import (
+    full_runs,
+    lora_runs,
+    rank_pairs,
+    seed_pairs,
+    weight_runs,
+)
 from loraudit.analysis.subspace import (
     Side,
     amplification,
+    intruder_cosines,
     random_directions,
     similarity,
     stable_rank,
@@ -36,9 +53,13 @@ from loraudit.studies.names import targets_name
 from loraudit.studies.spec import derive_seed
 from loraudit.studies.study import Run, Study
 
-TABLES = ("spectra", "amplification", "subspaces")
+TABLES = ("spectra", "amplification", "intruders", "subspaces")
 MOST = 8
 """Default of the largest i and j of phi's tables."""
+INTRUDERS_OF = 10
+"""k, the leading directions among which intruders are counted (arXiv 2410.21228)."""
+INTRUDER_BELOW = 0.5
+"""epsilon, the largest cosine of an intruder with any direction of W0 (arXiv 2410.21228)."""
 CONTROL_SEED = 0
 PROJECTED = ("projected_update", "projected_weight", "projected_random")
 UNDEFINED = dict.fromkeys(("stable_rank", "weight_norm", *PROJECTED, "amplification"), float("nan"))
@@ -49,7 +70,7 @@ UNMOVED = {**UNDEFINED, "update_norm": 0.0}
 def study_tables(
     study: Study, results: Path, models: Path, side: Side = "right", most: int = MOST
 ) -> dict[str, pd.DataFrame]:
-    """Make the three tables of a study.
+    """Make the tables of a study.
 
     Args:
         results: the study's folder.
@@ -83,6 +104,14 @@ def study_tables(
         add("spectra", spectra_rows(_identity(run), layers))
         base = bases[run.spec.model.name]
         add("amplification", amplification_rows(_identity(run), layers, base))
+        add("intruders", intruder_rows(_of_method(run), layers, base))
+    for run in full_runs(study):
+        base = bases.setdefault(
+            run.spec.model.name, BaseWeights(models / run.spec.model.name, largest)
+        )
+        folder = results / "runs" / run.id / "adapter"
+        weights = read_weights(folder, run.spec.model.modules, base)
+        add("intruders", full_intruder_rows(_of_method(run), weights, base))
     for name, pairs in (("ranks", rank_pairs(study)), ("seeds", seed_pairs(study))):
         for one, two in pairs:
             pair = _pair_identity(name, one, f"r{two.spec.lora.rank} s{two.spec.seed}")
@@ -98,7 +127,7 @@ def study_tables(
 def write_study_tables(
     study: Study, results: Path, models: Path, out: Path, side: Side = "right", most: int = MOST
 ) -> None:
-    """Make the three tables of a study (`study_tables`) and write them to out/tidy."""
+    """Make the tables of a study (`study_tables`) and write them to out/tidy."""
     for name, table in study_tables(study, results, models, side, most).items():
         write_tidy(table, out / "tidy" / name)
 
@@ -110,7 +139,7 @@ def adapter_tables(
     side: Side = "right",
     most: int = MOST,
 ) -> dict[str, pd.DataFrame]:
-    """Make the three tables of an adapter alone, whose only pair is Delta W and W.
+    """Make the tables of an adapter alone, whose only pair is Delta W and W.
 
     Args:
         folder: the adapter in PEFT's format.
@@ -130,6 +159,7 @@ def adapter_tables(
     return {
         "spectra": pd.DataFrame(spectra_rows(identity, updates)),
         "amplification": pd.DataFrame(amplification_rows(identity, updates, base)),
+        "intruders": pd.DataFrame(intruder_rows({**identity, "method": "lora"}, updates, base)),
         "subspaces": pd.DataFrame(weight_rows(pair, updates, base, side, most)).assign(side=side),
     }
 
@@ -144,11 +174,15 @@ def _identity(run: Run) -> dict:
     subject = {"run": run.id, "task": spec.task.name, "model": spec.model.name}
     return {
         **subject,
-        "rank": spec.lora.rank,
+        "rank": spec.adapter.rank if spec.adapter else None,
         "targets": targets_name(spec),
         "label": run.label,
         "seed": spec.seed,
     }
+
+
+def _of_method(run: Run) -> dict:
+    return {**_identity(run), "method": run.spec.method}
 
 
 def _pair_identity(name: str, run: Run, second: str) -> dict:
@@ -179,6 +213,31 @@ def amplification_rows(
             numbers = amplification(weight, update.delta, directions, source)
             numbers["stable_rank"] = stable_rank(values)
         yield {**identity, "layer": layer, "matrix": matrix, **numbers}
+
+
+def intruder_rows(
+    identity: dict, updates: dict[Place, Update], base: BaseWeights
+) -> Iterator[dict]:
+    """Count the intruder dimensions of an adapter; an update of zero has none."""
+    for place, update in updates.items():
+        delta = (update.delta.left * update.delta.values) @ update.delta.right.mT
+        trained = base.weight(update).double() + delta
+        yield _intruders(identity, place, base.basis(update.layer, update.rows), trained)
+
+
+def full_intruder_rows(
+    identity: dict, weights: Iterable[tuple[Place, str, Tensor]], base: BaseWeights
+) -> Iterator[dict]:
+    """Count the intruder dimensions of trained matrices, ordered by layer and matrix."""
+    rows = [_intruders(identity, place, base.basis(layer), w) for place, layer, w in weights]
+    yield from sorted(rows, key=lambda row: (row["layer"], MATRICES.index(row["matrix"])))
+
+
+def _intruders(identity: dict, place: Place, basis: Tensor, trained: Tensor) -> dict:
+    cosines = intruder_cosines(basis, trained, INTRUDERS_OF)
+    found = {"of": len(cosines), "below": INTRUDER_BELOW}
+    found |= {"intruders": int((cosines < INTRUDER_BELOW).sum()), "cosine": cosines.min().item()}
+    return {**identity, "layer": place[0], "matrix": place[1], **found}
 
 
 def pair_rows(

@@ -13,6 +13,16 @@ def lora_runs(study: Study) -> list[Run]:
     return [run for run in study.runs if run.spec.method == "lora"]
 
 
+def full_runs(study: Study) -> list[Run]:
+    """Return the runs of full fine-tuning whose weights were kept, to set beside LoRA's."""
+    return [run for run in study.runs if run.spec.method == "full_saved" and lora_runs(study)]
+
+
+def measured_runs(study: Study) -> list[Run]:
+    """Return all runs that section 7's tables read."""
+    return lora_runs(study) + full_runs(study)
+
+
 def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
     """Return per group its smallest and largest rank, of different seeds where it has them.
 

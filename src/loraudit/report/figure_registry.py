@@ -269,6 +269,17 @@ _FIGURES = (
         wanted=_has_lora,
     ),
     Figure(
+        name="intruders",
+        title="Intruder dimensions",
+        section="updates",
+        tables=("tidy/intruders.parquet",),
+        module=f"{HERE}.section7_figures",
+        rows="intruder_rows",
+        draw="intruders",
+        describe="describe_intruders",
+        wanted=_has_lora,
+    ),
+    Figure(
         name="subspace_ranks",
         title="Directions of two ranks",
         section="updates",

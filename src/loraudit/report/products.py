@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from loraudit.analysis.collect import write_collected
-from loraudit.analysis.section7_runs import lora_runs
+from loraudit.analysis.section7_runs import lora_runs, measured_runs
 from loraudit.base.shipped import own_or_shipped
 from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
@@ -116,7 +116,7 @@ def _figure(figure: Figure, places: Places) -> list[Product]:
 
 def _section7(study: Study, places: Places) -> Product:
     models = places.resources / "models"
-    names = sorted({run.spec.model.name for run in lora_runs(study)})
+    names = sorted({run.spec.model.name for run in measured_runs(study)})
 
     def make() -> None:
         from loraudit.analysis.section7 import write_study_tables

@@ -1,5 +1,8 @@
 """Figures of section 7: what the updates of saved adapters look like."""
 
+import textwrap
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.cm import ScalarMappable
@@ -16,6 +19,8 @@ SERIES = ["rank", "targets", "label"]
 """Columns that make one line of a task and model: our LoRA is the only method here."""
 MOST_SUBJECTS = 4
 """Tasks and models with a row of panels in section 7's figures; the tables have all."""
+LABEL = 24
+"""Characters in a line of a cell's name beside its row."""
 MOST_TICKS = 4
 """Labelled ticks along a side of a map."""
 PROJECTIONS = {
@@ -99,6 +104,18 @@ def amplification_rows(table: pd.DataFrame) -> pd.DataFrame:
     return _widest(table, MOST_SUBJECTS)
 
 
+def intruder_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `intruders` draws: a row per run and matrix, the mean over its layers.
+
+    Cells without matrix of their own (full fine-tuning) are drawn for the matrices that LoRA has.
+    """
+    kept = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
+    adapted = kept[kept["rank"].notna()]
+    rows = kept.merge(adapted[[*SUBJECT, "matrix"]].drop_duplicates())
+    by = [*SUBJECT, "method", *SERIES, "run", "matrix", "of", "below"]
+    return rows.groupby(by, dropna=False, sort=False).intruders.mean().reset_index()
+
+
 def spectra(table: pd.DataFrame) -> Figure:
     """Draw the singular values of Delta W over their index: a line per layer, matrices apart."""
     with plt.rc_context(STYLE):
@@ -135,6 +152,63 @@ def stable_rank(table: pd.DataFrame) -> Figure:
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
         legend(figure, title)
     return figure
+
+
+def intruders(rows: pd.DataFrame) -> Figure:
+    """Draw intruder dimensions per matrix: a line per cell, a dot per run, a tick for the mean."""
+    cells = rows[["method", *SERIES]].drop_duplicates()
+    cells = cells.sort_values("rank", kind="stable").to_dict("records")  # full fine-tuning last
+    labels = [textwrap.fill(_intruder_cell(cell), LABEL) for cell in cells]
+    places = {_cell_key(cell): place for place, cell in enumerate(cells)}
+    lines = sum(label.count("\n") + 1 for label in labels)
+    subjects = rows[SUBJECT].drop_duplicates().shape[0]
+    with plt.rc_context(STYLE):
+        figure, panels = _matrix_panels(rows, "intruder dimensions", "")
+        figure.set_size_inches(WIDTH, 0.7 + subjects * (0.45 + 0.16 * lines))
+        for axes, part in panels:
+            at = [places[_cell_key(row)] for row in part.to_dict("records")]
+            axes.scatter(
+                part.intruders, at, s=10, color=COLOURS[0], label="a run, mean over layers"
+            )
+            means = part.intruders.groupby(at).mean()
+            look = {"s": 90, "marker": "|", "color": COLOURS[1], "label": "mean of the runs"}
+            axes.scatter(means, means.index, **look)
+            axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
+            axes.set_ylim(len(labels) - 0.4, -0.6)
+            axes.set_xlim(-0.05 * max(1.0, rows.intruders.max()), None)
+        legend(figure)
+    return figure
+
+
+def _cell_key(cell: dict) -> tuple:
+    return tuple(_text(cell[name]) for name in ("method", *SERIES))
+
+
+def _intruder_cell(cell: dict) -> str:
+    if cell["rank"] == cell["rank"]:
+        return _series_title({name: _text(cell[name]) for name in SERIES})
+    return " ".join(filter(None, ["full", _text(cell["label"])]))
+
+
+def _text(value: Any) -> Any:
+    return "" if value != value else value
+
+
+def describe_intruders(rows: pd.DataFrame) -> str:
+    """Say the mean number of intruder dimensions of each cell."""
+
+    def say(part: pd.DataFrame) -> str:
+        means = part.groupby(["method", *SERIES], dropna=False, sort=False).intruders.mean()
+        cells = (dict(zip(means.index.names, key, strict=True)) for key in means.index)
+        return ", ".join(
+            f"{_intruder_cell(cell)} {mean:.2f}" for cell, mean in zip(cells, means, strict=True)
+        )
+
+    most, below = rows["of"].max(), rows.below.iloc[0]
+    return (
+        f"Intruder dimensions among the {most} leading directions of a trained matrix (largest "
+        f"cosine below {below:g}), mean over layers, matrices and runs. {each_subject(rows, say)}"
+    )
 
 
 def amplification(table: pd.DataFrame) -> Figure:

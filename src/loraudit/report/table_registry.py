@@ -11,7 +11,7 @@ from loraudit.base.named_code import module_of
 TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors")
 """The tidy tables that are collected from the runs' records."""
 
-SECTION7 = ("spectra", "amplification", "subspaces")
+SECTION7 = ("spectra", "amplification", "intruders", "subspaces")
 """The tidy tables of section 7, which are measured on the saved adapters."""
 
 

@@ -118,7 +118,10 @@ QUANTITIES = {
         tables=("subspaces",),
     ),
     "intruder_dimensions": Quantity(
-        "intruder dimensions per matrix", NUMBER, f"{READ}:intruder_dimensions"
+        "intruder dimensions per matrix, mean over layers and matrices",
+        NUMBER,
+        f"{READ}:intruder_dimensions",
+        tables=("intruders",),
     ),
     "forgetting": Quantity("score lost on an earlier task", POINTS, f"{READ}:forgetting"),
 }
