@@ -171,9 +171,9 @@ def test_a_pooler_that_was_never_trained_is_noticed(project):
     assert load_model("mine", MODELS).head == ("bert.pooler", "classifier")
 
 
-def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):
+def test_a_model_of_no_family_gets_a_proposal_or_takes_modules(project):
     families = yaml.safe_load(MODELS.read_text())
-    del families["families"]["distilbert"]
+    known = families["families"].pop("distilbert")
     families["models"].pop("distilbert-base")
     MODELS.write_text(yaml.safe_dump(families))
     folder = Path("other")
@@ -181,8 +181,11 @@ def test_a_model_of_no_family_names_its_layers_and_takes_modules(project):
     shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 64}
     model = DistilBertForSequenceClassification(DistilBertConfig(pad_token_id=0, **shape))
     model.save_pretrained(folder)
-    error = call("add-model", "--name", "mine", "--folder", folder, code=1)
-    assert "distilbert.transformer.layer.*.attention.q_lin" in error
+    shown = call("add-model", "--name", "proposed", "--folder", folder)
+    assert "none is for 'distilbert'" in shown and "PEFT's differ by" in shown
+    made = load_model("proposed", MODELS)
+    assert {k: m.removeprefix("distilbert.") for k, m in made.modules.items()} == known["modules"]
+    assert list(made.head) == known["head"]
     given_modules = ["--module", "q=transformer.layer.*.attention.q_lin", "--head", "classifier"]
     wrong = [given_modules[0], "q=transformer.layer.*.q", *given_modules[2:]]
     start = ["add-model", "--name", "mine", "--folder", folder]

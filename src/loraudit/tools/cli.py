@@ -673,7 +673,10 @@ def add_model(
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Add a model to config/models.yaml after loading it and running it with LoRA on all matrices.
+    """Add a model to config/models.yaml after training one step with LoRA on all its matrices.
+
+    The step is made by our code and by PEFT. A model whose type has no family is looked at: its
+    linear layers are told by their names, and shown.
 
     On a terminal it asks for what no option says. Comments in the file stay. If anything is wrong,
     nothing is written.

@@ -58,6 +58,7 @@ from loraudit.studies.study import Run, Study
 from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
 from loraudit.tools import calibrate
+from loraudit.tools.all_targets import all_targets
 from loraudit.tools.gpu_speeds import START_SECONDS, read_speeds, speed
 from loraudit.tools.room import Room, schedule
 
@@ -580,6 +581,7 @@ def _answer(
             *(idle_gpus(machine.profile()) if speeds is None else _assumed()),
             *_unknown_sizes(todo),
             *advice(study),
+            *all_targets(study),
             *cautions(study),
         ],
     }

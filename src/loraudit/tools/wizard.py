@@ -3,7 +3,7 @@
 import re
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -11,11 +11,14 @@ from loraudit.base.errors import Misuse, UserError, unknown
 from loraudit.base.files import write_text
 from loraudit.base.shipped import read_table
 from loraudit.studies import paths
-from loraudit.studies.entries import MATRICES, FolderSource, ModelEntry, TaskEntry
+from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
 from loraudit.studies.values import validated
 
 ROWS = 32
 """Rows of each split on which the tokenizer is tried for a new task."""
+
+STEP_GAP = 1e-3
+"""How far our outputs and PEFT's may differ after a step, relative to the larger of 1 and them."""
 
 NAME = r"[a-z0-9][a-z0-9._-]*"
 
@@ -198,12 +201,13 @@ def fetched_models() -> list[Path]:
 
 
 def try_model(name: str, fields: dict) -> Tried:
-    """Make a model's entry and try it: match its matrices and run two sentences with LoRA on all.
+    """Make a model's entry and try it: match its matrices, and train one step with LoRA on all.
 
     Args:
         name: the model's name.
         fields: the keys of its entry in models.yaml; without family and modules, the family is
-            that of the model's type.
+            that of the model's type or, if there is none, modules and head are proposed by looking
+            at the model.
 
     Raises:
         UserError: the entry does not work, with the reason; nothing was written.
@@ -216,8 +220,10 @@ def try_model(name: str, fields: dict) -> Tried:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
         _fetch(name, fields["source"], out)
+        found: list[list[object]] = []
         if not {"family", "modules"} & set(fields):
-            fields = {"family": _family(out, families), **fields}
+            proposed, found = _found(out, families)
+            fields = {**proposed, **fields}
         if fields.get("family") not in (None, *families):
             raise unknown("family", fields["family"], families)
         whole = {**families.get(fields.get("family"), {}), **fields}
@@ -231,7 +237,7 @@ def try_model(name: str, fields: dict) -> Tried:
         seen, most = _run_model(entry, out)
         fields |= {"max_tokens": most} if most else {}
     text = insert(_own_text(path), "models", name, fields)
-    return Tried(path, text, dump(name, fields), seen)
+    return Tried(path, text, dump(name, fields), found + seen)
 
 
 def _fetch(name: str, origin: dict, out: Path) -> None:
@@ -242,41 +248,44 @@ def _fetch(name: str, origin: dict, out: Path) -> None:
     fetch_model(validated(ModelEntry, known, f"model {name!r}"), out)
 
 
-def _family(folder: Path, families: dict) -> str:
+def _found(folder: Path, families: dict) -> tuple[dict, list[list[object]]]:
+    """Return the family of a model's type or, where none is known, what its modules suggest.
+
+    Returns:
+        Keys of the entry, and what was seen.
+    """
+    from safetensors import safe_open
     from transformers import AutoConfig
 
-    kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
-    if kind not in families:
-        raise UserError(
-            f"family: none is for models of type {kind!r} (known: {', '.join(sorted(families))}); "
-            f"give one with --family, or --module for {' '.join(MATRICES)} and --head. Its linear "
-            f"layers: {', '.join(_linear_layers(folder))}"
-        )
-    return kind
+    from loraudit.adapters.base_model import check_classifier
+    from loraudit.tools.architecture import propose
 
-
-def _linear_layers(folder: Path) -> list[str]:
-    """Return the names of a model's linear layers, with * for layer numbers."""
-    from torch import nn
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-    from transformers.pytorch_utils import Conv1D
-
-    model = AutoModelForSequenceClassification.from_config(
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    )
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D)]
-    return list(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
+    check_classifier(folder, str(folder))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, num_labels=2)
+    if config.model_type in families:
+        return {"family": config.model_type}, []
+    files = sorted(folder.glob("*.safetensors"))
+    keys = {key for file in files for key in safe_open(file, "pt").keys()}  # noqa: SIM118
+    proposal = propose(config, frozenset(keys))
+    made: dict = {
+        "modules": proposal.modules,
+        "head": list(proposal.head),
+    }
+    if proposal.output != proposal.head[-1]:
+        made["output"] = proposal.output
+    seen: list[list[object]] = [
+        ["family", f"none is for {config.model_type!r}: the entry follows from the model's modules"]
+    ]
+    seen += [["left out", f"{name}: no matrix that has a name here"] for name in proposal.left_out]
+    return made, seen
 
 
 def _run_model(entry: ModelEntry, folder: Path) -> tuple[list[list[object]], int | None]:
-    """Load a fetched model, match its matrices, and run two sentences through it with LoRA.
+    """Load a fetched model, match its matrices, and train a step on two sentences, as PEFT does.
 
     Returns:
         What was seen, and the most tokens that the model can read.
     """
-    import torch
-
-    from loraudit.adapters import inject
     from loraudit.adapters.base_layers import matrix_sizes, targets_of
     from loraudit.adapters.base_model import load_base, most_tokens
     from loraudit.data.tokenise import load_tokenizer
@@ -290,14 +299,42 @@ def _run_model(entry: ModelEntry, folder: Path) -> tuple[list[list[object]], int
         shapes = {"{1} x {0}".format(*matrix_sizes(model, target)) for target in found}
         seen.append([matrix, f"{len(found)} layers, {', '.join(sorted(shapes))}: {found[0].name}"])
     batch = tokenizer(["A first trial.", "Another, longer one."], padding=True, return_tensors="pt")
-    adapted = inject.apply(model, spec).eval()
-    with torch.no_grad():
-        logits = adapted(**batch).logits
-    if not torch.isfinite(logits).all():
-        raise UserError(f"model {entry.name!r}: its outputs are not finite")
-    seen.append(["forward", f"{batch['input_ids'].numel()} tokens -> logits {tuple(logits.shape)}"])
+    seen.append(_one_step(model, spec, dict(batch)))
     seen.append(["max_length", f"up to {most}" if most else "no limit"])
     return seen, most
+
+
+def _one_step(model: Any, spec: Any, batch: dict) -> list[object]:
+    """Train one step by our code and by PEFT's, and return what was seen.
+
+    Raises:
+        UserError: outputs are not finite, or the two differ.
+    """
+    import copy
+
+    import torch
+
+    from loraudit.adapters import inject, peft_twin
+
+    outputs = []
+    for adapted in (peft_twin.apply(copy.deepcopy(model), spec), inject.apply(model, spec)):
+        optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=1.0)
+        first = adapted.eval()(**batch).logits
+        torch.nn.functional.cross_entropy(first, torch.tensor([0, 1])).backward()
+        optimizer.step()
+        with torch.no_grad():
+            outputs.append(adapted(**batch).logits)
+    theirs, ours = outputs
+    if not torch.isfinite(torch.stack((first, theirs, ours))).all():
+        raise UserError(f"model {spec.model.name!r}: its outputs are not finite")
+    gap, size = (ours - theirs).abs().max().item(), ours.abs().max().item()
+    if gap > STEP_GAP * max(1.0, size):
+        raise UserError(
+            f"model {spec.model.name!r}: after a step PEFT's outputs and ours differ by {gap:.2g}"
+        )
+    moved = (ours - first).abs().max().item()
+    said = f"{batch['input_ids'].numel()} tokens -> logits {tuple(ours.shape)}"
+    return ["one step", f"{said}, moved by {moved:.2g}; PEFT's differ by {gap:.1g}"]
 
 
 def _trial_spec(entry: ModelEntry):
