@@ -1,4 +1,4 @@
-"""The lines that `snakemake` prints by the logger plugin of profiles/default."""
+"""The lines that `snakemake` prints for the jobs of a study."""
 
 import io
 import json
@@ -6,13 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
-import yaml
-from snakemake.logging import DefaultFormatter
+from snakemake.logging import ColorizingTextHandler, DefaultFormatter
 from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLogHandlerBase
 
-import snakemake_logger_plugin_loraudit as plugin
+from loraudit.tools import job_lines as plugin
 
 
 class TestPlugin(TestLogHandlerBase):
@@ -21,7 +19,7 @@ class TestPlugin(TestLogHandlerBase):
     __test__ = True
 
     def get_log_handler_cls(self):
-        return plugin.LogHandler
+        return plugin.JobLines
 
     def get_log_handler_settings(self):
         return None
@@ -30,15 +28,13 @@ class TestPlugin(TestLogHandlerBase):
 class Said:
     """A handler, what it printed, and a clock that is moved by hand."""
 
-    def __init__(self, monkeypatch, **settings):
-        common = MockOutputSettings()
-        vars(common).update({"printshellcmds": False, **settings})
+    def __init__(self, monkeypatch):
         self.now = 0.0
         monkeypatch.setattr(plugin.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(
             plugin.Times.__dataclass_fields__["began"], "default_factory", lambda: 0
         )
-        self.handler = plugin.LogHandler(common, None)
+        self.handler = plugin.JobLines(settings(), None)
         self.handler.stream = io.StringIO()
         self.handler.setFormatter(DefaultFormatter(None, True))
 
@@ -122,21 +118,41 @@ def test_a_failed_job_is_said_with_its_last_words(said, tmp_path):
     assert said.lines()[-1] == "failed: x (log: nowhere)"
 
 
+@pytest.fixture
+def own(monkeypatch):
+    """Give Snakemake's own handler on its logger, which has no other."""
+    handler = ColorizingTextHandler(nocolor=True)
+    handler.name = "DefaultStreamHandler"
+    handler.addFilter(lambda record: True)
+    monkeypatch.setattr(plugin.logger, "handlers", [handler])
+    return handler
+
+
+def settings(**changed) -> MockOutputSettings:
+    made = MockOutputSettings()
+    vars(made).update({"printshellcmds": False, **changed})
+    return made
+
+
+def test_the_lines_come_in_place_of_snakemakes_text_and_keep_what_is_quiet(own):
+    plugin.install(settings())
+    (handler,) = plugin.logger.handlers
+    assert isinstance(handler, plugin.JobLines) and handler.filters == own.filters
+
+
 @pytest.mark.parametrize("setting", ["dryrun", "verbose", "printshellcmds", "debug_dag"])
-def test_what_asks_for_snakemakes_own_text_gets_it(monkeypatch, setting):
-    said = Said(monkeypatch, **{setting: True})
-    said.handler.full.stream = said.handler.stream
-    said.say(message="Building DAG of jobs...")
-    assert "Building DAG of jobs..." in said.handler.stream.getvalue()
+def test_what_asks_for_snakemakes_own_text_gets_it(own, setting):
+    plugin.install(settings(**{setting: True}))
+    assert plugin.logger.handlers == [own]
+
+
+def test_a_logger_plugin_that_was_asked_for_is_left_alone(own):
+    own.name = "another"
+    plugin.install(settings())
+    assert plugin.logger.handlers == [own]
 
 
 def test_a_record_that_is_not_one_only_lacks_its_score(tmp_path):
     (tmp_path / "record.json").write_text('{"spec": []}')
     assert plugin.score_of([str(tmp_path / "record.json")]) is None
     assert plugin.score_of(["tables/scores.md"]) is None
-
-
-def test_the_profile_that_everybody_reads_turns_it_on():
-    profile = yaml.safe_load(Path("profiles/default/config.yaml").read_text())
-    assert profile["logger"] == ["loraudit"]
-    assert LoggerPluginRegistry().is_installed("loraudit")

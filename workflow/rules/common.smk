@@ -29,6 +29,7 @@ from loraudit.studies.paths import configuration, tokens_folder
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
+from loraudit.tools import job_lines
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -66,6 +67,7 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process:  # each job parses this file again and need not repeat the line
+    job_lines.install(workflow.output_settings)
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
     for sentence in advice(STUDY):
         logger.info(f"note: {sentence}")

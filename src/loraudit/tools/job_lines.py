@@ -2,10 +2,10 @@
 
     17/46 · train snippets minilm lora-r8-all seed 0 · 78.0 % accuracy · 51 s · about 6 minutes left
 
-A logger plugin of Snakemake (its interface snakemake-interface-logger-plugins), which
-profiles/default turns on. A job that fails is said at once, with the end of its log. Snakemake's own
-text, which has every job's files and reasons, is still in .snakemake/log, and comes in place of these
-lines for a dry run and with --printshellcmds, --verbose or --debug-dag.
+The workflow puts these lines in place of Snakemake's own text, unless a logger plugin is asked for.
+A job that fails is said at once, with the end of its log. Snakemake's own text, which has every
+job's files and reasons, is still in .snakemake/log, and comes on the screen for a dry run and with
+--printshellcmds, --verbose or --debug-dag.
 """
 
 import json
@@ -13,13 +13,14 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from logging import WARNING, LogRecord
+from logging import WARNING, LogRecord, StreamHandler
 from pathlib import Path
 
 from humanize import naturaldelta
-from snakemake.logging import ColorizingTextHandler
+from snakemake.logging import logger
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
 from loraudit.base.terminal import duration
 from loraudit.studies.spec import CHOSEN_ON
@@ -111,7 +112,7 @@ def last_words(logs: list[str]) -> list[str]:
     return []
 
 
-class LogHandler(LogHandlerBase):
+class JobLines(LogHandlerBase):
     """Prints a line for each job that is done or failed, and at the end the report's path."""
 
     writes_to_stream = True
@@ -122,11 +123,7 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         """Begin without jobs."""
-        said = self.common_settings
-        self.stream = sys.stdout if said.stdout else sys.stderr
-        self.full: ColorizingTextHandler | None = None
-        if said.dryrun or said.verbose or said.printshellcmds or said.debug_dag:
-            self.full = ColorizingTextHandler(nocolor=said.nocolor, stream=self.stream)
+        self.stream = sys.stderr
         self.jobs: dict[int, Job] = {}
         self.ended: list[Job] = []
         self.times = Times(time.monotonic())
@@ -134,10 +131,6 @@ class LogHandler(LogHandlerBase):
 
     def emit(self, record: LogRecord) -> None:
         """Print what a record says, if it says something to a user."""
-        if self.full:
-            self.full.setFormatter(self.formatter)
-            self.full.emit(record)
-            return
         event = getattr(record, "event", None)
         how = {
             LogEvent.RUN_INFO: self._begin,
@@ -197,3 +190,20 @@ class LogHandler(LogHandlerBase):
         self._print(f"failed: {label}{where}")
         for line in last_words(logs):
             self._print(f"    {line}")
+
+
+def install(settings: OutputSettingsLoggerInterface) -> None:
+    """Print lines in place of Snakemake's own text; its choice of what is quiet stays.
+
+    Nothing changes where Snakemake's text is asked for, or a logger plugin prints.
+    """
+    if settings.dryrun or settings.verbose or settings.printshellcmds or settings.debug_dag:
+        return
+    for own in list(logger.handlers):
+        if isinstance(own, StreamHandler) and own.name == "DefaultStreamHandler":
+            lines = JobLines(settings, None)
+            lines.setFormatter(own.formatter)
+            for quiet in own.filters:
+                lines.addFilter(quiet)
+            logger.removeHandler(own)
+            logger.addHandler(lines)
