@@ -127,7 +127,10 @@ def test_fields_that_a_method_does_not_use_are_blank(tmp_path):
         ("grid: []", "grid: expected a list of blocks"),
         ("grid: [{task: mprc}]", r"task: 'mprc' is not known; did you mean 'mrpc'"),
         ("grid: [{model: mini}]", r"model: 'mini' is not known; did you mean 'minilm'"),
-        ("grid: [{targets: q+w}]", r"targets: 'w' is not known.*legal: all, down, k, o, q, up, v"),
+        (
+            "grid: [{targets: q+w}]",
+            r"targets: 'w' is not known.*legal: all, down, gate, k, o, q",
+        ),
         ("grid: [{method: lroa}]", r"method: 'lroa' is not known; did you mean 'lora'"),
         ("grid: [{rank: 0}]", "rank = 0: .*greater than or equal to 1"),
         ("grid: [{rank: -8}]", "rank = -8: .*greater than or equal to 1"),
@@ -338,6 +341,50 @@ def test_one_task_of_a_study_brings_the_runs_that_it_starts_from(tmp_path):
     assert study.name == "mine-rte"
     found = {(run.spec.task.name, run.spec.flat()["rank"]) for run in study.runs}
     assert found == {("rte", 8), ("rte", None), ("mnli", 8)}
+
+
+CHAIN = """
+defaults: {model: roberta-base, rank: 8, seed: [0, 1]}
+grid:
+  - {task: cola, method: [lora, peft], warm_start: {task: mrpc, tensors: adapter}}
+  - {task: mrpc, method: [lora, peft], warm_start: {task: rte, tensors: adapter}}
+  - {task: rte, method: [lora, peft]}
+"""
+
+
+def test_warm_starts_make_a_chain_of_tasks_in_any_order_of_the_blocks(tmp_path):
+    study = load_study(study_file(tmp_path, CHAIN))
+    runs = {run.id: run for run in study.runs}
+    for method in ("lora", "peft"):
+        for task, before in (("cola", "mrpc"), ("mrpc", "rte")):
+            start = runs[f"{task}/roberta-base/{method}-r8-q+v/s1"].spec.warm_start
+            assert start.run == f"{before}/roberta-base/{method}-r8-q+v/s1"
+            assert start.spec_sha256 == digest(runs[start.run].spec)
+    depths = {name.split("/")[0]: depth for name, depth in study.depths().items()}
+    assert depths == {"cola": 2, "mrpc": 1, "rte": 0}
+
+
+def test_a_change_of_the_first_task_changes_the_whole_chain(tmp_path):
+    found = [
+        {run.id: digest(run.spec) for run in load_study(study_file(tmp_path, text)).runs}
+        for text in (CHAIN, CHAIN.replace("{task: rte, method", "{task: rte, epochs: 9, method"))
+    ]
+    assert not set(found[0].values()) & set(found[1].values())
+
+
+def test_one_task_of_a_chain_brings_all_before_it(tmp_path):
+    study = load_study(study_file(tmp_path, CHAIN), {"task": "mrpc"})
+    assert {run.spec.task.name for run in study.runs} == {"mrpc", "rte"}
+    study = load_study(study_file(tmp_path, CHAIN), {"task": "cola"})
+    assert {run.spec.task.name for run in study.runs} == {"cola", "mrpc", "rte"}
+
+
+@pytest.mark.parametrize("before", ["cola", "rte"])
+def test_a_chain_without_a_beginning_is_refused(tmp_path, before):
+    start = f"{{task: {before}, tensors: adapter}}"
+    text = CHAIN.replace("{task: rte, method", f"{{task: rte, warm_start: {start}, method")
+    with pytest.raises(UserError, match="would start from itself; a chain begins with"):
+        load_study(study_file(tmp_path, text))
 
 
 ABLATION = """

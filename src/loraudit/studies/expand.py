@@ -10,7 +10,7 @@ and model) override all of them. What the working folder's own config/ leaves ou
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -397,30 +397,47 @@ def _needed_tuning(tuning: dict[str, Run], runs: list[Run], path: Path) -> tuple
 def _with_starts(resolver: _Resolver, points: list[Point]) -> list[Run]:
     """Make the runs in the order of the points.
 
-    Runs that start cold are made first, because a run that starts warm holds the name and digest of
-    the run that it starts from.
+    A run that starts warm holds the name and digest of the run that it starts from, which is made
+    first. That one may itself start warm, so that tasks make a chain.
+
+    Raises:
+        UserError: no run fits a `warm_start`, or runs start from each other in a circle.
     """
-    cold = [resolver.run(point, None) for point in points if not point.starts_warm]
-    starts: dict[tuple, Run] = {}
-    for run in cold:
-        starts.setdefault((run.spec.task.name, run.label, *_shared(run.spec)), run)
-    digests = functools.cache(lambda key: digest(starts[key].spec))
+    cold = [resolver.run(point, None) for point in points]
+    order = sorted(range(len(points)), key=lambda place: points[place].starts_warm)
+    starts: dict[tuple, int] = {}
+    for place in order:  # where a cold and a warm run have the same key, the cold one is meant
+        run = cold[place]
+        starts.setdefault((run.spec.task.name, run.label, *_shared(run.spec)), place)
+    made: dict[int, Run] = {}
 
-    def warm(point: Point) -> Run:
+    def make(place: int, waiting: tuple[int, ...] = ()) -> Run:
+        if place not in made:
+            point = points[place]
+            made[place] = warm(place, waiting) if point.starts_warm else cold[place]
+        return made[place]
+
+    def warm(place: int, waiting: tuple[int, ...]) -> Run:
+        point = points[place]
         _check_cold_method(point)
-        key = _start(point, resolver.run(point, None).spec, starts)
-        tuned = starts[key].spec.tuned
-        if tuned and "alpha" in tuned.fields:
+        first = starts[_start(point, cold[place].spec, starts)]
+        if first in (place, *waiting):
             raise UserError(
-                f"{point.where}: warm_start: {starts[key].id} has its alpha tuned, so that its "
-                "adapter may be scaled in another way than this run's"
+                f"{point.where}: warm_start: {cold[place].id} would start from itself; a chain "
+                "begins with a run whose warm_start is null"
             )
-        start = {"run": starts[key].id, "spec_sha256": digests(key)}
+        start = make(first, (place, *waiting))
+        if start.spec.tuned and "alpha" in start.spec.tuned.fields:
+            raise UserError(
+                f"{point.where}: warm_start: {start.id} has its alpha tuned, so that its adapter "
+                "may be scaled in another way than this run's"
+            )
         tensors = point.fields["warm_start"]["tensors"]
-        return resolver.run(point, {**start, "tensors": tensors})
+        found = {"run": start.id, "spec_sha256": digests(first), "tensors": tensors}
+        return resolver.run(point, found)
 
-    runs = iter(cold)
-    return [warm(point) if point.starts_warm else next(runs) for point in points]
+    digests = functools.cache(lambda place: digest(made[place].spec))
+    return [make(place) for place in range(len(points))]
 
 
 def _check_cold_method(point: Point) -> None:
@@ -440,7 +457,7 @@ def _shared(spec: RunSpec) -> tuple:
     return spec.model.name, spec.method, spec.seed, *own
 
 
-def _start(point: Point, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
+def _start(point: Point, spec: RunSpec, starts: Container[tuple]) -> tuple:
     """Return the key in `starts` of the run that a point starts from.
 
     That is the run on the asked task with equal `_shared` values and the point's label; if there is
@@ -449,7 +466,7 @@ def _start(point: Point, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
     Args:
         point: the point, with a `warm_start`.
         spec: the spec of its run, as if it started cold.
-        starts: the runs that start cold; keys are task, label and `_shared` values.
+        starts: has the keys of all runs: task, label and `_shared` values.
 
     Raises:
         UserError: `warm_start` is ill-formed, or no run fits.
@@ -464,13 +481,18 @@ def _start(point: Point, spec: RunSpec, starts: dict[tuple, Run]) -> tuple:
     wanted = (spec.model.name, spec.method, spec.lora.rank, f"{spec.lora.alpha:g}", spec.seed)
     raise UserError(
         f"{where}: warm_start: the study has no run on task {asked['task']!r} with model, method, "
-        f"rank, alpha and seed {', '.join(map(str, wanted))} and targets {targets_name(spec)!r} "
-        "that itself starts cold"
+        f"rank, alpha and seed {', '.join(map(str, wanted))} and targets {targets_name(spec)!r}"
     )
 
 
 def _restricted(runs: list[Run], task: str) -> list[Run]:
-    """Keep the runs on one task, and the runs that these start from."""
-    starts = (run.spec.warm_start for run in runs if run.spec.task.name == task)
-    needed = {start.run for start in starts if start}
-    return [run for run in runs if run.spec.task.name == task or run.id in needed]
+    """Keep the runs on one task, and all the runs that these start from."""
+    by_name = {run.id: run for run in runs}
+    needed: set[str] = set()
+    waiting = [run for run in runs if run.spec.task.name == task]
+    while waiting:
+        run = waiting.pop()
+        needed.add(run.id)
+        if (start := run.spec.warm_start) and start.run not in needed:
+            waiting.append(by_name[start.run])
+    return [run for run in runs if run.id in needed]

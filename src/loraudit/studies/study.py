@@ -86,6 +86,19 @@ class Study(Frozen):
         sentences = [known.sentence() for known in self.contaminations]
         return sentences + [known.sentence() for known in self.shared_texts]
 
+    def depths(self) -> dict[str, int]:
+        """Return {run: how many runs it has to wait for, one after the other, by warm starts}."""
+        runs = {run.id: run for run in self.all_runs}
+        depths: dict[str, int] = {}
+
+        def depth(name: str) -> int:
+            if name not in depths:
+                start = runs[name].spec.warm_start
+                depths[name] = depth(start.run) + 1 if start else 0
+            return depths[name]
+
+        return {name: depth(name) for name in runs}
+
     def describe(self) -> str:
         """Return one line that counts the study's runs by method, and its cross-checks."""
         counts = Counter(run.spec.method for run in self.runs)

@@ -508,17 +508,18 @@ def _timed_jobs(
     estimates: dict[str, Estimate],
     checks: dict[str, float],
 ) -> list[list[tuple[Room, float | None]]]:
-    """Return what the jobs that are to do take, and their seconds, in two waves.
+    """Return what the jobs that are to do take, and their seconds, in waves.
 
-    A run with a warm start waits for the run that it starts from, so these are the second.
+    A run with a warm start waits for the run that it starts from, so it is in the wave after it.
     """
     cluster, own = read_cluster(), machine.run_room()
-    waves: list[list[tuple[Room, float | None]]] = [[], []]
+    depths = study.depths()
+    waves: list[list[tuple[Room, float | None]]] = [[] for _ in range(1 + max(depths.values()))]
     for run in study.all_runs:
         if run.id in jobs.runs:
             need = cluster.needs("train", [run.spec.model.name], [run.spec.task.name], 1)
             took = own._replace(mem_mb=need.mem_mb), estimates[run.id].seconds
-            waves[run.spec.warm_start is not None].append(took)
+            waves[depths[run.id]].append(took)
     for name, spec in study.cells().items():
         if name in jobs.cells:
             need = cluster.needs("crosscheck", [spec.model.name], [spec.task.name], 1)
