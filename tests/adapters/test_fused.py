@@ -12,13 +12,15 @@ from loraudit.adapters import inject, peft_folder, peft_twin
 from loraudit.adapters.base_layers import part_rows, targets_of
 from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA, layouts_of
 from loraudit.adapters.lora import LoRALinear
-from loraudit.adapters.parts import fold, unfold
+from loraudit.adapters.parts import Layout, SavedPart, fold, free, unfold
 from loraudit.adapters.quantise import quantise
 from loraudit.adapters.warm_start import start_from
 from loraudit.analysis.saved_updates import BaseWeights, read_updates
 from loraudit.base.errors import UserError
 from loraudit.studies.entries import FusedPart, ModelEntry, place_of
+from loraudit.tools.verify import _adapter_values
 from loraudit.training.accounting import adapter_ranks, count_parameters
+from loraudit.training.health import unmoved
 from loraudit.training.resize_ranks import grow, prune
 from tiny import MILD, UP_TO_ROUNDING, make_spec, save_tiny_model, tiny_entry, tiny_model
 
@@ -170,6 +172,27 @@ def test_parts_that_do_not_fit_the_adapter_are_refused(text, tmp_path):
     (tmp_path / "parts.json").write_text(text)
     with pytest.raises(UserError, match=r"parts\.json: its parts do not fit the adapter"):
         peft_folder.read_parts(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["lora", "peft"])
+def test_padding_is_not_counted_when_a_run_is_verified(method, tmp_path):
+    """One part's B has not moved: our code has it as a matrix, PEFT as some of a layer's zeros."""
+    spec = spec_of(QKV, method=method)
+    code = peft_twin if method == "peft" else inject
+    model = code.apply(tiny_model("gpt2"), spec)
+    parts = (SavedPart(name, 3, ((16 * i, 16 * i + 16),)) for i, name in enumerate(QKV))
+    layout = Layout(48, tuple(parts))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and not name.endswith(".k.lora_B"):
+            parameter.data += 1.0 if method == "lora" else free(layout, parameter)
+    code.export(model, spec, tmp_path)
+    counted = count_parameters(model, spec.model.head)["adapter"]
+    still = 2 if method == "lora" else 0
+    assert _adapter_values(tmp_path / "adapter_model.safetensors", method == "peft") == (
+        counted,
+        still,
+    )
+    assert len(unmoved(model)) == still
 
 
 def test_folding_and_unfolding_are_inverse():

@@ -45,7 +45,7 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
         "inference_mode": True,
         **adapter.peft,
     }
-    with _peft_errors(adapter.peft):
+    with peft_errors(adapter.peft):
         return peft.LoraConfig(**fields)
 
 
@@ -56,11 +56,11 @@ def base_name(spec: RunSpec) -> str:
 
 
 @contextmanager
-def _peft_errors(options: dict) -> Iterator[None]:
+def peft_errors(options: dict) -> Iterator[None]:
     """Turn PEFT's refusal of the user's `options` into one sentence; other errors pass through."""
     try:
         yield
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
         if not options:
             raise
         raise UserError(f"peft = {options}: PEFT says: {' '.join(str(error).split())}") from None
@@ -87,7 +87,7 @@ def apply(model: nn.Module, spec: RunSpec) -> nn.Module:
     config = with_ranks(lora_config(spec, list(ranks)), adapter, ranks)
     config.inference_mode, config.base_model_name_or_path = False, None  # PEFT fills it in
     torch.manual_seed(derive_seed(spec.seed, "lora_A"))
-    with _peft_errors(adapter.peft):
+    with peft_errors(adapter.peft):
         twin = peft.get_peft_model(model, config)
     for name, start in layer_starts.items():
         layer = twin.get_submodule(PREFIX + name)

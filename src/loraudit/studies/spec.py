@@ -122,6 +122,11 @@ class AdapterSpec(Frozen):
             check_options(self.peft)
             if self.warm_start:
                 raise ValueError("a warm_start copies plain LoRA matrices: leave peft empty")
+            if kind := self.peft.get("peft_type"):
+                legal = {"lora_dropout": 0, "lora_plus": None, "init": "kaiming"}
+                for key, value in legal.items():
+                    if getattr(self, key) != value:
+                        raise ValueError(f"{key} {getattr(self, key)!r} is of LoRA, not {kind}")
             if "init_lora_weights" in self.peft and self.init != "kaiming":
                 raise ValueError(
                     f"init {self.init!r} and peft's init_lora_weights: set one of them"
@@ -273,7 +278,7 @@ class RunSpec(Frozen):
         elif self.adapter and self.adapter.peft:
             options = self.adapter.peft
             changed = options.get("init_lora_weights", True) not in (True, False, "gaussian")
-            if changed or options.get("lora_bias"):
+            if changed or options.get("lora_bias") or options.get("peft_type"):
                 raise ValueError(f"peft {options} does not go with a quantised base (base_bits)")
 
     def _check_unquantised(self) -> None:

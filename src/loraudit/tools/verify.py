@@ -385,8 +385,13 @@ def _labels(path: Path) -> pd.Series:
 
 
 def _as_many(case: Case, adapter: int) -> bool:
-    """Tell whether a folder may hold so many values of A and B; AdaLoRA's has no masked ranks."""
-    said = case.record.train.parameters["adapter"]
+    """Tell whether a folder may hold so many values of A and B.
+
+    AdaLoRA's has no masked ranks. Other methods of PEFT save what they do not train, too.
+    """
+    said, lora = case.record.train.parameters["adapter"], case.record.spec.adapter
+    if lora and "peft_type" in lora.peft:
+        return True
     return adapter <= said if case.record.spec.facts.masks_ranks else adapter == said
 
 
@@ -398,7 +403,8 @@ def _check_adapter(case: Case) -> Findings:
         size += file.stat().st_size
         if file.suffix == ".safetensors":
             try:
-                values, zero = _adapter_values(file)
+                whole = case.record.spec.method == "peft"  # its unmoved B are those of whole layers
+                values, zero = _adapter_values(file, whole)
                 adapter, still = adapter + values, still + zero
             except (SafetensorError, OSError, ValueError) as error:
                 yield case.problem(f"adapter/{file.name}", f"unreadable: {error}")
@@ -413,8 +419,14 @@ def _check_adapter(case: Case) -> Findings:
         yield case.problem("adapter", text)
 
 
-def _adapter_values(file: Path) -> tuple[int, int]:
-    """Read a file's tensors; returns how many values lie in A and B, and how many B are zero."""
+def _adapter_values(file: Path, whole: bool) -> tuple[int, int]:
+    """Read a file's tensors; returns how many values lie in A and B, and how many B are zero.
+
+    Zeros that pad the parts of a fused layer (adapters/parts.py) do not count. Each part's B counts
+    as one, or with `whole` each layer's.
+    """
+    parts = file.with_name("parts.json")
+    fused = read_json(parts) if parts.is_file() else {}
     count = still = 0
     with safe_open(file, framework="numpy") as tensors:
         for name in tensors.keys():  # noqa: SIM118
@@ -422,7 +434,18 @@ def _adapter_values(file: Path) -> tuple[int, int]:
             if not np.isfinite(values).all():
                 raise ValueError(f"{name} holds values that are not finite")
             count += values.size if "lora_" in name else 0
-            still += "lora_B" in name and bool(values.size) and not values.any()
+            layer = name.removeprefix("base_model.model.").removesuffix(".lora_B.weight")
+            blocks = [values]
+            if layer in fused:
+                ranks = [rank for _, rank, _ in fused[layer][1]]
+                cut = np.split(values, np.cumsum(ranks)[:-1], axis=1)
+                blocks = blocks if whole else cut
+                count -= sum(
+                    rank * (len(values) - sum(stop - start for start, stop in rows))
+                    for _, rank, rows in fused[layer][1]
+                )
+            for block in blocks if "lora_B" in name else ():
+                still += bool(block.size) and not block.any()
     return count, still
 
 

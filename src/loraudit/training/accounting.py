@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from loraudit.adapters.base_layers import in_head, is_linear, is_packed
@@ -18,12 +19,22 @@ def count_parameters(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
     The paper's 0.3M for RoBERTa-base at r=8 on q and v is `adapter` alone: 294,912. Numbers that
     are held at zero (peft_twin.hold_parts) do not count.
     """
-    counts = {"adapter": 0, "head": 0, "base": 0}
+    counts, prefix = {"adapter": 0, "head": 0, "base": 0}, adapter_prefix(model)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = "adapter" if "lora_" in name else "head" if in_head(name, head) else "base"
+            kind = "adapter" if prefix in name else "head" if in_head(name, head) else "base"
             counts[kind] += getattr(parameter, "trained_numbers", parameter.numel())
     return {**counts, "trainable": sum(counts.values())}
+
+
+def adapter_prefix(model: nn.Module) -> str:
+    """Return what the names of an adapter's tensors have in common: lora_, or PEFT's for a method.
+
+    (VeRA calls what it trains vera_lambda_, and IA3 ia3_.)
+    """
+    if isinstance(model, PeftModel):
+        return getattr(model.base_model, "prefix", "lora_")
+    return "lora_"
 
 
 def model_parameters(model: nn.Module) -> int:
@@ -43,10 +54,10 @@ def base_bytes(model: nn.Module, head: tuple[str, ...]) -> dict[str, int]:
     plain weights, or packed ones with their scales and zeros, and biases. Unpacked copies, which a
     forward pass makes and drops, do not count.
     """
-    sizes = {"base": 0, "base_linear": 0}
+    sizes, prefix = {"base": 0, "base_linear": 0}, adapter_prefix(model)
     for name, module in model.named_modules():
         for key, tensor in _tensors(module):
-            if "lora_" in f"{name}.{key}" or in_head(f"{name}.{key}", head):
+            if prefix in f"{name}.{key}" or in_head(f"{name}.{key}", head):
                 continue
             sizes["base"] += tensor.numel() * tensor.element_size()
             if is_linear(module):
