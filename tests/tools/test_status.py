@@ -151,3 +151,11 @@ def test_sick_runs_are_counted_and_listed_beside_the_failed_ones(mixed):
     console.print(status.renderable(found))
     text = console.export_text()
     assert f"collapsed: {mixed[5]}\n" in text.replace(" \n", "\n") and "diverged" not in text
+
+
+def test_the_overview_has_studies_with_and_without_results(mixed):
+    found = {row["study"]: row for row in status.overview()}
+    assert (found["small"]["done"], found["small"]["runs"]) == (1, 6)
+    assert found["quickstart"]["runs"] is None
+    assert found["quickstart"]["question"].endswith("?")
+    assert all(row["question"] for row in found.values())

@@ -186,12 +186,15 @@ def plan(
 
 @app.command()
 def status(
-    study: Annotated[str, typer.Argument(help="A study's name.", autocompletion=_studies)],
+    study: Annotated[
+        str | None,
+        typer.Argument(help="A study's name; none lists the studies.", autocompletion=_studies),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until all runs are done.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Show how far a study is. Only its files are read, so jobs may run on a cluster.
+    """Show how far a study is, or list all studies. Only files are read, wherever jobs run.
 
     A run is "failed" if its log ends in an error, "silent" if its log has not grown for five
     minutes (the job was killed or is slow), and "waiting" if it has no log yet. Of the runs that
@@ -200,9 +203,22 @@ def status(
 
     Example: `loraudit status quickstart --watch`
     """
-    from loraudit.base.terminal import console, print_json
+    from loraudit.base.terminal import console, print_json, show
     from loraudit.tools import status as module
 
+    if study is None:
+        rows = module.overview()
+        if watch:
+            raise typer.BadParameter("--watch needs the name of a study")
+        if as_json:
+            print_json(rows)
+        else:
+            done = [
+                "" if row["runs"] is None else f"{row['done']} of {row['runs']}" for row in rows
+            ]
+            cells = [[row["study"], n, row["question"]] for row, n in zip(rows, done, strict=True)]
+            show("studies", ["study", "runs done", "question"], cells)
+        return
     study = paths.study_name(study)
     runs = module.places(study)
     if as_json:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from loraudit.base.errors import unknown
 from loraudit.base.files import cached_by_file
 from loraudit.base.pipes import reader_left
+from loraudit.base.shipped import own_or_shipped
+from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 
 STATES = ("done", "running", "silent", "failed", "waiting")
@@ -72,6 +74,26 @@ def places(name: str) -> list[Place]:
 
     runs = load_configured(config).all_runs
     return [Place(run.id, run.spec.task.name, run.spec.method) for run in runs]
+
+
+def overview() -> list[dict]:
+    """Return each study's name, question, runs and runs done; counts are None if none began."""
+    found = []
+    for name in paths.study_names():
+        path = paths.RESULTS / name / "study.json"
+        if path.is_file():
+            study = json.loads(path.read_text())
+            ids = [run["id"] for run in study["tuning"] + study["runs"]]
+            done = sum((path.parent / "runs" / run / "record.json").is_file() for run in ids)
+            found.append({**_asked(name, study), "runs": len(ids), "done": done})
+        else:
+            text = read_yaml(own_or_shipped(paths.CONFIG / f"studies/{name}.yaml"))
+            found.append({**_asked(name, text), "runs": None, "done": None})
+    return found
+
+
+def _asked(name: str, study: dict) -> dict:
+    return {"study": name, "question": " ".join(str(study.get("question", "")).split())}
 
 
 def states(name: str, runs: list[Place]) -> Iterator[RunState]:
