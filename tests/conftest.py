@@ -84,6 +84,7 @@ def batch():
 
 SMALL = """
 question: Do the commands find what a study wrote?
+claims: [poster2025.two-equal-four, microsoft_lora.the-update-is-nearly-low-rank]
 defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
            rank: 2, max_length: 64, train_rows: 96}
 per_method: {head: {learning_rate: 1.0e-2}}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from loraudit.analysis.claims import claim_verdicts
 from loraudit.analysis.evidence import Cell, Evidence
 from loraudit.studies.claims import Claim
 
@@ -41,3 +42,39 @@ def evidence(*cells: Cell, **fields) -> Evidence:
 
 def draws(random: np.random.Generator, mean: float, n: int, sd: float = 0.01) -> np.ndarray:
     return mean + sd * random.standard_normal(n)
+
+
+def verdict_table() -> pd.DataFrame:
+    """Make a table of verdicts: each word, with and without Holm, ratios, and one not tested."""
+    random = np.random.default_rng(0)
+    pair = {"left": {"targets": "q+v"}, "right": {"targets": "q"}, "margin": 0}
+    rates = {"tuned": "learning_rate", "parameters_trainable": 10, "parameters_model": 1000}
+    made = evidence(
+        cell(draws(random, 0.85, 5), columns=rates),
+        cell(draws(random, 0.80, 5), targets="q", columns=rates),
+        cell(draws(random, 0.843, 5), targets="k", columns=rates),
+    )
+    claims = [
+        claim("better", test="better", **pair),
+        claim(
+            "worse",
+            test="better",
+            **{**pair, "left": {"targets": "q"}, "right": {"targets": "q+v"}},
+        ),
+        claim("open", test="better", **{**pair, "right": {"targets": "k"}}),
+        claim("wide", test="equivalent", **{**pair, "margin": 5}),
+        claim(
+            "ratio", test="ratio", low=0.5, high=2, left={"targets": "q+v"}, right={"targets": "q"}
+        ),
+        claim("gone", test="better", **{**pair, "right": {"targets": "o"}}),
+        claim(
+            "share",
+            test="at_most",
+            quantity="trainable_share",
+            select={"targets": "q"},
+            bound=2,
+            unit="percent",
+        ),
+    ]
+    table = claim_verdicts(made, claims, [one.id for one in claims])
+    return table.assign(cited="A. Author 2024")

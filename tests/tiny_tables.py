@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+import tiny_claims
 from loraudit.analysis.cost import PRICES
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import drawn_rows
@@ -266,6 +267,7 @@ DRAWN = {
 """Rows as they are drawn."""
 
 TABLES = {
+    "claims": tiny_claims.verdict_table,
     "verdicts": compared,
     "switches": effects,
     "score_vs_bits": scored,

@@ -9,7 +9,7 @@ import pytest
 
 from loraudit.base import code_digest
 from loraudit.report.figure_registry import FIGURES
-from loraudit.report.table_registry import TABLES, study_tables, table_modules
+from loraudit.report.table_registry import TABLES, early_tables, table_modules
 from loraudit.studies.methods import METHODS
 
 TRAINED = set(METHODS)
@@ -20,7 +20,7 @@ PROGRAMS: dict[str, tuple] = {
     **{name: (name, ()) for name in SCRIPTS},
     "cost figures": ("figures", [FIGURES["cost"].module]),
     "curves": ("figures", [FIGURES["learning_curves"].module]),
-    "tables": ("tables", table_modules(study_tables())),
+    "tables": ("tables", table_modules(early_tables())),
     "report": ("report", SHOWN),
 }
 """What a digest is of, by name: a program, and the modules that its rule names."""

@@ -34,6 +34,8 @@ def test_a_study_draws_what_it_has():
     assert set(study_figures(only_full)) == {"learning_curves", "cost"}
     compared = small_study(compare=("hu2022.table2",))
     assert set(study_figures(compared)) == names | {"verdicts"}
+    asking = small_study(claims=("hu2022.rank-flat",))
+    assert set(study_figures(asking)) == names | {"claims"}
 
 
 def test_one_epoch_is_no_curve():

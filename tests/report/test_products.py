@@ -38,6 +38,7 @@ def test_the_rules_programs_make_the_same(study):
     script("collect", results=RESULTS)
     script("tables", results=RESULTS)
     script("subspace", results=RESULTS, models="resources/models")
+    script("claims", results=RESULTS)
     script("figures", results=RESULTS, figures=FIGURES)
     figures = [FIGURES / f"{name}.svg" for name in study_figures(study)]
     manifest = "resources/tasks/words/manifest.json"

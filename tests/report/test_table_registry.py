@@ -20,6 +20,7 @@ def test_every_entry_has_its_code_and_section(table):
     assert table.section in page.SECTIONS
     assert bool(table.make) != bool(table.source)  # made from the runs, or of what the page knows
     assert not table.make or table.readable
+    assert not (table.late and table.tidy)
     assert set(table.tidy) <= set(TIDY)
 
 

@@ -58,17 +58,17 @@ rule tables:
         protocols=[given(path) for path in own_and_shipped("config/protocols")],
         methods=given(shipped("src/loraudit/studies/methods.yaml")),
     output:
-        [f"{RESULTS}/tables/{name}.csv" for name in STUDY_TABLES],
+        [f"{RESULTS}/tables/{name}.csv" for name in EARLY_TABLES],
         [
             report(f"{RESULTS}/tables/{name}.md", f"../report/{name}.rst", category="Tables")
-            for name in STUDY_TABLES
+            for name in EARLY_TABLES
         ],
     log:
         f"logs/{STUDY.name}/tables.log",
     conda:
         ENVIRONMENT
     params:
-        code=code_digest("scripts/tables.py", *table_modules(STUDY_TABLES)),
+        code=code_digest("scripts/tables.py", *table_modules(EARLY_TABLES)),
         results=lambda w, input: str(Path(input.study).parent),
     message:
         "aggregate over seeds"

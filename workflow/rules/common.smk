@@ -18,8 +18,8 @@ from loraudit.base.snakemake_timer import one_timer
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tables
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
-from loraudit.report.table_registry import SECTION7, TABLES, TIDY
-from loraudit.report.table_registry import read_by_tables, study_tables, table_modules
+from loraudit.report.table_registry import READ_LATE, SECTION7, TABLES, TIDY, early_tables
+from loraudit.report.table_registry import late_tables, read_by_tables, study_tables, table_modules
 from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
@@ -82,6 +82,8 @@ RESULTS = f"results/{STUDY.name}"
 FIGURES = f"figures/{STUDY.name}"
 FIGURES_WANTED = study_figures(STUDY)
 STUDY_TABLES = study_tables()
+EARLY_TABLES = early_tables()
+LATE_TABLES = late_tables()
 DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
 HOW = {"launch", "threads", "runs_per_gpu", "checkpoint_minutes"}

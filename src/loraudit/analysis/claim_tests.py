@@ -110,13 +110,15 @@ class Values:
         self.logs = claim.test == "ratio" or claim.facts.kind == "chosen"
         self.read = resolve(claim.facts.read)
         self.known: dict[int, pd.Series] = {}
+        self.epochs: dict[tuple[str, str], str | None] = {}
         self.spreads: dict[tuple[str, str], tuple[dict[int, Spread], float]] = {}
 
     def of(self, cell: Cell) -> pd.Series:
         """Return a cell's values by seed, as logarithms where ratios are asked for."""
         if id(cell) not in self.known:
-            epoch = epoch_of(self.evidence, cell, self.claim.epoch)
-            found = self.read(cell, self.evidence, epoch)
+            if cell.subject not in self.epochs:
+                self.epochs[cell.subject] = epoch_of(self.evidence, cell.subject, self.claim.epoch)
+            found = self.read(cell, self.evidence, self.epochs[cell.subject])
             self.known[id(cell)] = np.log(found) if self.logs else found
         return self.known[id(cell)]
 
@@ -264,8 +266,9 @@ def parts_of(claim: Claim, evidence: Evidence, subject: tuple[str, str]) -> list
     if claim.published:
         return _published_parts(claim, values, sides["left"])
     if "left" in sides:
+        word = "over" if values.logs else "minus"
         return [
-            contrast(values, (one, two), (1, -1), f"{one.name} minus {two.name}")
+            contrast(values, (one, two), (1, -1), f"{one.name} {word} {two.name}")
             for one in sides["left"]
             for two in nearest(one, sides["right"], claim.named_fields)
         ]
@@ -302,8 +305,9 @@ def _blocks(claim: Claim, cells: Sequence[Cell]) -> list[list[Cell]]:
 
 def _pairs(claim: Claim, values: Values, block: Sequence[Cell]) -> list[Part]:
     """Compare every two values of an axis, the higher one minus the lower."""
+    word = "over" if values.logs else "minus"
     return [
-        contrast(values, (high, low), (1, -1), f"{high.name} minus {low.name}")
+        contrast(values, (high, low), (1, -1), f"{high.name} {word} {low.name}")
         for low, high in combinations(block, 2)
     ]
 

@@ -95,6 +95,7 @@ def _facts(claim: Claim) -> dict:
         "confidence": claim.confidence,
         "test": claim.test,
         "quantity": claim.quantity,
+        "unit": claim.unit or "times",
     }
 
 
@@ -142,8 +143,8 @@ def _unlike(claim: Claim, found: Outcome) -> list[str]:
 def _sick(claim: Claim, evidence: Evidence, cells: Sequence[Cell]) -> list[str]:
     """Name the runs that collapsed, of those that the claim is tested on."""
     names: list[str] = []
+    epoch = epoch_of(evidence, cells[0].subject, claim.epoch)
     for cell in cells:
-        epoch = epoch_of(evidence, cell, claim.epoch)
         if epoch and "run" in cell.runs:
             names += cell.runs.run[collapsed(cell.runs, epoch)].tolist()
     return names

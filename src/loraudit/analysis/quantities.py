@@ -12,16 +12,14 @@ from loraudit.analysis.evidence import Cell, Evidence
 EMPTY = pd.Series(dtype=float)
 
 
-def epoch_of(evidence: Evidence, cell: Cell, asked: str | None) -> str | None:
-    """Return the choice of an epoch to use: the one asked for, or the first that the task has.
+def epoch_of(evidence: Evidence, subject: tuple[str, str], asked: str | None) -> str | None:
+    """Return the choice of an epoch to use in a task and model.
 
-    None if it was not made.
+    It is the one asked for, or the first that all runs made; None if there is no such.
     """
-    runs = pd.concat([c.runs for c in evidence.cells if c.subject == cell.subject])
+    runs = pd.concat([cell.runs for cell in evidence.cells if cell.subject == subject])
     made = choices_of(runs)
-    if asked:
-        return asked if asked in choices_of(cell.runs) else None
-    return next(iter(made or choices_of(cell.runs)), None)
+    return next((choice for choice in made if asked in (None, choice)), None)
 
 
 def score(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:

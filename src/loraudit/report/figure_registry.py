@@ -100,6 +100,17 @@ LINE = ("targets", "label")
 
 _FIGURES = (
     Figure(
+        name="claims",
+        title="Effects beside what papers claim",
+        section="claims",
+        tables=("tables/claims.csv",),
+        module=f"{HERE}.claim_figures",
+        rows="claim_rows",
+        draw="claims",
+        describe="describe_claims",
+        wanted=lambda study: bool(study.claims),
+    ),
+    Figure(
         name="verdicts",
         title="Differences to published numbers",
         section="verdicts",

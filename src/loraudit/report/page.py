@@ -3,12 +3,13 @@
 import base64
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from loraudit.analysis.overlap import overlaps
 from loraudit.analysis.section7_runs import lora_runs
@@ -16,6 +17,7 @@ from loraudit.analysis.tidy_files import read_table
 from loraudit.base.files import read_json, write_text
 from loraudit.base.named_code import resolve
 from loraudit.base.shipped import ROOT
+from loraudit.report.claim_tables import effect_picture
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
 from loraudit.report.page_facts import data_facts, facts, machine_facts
@@ -28,6 +30,7 @@ from loraudit.studies.study import Study
 CAPTIONS = ROOT / "workflow" / "report"
 
 SECTIONS = {
+    "claims": "Claims",
     "missing": "Missing",
     "protocol": "Protocol",
     "verdicts": "Beside published numbers",
@@ -52,6 +55,7 @@ class Page:
     `study` is as planned. `tables` are readable ones by their names (table_registry.py), `figures`
     SVG files by their names (figure_registry.py), each with its CSV beside it. `facts` are the
     sentences by the names of SECTIONS, `remake` the command that makes a figure again, by figure.
+    `pictures` are small SVGs for a table's column `effect`, one for each of its rows, by table.
     """
 
     study: Study
@@ -59,6 +63,7 @@ class Page:
     figures: dict[str, Path]
     facts: dict[str, str]
     remake: dict[str, str]
+    pictures: dict[str, list[str]] = field(default_factory=dict)
 
 
 def write_page(
@@ -124,6 +129,7 @@ def read_page(
         | machines
         | data_facts(study, data, shared),
         remake=remake,
+        pictures={"claims": [effect_picture(row) for row in tables["claims"].to_dict("records")]},
     )
 
 
@@ -214,6 +220,7 @@ def render(page: Page) -> str:
         incomplete="missing" in page.tables,
         sections=sections,
         tables=page.tables,
+        pictures={name: [Markup(one) for one in drawn] for name, drawn in page.pictures.items()},
         sources=sources(page.study.compare) if "verdicts" in page.tables else [],
     )
 
@@ -223,14 +230,15 @@ def fill(tables: dict[str, pd.DataFrame], **parts: Any) -> str:
 
     Args:
         tables: readable ones by the names that `sections` have for them.
-        parts: what report.html.jinja names: name, question, facts, incomplete, sections, sources.
+        parts: what report.html.jinja names: name, question, facts, incomplete, sections, sources,
+            and pictures if there are any.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
     template = environment.get_template("report.html.jinja")
     texts = {name: _as_text(table) for name, table in tables.items()}
-    return template.render(tables=texts, **parts)
+    return template.render(tables=texts, **{"pictures": {}, **parts})
 
 
 def _sections(page: Page) -> dict[str, tuple[list[str], list[str]]]:

@@ -16,6 +16,7 @@ from loraudit.analysis.cells import (
 from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.alt_text import listed
+from loraudit.report.claim_tables import claims_fact
 from loraudit.report.formatting import interval, of_which, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
@@ -41,6 +42,8 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "protocol": _protocol_fact(study),
         "scores": " ".join([_score_fact(study, runs), *_sick_facts(runs, tables["missing"])]),
     }
+    if len(tables.get("claims", ())):
+        sentences["claims"] = claims_fact(tables["claims"])
     if len(tables["verdicts"]):
         sentences["verdicts"] = verdict_fact(study.reading, tables["verdicts"])
     if len(tables["switches"]):

@@ -17,8 +17,16 @@ from loraudit.report.figure_registry import Figure, study_figures
 from loraudit.report.figures import make_picture, make_rows
 from loraudit.report.page import write_page
 from loraudit.report.published import write_published
-from loraudit.report.table_registry import SECTION7, TIDY, read_by_tables, study_tables
-from loraudit.report.tables import write_tables
+from loraudit.report.table_registry import (
+    READ_LATE,
+    SECTION7,
+    TIDY,
+    early_tables,
+    late_tables,
+    read_by_tables,
+    study_tables,
+)
+from loraudit.report.tables import write_late_tables, write_tables
 from loraudit.studies import paths
 from loraudit.studies.study import Study
 
@@ -87,12 +95,14 @@ def products(
         Product(
             "tables",
             _files(tidy, read_by_tables(), ".parquet"),
-            _files(tables, study_tables(), ".csv", ".md"),
+            _files(tables, early_tables(), ".csv", ".md"),
             partial(write_tables, study, places.results, places.results),
         ),
     ]
-    if updates and lora_runs(study):
+    measured = updates and bool(lora_runs(study))
+    if measured:
         made.append(_section7(study, places))
+    made.append(_claims(study, places, measured))
     for figure in study_figures(study).values():
         made += _figure(figure, places)
     return [*made, _report(study, places, switches or f"study={study.name}")]
@@ -126,6 +136,16 @@ def _section7(study: Study, places: Places) -> Product:
     inputs = tuple(models / name / "model.safetensors" for name in names)
     files = _files(places.results / "tidy", SECTION7, ".csv", ".parquet")
     return Product("section 7's tables", inputs, files, make)
+
+
+def _claims(study: Study, places: Places, measured: bool) -> Product:
+    """Return the late tables; without section 7's of today, they take those of `source`."""
+    tidy, tables = places.results / "tidy", places.results / "tables"
+    updates = places.results if measured else places.source
+    needed = (*READ_LATE, *(SECTION7 if measured else ()))
+    make = partial(write_late_tables, study, places.results, places.results, updates)
+    inputs, files = _files(tidy, needed, ".parquet"), _files(tables, late_tables(), ".csv", ".md")
+    return Product("claims", inputs, files, make)
 
 
 def _report(study: Study, places: Places, switches: str) -> Product:

@@ -21,7 +21,8 @@ class Table:
 
     With `make`, it is also one of the study's files, tables/<name>.csv and .md: `make(study, runs)`
     returns its rows from the tidy runs (and from further tidy tables, `tidy`, as further
-    arguments), and `readable(rows)` the form for readers. Without `make`
+    arguments), and `readable(rows)` the form for readers. One that is `late` is made after
+    section 7 and gets all tidy tables that there are, by name, in their place. Without `make`
     it is on the page only, and `readable(source)` makes it from one thing that the page knows
     (`page.evidence`); "" takes that as it is. Functions are named as "module:function". A note from
     workflow/report/<name>.rst stands above it on the page, if there is that file. `scores` tells
@@ -36,12 +37,22 @@ class Table:
     source: str = ""
     tidy: tuple[str, ...] = ()
     scores: bool = False
+    late: bool = False
 
 
 STUDY = "loraudit.report.tables"
 PAGE = "loraudit.report.page_tables"
 
 _TABLES = (
+    Table(
+        name="claims",
+        title="What papers claim, and what this study shows of it",
+        section="claims",
+        make="loraudit.report.claim_tables:claim_rows",
+        readable="loraudit.report.claim_tables:claim_table",
+        scores=True,
+        late=True,
+    ),
     Table(
         name="missing",
         title="Runs and cross-checks without a result",
@@ -164,9 +175,23 @@ def study_tables() -> dict[str, Table]:
     return {name: table for name, table in TABLES.items() if table.make}
 
 
+def early_tables() -> dict[str, Table]:
+    """Return those of the study's tables that are made from the collected runs."""
+    return {name: table for name, table in study_tables().items() if not table.late}
+
+
+def late_tables() -> dict[str, Table]:
+    """Return those that also need section 7's tables, where there are any."""
+    return {name: table for name, table in study_tables().items() if table.late}
+
+
+READ_LATE = ("runs", "tuning")
+"""The collected tidy tables that late tables are made from."""
+
+
 def read_by_tables() -> list[str]:
-    """Return the tidy tables that the study's tables are made from."""
-    further = {name for table in study_tables().values() for name in table.tidy}
+    """Return the tidy tables that the study's early tables are made from."""
+    further = {name for table in early_tables().values() for name in table.tidy}
     return ["runs", *sorted(further)]
 
 

@@ -38,7 +38,14 @@ from loraudit.report.formatting import (
     percent,
     points,
 )
-from loraudit.report.table_registry import Table, read_by_tables, study_tables
+from loraudit.report.table_registry import (
+    READ_LATE,
+    SECTION7,
+    Table,
+    early_tables,
+    late_tables,
+    read_by_tables,
+)
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import CHOICES
@@ -47,15 +54,35 @@ from loraudit.studies.study import BASE, Study
 
 def write_tables(study: Study, source: Path, out: Path) -> None:
     """Make out/tables from the tidy runs of source: CSV for programs, Markdown for readers."""
-    tables = study_tables()
+    tables = early_tables()
     files = {name: source / "tidy" / f"{name}.parquet" for name in read_by_tables()}
     tidy = {name: pd.read_parquet(file) for name, file in files.items()}
     for name, table in tables.items():
         further = (tidy[part] for part in table.tidy)
         rows = resolve(table.make)(study, tidy["runs"], *further)
-        stem = out / "tables" / name
-        write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
-        write_text(stem.with_suffix(".md"), markdown(readable(table, rows, study)))
+        _write(table, rows, study, out / "tables" / name)
+
+
+def write_late_tables(study: Study, source: Path, out: Path, updates: Path | None = None) -> None:
+    """Make the tables of out/tables that also need section 7's, where `updates` has them.
+
+    Args:
+        study: its runs all have results.
+        source: has tidy/ with the collected tables.
+        out: gets tables/.
+        updates: has tidy/ with section 7's tables; None: as `source`.
+    """
+    files = {name: source / "tidy" / f"{name}.parquet" for name in READ_LATE}
+    files |= {name: (updates or source) / "tidy" / f"{name}.parquet" for name in SECTION7}
+    tidy = {name: pd.read_parquet(file) for name, file in files.items() if file.is_file()}
+    for name, table in late_tables().items():
+        rows = resolve(table.make)(study, tidy["runs"], tidy)
+        _write(table, rows, study, out / "tables" / name)
+
+
+def _write(table: Table, rows: pd.DataFrame, study: Study, stem: Path) -> None:
+    write_atomic(stem.with_suffix(".csv"), partial(rows.to_csv, index=False))
+    write_text(stem.with_suffix(".md"), markdown(readable(table, rows, study)))
 
 
 def readable(table: Table, rows: pd.DataFrame, study: Study) -> pd.DataFrame:

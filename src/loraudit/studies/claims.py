@@ -75,8 +75,10 @@ QUANTITIES = {
     "score": Quantity("score", POINTS, f"{READ}:score"),
     "collapsed_share": Quantity("share of collapsed runs", SHARE, f"{READ}:collapsed_share"),
     "chosen_epoch": Quantity("epoch of the score", {"epochs": 1.0}, f"{READ}:chosen_epoch"),
-    "learning_rate": Quantity("chosen learning rate", NUMBER, f"{READ}:learning_rate", "chosen"),
-    "alpha": Quantity("chosen alpha", NUMBER, f"{READ}:alpha", "chosen"),
+    "learning_rate": Quantity(
+        "chosen learning rate", {"times": 1.0}, f"{READ}:learning_rate", "chosen", ("tuning",)
+    ),
+    "alpha": Quantity("chosen alpha", {"times": 1.0}, f"{READ}:alpha", "chosen", ("tuning",)),
     "trainable_share": Quantity(
         "trainable share of the parameters", SHARE, f"{READ}:trainable_share", "count"
     ),
@@ -181,9 +183,10 @@ class Claim(Frozen):
     """the selection of cells that a test of one selection is about"""
     axis: str | None = None
     """the field along which the cells of `select` are compared"""
-    margin: Annotated[float, Field(ge=0)] | None = None
+    margin: float | None = None
     """`equivalent`, `flat`: the largest difference that counts as none; `better`, `increasing`,
-    `decreasing`: the difference has to be larger than this, which may be 0"""
+    `decreasing`: the difference has to be larger than this, which may be 0; below 0 in `better`, it
+    is how far left may stay behind"""
     low: Annotated[float, Field(gt=0)] | None = None
     """`ratio`: the least ratio of left to right"""
     high: Annotated[float, Field(gt=0)] | None = None
@@ -208,8 +211,15 @@ class Claim(Frozen):
         self._check_keys()
         if self.unit is not None and self.unit not in self.facts.units:
             raise ValueError(str(unknown(f"unit of {self.quantity}", self.unit, self.facts.units)))
+        if self.margin is not None and self.margin < 0 and self.test != "better":
+            raise ValueError(f"margin {self.margin:g} goes with test 'better' only")
         if self.test in ("equivalent", "flat") and not self.margin:
             raise ValueError(f"margin 0 with test {self.test!r}: no data show two to be just equal")
+        if self.facts.kind == "chosen" and (self.bound is not None or (self.margin or 2) <= 1):
+            raise ValueError(
+                f"{self.quantity} is compared in times: at_most and at_least do not apply, and a "
+                "margin is above 1"
+            )
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         for name in ("left", "right", "select"):

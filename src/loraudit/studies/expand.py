@@ -19,6 +19,7 @@ from loraudit.base.named_code import resolve
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.alpha import alpha_of
+from loraudit.studies.claims import select_claims
 from loraudit.studies.entries import (
     MATRICES,
     FolderSource,
@@ -155,6 +156,7 @@ def load_study(
         tuning=tuning,
         settings_from=source,
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
+        claims=file.claims,
     )
 
 
@@ -240,7 +242,7 @@ def _check_distinct(runs: list[Run], path: Path) -> None:
 def _check_names(
     file: StudyFile, runs: list[Run], path: Path, folder: Path, restricted: bool
 ) -> None:
-    """Check that the variants of `contrasts` and the published tables of `compare` exist.
+    """Check that the variants of `contrasts`, the tables of `compare` and the `claims` exist.
 
     A study that is `restricted` to one task may lack variants.
     """
@@ -250,6 +252,7 @@ def _check_names(
             raise unknown(f"{path}: contrasts", name, variants)
     try:
         select(file.compare, folder / "reference")
+        select_claims(file.claims, folder / "claims")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -46,7 +46,8 @@ class Study(Frozen):
     what a published ± is taken to mean if its source does not say. `contrasts` are the comparisons
     of variants that the question asks for; if there are none, each adapter is compared with each
     baseline. `settings_from` names the study whose `tune` chose the settings that this one
-    fixes, if one did. `contaminations` and `shared_texts`
+    fixes, if one did. `claims` names claims (config/claims) that the question asks about.
+    `contaminations` and `shared_texts`
     are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
     """
 
@@ -64,6 +65,7 @@ class Study(Frozen):
     settings_from: str | None = None
     contaminations: tuple[Contamination, ...] = ()
     shared_texts: tuple[SharedTexts, ...] = ()
+    claims: tuple[str, ...] = ()
 
     @property
     def all_runs(self) -> tuple[Run, ...]:

@@ -119,6 +119,9 @@ class StudyFile(Layer):
     number's own (`margin` in config/reference), or else 0.01, one point"""
     reading: Reading = "sd"
     """what a published ± is taken to mean if its source does not say"""
+    claims: tuple[str, ...] = ()
+    """[claims](claims.md) of config/claims that the study's question asks about, such as
+    `hu2022.rank-flat`: the report opens with their verdicts, which are adjusted for their number"""
     contrasts: tuple[Contrast, ...] = ()
     """the [contrasts](#contrasts) that the study's question asks for, which the table `pairs` tests
     for each task and model; left out, it compares each adapter with each baseline"""

@@ -1,0 +1,129 @@
+"""The forest of a study's verdicts on claims: effect, interval, and what each claim allows."""
+
+import math
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from loraudit.report.alt_text import listed
+from loraudit.report.claim_tables import allowed_text, effect_text, in_unit, verdict_text
+from loraudit.report.figure_style import COLOURS, SMALL, STYLE, WIDTH, legend, nothing
+
+LOOKS = {
+    "supported": (COLOURS[2], "o"),
+    "contradicted": (COLOURS[1], "s"),
+    "undecided": ("0.45", "D"),
+}
+
+NAME = 34
+"""Characters of a row's name on one line."""
+
+
+def claim_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that have an effect to draw."""
+    return table[table.parts > 0] if len(table) else table
+
+
+def claims(table: pd.DataFrame) -> Figure:
+    """Draw a panel for each unit, with a row for each claim, task and model."""
+    if table.empty:
+        return nothing("no claim could be tested on this study's runs")
+    groups = [part for _, part in table.groupby(["unit", "log"], sort=False)]
+    names = [[_name(row) for row in part.to_dict("records")] for part in groups]
+    heights = [0.55 + sum(0.125 * (name.count("\n") + 1) + 0.09 for name in part) for part in names]
+    with plt.rc_context(STYLE):
+        figure, column = plt.subplots(
+            len(groups),
+            1,
+            figsize=(WIDTH, 0.45 + sum(heights)),
+            height_ratios=heights,
+            squeeze=False,
+        )
+        for axes, part, rows in zip(column[:, 0], groups, names, strict=True):
+            _panel(axes, part.to_dict("records"), rows)
+        last = column[-1, 0]
+        last.set_xlabel(f"{last.get_xlabel()} (band: what a claim allows; thick 90 %, thin 95 %)")
+        for word in dict.fromkeys(table.unadjusted):
+            colour, marker = LOOKS[word]
+            full = colour if word != "undecided" else "white"
+            look = {"color": full, "edgecolors": colour, "marker": marker}
+            column[0, 0].scatter([], [], label=word, **look)
+        if (table.verdict != table.unadjusted).any():
+            open_look = {"facecolors": "white", "edgecolors": "0", "marker": "o"}
+            column[0, 0].scatter([], [], label="open: not after Holm's correction", **open_look)
+        legend(figure)
+    return figure
+
+
+def _name(row: dict) -> str:
+    where = f"{row['task']}, {row['model']}, n={row['n']:g}, {row['scale']}"
+    lines = [*textwrap.wrap(str(row["claim"]), NAME), *textwrap.wrap(where, NAME)]
+    return "\n".join(lines)
+
+
+def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
+    """Draw one unit's rows from top to bottom, each as high as its name has lines."""
+    lows, highs = zip(*(_ends(row) for row in rows), strict=True)
+    low, high = min(lows), max(highs)
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    for place, row in enumerate(rows):
+        left, right = (_clipped(row[key], row, low, high) for key in ("region_low", "region_high"))
+        axes.barh(place, right - left, left=left, height=0.92, color="0.9", linewidth=0, zorder=0)
+        colour, marker = LOOKS[row["unadjusted"]]
+        for inner, outer, width in (("low", "high", 1.0), ("low90", "high90", 2.8)):
+            if row[inner] == row[inner] and row[inner] != row[outer]:
+                ends = [_clipped(row[key], row, low, high) for key in (inner, outer)]
+                axes.plot(ends, [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
+        full = row["verdict"] == row["unadjusted"] != "undecided"
+        face = colour if full else "white"
+        effect = in_unit(row["effect"], row)
+        axes.scatter([effect], [place], s=24, c=[face], edgecolors=colour, marker=marker, zorder=3)
+        where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+        axes.annotate(_beside(row), (1.02, place), fontsize=SMALL, **where)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    if any(bool(row["log"]) for row in rows):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.axvline(1, color="0.2", linewidth=0.8)
+    elif low < 0 < high:
+        axes.axvline(0, color="0.2", linewidth=0.8)
+    axes.set_xlim(max(low, 1e-9) if bool(rows[0]["log"]) else low, high)
+    axes.set_xlabel(str(rows[0]["unit"]))
+
+
+def _beside(row: dict) -> str:
+    """Return the effect and its interval for the right margin, without the unit."""
+    return effect_text(row).removesuffix(f" {row['unit']}")
+
+
+def _ends(row: dict) -> tuple[float, float]:
+    """Return the smallest and largest finite value that a row shows, in its unit."""
+    keys = ("effect", "low", "high", "region_low", "region_high")
+    known = [in_unit(row[key], row) for key in keys if np.isfinite(row[key])]
+    return min(known), max(known)
+
+
+def _clipped(value: float, row: dict, low: float, high: float) -> float:
+    """Return a value in its row's unit; an infinite one is the panel's edge."""
+    if math.isfinite(value):
+        return in_unit(value, row)
+    return high if value > 0 else low
+
+
+def describe_claims(rows: pd.DataFrame) -> str:
+    """Say each claim's effect, what it allows, and the verdict."""
+    said = [
+        f"{row['claim']} on {row['task']} ({row['model']}) {effect_text(row)}, holds if "
+        f"{allowed_text(row)}: {verdict_text(row)}"
+        for row in rows.to_dict("records")
+    ]
+    return f"Effects beside what claims allow. {listed(said)}."

@@ -1,0 +1,210 @@
+"""Verdicts on claims for readers: a study's rows, their table, and small pictures of effects."""
+
+import math
+from collections.abc import Mapping
+
+import pandas as pd
+
+from loraudit.analysis.claims import claim_verdicts
+from loraudit.analysis.evidence import of_study
+from loraudit.studies.claims import QUANTITIES, load_all_claims
+from loraudit.studies.study import Study
+
+
+def claim_rows(study: Study, runs: pd.DataFrame, tidy: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Test the claims that a study asks about, and all others that its cells can show.
+
+    Args:
+        runs: a row per run.
+        tidy: further tidy tables by name, section 7's among them where they are made.
+    """
+    files = load_all_claims()
+    claims = [claim for _, found in files.values() for claim in found]
+    claims.sort(key=lambda claim: _place(claim.id, study.claims))
+    table = claim_verdicts(of_study(study, runs, tidy), claims, study.claims)
+    return with_sources(table)
+
+
+def _place(name: str, listed: tuple[str, ...]) -> int:
+    return listed.index(name) if name in listed else len(listed)
+
+
+def with_sources(table: pd.DataFrame) -> pd.DataFrame:
+    """Add to verdicts who said it and when, as `cited`."""
+    if table.empty:
+        return table
+    cited = {
+        name: f"{source.authors} {source.year}" for name, (source, _) in load_all_claims().items()
+    }
+    return table.assign(cited=[cited.get(one.partition(".")[0], "") for one in table.claim])
+
+
+def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn verdicts on claims into a table for readers."""
+    records = rows.to_dict("records")
+    return pd.DataFrame(
+        {
+            "claim": [_statement(row) for row in records],
+            "source": [f"{row['cited']}, {row['where']}{_unseen(row)}" for row in records],
+            "task": [_text(row["task"]) for row in records],
+            "model": [_text(row["model"]) for row in records],
+            "effect": [effect_text(row) for row in records],
+            "holds if": [allowed_text(row) for row in records],
+            "n": [int(row["n"]) for row in records],
+            "verdict": [verdict_text(row) for row in records],
+            "could have shown": [_smallest(row) for row in records],
+            "remarks": ["; ".join(remarks(row)) for row in records],
+        }
+    )
+
+
+def _statement(row: dict) -> str:
+    asked = "" if row["listed"] else ", not asked by the study"
+    return f"{row['statement']} ({row['claim']}{asked})"
+
+
+def _unseen(row: dict) -> str:
+    """Mark what could not be read in the source itself, as tables of published numbers do."""
+    words = {"memory": " (not seen in the source itself)", "inferred": " (inferred)"}
+    return words.get(row["confidence"], "")
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def verdict_text(row: dict) -> str:
+    """Return a verdict with its setting: "supported in small"."""
+    scale = _text(row["scale"])
+    return f"{row['verdict']} {scale}" if scale else str(row["verdict"])
+
+
+def in_unit(value: float, row: dict) -> float:
+    """Return a value of a row in the claim's own unit."""
+    if bool(row["log"]):
+        return math.exp(value)
+    return value / QUANTITIES[row["quantity"]].units[row["unit"]]
+
+
+def _number(value: float, row: dict) -> str:
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "0" if bool(row["log"]) else "-∞"
+    shown = in_unit(value, row)
+    if QUANTITIES[row["quantity"]].kind == "seeds" and not bool(row["log"]):
+        if row["test"] not in ("at_most", "at_least"):
+            return f"{shown:+.1f}" if row["unit"] == "points" else f"{shown:+.3g}"
+        return f"{shown:.1f}" if row["unit"] == "points" else f"{shown:.3g}"
+    return f"{shown:.3g}"
+
+
+def effect_text(row: dict) -> str:
+    """Write an effect with its 95 % interval and unit: "+1.2 [-0.4, +2.8] points"."""
+    if not row["parts"]:
+        return ""
+    text = _number(row["effect"], row)
+    low, high = row["low"], row["high"]
+    if low == low and (low, high) != (row["effect"], row["effect"]):
+        text += f" [{_number(low, row)}, {_number(high, row)}]"
+    return f"{text} {row['unit']}"
+
+
+def allowed_text(row: dict) -> str:
+    """Say which effects a claim allows: "within ±1 points", "above 0 points"."""
+    low, high = row["region_low"], row["region_high"]
+    log = bool(row["log"])
+    if math.isfinite(low) and math.isfinite(high):
+        if math.isclose(low, -high) and not log:
+            return f"within ±{in_unit(high, row):g} {row['unit']}"
+        return f"{in_unit(low, row):.3g} to {in_unit(high, row):.3g} {row['unit']}"
+    if row["test"] in ("at_most", "at_least"):
+        bound = high if math.isfinite(high) else low
+        return f"{row['test'].replace('_', ' ')} {in_unit(bound, row):g} {row['unit']}"
+    word, bound = ("above", low) if math.isfinite(low) else ("below", high)
+    return f"{word} {in_unit(bound, row) + 0.0:g} {row['unit']}"
+
+
+def _smallest(row: dict) -> str:
+    """Write the effect beyond the claim's edge that 80 % of such studies would have found."""
+    if row["smallest"] != row["smallest"]:
+        return ""
+    if bool(row["log"]):
+        return f"{math.exp(row['smallest']):.3g} times"
+    return f"{in_unit(row['smallest'], row):.2g} {row['unit']}"
+
+
+def remarks(row: dict) -> list[str]:
+    """Say what a reader has to know beside a verdict."""
+    said = [_text(row["missing"]), _text(row["why"])]
+    if row["parts"] > 1:
+        said.append(f"shown is the one of {row['parts']:g} comparisons that fits least")
+    if row["parts"]:
+        said.append(f"{_text(row['part'])} ({_text(row['how'])})")
+    if row["verdict"] != row["unadjusted"] and row["parts"]:
+        said.append(f"{row['unadjusted']} before the correction for {row['family']:g} tests")
+    if row["verdict"] == "undecided" and bool(row["tested"]):
+        seeds = row["seeds"]
+        said.append(
+            "not even a thousand seeds would decide if the effect is the one seen"
+            if seeds != seeds
+            else f"{seeds:g} seeds a cell would decide if the effect is the one seen"
+        )
+    if sick := _text(row["sick"]):
+        said.append(f"collapsed: {sick}")
+    if unlike := _text(row["unlike"]):
+        said.append(f"also differ in {unlike.replace('_', ' ')}")
+    return [text for text in said if text]
+
+
+WIDE, HIGH = 132, 16
+"""Size of a row's picture, in CSS pixels."""
+
+
+def effect_picture(row: dict) -> str:
+    """Return an effect, its interval and what the claim allows as a small SVG; "" without them.
+
+    The band is what the claim allows, the upright line no effect. It is made of numbers alone.
+    """
+    ends = [row[name] for name in ("effect", "low", "high", "region_low", "region_high")]
+    known = [value for value in ends if math.isfinite(value)]
+    if not row["parts"] or not math.isfinite(row["effect"]):
+        return ""
+    nothing = row["test"] not in ("at_most", "at_least")
+    low, high = min(known + [0.0] * nothing), max(known + [0.0] * nothing)
+    margin = (high - low) * 0.08 or 1.0
+    low, high = low - margin, high + margin
+
+    def at(value: float) -> float:
+        value = min(max(value, low), high)
+        return round(WIDE * (value - low) / (high - low), 1)
+
+    left, right = at(row["region_low"]), at(row["region_high"])
+    parts = [f'<rect class="band" x="{left}" width="{right - left:.1f}" y="0" height="{HIGH}"/>']
+    if nothing:
+        parts.append(f'<path class="none" d="M{at(0.0)} 0V{HIGH}"/>')
+    if row["low"] == row["low"]:
+        parts.append(f'<path class="line" d="M{at(row["low"])} {HIGH // 2}H{at(row["high"])}"/>')
+    word = str(row["unadjusted"])
+    filled = "full" if row["verdict"] == word != "undecided" else "open"
+    parts.append(f'<circle class="dot {word} {filled}" cx="{at(row["effect"])}" cy="8" r="4"/>')
+    return (
+        f'<svg class="effect" viewBox="0 0 {WIDE} {HIGH}" width="{WIDE}" height="{HIGH}" '
+        f'aria-hidden="true">{"".join(parts)}</svg>'
+    )
+
+
+def claims_fact(rows: pd.DataFrame) -> str:
+    """Say in a sentence or two what a study's verdicts on claims are, and how they were made."""
+    asked = rows[rows.listed.astype(bool)]
+    said = []
+    for name, part in (("asked by the study", asked), ("others", rows.drop(asked.index))):
+        if len(part):
+            words = pd.Series([verdict_text(row) for row in part.to_dict("records")])
+            counts = ", ".join(f"{n} {word}" for word, n in words.value_counts().items())
+            said.append(f"{name}: {counts}")
+    text = "; ".join(said)
+    return (
+        f"Verdicts on claims of papers, {text}. Each is of one task and model, and of the "
+        "comparison that fits the claim least; p-values are adjusted over the claims that the "
+        "study asks (Holm), the others being a family of their own. In small: another model, task "
+        "or a subset, so that nothing is said of the claim's own setting."
+    )
