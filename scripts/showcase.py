@@ -14,6 +14,7 @@ from pathlib import Path
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import folder_atomic, write_text
 from loraudit.report.blocks import fill_blocks
+from loraudit.report.claim_record import page as claims_page
 from loraudit.report.page_tables import processors
 
 COPIED = (
@@ -103,6 +104,7 @@ def main() -> None:
     if name != BENCH:
         copy(results / "published", PUBLISHED, results / "committed" / "published")
         copy(figures / "published", ("*.*",), figures / "committed" / "published")
+    write_text(Path("docs/claims.md"), claims_page(results))
     for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         write_text(page, fill_blocks(page.read_text(), Path()))
 

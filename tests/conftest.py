@@ -84,13 +84,35 @@ def batch():
 
 SMALL = """
 question: Do the commands find what a study wrote?
-claims: [poster2025.two-equal-four, microsoft_lora.the-update-is-nearly-low-rank]
+claims: [own.lora-beats-head, hu2022.table2-is-reached]
 defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
            rank: 2, max_length: 64, train_rows: 96}
 per_method: {head: {learning_rate: 1.0e-2}}
 grid:
   - {method: [lora, peft], targets: q+v, seed: [0, 1]}
   - {method: head, seed: [0, 1]}
+"""
+
+
+CLAIM = """
+title: A claim of one's own
+authors: A
+year: 2026
+url: https://example.org
+claims:
+  lora-beats-head:
+    statement: LoRA beats the head alone.
+    where: section 1
+    source: text
+    confidence: seen
+    seen: all of it
+    scope: {models: [roberta-base], tasks: [mrpc]}
+    test: better
+    quantity: score
+    left: {method: lora}
+    right: {method: head}
+    margin: 0
+    unit: points
 """
 
 
@@ -124,6 +146,7 @@ def _make_finished(root: Path) -> Path:
     tiny = "  tiny: {family: bert, source: {folder: tiny-model}}\n"
     models.write_text(models.read_text() + tiny)
     (root / "config/studies/small.yaml").write_text(SMALL)
+    (root / "config/claims/own.yaml").write_text(CLAIM)
     with contextlib.chdir(root):
         run_study("small")
     return root

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 from loraudit.base.yaml_file import read_yaml
-from loraudit.studies import entries, method_settings, spec, study_file
+from loraudit.studies import claims, entries, method_settings, spec, study_file
 from loraudit.studies.grid import legal_fields
 from loraudit.studies.methods import METHODS
 
@@ -26,6 +26,9 @@ CLASSES = {
     "RunSpec": spec.RunSpec,
     **{name: getattr(method_settings, name) for name in ("ALoRASettings", "AdaLoRASettings")},
     "ProbeSettings": method_settings.ProbeSettings,
+    "Source": claims.Source,
+    "Claim": claims.Claim,
+    "Scope": claims.Scope,
     **{name: getattr(entries, name) for name in ("ListedTask", "RatingRule", "ListedModel")},
     "FusedPart": entries.FusedPart,
     **{name: getattr(entries, name) for name in ("WheelSource", "PartsSource")},
@@ -39,6 +42,7 @@ ANCHORS = {
     "AdaLoRASettings": "adalora",
     "ProbeSettings": "probe",
     "RatingRule": "rating",
+    "Scope": "scope",
     "ListedTask": "a-task",
     "TaskEntry": "a-task",
     "ListedModel": "a-model",
@@ -57,6 +61,7 @@ WORDS = {
     "Contrast": "a contrast",
     "TuneFile": "what to try",
     "RatingRule": "a rating",
+    "Scope": "a scope",
     "TaskEntry": "name of a task",
     "ModelEntry": "name of a model",
     "FusedPart": "part of a layer",

@@ -341,7 +341,8 @@ def _published_parts(claim: Claim, values: Values, cells: Sequence[Cell]) -> lis
             error, freedom = welch_error(scores, theirs)
             effect = Difference(scores.mean - theirs.mean, float(error), float(freedom))
             name = f"{cell.name} minus {number.key}"
-            found.append(Part(name, (cell,), effect, scores.n or 1, "seeds and published ±"))
+            how = "seeds and published ±" if (scores.n or 1) > 1 else "one seed"
+            found.append(Part(name, (cell,), effect, scores.n or 1, how))
     return found
 
 

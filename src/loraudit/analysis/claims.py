@@ -202,10 +202,12 @@ def missing(claim: Claim, evidence: Evidence) -> str:
     ]
     if empty:
         return f"no run of {' and '.join(empty)}"
-    if claim.facts.tables and not any(name in evidence.tables for name in claim.facts.tables):
-        return f"no {claim.facts.label}: it is measured on the adapters of a complete study"
+    if claim.published:
+        return f"{claim.published} has no number of the task, model, method, rank and targets"
     if claim.facts.kind == "chosen":
         return f"no {claim.facts.label}: the settings were set by hand, and not by `tune`"
+    if claim.facts.tables and not any(name in evidence.tables for name in claim.facts.tables):
+        return f"no {claim.facts.label}: it is measured on the adapters of a complete study"
     if claim.axis:
         return f"no cells that differ in {claim.axis} alone and have all the values asked for"
     return f"no {claim.facts.label} of cells that differ in what the claim names alone"

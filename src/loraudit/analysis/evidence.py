@@ -35,6 +35,10 @@ CHOSEN = (
 """Settings that a study may choose for each cell: cells that differ in nothing else, and in what a
 claim names, are matched, the nearest first."""
 
+RECIPE = (*("epochs", "global_batch", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),)
+"""Further settings that are each method's own where one trains an adapter and the other does not:
+published protocols give full fine-tuning its own recipe."""
+
 NOT_COMPARED = ("task", "model", "seed", "tuned", "precision")
 
 
@@ -204,8 +208,8 @@ def _has(fields: Mapping[str, Any], name: str, value: Any) -> bool:
     if known is None:
         return False
     if name == "targets":
-        if value == "all" or known == "all":
-            return value == known
+        if value == "all":
+            return known == "all"
         return set(str(value).split("+")) == set(fields.get("matrices", ()))
     if name == "alpha":
         wanted = alpha_of(value, fields.get("rank") or math.nan, "alpha")
@@ -225,7 +229,7 @@ def nearest(cell: Cell, others: Sequence[Cell], named: set[str]) -> list[Cell]:
         (other.label != cell.label, len(differing), other)
         for other in others
         if other.subject == cell.subject
-        and not (differing := _differing(cell, other, named)) - set(CHOSEN)
+        and not (differing := _differing(cell, other, named)) - _free(cell, other)
     ]
     if not fitting:
         return []
@@ -234,9 +238,15 @@ def nearest(cell: Cell, others: Sequence[Cell], named: set[str]) -> list[Cell]:
 
 
 def differing_settings(cells: Sequence[Cell], named: set[str]) -> list[str]:
-    """Return the chosen settings in which matched cells differ, in the order of `CHOSEN`."""
+    """Return the settings, of `CHOSEN` and `RECIPE`, in which matched cells differ."""
     found = set().union(*(_differing(cells[0], other, named) for other in cells[1:]))
-    return [name for name in CHOSEN if name in found]
+    return [name for name in (*CHOSEN, *RECIPE) if name in found]
+
+
+def _free(one: Cell, two: Cell) -> set[str]:
+    """Return the settings in which two matched cells may differ."""
+    kinds = {METHODS[cell.fields["method"]].trains for cell in (one, two)}
+    return {*CHOSEN, *(RECIPE if "adapter" in kinds and len(kinds) > 1 else ())}
 
 
 def _differing(one: Cell, two: Cell, named: set[str]) -> set[str]:

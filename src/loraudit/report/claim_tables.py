@@ -45,7 +45,9 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": [_statement(row) for row in records],
-            "source": [f"{row['cited']}, {row['where']}{_unseen(row)}" for row in records],
+            "source": [
+                f"{row['cited']}, {row['where']}{unseen_text(row['confidence'])}" for row in records
+            ],
             "task": [_text(row["task"]) for row in records],
             "model": [_text(row["model"]) for row in records],
             "effect": [effect_text(row) for row in records],
@@ -63,10 +65,10 @@ def _statement(row: dict) -> str:
     return f"{row['statement']} ({row['claim']}{asked})"
 
 
-def _unseen(row: dict) -> str:
+def unseen_text(confidence: str) -> str:
     """Mark what could not be read in the source itself, as tables of published numbers do."""
     words = {"memory": " (not seen in the source itself)", "inferred": " (inferred)"}
-    return words.get(row["confidence"], "")
+    return words.get(confidence, "")
 
 
 def _text(value: object) -> str:

@@ -164,7 +164,7 @@ class Claim(Frozen):
     seen: str = ""
     """the numbers that the source gives for it"""
     scope: Scope
-    """[what it was made for](#a-claims-scope)"""
+    """what it was made for"""
     test: TestName
     """what would show it; each test needs keys of its own, and takes no other"""
     quantity: str

@@ -146,7 +146,7 @@ class PublishedFile(Frozen):
     """config/published.yaml, which explains each key."""
 
     ours: tuple[str, ...]
-    """tables of results by seed"""
+    """tables of results by seed, or of single runs, on which claims are tested too"""
     compare: tuple[str, ...]
     """published tables to set them beside"""
     margin: Margin

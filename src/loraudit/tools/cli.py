@@ -158,7 +158,8 @@ def plan(
     chance of "reproduced" if a cell is exactly equal, the seeds that would make it 80 %, and the
     smallest difference that is found in 80 % of cases. For each pair of methods that it compares
     it says the smallest difference that these seeds find in 80 % of cases, and how many seeds would
-    find one as large as the margin.
+    find one as large as the margin. Of the claims that it lists it names those that its runs can't
+    test, with the runs that these would need and what they would take.
 
     A dry run of Snakemake tells which jobs are still to do. Times come from the study's finished
     runs on this machine. For other kinds of run a few optimizer steps are timed now, and the times
@@ -302,6 +303,46 @@ def _is_run(name: str) -> bool:
     except UserError:
         return False
     return True
+
+
+@app.command()
+def claims(
+    text: Annotated[
+        str | None, typer.Argument(help="Words of a claim [default: all]", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="A file of config/claims, such as hu2022.")
+    ] = None,
+    quantity: Annotated[
+        str | None, typer.Option(help="What the claim speaks of, such as score or learning_rate.")
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(help="supported, contradicted, undecided, or 'not tested' for those without."),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(help="Verdicts of this study alone.", autocompletion=_studies)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what papers claim (config/claims), each with the verdicts that are on record.
+
+    A verdict is of one study, task and model, or of a source's published results by seed. "At
+    scale" is the setting that the claim was made for; "in small" is another model, task or a
+    subset. docs/claims.md has the same with all remarks, for the committed results.
+
+    Examples:
+
+    `loraudit claims`
+
+    `loraudit claims rank --verdict contradicted`
+
+    `loraudit claims --study quickstart --json`
+    """
+    from loraudit.tools import claims as module
+
+    found = module.claims(text, source, quantity, verdict, study)
+    _print(found, as_json, module.sections(found), module.sentences(found))
 
 
 @app.command()

@@ -26,6 +26,7 @@ import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.cells import cell_name
+from loraudit.analysis.claim_runs import Lacking, lacking
 from loraudit.analysis.collect import complete, tidy
 from loraudit.analysis.overlap import overlap_sentences, overlaps
 from loraudit.analysis.pair_power import pair_power, spread_of
@@ -156,19 +157,50 @@ def plan(
     machine = _machine(study, checked, cores, gpu, gpus)
     jobs = dry_run(given)
     shown = {"power": planned_power(study, spread), "pairs": planned_pairs(study, spread)}
+    wanting = lacking(study)
     if gpu:
-        unmeasured = Calibration({}, {}, None, [])
-        return _answer(study, jobs, machine, {}, unmeasured, read_speeds(gpu)) | shown
+        unmeasured, speeds = Calibration({}, {}, None, []), read_speeds(gpu)
+        answer = _answer(study, jobs, machine, {}, unmeasured, speeds)
+        return answer | shown | _priced(wanting, lambda spec: gpu_estimate(spec, speeds, machine))
     known = finished_costs(study, machine)
     if again:
         CACHE.unlink(missing_ok=True)
     todo = [run for run in study.all_runs if run.id in jobs.runs]
-    asked = {cost_key(run.spec): run for run in study.all_runs if cost_key(run.spec) not in known}
-    keys = {cost_key(run.spec) for run in todo}
+    further = [run for one in wanting for run in one.runs]
+    asked = {
+        cost_key(run.spec): run
+        for run in (*study.all_runs, *further)
+        if cost_key(run.spec) not in known
+    }
+    keys = {cost_key(run.spec) for run in (*todo, *further)}
     needed = [run for key, run in asked.items() if key in keys]
     unmeasured = Calibration({}, {}, None, [])
     measured = calibrated(needed, study, jobs, machine) if measure else unmeasured
-    return _answer(study, jobs, machine, known, measured) | shown
+    answer = _answer(study, jobs, machine, known, measured)
+    return answer | shown | _priced(wanting, lambda spec: estimate(spec, known, measured))
+
+
+def _priced(wanting: Iterable[Lacking], price: Callable[[RunSpec], "Estimate"]) -> dict:
+    """Say of each claim that can't be tested which runs it needs, and what these take together.
+
+    The seconds are None where those of a run are not known.
+    """
+    rows = []
+    for claim, why, runs in wanting:
+        seconds = [price(run.spec).seconds for run in runs]
+        cells = list(dict.fromkeys(run.id.rpartition("/")[0] for run in runs))
+        total = None if None in seconds or not runs else sum(s for s in seconds if s is not None)
+        rows.append(
+            {
+                "claim": claim.id,
+                "statement": claim.statement,
+                "why": why,
+                "runs": [run.id for run in runs],
+                "cells": cells,
+                "seconds": total,
+            }
+        )
+    return {"claims": rows}
 
 
 def _machine(
@@ -672,6 +704,7 @@ def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
         for kind in answer["kinds"]
     ]
     shown = [*_power_section(answer["power"]), *_pair_section(answer["pairs"])]
+    shown += _claim_section(answer["claims"])
     return [(f"study {answer['study']}", columns, kinds), *shown]
 
 
@@ -733,6 +766,23 @@ def _pair_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[obje
         if row["sd"] is not None
     ]
     title = "what these seeds can show of pairs, in points (80 % of studies, after Holm)"
+    return [(title, columns, lines)] if lines else []
+
+
+def _claim_section(rows: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
+    """Return the table of claims that the study lists and can't test; nothing without such."""
+    columns = ["claim", "why not", "runs it needs", "in cells", "run time in all"]
+    lines: list[list[object]] = [
+        [
+            row["claim"],
+            row["why"],
+            len(row["runs"]),
+            ", ".join(row["cells"]),
+            "unknown" if row["seconds"] is None else duration(row["seconds"]),
+        ]
+        for row in rows
+    ]
+    title = "claims that the planned runs can't test; the further runs' settings are to be chosen"
     return [(title, columns, lines)] if lines else []
 
 

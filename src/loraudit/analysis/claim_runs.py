@@ -1,0 +1,141 @@
+"""The runs that a study would need to test a claim that its own runs can't show."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from loraudit.analysis.claim_tests import parts_of
+from loraudit.analysis.claims import missing
+from loraudit.analysis.evidence import Cell, Evidence, of_study, selects
+from loraudit.analysis.matching import planned_runs
+from loraudit.base.errors import UserError
+from loraudit.base.shipped import read_table
+from loraudit.studies.claims import Claim, Side, alternatives, select_claims
+from loraudit.studies.expand import make_spec
+from loraudit.studies.grid import NAMED
+from loraudit.studies.names import run_id
+from loraudit.studies.spec import CHOICES, AdapterSpec
+from loraudit.studies.study import Run, Study
+
+DEFAULTS = Path("config/defaults.yaml")
+
+
+class Lacking(NamedTuple):
+    """A claim that a study lists and can't test, why, and the runs that it would need."""
+
+    claim: Claim
+    why: str
+    runs: tuple[Run, ...]
+
+
+def planned_evidence(study: Study) -> Evidence:
+    """Return a study's cells as planned, with made-up scores."""
+    runs = planned_runs(study)
+    made = {choice: 0.5 for choice in CHOICES if choice in runs}
+    return of_study(study, runs.assign(**made))
+
+
+def lacking(study: Study) -> list[Lacking]:
+    """Return those of a study's claims that its planned runs can't test."""
+    planned = planned_evidence(study)
+    found = []
+    for claim in select_claims(study.claims):
+        if not can_be_tested(claim, planned):
+            why = missing(_of_scores(claim), planned)
+            if claim.facts.kind == "chosen" and "no run of" not in why:
+                why = missing(claim, planned)
+            found.append(Lacking(claim, why, tuple(needed_runs(claim, study, planned))))
+    return found
+
+
+def can_be_tested(claim: Claim, planned: Evidence) -> bool:
+    """Tell whether planned cells have all that a claim compares.
+
+    A claim on chosen settings needs cells that are tuned.
+    """
+    if claim.facts.kind == "chosen":
+        name = claim.quantity
+        tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
+        planned = Evidence(planned.name, tuple(tuned))
+    plain = _of_scores(claim)
+    return any(parts_of(plain, planned, subject) for subject in planned.subjects())
+
+
+def _of_scores(claim: Claim) -> Claim:
+    """Return the claim as if it spoke of scores, which all planned cells have."""
+    return claim.model_copy(update={"quantity": "score", "unit": "points", "epoch": None})
+
+
+def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:
+    """Return the runs that a study lacks for a claim, in the task and model of each of its cells.
+
+    They are made from cells of the study that are in one of the claim's selections, or else from
+    its first one, by changing what the selections name. Where a claim leaves open which values an
+    axis has, nothing can be named.
+    """
+    specs = {run.id: run for run in study.runs}
+    made: dict[str, Run] = {}
+    for subject in planned.subjects():
+        cells = [cell for cell in planned.cells if cell.subject == subject]
+        chosen = [c for c in cells if any(selects(side, c) for side in claim.sides.values())]
+        for cell in chosen or cells[:1]:
+            for changes in _changes(claim):
+                for name in cell.runs.run:
+                    run = _changed(specs[name], changes)
+                    if run and not _is_there(run, cells, changes):
+                        made.setdefault(run.id, run)
+    return list(made.values())
+
+
+def _changes(claim: Claim) -> list[dict[str, Any]]:
+    """Return what each selection of a claim sets, with every value that an axis names."""
+    found = []
+    for side in claim.sides.values():
+        axes = [
+            alternatives(value) if field == claim.axis else alternatives(value)[:1] or [None]
+            for field, value in side.items()
+        ]
+        found += [dict(zip(side, values, strict=True)) for values in itertools.product(*axes)]
+    return found
+
+
+def _is_there(run: Run, cells: Iterable[Cell], changes: Side) -> bool:
+    """Tell whether the study has a cell of these fields that keeps the run's other main ones."""
+    spec = run.spec
+    kept: dict[str, Any] = {"head": spec.head, "train_rows": spec.train_rows, "epochs": spec.epochs}
+    kept |= {"base_bits": spec.base_bits}
+    if spec.adapter:
+        kept |= {"rank": spec.adapter.rank, "targets": "+".join(spec.adapter.targets)}
+    wanted = {**{key: value for key, value in kept.items() if value is not None}, **changes}
+    return any(selects(wanted, cell) and run.spec.seed in set(cell.runs.seed) for cell in cells)
+
+
+def _changed(run: Run, changes: Mapping[str, Any]) -> Run | None:
+    """Return a run with other values of some fields; None if they don't go together."""
+    spec = run.spec
+    fields = {key: value for key, value in spec.flat().items() if key != "tuned"}
+    plain = read_table(DEFAULTS)
+    if spec.adapter is None:
+        fields |= {name: plain[name] for name in AdapterSpec.model_fields}
+    if spec.base_group is None:
+        fields["base_group"] = plain["base_group"]
+    start = spec.warm_start.model_dump() if spec.warm_start else None
+    own = {"task": spec.task, "model": spec.model, "warm_start": start}
+    try:
+        changed = make_spec({**fields, **own, **changes}, run.id)
+    except UserError:
+        return None
+    return Run(id=run_id(changed, _label(changes)), label=_label(changes), spec=changed)
+
+
+def _label(changes: Mapping[str, Any]) -> str:
+    """Name what a run's name does not show by itself, as a study's axes do."""
+    others = {key: value for key, value in changes.items() if key not in NAMED and value}
+    words = (
+        "-".join(f"{k}{v}" for k, v in value.items())
+        if isinstance(value, dict)
+        else f"{key}{value}"
+        for key, value in others.items()
+    )
+    return "-".join(words)

@@ -1,0 +1,62 @@
+"""Which claims a planned study can test, and the runs that the others would need."""
+
+from pathlib import Path
+
+import pytest
+
+from loraudit.analysis.claim_runs import can_be_tested, lacking, planned_evidence
+from loraudit.studies.claims import select_claims
+from loraudit.studies.expand import load_study
+from loraudit.tools.plan import Estimate, _claim_section, _priced
+
+STUDIES = sorted(Path("config/studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_shipped_studies_can_test_the_claims_that_they_list(path):
+    assert lacking(load_study(path)) == []
+
+
+@pytest.fixture
+def grid():
+    return load_study("config/studies/quickstart.yaml")
+
+
+def asking(study, *claims: str):
+    return study.model_copy(update={"claims": claims})
+
+
+def test_the_runs_that_a_claim_lacks_are_named_and_make_it_testable(grid):
+    (found,) = lacking(asking(grid, "hu2022.qv-beats-q"))
+    assert found.why == "no run of right (method lora, targets q, rank 8)"
+    assert [run.id for run in found.runs] == [
+        f"snippets/minilm/lora-r8-q/s{seed}" for seed in (0, 1, 2)
+    ]
+    more = grid.model_copy(update={"runs": (*grid.runs, *found.runs)})
+    (claim,) = select_claims(["hu2022.qv-beats-q"])
+    assert can_be_tested(claim, planned_evidence(more))
+
+
+def test_an_axis_needs_all_the_values_that_the_claim_names(grid):
+    (found,) = lacking(asking(grid, "poster2025.rank-one-within-a-point"))
+    cells = {run.id.split("/")[2] for run in found.runs}
+    assert cells == {"lora-r64-q+v", "lora-r64-all"}
+
+
+def test_rates_that_no_study_chooses_are_no_ground_for_a_claim(grid):
+    (found,) = lacking(asking(grid, "schulman2025.rate-ratio-ten"))
+    assert "set by hand" in found.why and found.runs == ()
+    tuned = load_study("config/studies/quickstart-tuning.yaml")
+    assert lacking(asking(tuned, "schulman2025.rate-ratio-ten")) == []
+
+
+@pytest.mark.parametrize("seconds, shown", [(60.0, "3 min"), (None, "unknown")])
+def test_a_plan_prices_the_runs_that_a_claim_lacks(grid, seconds, shown):
+    wanting = lacking(asking(grid, "hu2022.qv-beats-q"))
+    answer = _priced(wanting, lambda spec: Estimate(seconds, None, None, None, ""))
+    (row,) = answer["claims"]
+    assert row["seconds"] == (None if seconds is None else 3 * seconds)
+    assert (row["cells"], len(row["runs"])) == (["snippets/minilm/lora-r8-q"], 3)
+    ((_, _, (line,)),) = _claim_section(answer["claims"])
+    assert line[0] == "hu2022.qv-beats-q" and shown in str(line[-1])
+    assert _claim_section(_priced([], lambda spec: None)["claims"]) == []
