@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from loraudit.report.claim_record import on_record, page, study_claims
-from loraudit.report.claim_tables import claim_table, claims_fact, picture, verdict_text
+from loraudit.report.claim_tables import claim_table, claims_fact, effect_picture, verdict_text
 from loraudit.report.page import SECTIONS
 from loraudit.studies.claims import load_all_claims
 from loraudit.tools import claims as command
@@ -47,7 +47,7 @@ def test_what_was_not_seen_in_its_source_is_marked(verdicts):
 
 
 def test_a_picture_is_filled_where_the_verdict_survives_holm(verdicts):
-    drawn = {row["claim"]: picture(row) for row in verdicts.to_dict("records")}
+    drawn = {row["claim"]: effect_picture(row) for row in verdicts.to_dict("records")}
     assert 'class="dot supported full"' in drawn["file.better"]
     assert 'class="dot contradicted full"' in drawn["file.worse"]
     assert 'class="dot supported open"' in drawn["file.open"]

@@ -45,15 +45,13 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": [_statement(row) for row in records],
-            "source": [
-                f"{row['cited']}, {row['where']}{unseen_text(row['confidence'])}" for row in records
-            ],
+            "source": [_source(row) for row in records],
+            "effect": [effect_text(row) for row in records],
+            "verdict": [verdict_text(row) for row in records],
+            "holds if": [allowed_text(row) for row in records],
             "task": [_text(row["task"]) for row in records],
             "model": [_text(row["model"]) for row in records],
-            "effect": [effect_text(row) for row in records],
-            "holds if": [allowed_text(row) for row in records],
             "n": [int(row["n"]) for row in records],
-            "verdict": [verdict_text(row) for row in records],
             "could have shown": [_smallest(row) for row in records],
             "remarks": ["; ".join(remarks(row)) for row in records],
         }
@@ -63,6 +61,10 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
 def _statement(row: dict) -> str:
     asked = "" if row["listed"] else ", not asked by the study"
     return f"{row['statement']} ({row['claim']}{asked})"
+
+
+def _source(row: dict) -> str:
+    return f"{row['cited']}, {row['where']}{unseen_text(row['confidence'])}"
 
 
 def unseen_text(confidence: str) -> str:
