@@ -238,7 +238,7 @@ def test_a_warm_start_copies_the_parts(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_ranks_of_a_part_move_alone(batch):
+def test_ranks_of_a_part_move_alone(batch, tmp_path):
     model = trained(spec_of(QKV))
     layers = inject.lora_layers(model)
     name = "transformer.h.0.attn.c_attn.k"
@@ -248,7 +248,12 @@ def test_ranks_of_a_part_move_alone(batch):
     prune(layers[name], torch.zeros(5, dtype=torch.bool))
     assert adapter_ranks(model)[name] == 0 and adapter_ranks(model)[name[:-1] + "q"] == 3
     assert layouts_of(model)["transformer.h.0.attn.c_attn"].parts[1].matrix == "v"
-    model(**batch)
+    for layer in layers.values():
+        nn.init.normal_(layer.lora_B, std=MILD)
+    expected = model(**batch).logits
+    inject.export(model, spec_of(QKV), tmp_path)
+    theirs = peft.PeftModel.from_pretrained(tiny_model("gpt2"), tmp_path).eval()
+    torch.testing.assert_close(theirs(**batch).logits, expected, **UP_TO_ROUNDING)
 
 
 def test_parts_of_a_quantised_layer(batch):

@@ -128,7 +128,7 @@ def test_a_planted_useful_rank_scores_highest_and_a_zero_rank_lowest(alone):
 def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
     model_type, alone, batch
 ):
-    targets = ("up", "down") if model_type == "gpt2" else ("q", "up")
+    targets = ("q", "up")
     spec = changed(SPEC, model=tiny_entry(model_type), targets=targets)
     model = moved(alora.ALoRA().apply(tiny_model(model_type), spec)).eval()
     layers, blocks, run = inject.lora_layers(model), blocks_of(model, spec.model), []
@@ -139,8 +139,9 @@ def test_passes_that_start_at_a_ranks_block_give_the_same_scores_to_the_bit(
         return sum(model(**half).logits[:, 0].sum().item() for half in halves)
 
     for name in blocks:  # a layer inside each block tells whether the block is run
-        inner = next(n for n in layers if n.startswith(f"{name}."))
-        layers[inner].register_forward_hook(lambda *_, name=name: run.append(name))
+        called = inject.wrapped(model)  # a part of a fused layer is not called by itself
+        inner = next(n for n in called if n.startswith(f"{name}."))
+        called[inner].register_forward_hook(lambda *_, name=name: run.append(name))
     whole = alora.importance(layers, score, alone)
     every = Counter(run)
     run.clear()
