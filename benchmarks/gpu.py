@@ -95,7 +95,7 @@ def case_spec(case: Case) -> RunSpec:
 
 def our_step(case: Case) -> Callable[[], object]:
     """Return a call of one optimizer step of our training loop."""
-    from loraudit.adapters.first_token import shorten
+    from loraudit.adapters.fast_base import fast_base
     from loraudit.training import run
     from loraudit.training.loop import optimizer_step
     from loraudit.training.method import method_of
@@ -104,7 +104,7 @@ def our_step(case: Case) -> Callable[[], object]:
     accelerator = run.make_accelerator(spec)
     with accelerator.device:  # drawn there, which is faster
         base = random_model(str(case["model"]))
-    module = method_of(spec).apply(shorten(base, spec), spec)
+    module = method_of(spec).apply(fast_base(base, spec), spec)
     examples = random_examples(spec, base.config.vocab_size, BATCH)
     state = run.prepare(spec, accelerator, module, 100_000, 1)
     state.model.train()

@@ -33,7 +33,7 @@ import torch
 from common import interleaved, spec_of, spread
 from loraudit.adapters import inject
 from loraudit.adapters.base_model import load_base
-from loraudit.adapters.first_token import shorten
+from loraudit.adapters.fast_base import fast_base
 from loraudit.base.files import write_atomic, write_json
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id, sorted_batches
 from loraudit.studies.entries import MATRICES
@@ -125,7 +125,7 @@ def evaluation(rounds: int) -> pd.DataFrame:
     torch.set_num_threads(1)
     spec = spec_of(validation_rows=1000)
     examples = load_examples(spec, TOKENS, "validation")
-    model = inject.apply(shorten(load_base(spec, MODEL), spec), spec)
+    model = inject.apply(fast_base(load_base(spec, MODEL), spec), spec)
     pad = pad_id(TOKENS)
     state = run.prepare(spec, run.make_accelerator(spec), model, 8, pad)
     bare = load_base(spec, MODEL).eval()

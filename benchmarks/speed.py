@@ -2,13 +2,14 @@
 
 Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 8 x 64, no padding.
 
-    python benchmarks/speed.py [layer profile step memory growth] [--rounds 30] [--out DIR]
+    python benchmarks/speed.py [layer profile step dropout memory growth] [--rounds 30] [--out DIR]
 
 - layer: forward and backward of one linear layer; LoRA's share is its time less the frozen
   layer's, over PEFT's share in the same round.
 - profile: the parts of that layer, each alone.
 - step: forward, backward, clipping and AdamW, over the frozen limit: the frozen model's forward and
   backward to layer 0's input, below which nothing that trains an adapter in layer 0 can come.
+- dropout: the model's dropout by fast_dropout.py over torch's, alone and in a training step.
 - memory: the highest resident memory of three steps at batch 16 x 128 above that of the loaded
   model after one small forward pass; each in a process of its own. The frozen limit keeps what the
   way back to layer 0 needs, and nothing for LoRA.
@@ -32,6 +33,8 @@ from torch import nn
 from common import RANK, interleaved, random_model, spec_of, spread
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.base_layers import freeze, target_modules
+from loraudit.adapters.fast_base import fast_base
+from loraudit.adapters.fast_dropout import FastDropout, attend
 from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import shorten
 from loraudit.adapters.lora import LoRALinear
@@ -44,6 +47,7 @@ from loraudit.training.methods.baselines import FullFineTuning
 LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
 TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
 MODELS = ("minilm", "roberta-base")
+REPEATED = 10
 RANKS = (1, 4, 16, 64, 256)
 
 
@@ -76,7 +80,7 @@ METHODS: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
     "frozen limit": limit,
     "ours, plain": lambda base, spec: inject.apply(base, plain(spec)),
     "ours, all tokens": inject.apply,
-    "ours": lambda base, spec: inject.apply(shorten(base, spec), spec),
+    "ours": lambda base, spec: inject.apply(fast_base(base, spec), spec),
     "PEFT": peft_twin.apply,
     "loralib": with_loralib,
     "full fine-tuning": lambda base, spec: FullFineTuning().apply(
@@ -159,9 +163,11 @@ def profile(rounds: int) -> pd.DataFrame:
     return pd.concat(tables, axis=1).round(0).rename_axis("part, microseconds").reset_index()
 
 
-def step_call(name: str, base: nn.Module, spec: RunSpec, rows: int, tokens: int) -> Callable:
+def step_call(
+    name: str, base: nn.Module, spec: RunSpec, rows: int, tokens: int, dropped: bool = True
+) -> Callable:
     """Return one training step of a method; of the frozen limit, forward and backward alone."""
-    model = METHODS[name](base, spec).train()
+    model = METHODS[name](base, spec).train(dropped)
     batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens))}
     labels = torch.randint(0, 2, (rows,))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -193,6 +199,56 @@ def steps(rounds: int) -> pd.DataFrame:
                 tables.append(table.assign(setting=f"{name}, {shown}, 8 x 64 tokens"))
             print(f"step: {name}, {shown}: done", file=sys.stderr, flush=True)
     return pd.concat(tables, ignore_index=True).assign(part="step")
+
+
+def dropout(rounds: int) -> pd.DataFrame:
+    """Measure what dropout takes: one tensor's, attention's, and a whole step's, over torch's."""
+    own, tables = FastDropout(0.1), []
+    for rows, tokens in ((8, 32), (8, 64)):
+        x = torch.randn(rows, tokens, 384, requires_grad=True)
+        qkv = torch.randn(3, rows, 12, tokens, 32, requires_grad=True)
+        read = torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
+        cases = {
+            "one tensor": {
+                "torch's": lambda x=x: nn.functional.dropout(x, 0.1),
+                "ours": lambda x=x: own(x),
+                "none": lambda x=x: nn.functional.dropout(x, 0.0),
+            },
+            "attention": {
+                "torch's": lambda q=qkv, m=read: torchs_attention(*q, m, 0.1),
+                "ours": lambda q=qkv, m=read: attend(*q, m, own, 32**-0.5),
+                "none": lambda q=qkv, m=read: torchs_attention(*q, m, 0.0),
+            },
+        }
+        spec, base = spec_of(), random_model("minilm")
+        made = {"torch's": shorten, "ours": fast_base, "none": shorten}
+        steps = {}
+        for name, change in made.items():
+            model, dropped = change(copy.deepcopy(base), spec), name != "none"
+            steps[name] = step_call("ours, all tokens", model, spec, rows, tokens, dropped)
+        calls = {w: {n: there_and_back(c) for n, c in each.items()} for w, each in cases.items()}
+        for what, each in (calls | {"training step, q+v": steps}).items():
+            seconds = interleaved(each, rounds)
+            table = spread(seconds.div(seconds["torch's"], axis=0)).assign(of=what)
+            table["ms"] = 1000 * seconds.median().to_numpy() / (1 if each is steps else REPEATED)
+            tables.append(table.assign(setting=f"minilm, {rows} x {tokens} tokens"))
+    return pd.concat(tables, ignore_index=True).assign(part="dropout", to="torch's")
+
+
+def torchs_attention(q, k, v, mask, p: float) -> torch.Tensor:
+    """Return torch's attention with dropout."""
+    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+
+
+def there_and_back(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """Return what computes a function's value and gradients `REPEATED` times."""
+
+    def repeated() -> None:
+        for _ in range(REPEATED):
+            y = call()
+            y.backward(y.detach())
+
+    return repeated
 
 
 def peak(method: str, model: str, targets: str, rank: int, rows: int, tokens: int) -> float:
@@ -254,7 +310,10 @@ def growth(rounds: int) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(part="growth")
 
 
-PARTS = {"layer": layers, "profile": profile, "step": steps, "memory": memory, "growth": growth}
+PARTS = {
+    **{"layer": layers, "profile": profile, "step": steps, "dropout": dropout},
+    **{"memory": memory, "growth": growth},
+}
 
 
 def main() -> None:
@@ -276,8 +335,8 @@ def main() -> None:
         write_atomic(
             arguments.out / f"{part}.csv", lambda path, t=table: t.to_csv(path, index=False)
         )
-        if part == "profile":
-            write_text(arguments.out / "profile.md", markdown(table))
+        if part in ("profile", "dropout"):
+            write_text(arguments.out / f"{part}.md", markdown(table))
         print(table.round(3).to_string(index=False), flush=True)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from loraudit.adapters.base_layers import names_like
+from loraudit.adapters.fast_dropout import attend, draws
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec
 
@@ -36,14 +37,17 @@ class FirstTokenAttention(nn.Module):
         """Return the first token's output (rows, 1, d), and None for the attention weights."""
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :1]  # (rows, 1, 1, tokens)
-        attended = nn.functional.scaled_dot_product_attention(
-            self._split(self.query(hidden_states[:, :1])),
-            self._split(self.key(hidden_states)),
-            self._split(self.value(hidden_states)),
-            attn_mask=attention_mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-            scale=self.scaling,
-        )
+        q = self._split(self.query(hidden_states[:, :1]))
+        k, v = self._split(self.key(hidden_states)), self._split(self.value(hidden_states))
+        if self.training and draws(self.dropout, q):
+            attended = attend(q, k, v, attention_mask, self.dropout, self.scaling)
+        else:
+            attended = nn.functional.scaled_dot_product_attention(
+                *(q, k, v),
+                attn_mask=attention_mask,
+                dropout_p=self.dropout.p if self.training else 0.0,
+                scale=self.scaling,
+            )
         return attended.transpose(1, 2).flatten(2), None
 
     def _split(self, x: Tensor) -> Tensor:

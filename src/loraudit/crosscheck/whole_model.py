@@ -34,7 +34,7 @@ from transformers.pytorch_utils import Conv1D
 from loraudit.adapters import inject, peft_folder, peft_twin
 from loraudit.adapters.base_layers import in_head, linear_sizes, targets_of
 from loraudit.adapters.base_model import load_base
-from loraudit.adapters.first_token import shorten
+from loraudit.adapters.fast_base import fast_base
 from loraudit.adapters.fused import layouts_of
 from loraudit.adapters.parts import fold
 from loraudit.base.errors import UserError
@@ -117,7 +117,7 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
     """
     original, whole = base, copy.deepcopy(base).to(getattr(torch, dtype))
     copied = sharing(whole, spec)
-    base = shorten(copied(whole), spec)
+    base = fast_base(copied(whole), spec)
     ours = inject.apply(copied(base), spec)
     twin = peft_twin.apply(copied(base), spec)
     *training, probe = batches

@@ -126,7 +126,7 @@ def _measure(spec: RunSpec, folders: dict[str, Path], launch: dict, threads: int
     started = time.monotonic()
     import torch
 
-    from loraudit.adapters.first_token import shorten
+    from loraudit.adapters.fast_base import fast_base
     from loraudit.training import run
     from loraudit.training.accounting import (
         adapter_ranks,
@@ -145,7 +145,7 @@ def _measure(spec: RunSpec, folders: dict[str, Path], launch: dict, threads: int
     torch.set_num_threads(threads)
     accelerator = run.make_accelerator(spec)
     base = _base(spec, folders["model"])
-    module = method_of(spec).apply(shorten(base, spec), spec)
+    module = method_of(spec).apply(fast_base(base, spec), spec)
     ready = time.monotonic() - started
     examples, pad, real = _examples(spec, folders)
     base.config.pad_token_id = pad

@@ -20,7 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from loraudit.adapters.base_layers import hold_frozen
 from loraudit.adapters.base_model import load_base
-from loraudit.adapters.first_token import shorten
+from loraudit.adapters.fast_base import fast_base
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, sweep, write_json
 from loraudit.base.provenance import environment
@@ -98,7 +98,7 @@ def train(
     examples = load_run(spec, tokens)
     parameters = {"model": model_parameters(base)}
     method = method_of(spec)
-    model = method.apply(shorten(base, spec), spec)
+    model = method.apply(fast_base(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if start else []
     state = prepare(spec, accelerator, model, len(examples["train"]), pad)
