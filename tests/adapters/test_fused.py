@@ -10,9 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import inject, peft_folder, peft_twin
 from loraudit.adapters.base_layers import part_rows, targets_of
-from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA, layouts_of
+from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA
 from loraudit.adapters.lora import LoRALinear
-from loraudit.adapters.parts import Layout, SavedPart, fold, free, unfold
+from loraudit.adapters.parts import Layout, SavedPart, fold, free, layouts_of, unfold
 from loraudit.adapters.quantise import quantise
 from loraudit.adapters.warm_start import start_from
 from loraudit.analysis.saved_updates import BaseWeights, read_updates

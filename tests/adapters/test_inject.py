@@ -7,8 +7,7 @@ import transformers
 
 from loraudit.adapters import inject, peft_twin
 from loraudit.adapters.base_layers import in_head, target_modules
-from loraudit.adapters.fused import layouts_of
-from loraudit.adapters.parts import fold
+from loraudit.adapters.parts import fold, layouts_of
 from loraudit.base.errors import UserError
 from loraudit.studies.entry_files import load_model
 from loraudit.training.accounting import count_parameters

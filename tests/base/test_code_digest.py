@@ -13,7 +13,7 @@ from loraudit.report.table_registry import TABLES, early_tables, table_modules
 from loraudit.studies.methods import METHODS
 
 TRAINED = set(METHODS)
-BASELINES = {"full", "bitfit", "head"}
+BASELINES = {"full", "full_saved", "bitfit", "head"}
 SHOWN = {figure.module for figure in FIGURES.values()} | set(table_modules(TABLES))
 SCRIPTS = ("crosscheck", "collect", "subspace", "fetch_task", "fetch_model")
 PROGRAMS: dict[str, tuple] = {
@@ -253,7 +253,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
             "training/methods/baselines.py",
             "return False",
             "return None",
-            {"full", "bitfit", "head"},
+            BASELINES,
         ),
         ("training/loop.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("training/measures.py", "f1_score", "fbeta_score", TRAINED),

@@ -133,6 +133,13 @@ class FusedLoRA(nn.Module):
         self.add_module(name, part)
         return part
 
+    @property
+    def layout(self) -> Layout:
+        """The layer's outputs and its parts, without those of rank 0."""
+        parts = [SavedPart(n, p.rank, p.base.rows) for n, p in self.parts().items() if p.rank]
+        size = self.base.nf if isinstance(self.base, Conv1D) else self.base.out_features
+        return Layout(size, tuple(parts))
+
     def parts(self) -> dict[str, LoRAPart]:
         """Return {name: part} in the order in which they were added."""
         return {n: part for n, part in self.named_children() if isinstance(part, LoRAPart)}
@@ -233,16 +240,3 @@ class FastFusedLoRA(FusedLoRA):
         if torch.is_autocast_enabled(kind):
             return dtype == torch.get_autocast_dtype(kind)
         return x.dtype == dtype and all(p.lora_A.dtype == dtype for p in self.acting())
-
-
-def layouts_of(model: nn.Module) -> dict[str, Layout]:
-    """Return the layouts of the fused layers of a model, without parts of rank 0."""
-    layouts = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, FusedLoRA):
-            parts = [SavedPart(n, p.rank, p.base.rows) for n, p in layer.parts().items() if p.rank]
-            base = layer.base
-            layouts[name] = Layout(
-                base.nf if isinstance(base, Conv1D) else base.out_features, tuple(parts)
-            )
-    return layouts

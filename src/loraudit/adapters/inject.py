@@ -11,10 +11,10 @@ from loraudit.adapters import peft_folder, peft_twin
 from loraudit.adapters.base_layers import freeze, in_head, is_packed
 from loraudit.adapters.error_ranks import starts
 from loraudit.adapters.fast_lora import FastLoRALinear
-from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA, LoRAPart, layouts_of
+from loraudit.adapters.fused import FastFusedLoRA, FusedLoRA, LoRAPart
 from loraudit.adapters.lora import Init, LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAPacked
-from loraudit.adapters.parts import fold
+from loraudit.adapters.parts import fold, layouts_of
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec, derive_seed
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loraudit.studies.entries import Rows
 
@@ -34,6 +34,12 @@ class Layout(NamedTuple):
 
 Layouts = Mapping[str, Layout]
 """{full name of a fused layer: its layout}."""
+
+
+def layouts_of(model: nn.Module) -> dict[str, Layout]:
+    """Return the layouts of the in-house fused layers of a model (`FusedLoRA.layout`)."""
+    found = {name: getattr(layer, "layout", None) for name, layer in model.named_modules()}
+    return {name: layout for name, layout in found.items() if isinstance(layout, Layout)}
 
 
 def fold(state: Mapping[str, Tensor], layouts: Layouts) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from loraudit.adapters.base_layers import in_head
-from loraudit.adapters.fused import layouts_of
+from loraudit.adapters.parts import layouts_of
 from loraudit.adapters.peft_folder import own_name, read_folder, read_parts
 from loraudit.base.errors import UserError
 from loraudit.studies.spec import RunSpec

@@ -35,8 +35,7 @@ from loraudit.adapters import inject, peft_folder, peft_twin
 from loraudit.adapters.base_layers import in_head, linear_sizes, targets_of
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.fast_base import fast_base
-from loraudit.adapters.fused import layouts_of
-from loraudit.adapters.parts import fold
+from loraudit.adapters.parts import fold, layouts_of
 from loraudit.base.errors import UserError
 from loraudit.crosscheck import single_layer
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id
