@@ -48,6 +48,28 @@ def test_scores_of_an_unstated_epoch_are_not_compared_with_one_that_is_stated():
         judged(scores(selection="unknown", seeds=single))
 
 
+def test_who_leaves_out_the_epoch_choice_is_told_how_to_state_it():
+    unstated = scores(selection="unknown", seeds={0: (89.5,), 1: (89.9,)})
+    row = judged(scores(), unstated).iloc[1]
+    assert row.verdict == "not comparable"
+    assert "say which it is in a column epoch_choice (best or last), or for all" in row.reason
+    assert "--set epoch_choice=best" in row.reason
+    stated = judged(scores(), scores(rank=4), beside=[number(), number(rank=4, selection="none")])
+    assert "epoch_choice" not in stated.reason[1]
+
+
+@pytest.mark.parametrize("side", ["the number", "the scores", "both"])
+def test_what_is_neither_a_percentage_nor_a_fraction_is_compared_with_nothing(side):
+    """BLEU 70.38 is no 70.38 %: beside 70.1 and 70.4 it was judged as 70 beside 0.7."""
+    ours = {"unit": "percent" if side == "the number" else "other"}
+    theirs = {"unit": "percent" if side == "the scores" else "other", "value": 70.38}
+    bleu = {"metric": "bleu", "selection": "last epoch", "seeds": {0: (70.1,), 1: (70.4,)}}
+    beside = [number(), number(metric="bleu", selection="last epoch", **theirs)]
+    row = judged(scores(), scores(**bleu, **ours), beside=beside).iloc[1]
+    assert row.verdict == "not comparable"
+    assert row.reason.startswith("the bleu of paper.one is neither a percentage nor a fraction")
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -191,6 +191,7 @@ def test_too_few_or_too_spread_seeds_leave_it_undecided():
         ({"rows_validation": 100}, {}, "a subset: 100 validation rows, the number is for 408"),
         ({"published_rows_train": None}, {}, "published size of the task is not in tasks.yaml"),
         ({}, {"split": "test"}, "another split: the number is of test"),
+        ({}, {"unit": "other"}, "another unit: the number is neither a percentage nor a fraction"),
         ({}, {"rank": None}, "the number's rank or targets are not stated"),
         (
             {},

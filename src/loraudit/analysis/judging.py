@@ -53,7 +53,8 @@ def published_verdicts(
 
     Args:
         ours: numbers with scores by seed; others are left out.
-        theirs: the numbers to set them beside; those in doubt are compared with nothing.
+        theirs: the numbers to set them beside; those in doubt, and those of another unit than
+            percent or fraction, are compared with nothing.
         margin: largest difference, as a fraction, that counts as equal; None: each number's own.
         reading: what an unexplained ± is taken to be (a key of `statistics.READINGS`).
 
@@ -99,9 +100,21 @@ def _pairs(ours: Sequence[Published], theirs: Sequence[Published]) -> Iterable[P
             elif right.selection == "unknown":
                 found.append(Pair(best or last or choices[0], right, others=best and last))
         stated = ", ".join(dict.fromkeys(number.selection for number in beside))
-        ours_is = " or ".join(by_choice)
-        unlike = f"the number's epoch is {stated}, the scores' is {ours_is} (epoch_choice)"
-        yield from found or [Pair(choices[0], None, why or unlike)]
+        unlike = f"the number's epoch is {stated}, the scores' is "
+        unstated = by_choice.pop("unknown", None)
+        if not found and by_choice:
+            first = next(iter(by_choice.values()))
+            yield Pair(first, None, why or unlike + " or ".join(by_choice))
+        if unstated and unstated not in [pair.left for pair in found]:
+            found.append(Pair(unstated, None, why or unlike + UNSTATED))
+        yield from found
+
+
+UNSTATED = (
+    "unknown: say which it is in a column epoch_choice (best or last), or for all scores by --set "
+    "epoch_choice=best or --set epoch_choice=last"
+)
+"""What is said of the epoch of scores that leave it open."""
 
 
 def _key(number: Published) -> str:
@@ -126,8 +139,14 @@ def partners(left: Published, theirs: Sequence[Published]) -> tuple[list[Publish
             )
         rest = agreeing
         agreed += [_said(value)] if value is not None and name != "split" else []
-    certain = [number for number in rest if not number.doubt]
-    return certain, "" if certain else f"the number is in doubt: it {rest[0].doubt}"
+    in_unit = [number for number in rest if "other" not in (number.unit, left.unit)]
+    if not in_unit:
+        return [], (
+            f"the {rest[0].metric} of {rest[0].key} is neither a percentage nor a fraction "
+            "(unit: other), and only these are compared"
+        )
+    certain = [number for number in in_unit if not number.doubt]
+    return certain, "" if certain else f"the number is in doubt: it {in_unit[0].doubt}"
 
 
 def _said(value: object) -> str:

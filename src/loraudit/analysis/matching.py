@@ -62,6 +62,8 @@ def obstacles(
         number.doubt and f"the number is in doubt: it {number.doubt}",
         number.model != cell["model"] and f"another model: the number is {number.model}'s",
         _vague(cell, number) and "the number's rank or targets are not stated",
+        number.unit == "other"
+        and "another unit: the number is neither a percentage nor a fraction (unit: other)",
         number.split != "validation" and f"another split: the number is of {number.split}",
         number.selection == "none"
         and "another epoch: the number is of neither the best nor the last",
