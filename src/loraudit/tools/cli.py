@@ -840,7 +840,11 @@ def _parsed(given: list[str], option: str = "config", example: str = "task=mrpc"
         key, equals, value = item.partition("=")
         if not equals:
             raise Misuse(f"{option}: {item!r}: expected KEY=VALUE, such as {example}")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that no month has
+            why = getattr(error, "problem", None) or error
+            raise Misuse(f"{option}: {item!r}: the value can't be read as YAML: {why}") from None
     return values
 
 
