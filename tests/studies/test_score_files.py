@@ -1,13 +1,23 @@
 """Scores of others as CSV: read as they stand, and one clear answer to each thing that is wrong."""
 
+import math
+
 import pytest
 
 from loraudit.base.errors import UserError
 from loraudit.studies.reference import select
-from loraudit.studies.score_files import as_published, legal_names, read_table, targets_name
+from loraudit.studies.score_files import (
+    Score,
+    as_published,
+    known_metric,
+    legal_names,
+    read_table,
+    targets_name,
+)
 
 HEAD = "task,model,method,rank,targets,seed,metric,score,epoch_choice"
 LEGAL = legal_names(select(("hu2022.table2",)))
+CELL = {"task": "mrpc", "model": "roberta-base", "method": "lora", "rank": 8, "targets": "q+v"}
 
 
 def row(seed=0, score="89.5", task="mrpc", metric="accuracy", choice="best", **changes) -> str:
@@ -74,6 +84,35 @@ def test_other_settings_make_another_number(tmp_path):
     assert [number.alpha for number in numbers] == [8, 16]
 
 
+@pytest.mark.parametrize("name", ["adapter-d", "adapter_d", "Adapter D", "AdapterD"])
+def test_a_method_may_be_written_in_any_way(tmp_path, name):
+    (number,) = read(tmp_path, row(method=name))
+    assert number.method == "adapter-d"
+
+
+def test_a_metric_may_be_written_in_any_way():
+    legal = legal_names(select(("hu2022.table18",)))
+    assert {known_metric(name, legal) for name in ("rouge-l", "rougeL", "ROUGE_L")} == {"rouge-l"}
+    assert known_metric("Matthews Correlation", legal) == known_metric("MCC", legal) == "matthews"
+    assert known_metric("rouge", legal) is None
+
+
+@pytest.mark.parametrize("name", ["alpha", "learning_rate", "lora_dropout"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-Infinity", "1e999"])
+def test_a_setting_that_is_no_finite_number_is_named(tmp_path, name, value):
+    said = f"line 2: {name}: expected a finite number, got {value!r}"
+    assert said in error(tmp_path, f"{row()},{value}", head=f"{HEAD},{name}")
+    with pytest.raises(UserError, match="alpha: expected a finite number, got nan"):
+        read(tmp_path, row(), given={"alpha": math.nan})
+
+
+def test_scores_have_the_name_of_their_file_or_folder():
+    score = Score("here", {**CELL, "metric": "accuracy"}, {}, 0, 0.9, None, "best epoch")
+    for name in ("results.csv", "runs", ".runs", "v1.2 and 3 more"):
+        (number,) = as_published([score], name)
+        assert number.key == name
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -93,7 +132,7 @@ def test_other_settings_make_another_number(tmp_path):
         ([row(method="lroa")], "method: 'lroa' is not known; did you mean 'lora'"),
         ([row(rank="")], "line 2: rank is missing, which the method lora has"),
         ([row(choice="first")], "epoch_choice: 'first' is not known"),
-        ([row(task="")], "line 2: task is missing"),
+        ([row(task="")], "line 2: task is missing (a value for all rows: --set task=VALUE)"),
         (["mrpc,roberta-base"], "line 2: 2 values for 9 columns"),
         ([], "no scores below the first line"),
     ],
@@ -114,6 +153,12 @@ def test_what_is_wrong_with_the_columns_is_named(tmp_path):
     assert "no column model; every score needs" in error(
         tmp_path, "mrpc,lora,8,q+v,1,accuracy,90,best", head=HEAD.replace("model,", "")
     )
+    line, head = "mrpc,lora,8,q+v,accuracy,90,best", HEAD.replace("seed,", "")
+    message = error(tmp_path, line, head=head.replace("model,", ""))
+    assert "no column model and no column seed; every score needs" in message
+    assert message.endswith("(a value for all rows: --set model=VALUE)")
+    line = "mrpc,roberta-base,lora,8,q+v,accuracy,90,best"
+    assert "--set" not in error(tmp_path, line, head=head)  # which refuses a seed
     assert "'seed' is there twice" in error(tmp_path, f"{row()},1", head=f"{HEAD},seed")
 
 
@@ -130,4 +175,5 @@ def test_matrices_have_the_projects_names_in_its_order(given):
 
 
 def test_matrices_without_a_name_here_keep_theirs():
+    assert targets_name(["q", 1]) == "q+1"
     assert targets_name(["lm_head", "gate_proj"]) == "gate+lm_head"

@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from loraudit.base.files import read_json
 from loraudit.report.judged import FILES
 from loraudit.studies.reference import select
+from loraudit.studies.score_files import legal_names
 from loraudit.tools.cli import app
+from loraudit.tools.judge import read
 
 HEAD = "task,model,method,rank,targets,seed,metric,score,epoch_choice"
 ROWS = [f"mrpc,roberta-base,lora,8,q+v,{seed},accuracy,{89 + seed / 2},best" for seed in range(4)]
@@ -101,6 +103,13 @@ def test_wrong_options_are_named(table, tmp_path):
     assert "set: 'taks' is not known; did you mean 'task'" in error_of(
         table, *against, "--set", "taks=mrpc", code=2
     )
+    assert "set: model: expected model=VALUE, got no value" in error_of(
+        table, *against, "--set", "model=", code=2
+    )
+    for value in ("[q", "2020-13-45"):
+        assert f"set: 'targets={value}': the value can't be read as YAML: " in error_of(
+            table, *against, "--set", f"targets={value}", code=2
+        )
     assert "reading: 'se' is not known" in error_of(table, *against, "--reading", "se")
     assert "protocol: 'poster-as-rum' is not known; did you mean 'poster-as-run'" in error_of(
         table, *against, "--protocol", "poster-as-rum"
@@ -125,6 +134,20 @@ def test_logs_of_several_seeds_are_judged_together(tmp_path):
     (row,) = json.loads(result.stdout)["rows"]
     assert (row["n"], row["mean"]) == (3, pytest.approx(0.896))
     assert read_json(tmp_path / "runs/seed1/trainer_state.json")  # read, and left as it was
+
+
+def test_a_folder_above_the_given_one_tells_no_seed(tmp_path):
+    """In /mnt/s3 all runs were of seed 3."""
+    for run in ("a", "b"):
+        folder = tmp_path / "s3/runs" / run
+        folder.mkdir(parents=True)
+        logs = [{"epoch": e, "eval_accuracy": 0.8 + e / 100, "step": e} for e in (1, 2)]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": logs}))
+    cell = {"task": "mrpc", "model": "roberta-base", "method": "lora", "rank": 8, "targets": "q+v"}
+    legal = legal_names(select(("hu2022.table2",)))
+    for files in (["runs"], ["runs/a", "runs/b"]):
+        scores = read([tmp_path / "s3" / file for file in files], cell, legal)
+        assert [score.seed for score in scores] == [0, 0, 1, 1]
 
 
 def test_judging_imports_no_torch(table, tmp_path):

@@ -90,8 +90,11 @@ class Published(Frozen):
 
     @property
     def key(self) -> str:
-        """The name by which a study asks for the number's table: <file>.<table>."""
-        return f"{self.reference}.{self.table}"
+        """The name by which a study asks for the number's table: <file>.<table>.
+
+        Scores out of a file that is no source (`score_files`) have no table, and the file's name.
+        """
+        return f"{self.reference}.{self.table}" if self.table else self.reference
 
     def scores(self) -> list[float]:
         """Return each seed's score at the epoch that `selection` chooses; empty without seeds."""

@@ -6,6 +6,7 @@ are judged as a poster's per-seed results are.
 """
 
 import csv
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +29,10 @@ NO_SETTINGS = {*CELL, "seed", "validation_rows", "train_draw", "lora_plus", "ran
 SETTINGS = tuple(name for name in FLAT_FIELDS if name not in NO_SETTINGS)
 """Columns that say how a score was made, by a run's field names; a verdict names what differs."""
 
-COLUMNS = (*CELL, "seed", "score", "epoch", "epoch_choice", *SETTINGS)
+PER_ROW = ("seed", "score", "epoch")
+"""Columns that differ between rows, so that `--set` gives them no value."""
+
+COLUMNS = (*CELL, *PER_ROW, "epoch_choice", *SETTINGS)
 """All columns that a table may have."""
 
 CHOICES = {
@@ -117,7 +121,7 @@ def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score
     if missing:
         raise UserError(
             f"{path}: no column {' and no column '.join(missing)}; every score needs "
-            f"{', '.join(NEEDED)} (a value for all rows: --set {missing[0]}=VALUE)"
+            f"{', '.join(NEEDED)}{_once(missing)}"
         )
     scores = []
     for number, row in enumerate(rows, 2):
@@ -132,6 +136,12 @@ def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score
     return scores
 
 
+def _once(missing: Iterable[str]) -> str:
+    """Say which of the missing fields can be given once for all rows; "" for none."""
+    words = [f"--set {name}=VALUE" for name in missing if name not in PER_ROW]
+    return f" (a value for all rows: {' '.join(words)})" if words else ""
+
+
 def _column(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
@@ -144,18 +154,21 @@ def score_of(fields: Mapping[str, Any], place: str, legal: Legal) -> Score:
     """
     for name in NEEDED:
         if name not in fields:
-            raise UserError(f"{place}: {name} is missing")
-    metric = _column(str(fields["metric"]))
-    metric = METRICS.get(metric, metric)
-    if metric not in legal.metrics:
-        raise unknown(f"{place}: metric", metric, legal.metrics)
+            raise UserError(f"{place}: {name} is missing{_once([name])}")
+    metric = known_metric(str(fields["metric"]), legal)
+    if metric is None:
+        raise unknown(f"{place}: metric", str(fields["metric"]), legal.metrics)
     epoch = fields.get("epoch")
     choice = _column(str(fields.get("epoch_choice", "")))
     if choice not in CHOICES:
         raise unknown(f"{place}: epoch_choice", choice, ("best", "last", "unknown"))
     if epoch is not None and choice:
         raise UserError(f"{place}: epoch and epoch_choice: give one of the two")
-    settings = {name: _setting(name, fields[name]) for name in SETTINGS if name in fields}
+    settings = {
+        name: _setting(name, fields[name], f"{place}: {name}")
+        for name in SETTINGS
+        if name in fields
+    }
     return Score(
         place=place,
         cell={**_cell(fields, place, legal), "metric": metric},
@@ -167,11 +180,26 @@ def score_of(fields: Mapping[str, Any], place: str, legal: Legal) -> Score:
     )
 
 
+def known_method(name: str, legal: Legal) -> str | None:
+    """Return the known method of that name, however it is written: vb-lora, VB_LoRA, VBLORA."""
+    return {_letters(known): known for known in legal.methods}.get(_letters(name))
+
+
+def known_metric(name: str, legal: Legal) -> str | None:
+    """Return the known metric of that name, which may be one of `METRICS`, however written."""
+    name = METRICS.get(_column(name), name)
+    return {_letters(known): known for known in legal.metrics}.get(_letters(name))
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def _cell(fields: Mapping[str, Any], place: str, legal: Legal) -> dict[str, Any]:
     """Return a cell's fields but for its metric, as published numbers have them."""
-    method = _column(str(fields["method"]))
-    if method not in legal.methods:
-        raise unknown(f"{place}: method", method, legal.methods)
+    method = known_method(str(fields["method"]), legal)
+    if method is None:
+        raise unknown(f"{place}: method", str(fields["method"]), legal.methods)
     entry = METHODS.get(method)
     cell: dict[str, Any] = {
         "task": str(fields["task"]).lower(),
@@ -195,7 +223,7 @@ def _cell(fields: Mapping[str, Any], place: str, legal: Legal) -> dict[str, Any]
 
 def targets_name(targets: object) -> str:
     """Write matrices as "q+v", in the project's order and names; unknown names stand last."""
-    text = "+".join(targets) if isinstance(targets, list | tuple | set) else str(targets)
+    text = "+".join(map(str, targets)) if isinstance(targets, list | tuple | set) else str(targets)
     for mark in ", ;|":
         text = text.replace(mark, "+")
     names = {MODULES.get(name, name) for name in filter(None, text.split("+"))}
@@ -206,9 +234,9 @@ def targets_name(targets: object) -> str:
 def _number(value: object, where: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{where}: expected a number, got {value!r}") from None
-    if number - number != 0:
+    if not math.isfinite(number):
         raise UserError(f"{where}: expected a finite number, got {value!r}")
     return number
 
@@ -220,21 +248,22 @@ def _whole(value: object, where: str) -> int:
     return int(number)
 
 
-def _setting(name: str, value: Any) -> Any:
+def _setting(name: str, value: Any, where: str) -> Any:
     """Return a setting's value from text: a number, None for "none", or the text.
 
     A warm start is named by its task ("mnli"): from that task's adapter.
     """
-    if not isinstance(value, str):
-        return value
-    if value.lower() in ("none", "null"):
+    if isinstance(value, str) and value.lower() in ("none", "null"):
         return None
-    if name == "warm_start":
+    if isinstance(value, str) and name == "warm_start":
         return {"task": value.lower(), "tensors": "adapter"}
+    if not isinstance(value, str | float):
+        return value
     try:
-        number = float(value)
+        float(value)
     except ValueError:
         return value
+    number = _number(value, where)
     return int(number) if number == int(number) else number
 
 
@@ -297,14 +326,13 @@ def _numbers(rows: list[Score], name: str, more: dict[str, Any]) -> Iterator[Pub
     seeds: dict[int, list[float]] = {}
     for row in sorted(rows, key=lambda row: (row.seed, row.epoch or 0)):
         seeds.setdefault(row.seed, []).append(row.value)
-    file, _, suffix = name.rpartition(".")
     several = any(len(epochs) > 1 for epochs in seeds.values())
     choices = ("best epoch", "last epoch") if rows[0].epoch is not None else (rows[0].choice,)
     settings = dict(rows[0].settings)
     for choice in choices if several else choices[-1:]:
         pick = max if choice == "best epoch" else (lambda epochs: epochs[-1])
         fields = {
-            **{"reference": file, "table": suffix, "where": name, "source": "as given"},
+            **{"reference": name, "table": "", "where": name, "source": "as given"},
             **{"confidence": "seen", "statistic": "mean", "selection": choice, "n": len(seeds)},
             **{"value": fmean(pick(epochs) for epochs in seeds.values()), "seeds": seeds},
             **{"alpha": settings.get("alpha")},

@@ -15,9 +15,11 @@ from loraudit.report.judged import write_judged
 from loraudit.report.tables import worded
 from loraudit.studies.accounts import FOLDER as PROTOCOLS
 from loraudit.studies.reference import select
-from loraudit.studies.run_logs import log_files, read_log
+from loraudit.studies.run_logs import log_files, read_log, seed_in_name
 from loraudit.studies.score_files import (
+    CELL,
     COLUMNS,
+    PER_ROW,
     Legal,
     Score,
     as_published,
@@ -26,7 +28,7 @@ from loraudit.studies.score_files import (
 )
 from loraudit.studies.study_file import Reading
 
-GIVEN = tuple(name for name in COLUMNS if name not in ("seed", "score", "epoch"))
+GIVEN = tuple(name for name in COLUMNS if name not in PER_ROW)
 """Fields whose value may be given once for all rows."""
 
 
@@ -48,9 +50,11 @@ def judge(asked: Asked) -> tuple[pd.DataFrame, Path]:
     Raises:
         UserError: see `score_files`, `run_logs`, `judging.published_verdicts` and `write_judged`.
     """
-    for name in asked.given:
+    for name, value in asked.given.items():
         if name not in GIVEN:
             raise Misuse(str(unknown("set", name, GIVEN)))
+        if value is None and name in (*CELL, "epoch_choice"):
+            raise Misuse(f"set: {name}: expected {name}=VALUE, got no value")
     if asked.reading not in get_args(Reading):
         raise unknown("reading", asked.reading, get_args(Reading))
     if asked.protocol and not own_or_shipped(PROTOCOLS / f"{asked.protocol}.yaml").is_file():
@@ -77,16 +81,19 @@ def read(files: Sequence[Path], given: Mapping[str, Any], legal: Legal) -> list[
         UserError: a file is not there, is there twice, or can't be read as what it is.
     """
     scores: list[Score] = []
-    paths: list[Path] = []
+    seeds: dict[Path, int] = {}
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: there is no such file or folder")
-        paths += log_files(file) if file.is_dir() else [file]
-    for order, path in enumerate(paths):
-        if path in paths[:order]:
-            raise UserError(f"{path}: this file is named twice")
+        found = log_files(file) if file.is_dir() else [file]
+        for path in found:
+            if path in seeds:
+                raise UserError(f"{path}: this file is named twice")
+            seed = seed_in_name(path, within=file, alone=len(found) == 1)
+            seeds[path] = len(seeds) if seed is None else seed
+    for path, seed in seeds.items():
         if path.suffix == ".json":
-            scores += read_log(path, order, given, legal)
+            scores += read_log(path, seed, given, legal)
         else:
             scores += read_table(path, given, legal)
     return scores
