@@ -116,7 +116,8 @@ def warm_step(case: Case) -> Iterator[Callable[[], object]]:
     """Give a step of our training loop that was done some times, in the mode of a run."""
     from loraudit.training.device import same_bits
 
-    with same_bits(str(case["precision"])):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with same_bits(str(case["precision"]), device):
         step = our_step(case)
         for _ in range(WARM_UP):
             step()

@@ -4,9 +4,12 @@ The program runs in this process where there is no other (src/loraudit/base/fork
 one has the libraries already.
 """
 
+import os
 import runpy
 import sys
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # fetched folders only: no look at the hub
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 

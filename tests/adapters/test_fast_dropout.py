@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from loraudit.adapters import inject, peft_twin
+from loraudit.adapters import fast_dropout, inject, peft_twin
 from loraudit.adapters.fast_base import fast_base
 from loraudit.adapters.fast_dropout import ATTENTION, LEVELS, FastDropout, attend
 from loraudit.studies.spec import derive_seed
@@ -229,3 +229,21 @@ def test_the_mean_of_attention_over_masks_is_attention_without_dropout():
 def test_transformers_is_told_of_the_attention_where_torch_computes_it():
     assert made("bert", "fast").config._attn_implementation == ATTENTION
     assert made("bert", "plain").config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(("attribute", "option"), [(None, None), (True, None), (False, True)])
+def test_causal_attention_is_left_to_torch_as_transformers_reads_it(monkeypatch, attribute, option):
+    """A module without `is_causal` counts as causal, and what the call says comes first."""
+    seen = []
+    monkeypatch.setattr(
+        fast_dropout, "sdpa_attention_forward", lambda *a, **options: seen.append(options)
+    )
+    module, tensor = nn.Module(), torch.randn(1, 2, 4, 8)
+    if attribute is not None:
+        module.is_causal = attribute
+    options = {} if option is None else {"is_causal": option}
+    fast_dropout.attention_forward(module, tensor, tensor, tensor, None, 0.1, **options)
+    assert seen == [options]
+    module.is_causal = False
+    fast_dropout.attention_forward(module, tensor, tensor, tensor, None, 0.1)
+    assert len(seen) == 1

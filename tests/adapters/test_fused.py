@@ -1,6 +1,7 @@
 """Adapters on parts of a fused layer: GPT-2's query, key and value."""
 
 import copy
+import json
 
 import peft
 import pytest
@@ -171,6 +172,23 @@ def test_parts_that_do_not_fit_the_adapter_are_refused(text, tmp_path):
     inject.export(trained(spec), spec, tmp_path)
     (tmp_path / "parts.json").write_text(text)
     with pytest.raises(UserError, match=r"parts\.json: its parts do not fit the adapter"):
+        peft_folder.read_parts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [([[0, 16]], [[-16, 0]]), ([[0, 16]], [[8, 24]]), ([[0, 16]], [[40, 56]]), ([[0, 16]], [])],
+)
+def test_parts_outside_their_layer_or_in_each_other_are_refused(rows, tmp_path):
+    spec = spec_of(("q", "v"))
+    inject.export(trained(spec), spec, tmp_path)
+    path = tmp_path / "parts.json"
+    content = json.loads(path.read_text())
+    for layer, (d_out, parts) in content.items():
+        moved = [[name, rank, own] for (name, rank, _), own in zip(parts, rows, strict=True)]
+        content[layer] = [d_out, moved]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"its parts do not fit the adapter: .*"):
         peft_folder.read_parts(tmp_path)
 
 

@@ -416,7 +416,7 @@ def test_a_whole_fused_layer_with_one_adapter_is_imported(batch, gpt2_base, tmp_
 @pytest.mark.parametrize(
     ("enabled", "fused", "reason"),
     [
-        ((True, False, True), (), r"hold 2 of the 3 matrices q, k, v, .*give --fused"),
+        ((True, False, True), (), r"entry names q, k, v, and .*give --fused"),
         ((True, False, True), ("q",), r"hold 2 matrices of 32 outputs together, and q of this"),
         ((True, True, True), ("q", "v"), "hold 3 matrices of 48 outputs together, and q[+]v of"),
         ((True, False, True), ("o",), "and none of its matrices of this model have 0"),
@@ -429,6 +429,31 @@ def test_which_matrices_have_adapters_is_asked_and_checked(
     with pytest.raises(UserError, match=reason):
         import_file(tmp_path / "adapter.bin", ALPHA, out=tmp_path / "out", fused=fused, **gpt2_base)
     assert not (tmp_path / "out").exists()
+
+
+def cut_otherwise(entry, *shares: int, matrices=("q", "k", "v")):
+    """Return GPT-2's entry with other shares of its fused layer, or without some of its parts."""
+    modules = dict(entry.modules)
+    for number, name in enumerate(("q", "k", "v")):
+        modules[name] = modules[name].model_copy(update={"part": number, "of": shares})
+        if name not in matrices:
+            del modules[name]
+    return entry.model_copy(update={"modules": modules})
+
+
+def test_unequal_parts_are_not_taken_for_loralibs_equal_ones(gpt2_base, tmp_path):
+    """Grouped queries: the rows of the file's B are equal parts, whatever the model's are."""
+    torch.save(merged_gpt2(True, True, True)[1], tmp_path / "adapter.bin")
+    gpt2_base["entry"] = cut_otherwise(gpt2_base["entry"], 4, 1, 1)
+    with pytest.raises(UserError, match=r"equal parts, .*\(q 32, k 8, v 8\)"):
+        import_file(tmp_path / "adapter.bin", ALPHA, out=tmp_path / "out", **gpt2_base)
+
+
+def test_an_entry_of_some_parts_does_not_say_which_the_file_has(gpt2_base, tmp_path):
+    torch.save(merged_gpt2(True, True, False)[1], tmp_path / "adapter.bin")
+    gpt2_base["entry"] = cut_otherwise(gpt2_base["entry"], 1, 1, 1, matrices=("q", "v"))
+    with pytest.raises(UserError, match=r"entry names q, v, and .*give --fused"):
+        import_file(tmp_path / "adapter.bin", ALPHA, out=tmp_path / "out", **gpt2_base)
 
 
 def rezipped(data: bytes, edit, compression=zipfile.ZIP_STORED) -> bytes:

@@ -55,6 +55,7 @@ def server(tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
     path = os.pathsep.join([str(tmp_path), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(forks.THREADS, "1")}
+    environment |= forks.OFFLINE
     starter = subprocess.Popen(
         [sys.executable, "-c", STARTER],
         env=environment,
@@ -126,6 +127,34 @@ def test_a_signal_to_the_job_reaches_the_copy(server, tmp_path, number):
     asked.send_signal(number)
     assert asked.communicate()[0] == f"status {128 + number}\n"
     assert (tmp_path / "pid.got").read_text() == str(int(number))
+
+
+def test_a_signal_while_the_server_imports_is_not_lost(server, tmp_path):
+    slow = f"open({str(tmp_path / 'begun')!r}, 'w'); import time; time.sleep(2)"
+    (tmp_path / "slow_library.py").write_text(slow)
+    jobs = [job(server[0], tmp_path / "waiting.py", tmp_path / f"pid{i}") for i in range(2)]
+    until((tmp_path / "begun").exists)  # for the one; the other waits to be asked
+    time.sleep(0.5)
+    for asked in jobs:
+        asked.terminate()
+    assert {asked.communicate()[0] for asked in jobs} == {f"status {128 + signal.SIGTERM}\n"}
+
+
+def test_a_job_starts_by_itself_if_the_server_ends_before_it_copies(server, tmp_path):
+    (tmp_path / "slow_library.py").write_text("import os; os._exit(1)")
+    assert job(server[0], tmp_path / "program.py").communicate()[0] == "status None\n"
+
+
+def test_without_a_socket_or_pidfd_there_is_no_server(monkeypatch, tmp_path):
+    monkeypatch.delenv(forks.ADDRESS, raising=False)
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(forks.tempfile, "tempdir", str(long))
+    forks.start_server(1)
+    monkeypatch.setattr(forks.tempfile, "tempdir", None)
+    monkeypatch.delattr(os, "pidfd_open")
+    forks.start_server(1)
+    assert forks.ADDRESS not in os.environ
 
 
 def test_ctrl_z_stops_the_copy_too(server, tmp_path):

@@ -46,7 +46,7 @@ def test_the_layers_of_all_are_counted(tmp_path):
     for family, said in (
         ("gpt2", "q, k, v, o, up, down: 8 linear layers, 4 in each of 2 blocks (h.*.attn.c_attn,"),
         ("phi3", "q, k, v, o, gate, up, down: 8 linear layers, 4 in each of 2 blocks"),
-        ("albert", "6 linear layers, 6 in each of 1 blocks"),
+        ("albert", "6 linear layers, 6 in its one block"),
     ):
         tiny_config(family).save_pretrained(tmp_path)
         found = sentence(tiny_entry(family), tmp_path)

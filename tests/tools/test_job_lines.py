@@ -80,14 +80,25 @@ def test_a_study_from_its_first_to_its_last_line(said, tmp_path):
     said.job(4, "all", None, 0)
     assert said.lines() == [
         "note: rank is an axis and alpha is fixed",
-        "4 jobs: 2 train, 1 report",
-        "1/4 · train words tiny lora-r1-q seed 0 · 78.0 % f1 · 1 min 00 s · about 2 minutes left",
-        "2/4 · train words tiny lora-r1-q seed 1 · score undefined · 2 min 00 s · "
+        "3 jobs: 2 train, 1 report",
+        "1/3 · train words tiny lora-r1-q seed 0 · 78.0 % f1 · 1 min 00 s · about 2 minutes left",
+        "2/3 · train words tiny lora-r1-q seed 1 · score undefined · 2 min 00 s · "
         "about 2 minutes left",
-        "3/4 · write the report · 5 s",
+        "3/3 · write the report · 5 s",
         "Report: results/words/report.html",
         "Next: loraudit verify words",
     ]
+
+
+def test_a_reader_that_has_left_stops_nothing(said):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        flush = write
+
+    said.handler.stream = Gone()
+    said.job(1, "train", "train words", 1.0)
 
 
 def test_time_left_is_the_work_left_over_the_jobs_that_ran_at_once():

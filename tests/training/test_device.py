@@ -45,9 +45,9 @@ STRICT = {
 
 def test_the_mode_is_strict_inside_and_as_before_outside():
     before = mode()
-    with same_bits("fp32"):
+    with same_bits("fp32", CPU):
         assert mode() == STRICT
-    with pytest.raises(KeyError), same_bits("tf32"):
+    with pytest.raises(KeyError), same_bits("tf32", CPU):
         assert mode() == {**STRICT, "products": "high"}
         raise KeyError
     assert mode() == before != STRICT
@@ -90,44 +90,57 @@ def test_cublas_gets_a_fixed_workspace_before_anything_can_start_cuda(monkeypatc
     assert os.environ[WORKSPACE] == ":16:8"
 
 
-def test_another_workspace_is_refused_on_cuda_only(monkeypatch):
-    monkeypatch.setenv(WORKSPACE, ":0:0")
-    with same_bits("fp32"):
-        pass
-    device.settle_workspace.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(UserError, match=r"= ':0:0': .* \(legal: :4096:8 or :16:8"), same_bits(""):
-        pass
-
-
 @pytest.fixture
-def on_cuda(monkeypatch):
-    """Act as if there were a GPU, whose products are to be defined by the test."""
+def settle(monkeypatch):
+    """Let the first run on CUDA find a workspace in the environment; products are the test's."""
     device.settle_workspace.cache_clear()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv(WORKSPACE, ":4096:8")
-    yield lambda product: monkeypatch.setattr(device, "_product", product)
+
+    def given(workspace: str, product=lambda: None) -> None:
+        monkeypatch.setenv(WORKSPACE, workspace)
+        monkeypatch.setattr(device, "_product", product)
+
+    yield given
     device.settle_workspace.cache_clear()
 
 
-def test_the_workspace_is_shown_to_torch_and_then_taken_away(on_cuda):
+def test_another_workspace_is_refused_on_cuda_only(settle):
+    settle(":0:0")
+    with same_bits("fp32", CPU):
+        pass
+    wanted = r"= ':0:0': .* \(legal: :4096:8 or :16:8"
+    with pytest.raises(UserError, match=wanted), same_bits("fp32", CUDA):
+        pass
+
+
+def test_the_workspace_is_shown_to_torch_and_then_taken_away(settle):
     seen = []
-    on_cuda(lambda: seen.append(os.environ.get(WORKSPACE)))
+    settle(":4096:8", lambda: seen.append(os.environ.get(WORKSPACE)))
     for _ in range(2):  # a process may train more than once
-        with same_bits("fp32"):
+        with same_bits("fp32", CUDA):
             assert WORKSPACE not in os.environ
     assert seen == [":4096:8", None]
 
 
-def test_a_torch_that_asks_for_the_workspace_at_each_product_keeps_it(on_cuda):
+def test_a_smaller_workspace_than_torchs_own_stays(settle):
+    settle(":16:8")
+    with same_bits("fp32", CUDA):
+        assert os.environ[WORKSPACE] == ":16:8"
+
+
+def test_a_run_on_the_cpu_multiplies_nothing_on_a_gpu(settle, monkeypatch):
+    settle(":4096:8", lambda: pytest.fail("a product on the GPU"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with same_bits("fp32", CPU):
+        pass
+
+
+def test_a_torch_that_asks_for_the_workspace_at_each_product_keeps_it(settle):
     def product():
         if WORKSPACE not in os.environ:
-            raise RuntimeError(
-                "Deterministic behavior was enabled, but cuBLAS is not deterministic"
-            )
+            raise RuntimeError("cuBLAS is not deterministic")
 
-    on_cuda(product)
-    with same_bits("fp32"):
+    settle(":4096:8", product)
+    with same_bits("fp32", CUDA):
         product()
 
 
@@ -146,7 +159,7 @@ def as_on_cuda(name: str, function):
 def test_an_exception_is_one_of_those_named_and_ends_with_its_block(monkeypatch):
     monkeypatch.setattr(torch, "kthvalue", as_on_cuda("kthvalue CUDA", torch.kthvalue))
     values = torch.tensor([3.0, 1.0, 2.0])
-    with same_bits("fp32"):
+    with same_bits("fp32", CPU):
         with exempt("kthvalue"):
             assert torch.kthvalue(values, 2)[0] == 2
         with pytest.raises(RuntimeError):

@@ -103,7 +103,8 @@ def part_rows(model: nn.Module, name: str, part: FusedPart, where: str) -> Rows:
         times = f"{repeats} times " if repeats > 1 else ""
         raise UserError(
             f"{where}: the {d_out} outputs of {name!r} can't be cut {times}into parts of shares "
-            f"{', '.join(map(str, shares))} (legal: a divisor of {d_out} as the sum of the shares)"
+            f"{', '.join(map(str, shares))} (legal: a divisor of {d_out} as the sum of the shares"
+            f"{' times the repeats' if repeats > 1 else ''})"
         )
     start = unit * sum(shares[: part.part])
     stop, period = start + unit * shares[part.part], unit * sum(shares)

@@ -123,7 +123,8 @@ def attention_forward(
     Returns:
         (rows, n, heads, d), and no attention weights.
     """
-    causal = getattr(module, "is_causal", False) or options.get("is_causal")
+    asked = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if asked is None else asked  # as torch's does
     plain = options.get("position_bias") is None and key.shape[1] == query.shape[1]
     dropped = FastDropout(dropout)
     if causal or not plain or not draws(dropped, query):

@@ -54,7 +54,7 @@ def cut_merged(
         d_out = (linear_sizes(model, layer) or (0, 0))[1]
         if len(a) == b.shape[1] and len(b) == d_out:
             continue
-        enabled = _enabled(targets, a, b, fused, f"{file}: {layer!r}")
+        enabled = _enabled(targets, (a, b), d_out, fused, f"{file}: {layer!r}")
         del cut[f"{layer}.lora_A"], cut[f"{layer}.lora_B"]
         rank = b.shape[1]
         blocks = a.split(rank), b.split([_height(target) for target in enabled])
@@ -73,23 +73,35 @@ def _looks_right(a: Tensor, b: Tensor) -> bool:
 
 
 def _enabled(
-    targets: list[Target], a: Tensor, b: Tensor, fused: tuple[Matrix, ...], where: str
+    targets: list[Target],
+    pair: tuple[Tensor, Tensor],
+    d_out: int,
+    fused: tuple[Matrix, ...],
+    where: str,
 ) -> list[Target]:
     """Return the parts that have adapters, in the order of the layer's outputs."""
+    a, b = pair
     names = [target.matrix for target in targets]
     count, shapes = len(a) // b.shape[1], f"lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)}"
     chosen = [target for target in targets if target.matrix in fused]
     if not fused:
-        if count < len(targets):
+        if count < len(targets) or sum(map(_height, targets)) != d_out:
             raise Misuse(
-                f"{where}: {shapes} hold {count} of the {len(targets)} matrices {', '.join(names)},"
-                " and the file does not say which; give --fused (microsoft/LoRA's GPT-2 has q+v)"
+                f"{where}: {shapes} hold {count} of the layer's matrices, of which this model's "
+                f"entry names {', '.join(names)}, and the file does not say which; give --fused "
+                "(microsoft/LoRA's GPT-2 has q+v)"
             )
         chosen = targets
     if any(len(target.rows or ()) != 1 for target in chosen):
         raise UserError(
             f"{where}: MergedLinear cuts a layer into whole ranges of outputs, and this model's "
             f"{', '.join(names)} take turns in every head"
+        )
+    if len({*map(_height, targets)}) > 1:
+        sizes = ", ".join(f"{target.matrix} {_height(target)}" for target in targets)
+        raise UserError(
+            f"{where}: MergedLinear cuts a layer into equal parts, and this model's have other "
+            f"numbers of outputs ({sizes})"
         )
     if len(chosen) != count or sum(map(_height, chosen)) != len(b):
         said = "+".join(target.matrix for target in chosen) or "none of its matrices"

@@ -199,10 +199,20 @@ def read_parts(folder: Path) -> tuple[peft.LoraConfig, dict[str, torch.Tensor], 
             a, b = state[f"{layer}.lora_A"], state[f"{layer}.lora_B"]
             if (layout.d_out, sum(part.rank for part in layout.parts)) != (len(b), len(a)):
                 raise ValueError(f"{layer!r} has other sizes")
+            _check_rows(layer, layout)
         return config, unfold(state, layouts), layouts
     except (ValueError, KeyError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: its parts do not fit the adapter: {reason}") from None
+
+
+def _check_rows(layer: str, layout: Layout) -> None:
+    """Refuse parts without outputs or rank, outside the layer, or with outputs of another part."""
+    ranges = sorted(rows for part in layout.parts for rows in part.rows)
+    edges = [0, *(edge for rows in ranges for edge in rows), layout.d_out]
+    apart = all(start < stop for start, stop in ranges) and edges == sorted(edges)
+    if not apart or not all(part.rank > 0 and part.rows for part in layout.parts):
+        raise ValueError(f"the outputs of the parts of {layer!r} overlap or are not its own")
 
 
 def _read_config(path: Path) -> peft.LoraConfig:

@@ -17,6 +17,7 @@ So does every job where processes can't be copied in this way, which is everywhe
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import hashlib
@@ -30,6 +31,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +43,9 @@ THREADS = (
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
 )
 """The variables that Snakemake sets to a rule's `threads` for each of its shell commands."""
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+"""What the hub's library reads when it is imported: programs that are copies read fetched files."""
 
 MAY_DIFFER = ("TMPDIR", "TMP", "TEMPDIR", "TEMP", "PWD", "OLDPWD", "SHLVL", "_")
 """Variables that no library reads when it is imported, beside all that begin with LORAUDIT_."""
@@ -54,16 +59,20 @@ def start_server(threads: int) -> None:
     Args:
         threads: the `threads` of the rules whose programs are to be copies.
     """
-    if sys.platform != "linux" or ADDRESS in os.environ:
+    if sys.platform != "linux" or ADDRESS in os.environ or not _can_watch():
         return
     folder = tempfile.TemporaryDirectory(prefix="loraudit-copies-")
     atexit.register(folder.cleanup)
     address = Path(folder.name, "socket")
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(address))
+    try:
+        listener.bind(str(address))
+    except OSError:  # a path above some hundred characters, or a file system without sockets
+        listener.close()
+        return
     listener.listen(64)  # a job that asks while the server imports waits here
-    environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-    words = [sys.executable, __file__, str(listener.fileno())]
+    environment = {**os.environ, **OFFLINE, **dict.fromkeys(THREADS, str(threads))}
+    words = [sys.executable, "-P", __file__, str(listener.fileno())]
     server = subprocess.Popen(
         words,
         env=environment,
@@ -74,6 +83,15 @@ def start_server(threads: int) -> None:
     listener.close()
     atexit.register(server.communicate)
     os.environ[ADDRESS] = f"{address}:{_digest(environment)}"
+
+
+def _can_watch() -> bool:
+    """Tell whether this Python and kernel can wait for a process by a file (`pidfd_open`)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def _digest(environment: Mapping[str, str]) -> str:
@@ -88,7 +106,7 @@ def _digest(environment: Mapping[str, str]) -> str:
 
 
 def run_as_copy(words: list[str], libraries: list[str]) -> int | None:
-    """Run a program as a copy of the server; return its exit status, None if there is no server.
+    """Run a program as a copy of the server; return its exit status, None if none was made.
 
     Args:
         words: the program's file and its arguments.
@@ -103,14 +121,26 @@ def run_as_copy(words: list[str], libraries: list[str]) -> int | None:
         socket.send_fds(server, [b"!"], [0, 1, 2])
     except OSError:  # the server has ended
         return None
-    for number in PASSED_ON:
-        signal.signal(number, functools.partial(_pass_on, server))
     environment = {name: value for name, value in os.environ.items() if name != ADDRESS}
     asked = {"words": words, "libraries": libraries, "folder": os.getcwd()}
-    server.sendall(json.dumps({**asked, "environment": environment}).encode() + b"\n")
+    try:
+        server.sendall(json.dumps({**asked, "environment": environment}).encode() + b"\n")
+        # Until now a signal has ended the job, and so its copy.
+        own = {n: signal.signal(n, functools.partial(_pass_on, server)) for n in PASSED_ON}
+        started = server.recv(1)
+    except OSError:
+        started, own = b"", {}
+    if not started:  # the server has ended before it made a copy
+        for number, handler in own.items():
+            signal.signal(number, handler)
+        return None
     if status := server.recv(1):
         return status[0]
-    print("error: the process that ran this job was lost", file=sys.stderr)
+    print(
+        "error: the program was ended from outside, often for lack of memory; the same command "
+        "goes on from its last checkpoint",
+        file=sys.stderr,
+    )
     return 1
 
 
@@ -126,25 +156,43 @@ def _pass_on(server: socket.socket, number: int, _) -> None:
 def serve(listener: socket.socket) -> None:
     """Make copies, until standard input is closed."""
     signal.signal(signal.SIGCHLD, _reap)
+    # Python 3.12 and later warn where a process with threads is copied. Those here are of libraries
+    # that wait for work and hold no lock.
+    warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         asking, _ = listener.accept()
-        _, files, _, _ = socket.recv_fds(asking, 1, 3)
-        line = asking.makefile().readline()
+        with asking, contextlib.suppress(OSError, ValueError):  # this job starts as usual then
+            _answer(listener, asking)
+
+
+def _answer(listener: socket.socket, asking: socket.socket) -> None:
+    """Make the copy that a job asks for."""
+    _, files, _, _ = socket.recv_fds(asking, 1, 3)
+    try:
+        # Unbuffered: what follows the line are signals, which the keeper reads.
+        line = asking.makefile("rb", buffering=0).readline()
         if line:
             asked = json.loads(line)
             _import(asked["libraries"])
             if os.fork() == 0:
-                listener.close()
-                _keep(asking, asked, files)
-        for file in (*files, asking.detach()):
+                try:
+                    listener.close()
+                    _keep(asking, asked, files)
+                finally:
+                    os._exit(1)  # whatever happened: this process is no second server
+    finally:
+        for file in files:
             os.close(file)
 
 
 def _import(libraries: list[str]) -> None:
     """Import what this process has not; a program that needs what can't be imported will say so."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # libraries may wait for children of their own
     for library in libraries:
         with contextlib.suppress(Exception):
             importlib.import_module(library)
+    signal.signal(signal.SIGCHLD, _reap)
+    _reap()
     gc.freeze()  # a collection in a copy would write to, and so copy, all that is shared
 
 
@@ -161,9 +209,11 @@ def _keep(asking: socket.socket, asked: dict, files: list[int]) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    asking.send(b"!")  # from here on the job does not start by itself
     child = os.fork()
     if child == 0:
         asking.close()
+        _die_with_parent()
         _become(asked)
     end = os.pidfd_open(child)
     either: list[socket.socket | int] = [asking, end]
@@ -178,6 +228,12 @@ def _keep(asking: socket.socket, asked: dict, files: list[int]) -> None:
     os._exit(0)
 
 
+def _die_with_parent() -> None:
+    """Let the kernel kill this process if its keeper is killed, since no job would wait for it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
 def _become(asked: dict) -> None:
     """Be the program that was asked for; does not return."""
     os.chdir(asked["folder"])
@@ -185,7 +241,7 @@ def _become(asked: dict) -> None:
     os.environ.update(asked["environment"])
     tempfile.tempdir = None  # it may have been looked up under another TMPDIR
     sys.argv = asked["words"]
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
     if "numpy.random" in sys.modules:  # Python's own generator is seeded anew by itself
         sys.modules["numpy.random"].seed()
     status = 0
@@ -199,9 +255,11 @@ def _become(asked: dict) -> None:
         sys.excepthook(*sys.exc_info())
         status = 1
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
         sys.stderr.flush()
+    except OSError:
+        status = status or 120  # as Python does
     os._exit(status)  # to clear up all that was imported takes seconds
 
 

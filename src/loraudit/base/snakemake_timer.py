@@ -22,12 +22,14 @@ def one_timer() -> None:
     if not hasattr(JobScheduler, "_schedule_reevalutation"):
         return
 
+    def wake(self) -> None:
+        self._timer = None  # first: the look that follows may want the next timer
+        self._open_jobs.release()
+
     def schedule(self, delay: float) -> None:
-        waiting = getattr(self, "_timer", None)
-        if waiting is not None and not waiting.finished.is_set():
-            return
-        self._timer = threading.Timer(delay, self._open_jobs.release)
-        self._timer.daemon = True  # at its end Snakemake need not wait for it
-        self._timer.start()
+        if getattr(self, "_timer", None) is None:
+            self._timer = threading.Timer(delay, wake, [self])
+            self._timer.daemon = True  # at its end Snakemake need not wait for it
+            self._timer.start()
 
     JobScheduler._schedule_reevalutation = schedule

@@ -33,6 +33,8 @@ def sentence(entry: ModelEntry, folder: Path) -> str:
     blocks = next((found[key] for key in keys if isinstance(found.get(key), int)), None)
     count = f"{len(layers)} linear layers in each of its blocks"
     if blocks:
-        count = f"{len(layers) * blocks} linear layers, {len(layers)} in each of {blocks} blocks"
+        most, each = ("at most ", "up to ") if entry.some_layers else ("", "")
+        where = f"each of {blocks} blocks" if blocks > 1 else "its one block"
+        count = f"{most}{len(layers) * blocks} linear layers, {each}{len(layers)} in {where}"
     shared = "; all its layers share one block, so its adapters too" if entry.shared_layers else ""
     return f"all of {entry.name} is {names}: {count} ({', '.join(layers)}){shared}"

@@ -87,10 +87,13 @@ def propose(config: Any, pretrained: frozenset[str] = frozenset()) -> Proposal:
             left = [other for other in left if other != pattern]
             modules = {k: v for k, v in modules.items() if v != pattern} | found
     if not modules or not head:
-        names = ", ".join([*groups, *(n for n, m in model.named_modules() if is_linear(m))][:20])
+        linear = [*groups, *(name for name, layer in model.named_modules() if is_linear(layer))]
+        names = ", ".join(list(dict.fromkeys(linear))[:20])
+        lacks, option = ("no head that gives the scores", "it with --head")
+        if not modules:
+            lacks, option = "no matrix", "them with --module and --head"
         raise UserError(
-            f"no matrix was recognised in {base!r}; name them with --module and --head. "
-            f"Linear layers: {names}"
+            f"{lacks} was recognised in {base!r}; name {option}. Linear layers: {names}"
         )
     ordered = {name: modules[name] for name in MATRICES if name in modules}
     return Proposal(ordered, head, output, tuple(left))

@@ -154,7 +154,9 @@ def _measure(spec: RunSpec, folders: dict[str, Path], launch: dict, threads: int
     state = run.prepare(spec, accelerator, module, len(examples), pad)
     held = _evaluated_once(module, examples, spec)
     ready += time.monotonic() - started
-    with same_bits(spec.precision):  # as a run does, whose kernels may be slower
+    with same_bits(
+        spec.precision, accelerator.device
+    ):  # as a run does, whose kernels may be slower
         first, steps = _time_steps(state, examples)
         evaluate_row_seconds = _time_evaluation(state, examples)
     mean = float(np.mean(steps))

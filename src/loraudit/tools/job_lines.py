@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING, LogRecord, StreamHandler
 from pathlib import Path
@@ -126,6 +127,7 @@ class JobLines(LogHandlerBase):
         self.stream = sys.stderr
         self.jobs: dict[int, Job] = {}
         self.ended: list[Job] = []
+        self.targets = 0
         self.times = Times(time.monotonic())
         self.report: str | None = None
 
@@ -147,16 +149,17 @@ class JobLines(LogHandlerBase):
 
     def _print(self, line: str) -> None:
         if line:
-            print(line, file=self.stream, flush=True)
+            with suppress(OSError):  # nobody reads any more, which is no reason to stop a study
+                print(line, file=self.stream, flush=True)
 
     def _begin(self, said: dict) -> None:
         counts = Counter(said.get("stats") or {})
-        total = counts.pop("total", counts.total())
+        counts.pop("total", None)
         for target in TARGETS:
-            counts.pop(target, None)
+            self.targets += counts.pop(target, 0)
         self.times = Times(time.monotonic(), counts)
         kinds = ", ".join(f"{n} {rule}" for rule, n in counts.most_common())
-        self._print(f"{total} jobs: {kinds}")
+        self._print(f"{counts.total()} jobs: {kinds}")
 
     def _start(self, said: dict) -> None:
         label = said.get("rule_msg") or said["rule_name"]
@@ -173,7 +176,7 @@ class JobLines(LogHandlerBase):
         left = self.times.seconds_left(now)
         for job in (job for job in self.ended if job.rule not in TARGETS):
             self.report = next((p for p in job.output if p.endswith("/report.html")), self.report)
-            parts = [f"{done}/{total}", job.label, score_of(job.output)]
+            parts = [f"{done}/{total - self.targets}", job.label, score_of(job.output)]
             parts += [duration(now - job.started)]
             parts += [f"about {naturaldelta(left)} left" if left else None]
             self._print(" · ".join(part for part in parts if part))

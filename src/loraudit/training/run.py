@@ -109,7 +109,7 @@ def train(
     provenance = provenance_of(accelerator, tokens, model_folder) | {"started_from": started_from}
     belongs = {key: provenance[key] for key in SAME} | {"spec": digest(spec), "code": code}
     kept = Checkpoints(out / "checkpoint", accelerator, belongs, checkpoint_minutes)
-    with same_bits(spec.precision), kept as checkpoints:
+    with same_bits(spec.precision, accelerator.device), kept as checkpoints:
         state.checkpoints = checkpoints
         if finished_meanwhile(out, accelerator, checkpoints):
             return
