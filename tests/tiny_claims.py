@@ -49,10 +49,12 @@ def verdict_table() -> pd.DataFrame:
     random = np.random.default_rng(0)
     pair = {"left": {"targets": "q+v"}, "right": {"targets": "q"}, "margin": 0}
     rates = {"tuned": "learning_rate", "parameters_trainable": 10, "parameters_model": 1000}
+    scores = [draws(random, mean, 5) for mean in (0.85, 0.80, 0.843)]
+    best = [{"best": one, "best_epoch": one} for one in scores]
     made = evidence(
-        cell(draws(random, 0.85, 5), columns=rates),
-        cell(draws(random, 0.80, 5), targets="q", columns=rates),
-        cell(draws(random, 0.843, 5), targets="k", columns=rates),
+        cell(scores[0], columns={**rates, **best[0]}),
+        cell(scores[1], targets="q", columns={**rates, **best[1]}),
+        cell(scores[2], targets="k", columns={**rates, **best[2]}),
     )
     claims = [
         claim("better", test="better", **pair),
@@ -64,7 +66,14 @@ def verdict_table() -> pd.DataFrame:
         claim("open", test="better", **{**pair, "right": {"targets": "k"}}),
         claim("wide", test="equivalent", **{**pair, "margin": 5}),
         claim(
-            "ratio", test="ratio", low=0.5, high=2, left={"targets": "q+v"}, right={"targets": "q"}
+            "ratio",
+            test="ratio",
+            quantity="chosen_epoch",
+            epoch="best",
+            low=0.5,
+            high=2,
+            left={"targets": "q+v"},
+            right={"targets": "q"},
         ),
         claim("gone", test="better", **{**pair, "right": {"targets": "o"}}),
         claim(

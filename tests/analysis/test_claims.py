@@ -1,18 +1,25 @@
 """Verdicts on claims: planted effects of known size, and what the poster's own files say."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from loraudit.analysis.claim_tests import outcome, parts_of
 from loraudit.analysis.claims import claim_verdicts, decide
-from loraudit.analysis.evidence import of_published
+from loraudit.analysis.evidence import of_published, of_study
 from loraudit.analysis.judging import published_verdicts
+from loraudit.analysis.matching import planned_runs
 from loraudit.analysis.quantities import intruder_dimensions
+from loraudit.analysis.verdicts import verdicts
+from loraudit.report.claim_tables import effect_text, remarks, verdict_text
 from loraudit.studies.claims import select_claims
-from loraudit.studies.reference import select
+from loraudit.studies.expand import load_study
+from loraudit.studies.reference import load_models, select
 from tiny_claims import cell, claim, draws, evidence
 
 BETTER = {"test": "better", "left": {"targets": "q+v"}, "right": {"targets": "q"}, "margin": 0}
@@ -25,6 +32,16 @@ def two(random, gap: float, n: int = 5, sd: float = 0.01):
     return evidence(
         cell(draws(random, 0.8 + gap, n, sd)), cell(draws(random, 0.8, n, sd), targets="q")
     )
+
+
+def epochs(random, ratio: float, n: int = 5, sd: float = 0.02):
+    """Plant an epoch of q+v that is `ratio` times that of q."""
+
+    def chosen(mean: float, **fields):
+        columns = {"best": 0.8, "best_epoch": draws(random, mean, n, sd)}
+        return cell([0.8] * n, columns=columns, **fields)
+
+    return evidence(chosen(ratio), chosen(1.0, targets="q"))
 
 
 def ranks(random, slope: float, n: int = 5, sd: float = 0.01):
@@ -102,9 +119,9 @@ def test_at_the_edge_of_a_claim_a_verdict_is_wrong_in_few_studies(planted, field
             "contradicted",
         ),
         (
-            lambda r: two(r, 0.8, 5, 0.004),
-            {"test": "ratio", "left": {"targets": "q+v"}, "right": {"targets": "q"}}
-            | {"low": 1.8, "high": 2.2},
+            lambda r: epochs(r, 2.0),
+            {"test": "ratio", "quantity": "chosen_epoch", "epoch": "best", "low": 1.8, "high": 2.2}
+            | {"left": {"targets": "q+v"}, "right": {"targets": "q"}},
             "supported",
         ),
     ],
@@ -319,3 +336,213 @@ def test_intruder_dimensions_are_a_runs_mean_over_layers_and_matrices():
     found = intruder_dimensions(subject, measured, None)
     assert found.tolist() == [1.0, 3.5]
     assert intruder_dimensions(subject, evidence(subject), None).empty
+
+
+def test_one_undefined_score_leaves_a_claim_undecided_and_is_named():
+    """The rest must not be judged in its place: here it would have supported the claim."""
+    runs = {"run": [f"t/m/a/s{seed}" for seed in range(5)], "last_epoch": 1}
+    scores = [0.9, 0.91, math.nan, 0.9, 0.89]
+    made = evidence(
+        cell(scores, columns=runs), cell([0.5, 0.51, 0.49, 0.5, 0.5], targets="q", columns=runs)
+    )
+    row = claim_verdicts(made, [claim(**BETTER)], ["file.one"]).iloc[0]
+    assert (row.verdict, row.undefined, row.how) == ("undecided", "t/m/a/s2", "undefined")
+    assert math.isnan(row.effect)
+    few = evidence(*(replace(one, runs=one.runs[1:4]) for one in made.cells))  # the pooled spread
+    assert claim_verdicts(few, [claim(**BETTER)]).verdict.item() == "undecided"
+    assert effect_text(row.to_dict()) == "undefined"
+    assert "undefined: t/m/a/s2" in remarks(row.to_dict())
+
+
+def test_a_cell_of_undefined_scores_alone_is_not_taken_for_missing():
+    runs = {"run": ["t/m/a/s0", "t/m/a/s1"], "last_epoch": 1}
+    made = evidence(
+        cell([math.nan] * 2, columns=runs), cell([0.5, 0.51], targets="q", columns=runs)
+    )
+    row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
+    assert (row.verdict, row.undefined) == ("undecided", "t/m/a/s0, t/m/a/s1")
+
+
+def test_the_similarity_of_one_pair_of_runs_decides_nothing():
+    names = {"task": "t", "model": "m", "pair": "ranks", "control": False, "i": 1, "j": 1}
+    pair = {**names, "targets": "q+v", "label": "", "second": "r8 s0", "phi": 0.7}
+    made = evidence(cell([0.8, 0.81]), tables={"subspaces": pd.DataFrame([pair])})
+    fields = {"test": "at_least", "select": {"method": "lora"}, "bound": 0.5, "unit": "number"}
+    row = claim_verdicts(made, [claim(quantity="subspace_similarity", **fields)]).iloc[0]
+    assert (row.verdict, row.effect, row.how) == ("undecided", 0.7, "one value, no spread")
+
+
+def test_a_claim_with_one_part_that_cannot_be_tested_belongs_to_the_family():
+    random = np.random.default_rng(7)
+    made = evidence(
+        cell(draws(random, 0.75, 5)),
+        cell(draws(random, 0.80, 5), targets="q"),
+        cell([0.8], rank=1, head="frozen"),
+        cell([0.7], targets="q", rank=1, head="frozen"),
+    )
+    claims = [claim(f"c{i}", **BETTER) for i in range(3)]
+    rows = claim_verdicts(made, claims, [one.id for one in claims])
+    assert rows.parts.tolist() == [2] * 3 and rows.family.tolist() == [3] * 3
+    assert (rows.p_holm > rows.contradicts).any()
+
+
+COLLAPSED = {"quantity": "collapsed_share", "unit": "percent"}
+
+
+def collapses(left: list[bool], right: list[bool]):
+    def made(flags, **fields):
+        return cell([0.5] * len(flags), columns={"last_collapsed": flags}, **fields)
+
+    return evidence(made(left), made(right, targets="q"))
+
+
+def test_outcomes_that_are_the_same_for_all_seeds_are_tested_by_their_counts():
+    made = collapses([True] * 5, [False] * 5)
+    assert word(made, **BETTER, **COLLAPSED) == "supported"
+    assert word(collapses([False] * 5, [True] * 5), **BETTER, **COLLAPSED) == "contradicted"
+    assert word(collapses([True] * 2, [False] * 2), **BETTER, **COLLAPSED) == "undecided"
+    bound = {"test": "at_most", "select": {"targets": "q+v"}, "bound": 40}
+    assert word(made, **bound, **COLLAPSED) == "contradicted"
+    row = claim_verdicts(made, [claim(**bound, **COLLAPSED)]).iloc[0]
+    exact = binomtest(5, 5, 0.4, alternative="greater")
+    assert row.contradicts == pytest.approx(2 * exact.pvalue)
+    assert row.low == pytest.approx(binomtest(5, 5).proportion_ci(0.95).low) and row.high == 1
+
+
+def test_scores_that_all_tie_say_that_there_is_no_spread():
+    for seeds in (3, 5):
+        made = evidence(cell([0.9] * seeds), cell([0.8] * seeds, targets="q"))
+        row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
+        assert (row.verdict, row.how) == ("undecided", "no spread: all seeds tie")
+        assert not any("would it be decided" in one for one in remarks(row.to_dict()))
+
+
+def grid(*cells: tuple[str, int]):
+    random = np.random.default_rng(8)
+    return evidence(
+        *(cell(draws(random, 0.8, 3), targets=targets, rank=rank) for targets, rank in cells)
+    )
+
+
+def parts(made, **fields) -> list[str]:
+    return [part.name for part in parts_of(claim(**fields), made, ("t", "m"))]
+
+
+def test_a_list_in_a_field_that_is_no_axis_mixes_no_cells():
+    both = {**FLAT, "select": {"targets": ["q+v", "q"]}}
+    assert parts(grid(("q+v", 1), ("q", 8)), **both) == []
+    whole = grid(("q+v", 1), ("q", 1), ("q+v", 8), ("q", 8))
+    assert parts(whole, **both) == [f"lora r8 {one} minus lora r1 {one}" for one in ("q+v", "q")]
+    either = {"targets": ["q+v", "q"]}
+    sides = {"left": {**either, "rank": 8}, "right": {**either, "rank": 1}}
+    assert parts(whole, **{**BETTER, **sides}) == parts(whole, **both)
+
+
+def test_each_block_of_an_open_axis_has_its_own_values():
+    cells = [("q+v", 1), ("q+v", 2), ("q+v", 4), ("q+v", 8), ("q", 1), ("q", 8), ("k", 8)]
+    found = parts(grid(*cells), **FLAT)
+    assert len(found) == 7 and found[-1] == "lora r8 q minus lora r1 q"
+    named = {**FLAT, "select": {"method": "lora", "rank": [1, 2, 8]}}
+    assert len(parts(grid(*cells), **named)) == 3  # q has no rank 2
+
+
+def test_a_verdict_says_which_epoch_it_is_of_and_what_is_known_beforehand():
+    columns = {"best": [0.8, 0.81], "best_epoch": 1}
+    made = evidence(
+        cell([0.8, 0.81], columns=columns),
+        cell([0.7, 0.72], targets="q", columns=columns),
+        cautions={("t", "m"): "m was trained on data of t before"},
+    )
+    for asked, epoch in ((None, "best"), ("last", "last")):
+        noted = claim(**BETTER, epoch=asked, note="the margin is ours")
+        row = claim_verdicts(made, [noted]).iloc[0].to_dict()
+        assert row["epoch"] == epoch
+        said = "; ".join(remarks(row))
+        assert f"{epoch} epoch)" in said and "the margin is ours" in said
+        assert "m was trained on data of t before" in said
+
+
+def test_a_scope_that_is_not_known_is_not_another_model():
+    made = evidence(cell([0.8, 0.81]), cell([0.7, 0.72], targets="q"))
+    open_scope = {"models": None, "tasks": ["t"]}
+    row = claim_verdicts(made, [claim(**BETTER, scope=open_scope)]).iloc[0]
+    assert row.why == "it is not known which models the claim is of"
+    assert verdict_text(row.to_dict()).endswith(", scope not known")
+
+
+@pytest.mark.parametrize("factor, coarse", [(2, True), (1.4, False)])
+def test_rates_that_were_tried_too_far_apart_cannot_support_and_say_so(factor, coarse):
+    around = {
+        name: [rate / factor, rate, rate * factor]
+        for name, rate in (("lora", 1e-3), ("full", 1e-4))
+    }
+    made = tuned({"lora": 1e-3, "full": 1e-4}, around)
+    row = claim_verdicts(made, [claim(**{**RATIO, "low": 5, "high": 20})]).iloc[0].to_dict()
+    assert row["verdict"] == ("undecided" if coarse else "supported")
+    assert coarse == any("lie within a factor of 1.41" in one for one in remarks(row))
+
+
+def test_what_this_version_does_not_measure_is_said_so():
+    fields = {"test": "at_most", "select": {"method": "lora"}, "bound": 2}
+    row = claim_verdicts(
+        evidence(cell([0.8, 0.81])), [claim(quantity="forgetting", **fields)], ["file.one"]
+    ).iloc[0]
+    assert row.verdict == "not tested" and row.missing.endswith("not measured by this version")
+
+
+def test_a_number_of_another_protocol_is_not_at_scale_alone():
+    (asked,) = select_claims(["hu2022.table2-is-reached"])
+    made = of_published("poster2025", select(POSTER), 0.01)
+    rows = claim_verdicts(made, [asked]).set_index("task")
+    assert set(rows.scale) == {"at scale, another protocol"}
+    assert "head trained (here frozen)" in rows.protocol_why["sst2"]
+
+
+def test_margins_and_readings_are_those_of_the_verdicts():
+    (asked,) = select_claims(["hu2022.table2-is-reached"])
+    for margin, reading in ((None, "sd"), (0.02, "standard error")):
+        made = of_published("poster2025", select(POSTER[:1]), margin, reading)
+        rows = claim_verdicts(made, [asked]).set_index("task")
+        known = published_verdicts(select(POSTER[:1]), select(("hu2022.table2",)), margin, reading)
+        for row in known.itertuples():
+            mine = rows.loc[row.task]
+            assert mine.region_high == pytest.approx(row.margin)
+            assert (mine.effect, mine.low) == pytest.approx((row.difference, row.low))
+            assert mine.contradicts == pytest.approx(row.p_exceeds)
+        assert rows.region_high["mrpc"] == pytest.approx(margin or 0.015)
+
+
+@pytest.mark.parametrize("name", ["poster-as-run", "paper-table2"])
+def test_a_studys_claims_beside_published_numbers_are_as_in_its_verdicts(name):
+    study = load_study(f"config/studies/{name}.yaml")
+    runs = planned_runs(study)
+    scores = draws(np.random.default_rng(9), 0.9, len(runs), 0.002)
+    made = {f"best_{metric}": scores for metric in set(runs.metric)}
+    runs = runs.assign(best=scores, **made)
+    numbers, models = select(("hu2022.table2",)), load_models()
+    (asked,) = select_claims(["hu2022.table2-is-reached"])
+    known = verdicts(study, runs, numbers, models)
+    known = known[(known.method == "lora") & (known.metric == runs.metric.iloc[0])]
+    known = known[known.verdict != "not comparable"].set_index("task")
+    mine = claim_verdicts(of_study(study, runs, models=models), [asked]).set_index("task")
+    assert set(known.index) <= set(mine.index) and len(known)
+    for task, row in known.iterrows():
+        one = mine.loc[task]
+        assert (one.protocol, one.protocol_why != "") == (row.protocol, row.protocol != "same")
+        assert (one.effect, one.region_high) == pytest.approx((row.difference, row.margin))
+    few = runs.assign(rows_train=100)
+    assert set(verdicts(study, few, numbers, models).verdict) == {"not comparable"}
+    row = claim_verdicts(of_study(study, few, models=models), [asked], [asked.id]).iloc[0]
+    assert row.verdict == "not tested"
+    assert row.missing.startswith("not comparable with hu2022.table2: a subset: 100 train rows")
+
+
+def test_scores_of_another_metric_or_epoch_are_beside_no_number():
+    (asked,) = select_claims(["hu2022.table2-is-reached"])
+    assert claim_verdicts(of_published("p", select(("poster2025.seeds_f1",))), [asked]).empty
+    last = asked.model_copy(update={"epoch": "last"})
+    made = of_published("p", select(POSTER[:1]))
+    row = claim_verdicts(made, [last], [asked.id]).iloc[0]
+    assert row.missing == (
+        "not comparable with hu2022.table2: another epoch: the number is of the best epoch"
+    )

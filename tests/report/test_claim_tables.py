@@ -37,7 +37,8 @@ def test_a_table_has_each_effect_in_the_claims_unit_and_its_word(verdicts):
     assert shown.verdict["file.gone"] == "not tested"
     assert shown.remarks["file.gone"] == "no run of right (targets o)"
     assert "supported before the correction for 5 tests" in shown.remarks["file.open"]
-    assert re.search(r"\d+ seeds a cell would decide", shown.remarks["file.open"])
+    seeds = r"with \d+ seeds per cell it would be decided, if the effect is the one seen"
+    assert re.search(seeds, shown.remarks["file.open"])
 
 
 def test_what_was_not_seen_in_its_source_is_marked(verdicts):
@@ -107,7 +108,8 @@ def test_the_command_filters_and_refuses_what_is_not_there():
     rates = command.claims(quantity="learning_rate")
     assert rates and all(not claim["verdicts"] for claim in rates)
     ((_, columns, lines),) = command.sections(rates)
-    assert [line[-1] for line in lines] == ["not tested"] * len(rates)
+    assert columns[-2:] == ["verdict", "remarks"]
+    assert [line[-2] for line in lines] == ["not tested"] * len(rates)
     assert len(columns) == len(lines[0])
     for filters, message in (
         ({"source": "hu2020"}, "did you mean 'hu2022'"),

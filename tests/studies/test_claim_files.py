@@ -46,8 +46,12 @@ def read(folder, text: str):
 def test_a_claim_is_named_by_its_file_and_its_key(tmp_path):
     (claim,) = read(tmp_path, GOOD)
     assert (claim.id, claim.scale) == ("file.one", 0.01)
-    assert claim.named_fields == {"method", "targets", "rank"}
+    assert claim.free_fields == {"targets", "rank"}
 
+
+WHOLE = GOOD[GOOD.index("test:") :]
+FLAT = "test: flat\n    quantity: score\n    select: {method: lora}\n    "
+REST = "\n    margin: 1\n    unit: points\n"
 
 PLACE = re.compile("section|table|abstract|appendix|issue|README|report|poster|bin", re.I)
 SIDE = "{method: lora, targets: q+v, rank: 4}"
@@ -99,6 +103,31 @@ SIDE = "{method: lora, targets: q+v, rank: 4}"
         ),
         ("right: {method: lora, targets: q, rank: 8}", "published: hu2022.tabel2", "hu2022.table2"),
         ("scope: {models: [roberta-base], ", "scope: {models: [], ", "models"),
+        (WHOLE, f"{FLAT}axis: targets{REST}", "axis 'targets': its values are no numbers .*rank"),
+        (
+            WHOLE,
+            f"{FLAT}axis: alpha{REST}".replace("lora}", "lora, alpha: [rank, 16]}"),
+            "select: alpha = 'rank': along an axis, name numbers",
+        ),
+        (WHOLE, f"{FLAT}axis: seed{REST}", "axis 'seed': cells are matched within it"),
+        (
+            WHOLE,
+            "test: ratio\n    quantity: collapsed_share\n    left: {rank: 1}\n"
+            "    right: {rank: 8}\n    low: 1\n    high: 2\n",
+            "test 'ratio' with collapsed_share: it may be 0",
+        ),
+        (
+            WHOLE,
+            f"{FLAT}axis: rank{REST}".replace("test: flat", "test: increasing")
+            .replace("quantity: score", "quantity: collapsed_share")
+            .replace("points", "percent"),
+            "shares are compared two at a time",
+        ),
+        (
+            WHOLE,
+            WHOLE.replace("score", "chosen_epoch").replace("points", "epochs"),
+            "epoch = None: chosen_epoch needs one that is chosen",
+        ),
     ],
 )
 def test_each_fault_has_one_clear_error(tmp_path, old, new, message):
@@ -121,7 +150,8 @@ def test_each_test_needs_its_keys_and_takes_no_other(tmp_path, test):
         "bound": "1",
         "unit": "points",
     }
-    head = GOOD[: GOOD.index("    test:")] + f"    test: {test}\n    quantity: score\n"
+    quantity = "stable_rank" if test == "ratio" else "score"
+    head = GOOD[: GOOD.index("    test:")] + f"    test: {test}\n    quantity: {quantity}\n"
     body = [f"    {key}: {own[key]}\n" for key in KEYS[test]]
     (claim,) = read(tmp_path, head + "".join(body))
     assert claim.test == test
@@ -131,6 +161,32 @@ def test_each_test_needs_its_keys_and_takes_no_other(tmp_path, test):
     for key in set(own) - set(KEYS[test]):
         with pytest.raises(UserError, match=f"key '{key}' means nothing to test '{test}'"):
             read(tmp_path, head + "".join(body) + f"    {key}: {own[key]}\n")
+
+
+def test_fields_are_free_where_the_sides_ask_for_different_values(tmp_path):
+    sides = GOOD.replace("targets: q+v, rank: 4", "targets: [q+v, all], rank: 4")
+    (claim,) = read(tmp_path, sides.replace("targets: q, rank: 8", "targets: [q+v, all], rank: 8"))
+    assert claim.free_fields == {"rank"}
+    (claim,) = read(tmp_path, sides.replace("method: lora, targets: q,", "method: full} #"))
+    assert claim.free_fields == {"method", "targets", "rank"}
+    (claim,) = read(tmp_path, GOOD.replace("rank: ", "alpha: {times_rank: 2}, rank: "))
+    assert claim.free_fields == {"targets", "rank", "alpha"}
+    (claim,) = read(tmp_path, GOOD.replace(WHOLE, f"{FLAT}axis: rank{REST}"))
+    assert claim.free_fields == {"rank"}
+
+
+def test_a_claim_on_published_numbers_may_leave_the_margin_to_them(tmp_path):
+    beside = GOOD.replace("right: {method: lora, targets: q, rank: 8}", "published: hu2022.table2")
+    without = beside.replace("    margin: 0\n    unit: points\n", "")
+    (claim,) = read(tmp_path, without.replace("test: better", "test: equivalent"))
+    assert claim.margin is None
+    with pytest.raises(UserError, match="test 'better' needs the key 'margin'"):
+        read(tmp_path, without)
+
+
+def test_a_scope_may_be_not_known(tmp_path):
+    (claim,) = read(tmp_path, GOOD.replace("models: [roberta-base]", "models: null"))
+    assert claim.scope.models is None
 
 
 def test_a_claim_that_is_not_there_is_told_with_the_nearest():

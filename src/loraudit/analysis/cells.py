@@ -3,7 +3,7 @@
 import pandas as pd
 
 from loraudit.studies.names import targets_name
-from loraudit.studies.spec import CHOICES
+from loraudit.studies.spec import CHOICES, RunSpec
 from loraudit.studies.study import Run
 
 SUBJECT = ["task", "model"]
@@ -25,6 +25,12 @@ def cell_of(run: Run) -> dict:
         "targets": targets_name(spec) or None,
         "label": run.label,
     }
+
+
+def chosen_spec(spec: RunSpec, runs: pd.DataFrame) -> RunSpec:
+    """Return a cell's spec with the settings that were chosen, as far as its runs tell them."""
+    known = {name for name in (spec.tuned.fields if spec.tuned else ()) if name in runs}
+    return spec.with_values({name: runs[name].iloc[0] for name in known}) if known else spec
 
 
 def choices_of(runs: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from loraudit.studies.claims import Claim, Side, alternatives, select_claims
 from loraudit.studies.expand import make_spec
 from loraudit.studies.grid import NAMED
 from loraudit.studies.names import run_id
+from loraudit.studies.reference import load_models
 from loraudit.studies.spec import CHOICES, AdapterSpec
 from loraudit.studies.study import Run, Study
 
@@ -33,7 +34,7 @@ def planned_evidence(study: Study) -> Evidence:
     """Return a study's cells as planned, with made-up scores."""
     runs = planned_runs(study)
     made = {choice: 0.5 for choice in CHOICES if choice in runs}
-    return of_study(study, runs.assign(**made))
+    return of_study(study, runs.assign(**made), models=load_models())
 
 
 def lacking(study: Study) -> list[Lacking]:
@@ -42,7 +43,8 @@ def lacking(study: Study) -> list[Lacking]:
     found = []
     for claim in select_claims(study.claims):
         if not can_be_tested(claim, planned):
-            why = missing(_of_scores(claim), planned)
+            plain = _of_scores(claim) if claim.facts.measured else claim
+            why = missing(plain, planned)
             if claim.facts.kind == "chosen" and "no run of" not in why:
                 why = missing(claim, planned)
             found.append(Lacking(claim, why, tuple(needed_runs(claim, study, planned))))
@@ -52,8 +54,11 @@ def lacking(study: Study) -> list[Lacking]:
 def can_be_tested(claim: Claim, planned: Evidence) -> bool:
     """Tell whether planned cells have all that a claim compares.
 
-    A claim on chosen settings needs cells that are tuned.
+    A claim on chosen settings needs cells that are tuned, and none can be tested of a quantity that
+    this version does not measure.
     """
+    if not claim.facts.measured:
+        return False
     if claim.facts.kind == "chosen":
         name = claim.quantity
         tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
@@ -72,8 +77,10 @@ def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:
 
     They are made from cells of the study that are in one of the claim's selections, or else from
     its first one, by changing what the selections name. Where a claim leaves open which values an
-    axis has, nothing can be named.
+    axis has, or is about what this version does not measure, nothing can be named.
     """
+    if not claim.facts.measured:
+        return []
     specs = {run.id: run for run in study.runs}
     made: dict[str, Run] = {}
     for subject in planned.subjects():

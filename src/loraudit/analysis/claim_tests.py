@@ -5,24 +5,27 @@ parts that a claim has to hold for.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-from loraudit.analysis.cells import CELL, label_text
+from loraudit.analysis import shares
+from loraudit.analysis.cells import CELL, choices_of, label_text
 from loraudit.analysis.evidence import Cell, Evidence, nearest, selects
+from loraudit.analysis.matching import matching, obstacles
 from loraudit.analysis.pooling import Difference, Spread, pooled, summed
 from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, exact, mean_of, welch_error
-from loraudit.analysis.verdicts import published_mean
+from loraudit.analysis.verdicts import margin_of, published_mean
 from loraudit.analysis.words import MOST_SEEDS, POWER, difference_found
 from loraudit.base.named_code import resolve
+from loraudit.studies.accounts import Likeness, accounts, likeness
 from loraudit.studies.claims import Claim
 from loraudit.studies.methods import METHODS
-from loraudit.studies.reference import select
+from loraudit.studies.reference import Published, select
 
 PAIRED = 5
 """Shared seeds from which values are compared seed by seed, by their own spread: a spread of fewer
@@ -70,6 +73,24 @@ class Region:
         near = scipy.stats.t.sf((gap - half) / effect.error, effect.freedom)
         return float(near + scipy.stats.t.sf((gap + half) / effect.error, effect.freedom))
 
+    def p_shares_inside(self, counts: Sequence[shares.Count]) -> float:
+        """Return the p of "the share, or difference of two, lies outside", by exact tests."""
+        if self.bounded:
+            return max(shares.p_above(counts, self.low), shares.p_below(counts, self.high))
+        return min(1.0, 2 * self._above_or_below(counts, inside=True))
+
+    def p_shares_outside(self, counts: Sequence[shares.Count]) -> float:
+        """Return the p of "the share, or difference of two, lies inside", by exact tests."""
+        if self.bounded:
+            either = shares.p_below(counts, self.low), shares.p_above(counts, self.high)
+            return min(1.0, 2 * min(either))
+        return min(1.0, 2 * self._above_or_below(counts, inside=False))
+
+    def _above_or_below(self, counts: Sequence[shares.Count], inside: bool) -> float:
+        if math.isfinite(self.low) == inside:
+            return shares.p_above(counts, self.low if inside else self.high)
+        return shares.p_below(counts, self.high if inside else self.low)
+
     def _moved(self, effect: Difference) -> Difference:
         middle = (self.low + self.high) / 2
         return Difference(effect.value - middle, effect.error, effect.freedom)
@@ -84,8 +105,11 @@ class Region:
 class Part:
     """One comparison that a claim has to hold for.
 
-    `low` and `high` are the ends of what is known of the effect where no test is made: both are the
-    effect itself for what is counted. `n` is the fewest runs of a cell.
+    `region` has the effects that the claim allows. `low` and `high` are the ends of what is known
+    of the effect where no test is made: both are the effect itself for what is counted. `n` is the
+    fewest runs of a cell, `epoch` the choice of an epoch that their values are of. `counts` are of
+    outcomes, which are tested exactly. `undefined` names the runs whose value is undefined: nothing
+    is known of the effect then. `alike` compares the protocols of a cell and a published number.
     """
 
     name: str
@@ -93,13 +117,54 @@ class Part:
     effect: Difference
     n: int
     how: str
+    region: Region
     low: float = math.nan
     high: float = math.nan
+    epoch: str = ""
+    counts: tuple[shares.Count, ...] = ()
+    undefined: tuple[str, ...] = ()
+    alike: Likeness | None = None
+
+    @property
+    def spread(self) -> bool:
+        """Whether the effect has a spread that tests are made by."""
+        return self.effect.error > 0
 
     @property
     def tested(self) -> bool:
-        """Whether the effect has a spread that tests are made by."""
-        return self.effect.error > 0
+        """Whether tests are made, by a spread or by counts."""
+        return self.spread or bool(self.counts)
+
+    @property
+    def coarse(self) -> bool:
+        """Whether what is known of the effect is wider than all that the claim allows."""
+        return self.region.bounded and self.high - self.low > self.region.high - self.region.low
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return the effect's interval, or the ends of what is known of it."""
+        if self.counts:
+            return shares.interval(self.counts, confidence)
+        return self.effect.interval(confidence) if self.spread else (self.low, self.high)
+
+    def p_inside(self) -> float:
+        """Return the p of "the effect is outside"; 0 or 1 without a test, NaN if not known."""
+        if self.counts:
+            return self.region.p_shares_inside(self.counts)
+        if self.spread:
+            return self.region.p_inside(self.effect)
+        if self.low != self.low:
+            return math.nan
+        return float(max(map(self.region.beyond, (self.low, self.high))) > 0)
+
+    def p_outside(self) -> float:
+        """Return the p of "the effect is inside"; 0 or 1 without a test, NaN if not known."""
+        if self.counts:
+            return self.region.p_shares_outside(self.counts)
+        if self.spread:
+            return self.region.p_outside(self.effect)
+        if self.low != self.low:
+            return math.nan
+        return float(self.low <= self.region.high and self.high >= self.region.low)
 
 
 class Values:
@@ -116,11 +181,15 @@ class Values:
     def of(self, cell: Cell) -> pd.Series:
         """Return a cell's values by seed, as logarithms where ratios are asked for."""
         if id(cell) not in self.known:
-            if cell.subject not in self.epochs:
-                self.epochs[cell.subject] = epoch_of(self.evidence, cell.subject, self.claim.epoch)
-            found = self.read(cell, self.evidence, self.epochs[cell.subject])
+            found = self.read(cell, self.evidence, self.epoch(cell.subject))
             self.known[id(cell)] = np.log(found) if self.logs else found
         return self.known[id(cell)]
+
+    def epoch(self, subject: tuple[str, str]) -> str | None:
+        """Return the choice of an epoch that the values of a task and model are of."""
+        if subject not in self.epochs:
+            self.epochs[subject] = epoch_of(self.evidence, subject, self.claim.epoch)
+        return self.epochs[subject]
 
     def pool(self, subject: tuple[str, str]) -> tuple[dict[int, Spread], float]:
         """Return the spread to test each cell of a task and model with, and the freedom of all.
@@ -133,7 +202,7 @@ class Values:
             own: list[Spread] = []
             for cell in (c for c in self.evidence.cells if c.subject == subject):
                 values = self.of(cell)
-                if len(values) < 2 or values.isna().any():
+                if len(values) < 2 or not np.isfinite(values).all():
                     continue
                 key = _twin_key(cell)
                 if key not in counted:
@@ -156,29 +225,55 @@ def _twin_key(cell: Cell) -> tuple:
 
 def contrast(values: Values, cells: Sequence[Cell], weights: Sequence[float], name: str) -> Part:
     """Return the sum of some cells' values times weights, as a part of a claim."""
-    series = [values.of(cell) for cell in cells]
+    claim, series = values.claim, [values.of(cell) for cell in cells]
     n = min(map(len, series))
-    means = [float(one.mean()) if len(one) else math.nan for one in series]
+    means = [float(one.mean(skipna=False)) if len(one) else math.nan for one in series]
     effect = sum(weight * mean for weight, mean in zip(weights, means, strict=True))
-    if values.claim.facts.kind == "count":
-        return Part(
-            name, tuple(cells), Difference(effect, 0, math.inf), n, "counted", effect, effect
-        )
-    if values.claim.facts.kind == "chosen":
+    by_epoch = values.epoch(cells[0].subject) if claim.facts.by_epoch else ""
+    plain = Part(
+        name=name,
+        cells=tuple(cells),
+        effect=Difference(effect, 0, math.inf),
+        n=n,
+        how="counted",
+        region=regions(claim),
+        epoch=by_epoch or "",
+    )
+    if undefined := tuple(run for cell in cells for run in _undefined(values, cell)):
+        nothing = Difference(math.nan, 0, math.inf)
+        return replace(plain, how=UNDEFINED, effect=nothing, undefined=undefined)
+    if claim.facts.kind == "count":
+        return replace(plain, low=effect, high=effect)
+    if claim.facts.kind == "outcome":
+        counts = tuple(shares.Count(int(one.sum()), len(one)) for one in series)
+        return replace(plain, how="exact test of counts", counts=counts)
+    if claim.facts.kind == "chosen":
         steps = [_step(values, cell) for cell in cells]
         reach = sum(abs(w) * step for w, step in zip(weights, steps, strict=True))
         how = "chosen from values that were tried"
-        nothing = Difference(effect, 0, math.inf)
-        return Part(name, tuple(cells), nothing, n, how, effect - reach, effect + reach)
+        return replace(plain, how=how, low=effect - reach, high=effect + reach)
     shared = pd.concat(series, axis=1, join="inner")
     if len(shared) >= PAIRED:
         gaps = shared.to_numpy() @ np.asarray(weights, dtype=float)
         error, freedom = welch_error(mean_of(gaps.tolist()), exact(0.0))
-        effect = float(gaps.mean())
         how = "paired by seed" if len(cells) > 1 else "seeds"
-        return Part(name, tuple(cells), Difference(effect, float(error), freedom), len(gaps), how)
+        paired = Difference(float(gaps.mean()), float(error), freedom)
+        return replace(plain, effect=paired, n=len(gaps), how=how if error else TIED)
     error, freedom, how = _pooled_error(values, cells, weights)
-    return Part(name, tuple(cells), Difference(effect, error, freedom), n, how)
+    return replace(plain, effect=Difference(effect, error, freedom), how=how)
+
+
+UNDEFINED = "undefined"
+TIED = "no spread: all seeds tie"
+
+
+def _undefined(values: Values, cell: Cell) -> list[str]:
+    """Name the runs of a cell whose value is undefined."""
+    found = values.of(cell)
+    seeds = found.index[~np.isfinite(found)]
+    if "run" not in cell.runs:
+        return [f"{cell.name} s{seed}" for seed in seeds]
+    return cell.runs.run[cell.runs.seed.isin(seeds)].tolist()
 
 
 def _pooled_error(
@@ -194,16 +289,14 @@ def _pooled_error(
             spreads = [borrowed] * len(cells)
             how, most = f"spread borrowed from {values.evidence.borrowed_from}", borrowed.freedom
     if any(spread is None for spread in spreads):
-        return 0.0, math.inf, "one seed"
+        return 0.0, math.inf, "one seed" if values.claim.facts.by_epoch else "one value, no spread"
     parts = [
         (abs(weight) * math.sqrt(spread.variance / max(len(values.of(cell)), 1)), spread.freedom)
         for weight, spread, cell in zip(weights, spreads, cells, strict=True)
         if spread is not None
     ]
     error, freedom = summed(*parts)
-    return (
-        (error, min(freedom, most), how) if error > NO_SPREAD else (0.0, math.inf, "seeds that tie")
-    )
+    return (error, min(freedom, most), how) if error > NO_SPREAD else (0.0, math.inf, TIED)
 
 
 def _step(values: Values, cell: Cell) -> float:
@@ -233,8 +326,13 @@ def _comparable(value: object) -> str:
 
 
 def regions(claim: Claim) -> Region:
-    """Return the effects that a claim allows, in the unit of its quantity's values."""
+    """Return the effects that a claim allows, in the unit of its quantity's values.
+
+    Where the claim leaves the margin to published numbers, its ends are not known (NaN).
+    """
     scale = claim.scale
+    if claim.published and claim.margin is None:
+        return Region(math.nan, math.nan)
     if claim.test == "ratio":
         return Region(math.log(claim.low or 0), math.log(claim.high or math.inf))
     if claim.facts.kind == "chosen" and claim.margin:
@@ -264,13 +362,18 @@ def parts_of(claim: Claim, evidence: Evidence, subject: tuple[str, str]) -> list
         name: [cell for cell in cells if selects(side, cell)] for name, side in claim.sides.items()
     }
     if claim.published:
-        return _published_parts(claim, values, sides["left"])
+        beside = _beside_published(claim, values, sides["left"])
+        return [
+            _published_part(claim, values, cell, number, epoch)
+            for cell, number, epoch, why in beside
+            if not why
+        ]
     if "left" in sides:
         word = "over" if values.logs else "minus"
         return [
             contrast(values, (one, two), (1, -1), f"{one.name} {word} {two.name}")
             for one in sides["left"]
-            for two in nearest(one, sides["right"], claim.named_fields)
+            for two in nearest(one, sides["right"], claim.free_fields)
         ]
     if claim.axis is None:
         return [contrast(values, (cell,), (1,), cell.name) for cell in sides["select"]]
@@ -282,24 +385,29 @@ def parts_of(claim: Claim, evidence: Evidence, subject: tuple[str, str]) -> list
 def _blocks(claim: Claim, cells: Sequence[Cell]) -> list[list[Cell]]:
     """Return groups of cells that differ in the axis, in the order of its values.
 
-    A group has a cell for each value that the claim names, or for all that there are.
+    A group has a cell for each value that the claim names; where it names none, for each that the
+    cells of the group have, which may be others than another group's.
     """
     axis = str(claim.axis)
-    cells = [cell for cell in cells if isinstance(cell.fields.get(axis), int | float)]
+    by_level: dict[float, list[Cell]] = {}
+    for cell in cells:
+        level = cell.fields.get(axis)
+        if isinstance(level, int | float):
+            by_level.setdefault(level, []).append(cell)
     asked = (claim.select or {}).get(axis)
-    found = sorted({cell.fields[axis] for cell in cells})
-    levels = sorted(asked) if asked else found
-    if len(levels) < 2 or levels != found:
-        return []
-    by_level = {level: [c for c in cells if c.fields[axis] == level] for level in levels}
-    named = {*(claim.select or {}), axis}
-    groups = []
-    for cell in by_level[levels[0]]:
-        group = [cell]
-        for level in levels[1:]:
-            group += nearest(cell, by_level[level], named)[:1]
-        if len(group) == len(levels):
-            groups.append(group)
+    levels = sorted(asked or by_level)
+    groups: list[list[Cell]] = []
+    grouped: set[int] = set()
+    for place, lowest in enumerate(levels[:1] if asked else levels):
+        for cell in by_level.get(lowest, ()):
+            if id(cell) in grouped:
+                continue
+            group = [cell]
+            for level in levels[place + 1 :]:
+                group += nearest(cell, by_level.get(level, ()), claim.free_fields)[:1]
+            if len(group) == len(levels) or (len(group) > 1 and not asked):
+                groups.append(group)
+                grouped |= {id(one) for one in group}
     return groups
 
 
@@ -326,29 +434,87 @@ def _trend(claim: Claim, values: Values, block: Sequence[Cell]) -> list[Part]:
     return [contrast(values, block, weights.tolist(), name)]
 
 
-def _published_parts(claim: Claim, values: Values, cells: Sequence[Cell]) -> list[Part]:
-    """Compare cells with the published numbers of their task, model, method, rank and targets."""
+def _beside_published(
+    claim: Claim, values: Values, cells: Sequence[Cell]
+) -> list[tuple[Cell, Published, str, str]]:
+    """Return cells with the published numbers beside them, the epoch, and what forbids comparing.
+
+    They are the numbers that stand beside a study's cells in its verdicts; those of a poster's
+    cells are of the same task, model, method, rank, targets, rows, metric, split and epoch.
+    """
+    numbers = select((str(claim.published),))
     found = []
     for cell in cells:
-        method = METHODS[cell.fields["method"]].published_as or cell.fields["method"]
-        scores = mean_of(values.of(cell).tolist())
-        for number in select((str(claim.published),)):
-            same = (number.task, number.model, number.method) == (cell.task, cell.model, method)
-            same &= number.rank in (None, cell.fields.get("rank"))
-            if not same or number.doubt or (number.targets or "") not in _targets(cell):
-                continue
-            theirs, _ = published_mean(number, "sd", scores.sd)
-            error, freedom = welch_error(scores, theirs)
-            effect = Difference(scores.mean - theirs.mean, float(error), float(freedom))
-            name = f"{cell.name} minus {number.key}"
-            how = "seeds and published ±" if (scores.n or 1) > 1 else "one seed"
-            found.append(Part(name, (cell,), effect, scores.n or 1, how))
+        if cell.number is None:
+            names = cell.runs.iloc[0][[*CELL, "metric"]].to_dict()
+            beside = [
+                (number, obstacles(names, cell.runs, number, values.evidence.models))
+                for number in matching(names, cell.runs, numbers)
+                if number.metric == names["metric"]
+            ]
+        else:
+            beside = [(number, []) for number in numbers if _same_cell(cell.number, number)]
+        for number, against in beside:
+            epoch = _epoch_beside(number, cell.runs)
+            if not against and (not epoch or claim.epoch not in (None, epoch)):
+                against = [f"another epoch: the number is of the {number.selection}"]
+            found.append((cell, number, epoch, "; ".join(against)))
     return found
 
 
-def _targets(cell: Cell) -> tuple[str, ...]:
-    """Return the ways in which a published number may name a cell's targets."""
-    return "", str(cell.fields.get("targets")), "+".join(cell.fields.get("matrices", ()))
+ALIKE = ("task", "model", "method", "rank", "targets", "train_rows", "metric", "split")
+"""Fields in which two published numbers of one cell agree."""
+
+
+def _same_cell(ours: Published, theirs: Published) -> bool:
+    """Tell whether a number can be compared with another, which has to be certain."""
+    same = all(getattr(ours, name) == getattr(theirs, name) for name in ALIKE)
+    return same and not theirs.doubt and theirs.selection in ("unknown", ours.selection)
+
+
+def _epoch_beside(number: Published, runs: pd.DataFrame) -> str:
+    """Return the choice of an epoch to set beside a number: its own, or else the best, or last."""
+    made = [choice for choice in ("best", "last") if choice in choices_of(runs)]
+    wanted = {"best epoch": "best", "last epoch": "last"}.get(number.selection)
+    return next((choice for choice in made if wanted in (None, choice)), "")
+
+
+def _published_part(
+    claim: Claim, values: Values, cell: Cell, number: Published, epoch: str
+) -> Part:
+    """Compare a cell with a published number, as `verdicts` does."""
+    evidence = values.evidence
+    scores = values.read(cell, evidence, epoch)
+    ours = mean_of(scores.tolist())
+    theirs, _ = published_mean(number, evidence.reading, ours.sd)
+    error, freedom = welch_error(ours, theirs)
+    region = regions(claim)
+    if claim.margin is None:
+        margin = margin_of(number, evidence.margin)
+        region = Region(-margin, margin)
+    mine = [cell.fields] if cell.number is None else accounts(cell.number).values()
+    undefined = tuple(cell.runs.get("run", cell.runs.seed)[scores.isna().to_numpy()].map(str))
+    known = 0.0 if undefined else float(error)
+    how = "seeds and published ±" if known else TIED if len(scores) > 1 else "one seed"
+    return Part(
+        name=f"{cell.name} minus {number.key}",
+        cells=(cell,),
+        effect=Difference(ours.mean - theirs.mean, known, float(freedom)),
+        n=len(scores),
+        how=UNDEFINED if undefined else how,
+        region=region,
+        epoch=epoch,
+        undefined=undefined,
+        alike=likeness(mine, accounts(number)),
+    )
+
+
+def not_comparable(claim: Claim, evidence: Evidence) -> list[str]:
+    """Say of the cells that a claim sets beside published numbers what forbids to compare them."""
+    values = Values(claim, evidence)
+    side = claim.sides["left"]
+    cells = [cell for cell in evidence.cells if selects(side, cell) and len(values.of(cell))]
+    return list(dict.fromkeys(why for *_, why in _beside_published(claim, values, cells) if why))
 
 
 @dataclass(frozen=True)
@@ -357,15 +523,18 @@ class Outcome:
 
     worst: Part
     parts: tuple[Part, ...]
-    region: Region
     supports: float
     contradicts: float
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the worst part's interval; several parts are covered together."""
-        if not self.worst.tested:
-            return self.worst.low, self.worst.high
-        return self.worst.effect.interval(1 - (1 - confidence) / len(self.parts))
+        return self.worst.interval(1 - (1 - confidence) / len(self.parts))
+
+    @property
+    def alike(self) -> Likeness | None:
+        """How the protocols compare: another one, if any part's is, or else the worst part's."""
+        found = [part.alike for part in self.parts if part.alike]
+        return next((one for one in found if one.word == "another"), self.worst.alike)
 
 
 def outcome(claim: Claim, parts: Sequence[Part]) -> Outcome:
@@ -373,32 +542,20 @@ def outcome(claim: Claim, parts: Sequence[Part]) -> Outcome:
 
     `supports` is the largest p of "outside", `contradicts` the smallest p of "inside" times the
     number of parts. Where nothing is tested, they are 0 or 1 by what is known of the effects, NaN
-    where nothing is (one seed).
+    where nothing is (one seed). A part of which nothing is known leaves `supports` NaN.
     """
-    region = regions(claim)
-    worst = max(parts, key=lambda part: region.beyond(part.effect.value))
-    inside = [_known_inside(region, part) for part in parts]
-    outside = [_known_outside(region, part) for part in parts]
+    worst = max(parts, key=_beyond)
+    inside = [part.p_inside() for part in parts]
+    known = [p for part in parts if (p := part.p_outside()) == p]
     supports = math.nan if np.isnan(inside).any() else max(inside)
-    known = [p for p in outside if p == p]
     contradicts = min(1.0, len(parts) * min(known)) if known else math.nan
-    return Outcome(worst, tuple(parts), region, supports, contradicts)
+    return Outcome(worst, tuple(parts), supports, contradicts)
 
 
-def _known_inside(region: Region, part: Part) -> float:
-    if part.tested:
-        return region.p_inside(part.effect)
-    if part.low != part.low:
-        return math.nan
-    return 0.0 if region.beyond(part.low) <= 0 and region.beyond(part.high) <= 0 else 1.0
-
-
-def _known_outside(region: Region, part: Part) -> float:
-    if part.tested:
-        return region.p_outside(part.effect)
-    if part.low != part.low:
-        return math.nan
-    return 0.0 if part.low > region.high or part.high < region.low else 1.0
+def _beyond(part: Part) -> float:
+    """Return how far a part lies outside of what is allowed; undefined ones are shown last."""
+    beyond = part.region.beyond(part.effect.value)
+    return beyond if beyond == beyond else -math.inf
 
 
 def smallest_shown(found: Outcome, family: int) -> float:
@@ -407,26 +564,26 @@ def smallest_shown(found: Outcome, family: int) -> float:
     The level is that of Holm's first step, which is the hardest.
     """
     effect = found.worst.effect
-    if not found.worst.tested:
+    if not found.worst.spread:
         return math.nan
     level = SIGNIFICANCE / max(family, 1) / len(found.parts)
     return difference_found(effect.error, effect.freedom, level)
 
 
 def seeds_to_decide(found: Outcome, family: int) -> float:
-    """Return how many seeds a cell decide in 80 % of studies, if the effect is the one seen.
+    """Return how many seeds per cell decide in 80 % of studies, if the effect is the one seen.
 
     NaN: not even a thousand do, or the spread is not known.
     """
     part = found.worst
-    if not part.tested:
+    if not part.spread:
         return math.nan
-    distance = abs(found.region.beyond(part.effect.value))
+    distance = abs(part.region.beyond(part.effect.value))
     n = np.arange(2, MOST_SEEDS + 1)
     error = part.effect.error * np.sqrt(part.n / n)
     freedom = np.maximum(part.effect.freedom * n / part.n, 1)
     level = SIGNIFICANCE / max(family, 1) / len(found.parts)
-    limit = scipy.stats.t.isf(level if found.region.bounded else level / 2, freedom)
+    limit = scipy.stats.t.isf(level if part.region.bounded else level / 2, freedom)
     power = scipy.stats.nct.sf(limit, freedom, distance / error)
     enough = np.flatnonzero(np.nan_to_num(power) >= POWER)
     return float(n[enough[0]]) if len(enough) else math.nan

@@ -15,11 +15,13 @@ contradicted if one is, after a correction for their number (the smallest p, tim
 Seeds: with five shared seeds or more, values are compared seed by seed (a paired t test), by their
 own spread. With fewer these would be too few for a spread of their own: cells are then compared by
 the spread that all cells of the task and model share (pooling.py). A single run on each side can be
-tested only with a spread from elsewhere (`Evidence.borrowed`).
+tested only with a spread from elsewhere (`Evidence.borrowed`). Outcomes that a run has or has not
+(a collapse) are counted, and tested exactly (shares.py).
 
 The smaller of a claim's two p-values is adjusted over the claims that a study lists (Holm); those
 that it does not list are a family of their own. What is counted, such as parameters, needs no test,
-and a setting that was chosen from a few is known as well as these lie apart.
+and a setting that was chosen from a few is known only to within its neighbours. Beside a published
+number the margin and the reading of its ± are those of the study's verdicts (verdicts.py).
 """
 
 import math
@@ -28,9 +30,11 @@ from typing import Literal
 
 import pandas as pd
 
-from loraudit.analysis.cells import collapsed
+from loraudit.analysis.cells import choices_of, collapsed
 from loraudit.analysis.claim_tests import (
     Outcome,
+    Part,
+    not_comparable,
     outcome,
     parts_of,
     regions,
@@ -38,13 +42,14 @@ from loraudit.analysis.claim_tests import (
     smallest_shown,
 )
 from loraudit.analysis.evidence import Cell, Evidence, differing_settings, selects
-from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import SIGNIFICANCE, holm
 from loraudit.studies.claims import Claim
 
 Verdict = Literal["supported", "contradicted", "undecided", "not tested"]
 
 AT_SCALE, IN_SMALL = "at scale", "in small"
+ANOTHER_PROTOCOL = "at scale, another protocol"
+SCOPE_NOT_KNOWN = "scope not known"
 
 
 def claim_verdicts(
@@ -64,10 +69,14 @@ def claim_verdicts(
         claim least (`part`, of `parts`). n is the fewest runs of a cell. `supports` and
         `contradicts` are p-values, p_holm the smaller of them adjusted over the `family`. `verdict`
         is by p_holm, `unadjusted` without that correction. `smallest` is how far from the region's
-        edge an effect is found in 80 % of such studies; `seeds` how many a cell would decide if the
-        effect is the one seen. `scale` says whether this is the claim's own setting, and `why` why
-        not; `sick` names collapsed runs, `caution` what is known of task and model beforehand,
-        `missing` what was not there to test.
+        edge an effect is found in 80 % of such studies; `seeds` with how many per cell it would be
+        decided if the effect is the one seen. `epoch` is the choice of an epoch that was judged.
+        `scale` says whether this is the claim's own setting, and `why` why not; `protocol` (a word)
+        and `protocol_why` compare the cell's protocol with a published number's. `sick` names
+        collapsed runs, `undefined` those without a value, `caution` what is known of task and model
+        beforehand, `coarse` is the factor within which neighbouring values would have to lie that
+        were tried, where they lie too far apart to support the claim, and `missing` what was not
+        there to test.
     """
     rows: list[dict] = []
     found: list[Outcome | None] = []
@@ -95,14 +104,18 @@ def _facts(claim: Claim) -> dict:
         "confidence": claim.confidence,
         "test": claim.test,
         "quantity": claim.quantity,
-        "unit": claim.unit or "times",
+        "unit": claim.unit or ("points" if claim.published else "times"),
+        "note": claim.note,
     }
 
 
 def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outcome) -> dict:
     """Return what a claim's parts show in one task and model, before it is decided."""
     cells = list({id(c): c for part in found.parts for c in part.cells}.values())
+    unknown = not (claim.scope.models and claim.scope.tasks)
     why = out_of_scope(claim, evidence, subject, cells)
+    alike = found.alike
+    at_scale = ANOTHER_PROTOCOL if alike and alike.word == "another" else AT_SCALE
     low, high = found.interval(0.95)
     low90, high90 = found.interval(0.90)
     return {
@@ -112,17 +125,24 @@ def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outc
         "log": claim.test == "ratio" or claim.facts.kind == "chosen",
         "effect": found.worst.effect.value,
         **{"low": low, "high": high, "low90": low90, "high90": high90},
-        **{"region_low": found.region.low, "region_high": found.region.high},
+        **{"region_low": found.worst.region.low, "region_high": found.worst.region.high},
         "part": found.worst.name,
         "parts": len(found.parts),
         "n": min(part.n for part in found.parts),
         "how": found.worst.how,
-        "tested": all(part.tested for part in found.parts),
+        "epoch": found.worst.epoch,
+        "tested": any(part.tested for part in found.parts),
         "supports": found.supports,
         "contradicts": found.contradicts,
-        "scale": IN_SMALL if why else AT_SCALE,
+        "scale": SCOPE_NOT_KNOWN if unknown else IN_SMALL if why else at_scale,
         "why": "; ".join(why),
-        "sick": ", ".join(_sick(claim, evidence, cells)),
+        "protocol": alike.word if alike else "",
+        "protocol_why": alike.sentence if alike else "",
+        "sick": ", ".join(_sick(found.parts)),
+        "undefined": ", ".join(
+            dict.fromkeys(run for part in found.parts for run in part.undefined)
+        ),
+        "coarse": _coarse(found),
         "caution": evidence.cautions.get(subject, ""),
         "unlike": ", ".join(_unlike(claim, found)),
         "missing": "",
@@ -135,19 +155,32 @@ def _unlike(claim: Claim, found: Outcome) -> list[str]:
         name
         for part in found.parts
         if len(part.cells) > 1
-        for name in differing_settings(part.cells, claim.named_fields)
+        for name in differing_settings(part.cells, claim.free_fields)
     ]
     return list(dict.fromkeys(names))
 
 
-def _sick(claim: Claim, evidence: Evidence, cells: Sequence[Cell]) -> list[str]:
-    """Name the runs that collapsed, of those that the claim is tested on."""
+def _sick(parts: Sequence[Part]) -> list[str]:
+    """Name the runs that collapsed at the epoch that is judged; what has no epoch: at the first."""
     names: list[str] = []
-    epoch = epoch_of(evidence, cells[0].subject, claim.epoch)
-    for cell in cells:
-        if epoch and "run" in cell.runs:
-            names += cell.runs.run[collapsed(cell.runs, epoch)].tolist()
-    return names
+    for part in parts:
+        for runs in (cell.runs for cell in part.cells if "run" in cell.runs):
+            epoch = part.epoch or next(iter(choices_of(runs)), "")
+            names += runs.run[collapsed(runs, epoch)].tolist()
+    return list(dict.fromkeys(names))
+
+
+def _coarse(found: Outcome) -> float:
+    """Return within which factor neighbouring values have to lie to support a claim; NaN: they do.
+
+    Each cell's chosen value is known to within its neighbours, and all of this has to lie within
+    what the claim allows.
+    """
+    coarse = [part for part in found.parts if part.coarse]
+    if not coarse:
+        return math.nan
+    region, cells = coarse[0].region, len(coarse[0].cells)
+    return math.exp((region.high - region.low) / (2 * cells))
 
 
 def out_of_scope(
@@ -156,9 +189,12 @@ def out_of_scope(
     """Say why a task and model are not the setting that a claim was made for; empty if they are."""
     (task, model), scope = subject, claim.scope
     found = []
-    if model not in scope.models:
+    for what, names in (("models", scope.models), ("tasks", scope.tasks)):
+        if names is None:
+            found.append(f"it is not known which {what} the claim is of")
+    if scope.models and model not in scope.models:
         found.append(f"another model ({model}; the claim is of {_some(scope.models)})")
-    if task not in scope.tasks:
+    if scope.tasks and task not in scope.tasks:
         found.append(f"another task ({task}; the claim is of {_some(scope.tasks)})")
     rows = {cell.fields.get("train_rows") for cell in cells}
     if scope.train_rows is None:
@@ -188,13 +224,16 @@ def _untested(claim: Claim, evidence: Evidence) -> dict:
         "tested": False,
         "log": claim.test == "ratio" or claim.facts.kind == "chosen",
         "missing": missing(claim, evidence),
-        **dict.fromkeys(("task", "model", "part", "how", "scale", "why", "sick"), ""),
-        **dict.fromkeys(("caution", "unlike"), ""),
+        **dict.fromkeys(("task", "model", "part", "how", "epoch", "scale", "why", "protocol"), ""),
+        **dict.fromkeys(("protocol_why", "sick", "undefined", "caution", "unlike"), ""),
+        "coarse": math.nan,
     }
 
 
 def missing(claim: Claim, evidence: Evidence) -> str:
     """Say which cells a claim would need: the selections that nothing is in, or that don't meet."""
+    if not claim.facts.measured:
+        return f"{claim.facts.label}: not measured by this version"
     empty = [
         f"{name} ({side_text(side)})"
         for name, side in claim.sides.items()
@@ -203,6 +242,8 @@ def missing(claim: Claim, evidence: Evidence) -> str:
     if empty:
         return f"no run of {' and '.join(empty)}"
     if claim.published:
+        if against := not_comparable(claim, evidence):
+            return f"not comparable with {claim.published}: {'; '.join(against)}"
         return f"{claim.published} has no number of the task, model, method, rank and targets"
     if claim.facts.kind == "chosen":
         return f"no {claim.facts.label}: the settings were set by hand, and not by `tune`"

@@ -12,16 +12,16 @@ from typing import Any
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
+from loraudit.analysis.cells import CELL, SUBJECT, cell_name, chosen_spec, label_text
 from loraudit.analysis.pooling import Spread
 from loraudit.studies.accounts import accounts, of_run
 from loraudit.studies.alpha import alpha_of
 from loraudit.studies.claims import Side, alternatives
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
-from loraudit.studies.reference import Published
-from loraudit.studies.spec import AdapterSpec
-from loraudit.studies.study import Run, Study
+from loraudit.studies.reference import Architecture, Published
+from loraudit.studies.spec import AdapterSpec, RunSpec
+from loraudit.studies.study import Study
 
 SCALE = {"percent": 100.0, "fraction": 1.0}
 
@@ -33,7 +33,7 @@ CHOSEN = (
     *("micro_batch", "compute", "padding", "batching", "base_group", *OWN_SETTINGS),
 )
 """Settings that a study may choose for each cell: cells that differ in nothing else, and in what a
-claim names, are matched, the nearest first."""
+claim compares, are matched, the nearest first."""
 
 RECIPE = (*("epochs", "global_batch", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),)
 """Further settings that are each method's own where one trains an adapter and the other does not:
@@ -48,7 +48,7 @@ class Cell:
 
     `fields` are a run's fields by their names in a study file, as far as they are known; `runs` has
     a row per seed, of the tidy table's columns (at least seed, and a score for each choice of an
-    epoch that was made).
+    epoch that was made). `number` is the published number that it was made of, None for runs.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Cell:
     fields: Mapping[str, Any]
     runs: pd.DataFrame
     label: str = ""
+    number: Published | None = None
 
     @property
     def subject(self) -> tuple[str, str]:
@@ -71,7 +72,8 @@ class Evidence:
     `tables` are further tidy tables by name. `subsets` says of a (task, model) which splits are
     smaller than the task's own, `cautions` what is known of it beforehand. `training` are the
     training rows by (task, model), None for the whole split. `borrowed` is the spread to test
-    single runs with, and `borrowed_from` what it is of.
+    single runs with, and `borrowed_from` what it is of. `margin` and `reading` are those of
+    comparisons with published numbers (`verdicts`), `models` what the numbers' models are.
     """
 
     name: str
@@ -81,6 +83,9 @@ class Evidence:
     cautions: Mapping[tuple[str, str], str] = field(default_factory=dict)
     borrowed: Spread | None = None
     borrowed_from: str = ""
+    margin: float | None = None
+    reading: str = "sd"
+    models: Mapping[str, Architecture] = field(default_factory=dict)
 
     def subjects(self) -> list[tuple[str, str]]:
         """Return each (task, model) once, in order."""
@@ -88,9 +93,15 @@ class Evidence:
 
 
 def of_study(
-    study: Study, runs: pd.DataFrame, tables: Mapping[str, pd.DataFrame] | None = None
+    study: Study,
+    runs: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    models: Mapping[str, Architecture] | None = None,
 ) -> Evidence:
-    """Make evidence of a study's tidy runs, and of further tidy tables by their names."""
+    """Make evidence of a study's tidy runs, and of further tidy tables by their names.
+
+    `models` say what the models of published numbers are.
+    """
     specs = {run.id: run for run in study.runs}
     cells = []
     for _, part in runs.groupby(CELL, dropna=False, sort=False):
@@ -101,19 +112,27 @@ def of_study(
                 name=cell_name(names),
                 task=first.task,
                 model=first.model,
-                fields=fields_of(specs[first.run]),
+                fields=fields_of(chosen_spec(specs[first.run].spec, part)),
                 runs=part,
                 label=label_text(first.label),
             )
         )
     subjects = {key: _subset(part) for key, part in runs.groupby(SUBJECT, sort=False)}
     cautions = {(known.task, known.model): known.sentence() for known in study.contaminations}
-    return Evidence(study.name, tuple(cells), tables or {}, subjects, cautions)
+    return Evidence(
+        study.name,
+        tuple(cells),
+        tables or {},
+        subjects,
+        cautions,
+        margin=study.margin,
+        reading=study.reading,
+        models=models or {},
+    )
 
 
-def fields_of(run: Run) -> dict[str, Any]:
+def fields_of(spec: RunSpec) -> dict[str, Any]:
     """Return a run's fields; targets as they are named, with the matrices beside them."""
-    spec = run.spec
     fields = of_run(spec)
     if spec.adapter:
         fields["targets"] = targets_name(spec)
@@ -134,12 +153,14 @@ def _subset(runs: pd.DataFrame) -> str:
     return ", ".join(found)
 
 
-def of_published(name: str, numbers: Iterable[Published]) -> Evidence:
+def of_published(
+    name: str, numbers: Iterable[Published], margin: float | None = None, reading: str = "sd"
+) -> Evidence:
     """Make evidence of published results by seed, and of published single runs.
 
     Single runs show no spread: they are tested with the one that the results by seed have, pooled
     over their tasks. Numbers in doubt, of several seeds without these, or of no stated epoch are
-    left out.
+    left out. `margin` and `reading` are those of comparisons with further published numbers.
     """
     usable = [
         number
@@ -159,7 +180,10 @@ def of_published(name: str, numbers: Iterable[Published]) -> Evidence:
         total = sum(float(c.runs["reported"].var()) * (len(c.runs) - 1) for c in spreads)
         borrowed = Spread(total / freedom, freedom)
     tasks = ", ".join(dict.fromkeys(cell.task for cell in spreads))
-    return Evidence(name, cells, borrowed=borrowed, borrowed_from=f"{name}'s seeds of {tasks}")
+    source = f"{name}'s seeds of {tasks}"
+    return Evidence(
+        name, cells, borrowed=borrowed, borrowed_from=source, margin=margin, reading=reading
+    )
 
 
 def _published_cell(number: Published) -> Cell:
@@ -190,7 +214,7 @@ def _published_cell(number: Published) -> Cell:
         }
     )
     task, model = str(number.task), str(number.model)
-    return Cell(name, task, model, fields, runs.assign(reported=runs[made]))
+    return Cell(name, task, model, fields, runs.assign(reported=runs[made]), number=number)
 
 
 def selects(side: Side, cell: Cell) -> bool:
@@ -219,8 +243,8 @@ def _has(fields: Mapping[str, Any], name: str, value: Any) -> bool:
     return known == value
 
 
-def nearest(cell: Cell, others: Sequence[Cell], named: set[str]) -> list[Cell]:
-    """Return those of some cells that agree with a cell in all but named fields and chosen ones.
+def nearest(cell: Cell, others: Sequence[Cell], free: set[str]) -> list[Cell]:
+    """Return those of some cells that agree with a cell in all but free fields and chosen ones.
 
     If several do, it is those of its label, and of these the ones with the fewest other chosen
     settings.
@@ -229,7 +253,7 @@ def nearest(cell: Cell, others: Sequence[Cell], named: set[str]) -> list[Cell]:
         (other.label != cell.label, len(differing), other)
         for other in others
         if other.subject == cell.subject
-        and not (differing := _differing(cell, other, named)) - _free(cell, other)
+        and not (differing := _differing(cell, other, free)) - _own_settings(cell, other)
     ]
     if not fitting:
         return []
@@ -237,21 +261,21 @@ def nearest(cell: Cell, others: Sequence[Cell], named: set[str]) -> list[Cell]:
     return [other for label, count, other in fitting if (label, count) == least]
 
 
-def differing_settings(cells: Sequence[Cell], named: set[str]) -> list[str]:
+def differing_settings(cells: Sequence[Cell], free: set[str]) -> list[str]:
     """Return the settings, of `CHOSEN` and `RECIPE`, in which matched cells differ."""
-    found = set().union(*(_differing(cells[0], other, named) for other in cells[1:]))
+    found = set().union(*(_differing(cells[0], other, free) for other in cells[1:]))
     return [name for name in (*CHOSEN, *RECIPE) if name in found]
 
 
-def _free(one: Cell, two: Cell) -> set[str]:
+def _own_settings(one: Cell, two: Cell) -> set[str]:
     """Return the settings in which two matched cells may differ."""
     kinds = {METHODS[cell.fields["method"]].trains for cell in (one, two)}
     return {*CHOSEN, *(RECIPE if "adapter" in kinds and len(kinds) > 1 else ())}
 
 
-def _differing(one: Cell, two: Cell, named: set[str]) -> set[str]:
-    """Return the fields, known of both cells and not named, that differ."""
-    skipped = {*named, *NOT_COMPARED, "matrices"}
+def _differing(one: Cell, two: Cell, free: set[str]) -> set[str]:
+    """Return the fields, known of both cells and not free, that differ."""
+    skipped = {*free, *NOT_COMPARED, "matrices"}
     if None in (one.fields.get("rank", 0), two.fields.get("rank", 0)):  # a method without adapter
         skipped |= set(AdapterSpec.model_fields)
     if None in (one.fields.get("init", ""), two.fields.get("init", "")):  # it starts its own way

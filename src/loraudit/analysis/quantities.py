@@ -1,7 +1,8 @@
 """What claims speak of, read from evidence: one function for each entry of `claims.QUANTITIES`.
 
 Each function takes a cell, the evidence that it is of and the choice of an epoch, and returns the
-cell's values by seed, a Series; an empty one where the evidence does not have the quantity.
+cell's values by seed, a Series; an empty one where the evidence does not have the quantity. A run
+whose value is undefined (the correlation of a constant answer, a run that diverged) has NaN there.
 """
 
 import pandas as pd
@@ -24,7 +25,7 @@ def epoch_of(evidence: Evidence, subject: tuple[str, str], asked: str | None) ->
 
 def score(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return the headline score, a fraction."""
-    return _column(cell, epoch)
+    return _column(cell, epoch, made=epoch is not None and f"{epoch}_epoch" in cell.runs)
 
 
 def chosen_epoch(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
@@ -55,8 +56,9 @@ def trainable_share(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Ser
 
 
 def adapter_parameters(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
-    """Return the parameters of A and B, without the head's."""
-    return _column(cell, "parameters_adapter")
+    """Return the parameters of A and B, without the head's; nothing where there are none."""
+    found = _column(cell, "parameters_adapter")
+    return found if found.any() else EMPTY
 
 
 def adapter_bytes(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
@@ -82,7 +84,8 @@ def amplification(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Serie
 def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return phi(1, 1) of the cell's runs and those of the smallest rank, median over layers.
 
-    It is one number of a pair of runs, given for the cell that has the higher rank.
+    It is one number of a pair of runs, given for the cell that has the higher rank: it shows no
+    spread over seeds.
     """
     table = evidence.tables.get("subspaces", pd.DataFrame())
     if table.empty:
@@ -118,9 +121,12 @@ def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     return EMPTY
 
 
-def _column(cell: Cell, name: str | None) -> pd.Series:
-    """Return a column of the tidy table by seed; empty where a value is missing."""
-    if name not in cell.runs or cell.runs[name].isna().any():
+def _column(cell: Cell, name: str | None, made: bool = False) -> pd.Series:
+    """Return a column of the tidy table by seed; empty where it is missing.
+
+    Where all values are missing it counts as missing, unless the runs are known to have `made` it.
+    """
+    if name not in cell.runs or (cell.runs[name].isna().all() and not made):
         return EMPTY
     return pd.Series(cell.runs[name].astype(float).to_numpy(), cell.runs.seed)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from loraudit.analysis.cells import SCORED_CELL, choices_of, collapsed
+from loraudit.analysis.cells import SCORED_CELL, choices_of, chosen_spec, collapsed
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
     MARGIN,
@@ -189,9 +189,7 @@ def verdicts(
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
         spec = next((specs[name] for name in runs.get("run", ()) if name in specs), None)
-        if spec and spec.tuned:  # what was chosen, as far as the tidy table has it
-            known = {name for name in spec.tuned.fields if name in runs}
-            spec = spec.with_values({name: runs[name].iloc[0] for name in known})
+        spec = spec and chosen_spec(spec, runs)
         for number in matching(cell, runs, numbers):
             row, match = _facts(study, cell, runs, number)
             against = obstacles(cell, runs, number, models)

@@ -41,7 +41,7 @@ def published_claims(numbers: Path = CONFIG / "published.yaml") -> pd.DataFrame:
     tables = []
     for name, keys in by_source.items():
         listed = [claim.id for claim in claims if claim.id.startswith(f"{name}.")]
-        made = of_published(name, select(tuple(keys)))
+        made = of_published(name, select(tuple(keys)), asked.margin, asked.reading)
         own = [claim for claim in claims if claim.id in listed]
         found = [claim_verdicts(made, own, listed)]
         others = [claim for claim in claims if claim.id not in listed]
@@ -111,7 +111,8 @@ def page(results: Path) -> str:
 def _entry(source: Source, claim: Claim, verdicts: pd.DataFrame) -> str:
     """Return one claim's part of the page."""
     where = f"{claim.where}{unseen_text(claim.confidence)}"
-    scope = f"{', '.join(claim.scope.models)} on {', '.join(claim.scope.tasks)}"
+    models, tasks = claim.scope.models, claim.scope.tasks
+    scope = f"{_names(models, 'models')} on {_names(tasks, 'tasks')}"
     lines = [
         f"### {claim.id}",
         "",
@@ -124,12 +125,17 @@ def _entry(source: Source, claim: Claim, verdicts: pd.DataFrame) -> str:
     if verdicts.empty:
         return "\n".join([*lines, "", "Not tested yet.", ""])
     records = verdicts.to_dict("records")
-    shown = claim_table(verdicts)[["task", "model"]].assign(
+    told = claim_table(verdicts.assign(note=""))  # the note stands above the table
+    shown = told[["task", "model"]].assign(
         n=[f"{row['n']:g}" for row in records],
         effect=[effect_text(row) for row in records],
         **{"holds if": [allowed_text(row) for row in records]},
         verdict=[verdict_text(row) for row in records],
     )
     shown.insert(0, "study", verdicts.study.tolist())
-    shown["remarks"] = claim_table(verdicts).remarks.tolist()
+    shown["remarks"] = told.remarks.tolist()
     return "\n".join([*lines, "", markdown(shown)])
+
+
+def _names(names: tuple[str, ...] | None, what: str) -> str:
+    return ", ".join(names) if names else f"{what} that are not known"

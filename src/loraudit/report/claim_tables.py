@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from loraudit.analysis.claims import claim_verdicts
+from loraudit.analysis.claims import SCOPE_NOT_KNOWN, claim_verdicts
 from loraudit.analysis.evidence import of_study
 from loraudit.studies.claims import QUANTITIES, load_all_claims
+from loraudit.studies.reference import load_models
 from loraudit.studies.study import Study
 
 
@@ -21,7 +22,7 @@ def claim_rows(study: Study, runs: pd.DataFrame, tidy: Mapping[str, pd.DataFrame
     files = load_all_claims()
     claims = [claim for _, found in files.values() for claim in found]
     claims.sort(key=lambda claim: _place(claim.id, study.claims))
-    table = claim_verdicts(of_study(study, runs, tidy), claims, study.claims)
+    table = claim_verdicts(of_study(study, runs, tidy, load_models()), claims, study.claims)
     return with_sources(table)
 
 
@@ -52,6 +53,7 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
             "task": [_text(row["task"]) for row in records],
             "model": [_text(row["model"]) for row in records],
             "n": [int(row["n"]) for row in records],
+            "epoch": [_text(row["epoch"]) for row in records],
             "could have shown": [_smallest(row) for row in records],
             "remarks": ["; ".join(remarks(row)) for row in records],
         }
@@ -78,9 +80,10 @@ def _text(value: object) -> str:
 
 
 def verdict_text(row: dict) -> str:
-    """Return a verdict with its setting: "supported in small"."""
+    """Return a verdict with its setting: "supported in small", "supported, scope not known"."""
     scale = _text(row["scale"])
-    return f"{row['verdict']} {scale}" if scale else str(row["verdict"])
+    joint = ", " if scale == SCOPE_NOT_KNOWN else " " if scale else ""
+    return f"{row['verdict']}{joint}{scale}"
 
 
 def in_unit(value: float, row: dict) -> float:
@@ -105,6 +108,8 @@ def effect_text(row: dict) -> str:
     """Write an effect with its 95 % interval and unit: "+1.2 [-0.4, +2.8] points"."""
     if not row["parts"]:
         return ""
+    if row["effect"] != row["effect"]:
+        return "undefined"
     text = _number(row["effect"], row)
     low, high = row["low"], row["high"]
     if low == low and (low, high) != (row["effect"], row["effect"]):
@@ -116,6 +121,8 @@ def allowed_text(row: dict) -> str:
     """Say which effects a claim allows: "within ±1 points", "above 0 points"."""
     low, high = row["region_low"], row["region_high"]
     log = bool(row["log"])
+    if low != low:
+        return "within the margin of the published number"
     if math.isfinite(low) and math.isfinite(high):
         if math.isclose(low, -high) and not log:
             return f"within ±{in_unit(high, row):g} {row['unit']}"
@@ -138,24 +145,32 @@ def _smallest(row: dict) -> str:
 
 def remarks(row: dict) -> list[str]:
     """Say what a reader has to know beside a verdict."""
-    said = [_text(row["missing"]), _text(row["why"])]
+    said = [_text(row["missing"]), _text(row["why"]), _text(row["protocol_why"])]
     if row["parts"] > 1:
         said.append(f"shown is the one of {row['parts']:g} comparisons that fits least")
     if row["parts"]:
-        said.append(f"{_text(row['part'])} ({_text(row['how'])})")
+        epoch = _text(row["epoch"])
+        of_epoch = f", {epoch} epoch" if epoch else ""
+        said.append(f"{_text(row['part'])} ({_text(row['how'])}{of_epoch})")
     if row["verdict"] != row["unadjusted"] and row["parts"]:
         said.append(f"{row['unadjusted']} before the correction for {row['family']:g} tests")
-    if row["verdict"] == "undecided" and bool(row["tested"]):
-        seeds = row["seeds"]
+    if row["verdict"] == "undecided" and row["smallest"] == row["smallest"]:
+        some = f"with {row['seeds']:g} seeds per cell it would"
+        none = "not even with a thousand seeds per cell would it"
+        known = row["seeds"] == row["seeds"]
+        said.append(f"{some if known else none} be decided, if the effect is the one seen")
+    if row["coarse"] == row["coarse"]:
         said.append(
-            "not even a thousand seeds would decide if the effect is the one seen"
-            if seeds != seeds
-            else f"{seeds:g} seeds a cell would decide if the effect is the one seen"
+            "the values that were tried lie too far apart to support it: neighbours would have to "
+            f"lie within a factor of {row['coarse']:.3g}"
         )
+    if undefined := _text(row["undefined"]):
+        said.append(f"undefined: {undefined}")
     if sick := _text(row["sick"]):
         said.append(f"collapsed: {sick}")
     if unlike := _text(row["unlike"]):
         said.append(f"also differ in {unlike.replace('_', ' ')}")
+    said += [_text(row["caution"]), _text(row["note"])]
     return [text for text in said if text]
 
 

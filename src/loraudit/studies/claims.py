@@ -9,7 +9,7 @@ loraudit/analysis/claims.py. This module is read by the Snakefile, so it does wi
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, create_model, model_validator
 
@@ -52,18 +52,23 @@ class Quantity:
     """One quantity that claims speak of.
 
     `units` are its units, each as a multiple of what `read` returns. `kind` says what its values
-    are: "seeds", one for each run, with a spread; "count", the same for all seeds, so that one run
-    shows it; "chosen", a setting that a study's `tune` chose, known as well as the values that were
-    tried lie apart. `read` names the function of analysis/quantities.py, as
-    "module:function", that returns a cell's values by seed. `tables` are the tidy tables that it
-    needs beside the runs; section 7's are there once a study is complete.
+    are: "seeds", one for each run, with a spread; "outcome", 0 or 1 for each run; "count", the same
+    for all seeds, so that one run shows it; "chosen", a setting that a study's `tune` chose, known
+    only to within the neighbouring values that were tried. `read` names the function of
+    analysis/quantities.py, as "module:function", that returns a cell's values by seed. `tables` are
+    the tidy tables that it needs beside the runs; section 7's are there once a study is complete.
+    `by_epoch` says that the value depends on the choice of an epoch, `positive` that it is never 0
+    or less, so that ratios can be taken, and `measured` that this version measures it.
     """
 
     label: str
     units: Mapping[str, float]
     read: str
-    kind: Literal["seeds", "count", "chosen"] = "seeds"
+    kind: Literal["seeds", "outcome", "count", "chosen"] = "seeds"
     tables: tuple[str, ...] = ()
+    by_epoch: bool = False
+    positive: bool = True
+    measured: bool = True
 
 
 POINTS = {"points": 0.01, "fraction": 1.0}
@@ -72,9 +77,18 @@ NUMBER = {"number": 1.0}
 READ = "loraudit.analysis.quantities"
 
 QUANTITIES = {
-    "score": Quantity("score", POINTS, f"{READ}:score"),
-    "collapsed_share": Quantity("share of collapsed runs", SHARE, f"{READ}:collapsed_share"),
-    "chosen_epoch": Quantity("epoch of the score", {"epochs": 1.0}, f"{READ}:chosen_epoch"),
+    "score": Quantity("score", POINTS, f"{READ}:score", by_epoch=True, positive=False),
+    "collapsed_share": Quantity(
+        "share of collapsed runs",
+        SHARE,
+        f"{READ}:collapsed_share",
+        "outcome",
+        by_epoch=True,
+        positive=False,
+    ),
+    "chosen_epoch": Quantity(
+        "epoch of the score", {"epochs": 1.0}, f"{READ}:chosen_epoch", by_epoch=True
+    ),
     "learning_rate": Quantity(
         "chosen learning rate", {"times": 1.0}, f"{READ}:learning_rate", "chosen", ("tuning",)
     ),
@@ -116,16 +130,23 @@ QUANTITIES = {
         "phi of the first direction at the lowest and the highest rank, median over layers",
         NUMBER,
         f"{READ}:subspace_similarity",
-        "count",
         tables=("subspaces",),
+        positive=False,
     ),
     "intruder_dimensions": Quantity(
         "intruder dimensions per matrix, mean over layers and matrices",
         NUMBER,
         f"{READ}:intruder_dimensions",
         tables=("intruders",),
+        positive=False,
     ),
-    "forgetting": Quantity("score lost on an earlier task", POINTS, f"{READ}:forgetting"),
+    "forgetting": Quantity(
+        "score lost on an earlier task",
+        POINTS,
+        f"{READ}:forgetting",
+        positive=False,
+        measured=False,
+    ),
 }
 """All quantities by name; a new one is an entry here and the function that it names."""
 
@@ -136,10 +157,10 @@ Side = dict[str, Any]
 class Scope(Frozen):
     """What a claim was made for. A study of anything else shows it "in small", never "at scale"."""
 
-    models: tuple[str, ...] = Field(min_length=1)
-    """models, by their names in config/models.yaml or config/reference"""
-    tasks: tuple[str, ...] = Field(min_length=1)
-    """tasks, by their names in config/tasks.yaml or as the source calls them"""
+    models: Annotated[tuple[str, ...], Field(min_length=1)] | None
+    """models, by their names in config/models.yaml or config/reference; null: not known"""
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)] | None
+    """tasks, by their names in config/tasks.yaml or as the source calls them; null: not known"""
     train_rows: Count | None = None
     """training rows; null: the whole training split"""
 
@@ -178,7 +199,8 @@ class Claim(Frozen):
     """the selection that it is compared with: a cell of `left` is compared with the one that
     agrees with it in all other fields but chosen settings"""
     published: str | None = None
-    """in place of `right`, a published table to compare the cells of `left` with"""
+    """in place of `right`, a published table to compare the cells of `left` with; `equivalent`
+    then needs no margin: it is the study's own, or else the number's, or else one point"""
     select: Side | None = None
     """the selection of cells that a test of one selection is about"""
     axis: str | None = None
@@ -213,23 +235,42 @@ class Claim(Frozen):
             raise ValueError(str(unknown(f"unit of {self.quantity}", self.unit, self.facts.units)))
         if self.margin is not None and self.margin < 0 and self.test != "better":
             raise ValueError(f"margin {self.margin:g} goes with test 'better' only")
-        if self.test in ("equivalent", "flat") and not self.margin:
+        if self.test in ("equivalent", "flat") and self.margin == 0:
             raise ValueError(f"margin 0 with test {self.test!r}: no data show two to be just equal")
-        if self.facts.kind == "chosen" and (self.bound is not None or (self.margin or 2) <= 1):
-            raise ValueError(
-                f"{self.quantity} is compared in times: at_most and at_least do not apply, and a "
-                "margin is above 1"
-            )
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
-        for name in ("left", "right", "select"):
-            if (side := getattr(self, name)) is not None:
-                check_side(side, name)
+        self._check_quantity()
+        for name, side in self.sides.items():
+            check_side(side, name)
         if self.left is not None and self.left == self.right:
             raise ValueError(f"left and right select the same: {self.left}")
         if self.axis is not None:
             self._check_axis()
         return self
+
+    def _check_quantity(self) -> None:
+        """Refuse a test or a number that does not go with the quantity."""
+        if self.facts.kind == "chosen" and (self.bound is not None or (self.margin or 2) <= 1):
+            raise ValueError(
+                f"{self.quantity} is compared in times: at_most and at_least do not apply, and a "
+                "margin is above 1"
+            )
+        if self.quantity == "chosen_epoch" and self.epoch not in ("selected", "best"):
+            raise ValueError(
+                f"epoch = {self.epoch!r}: chosen_epoch needs one that is chosen (legal: selected, "
+                "best)"
+            )
+        if self.test == "ratio" and not self.facts.positive:
+            legal = ", ".join(name for name, quantity in QUANTITIES.items() if quantity.positive)
+            raise ValueError(
+                f"test 'ratio' with {self.quantity}: it may be 0, so that no ratio can be taken "
+                f"(legal quantities: {legal})"
+            )
+        if self.facts.kind == "outcome" and self.test in ("increasing", "decreasing"):
+            raise ValueError(
+                f"test {self.test!r} with {self.quantity}: shares are compared two at a time "
+                "(legal tests: equivalent, better, flat, at_most, at_least)"
+            )
 
     def _check_keys(self) -> None:
         """Refuse a key that the test lacks, and one that means nothing to it."""
@@ -238,7 +279,8 @@ class Claim(Frozen):
             if self.test == "ratio" or self.quantity != "score":
                 raise ValueError("published: goes with tests of a difference of scores only")
             needed[needed.index("right")] = "published"
-        for key in needed:
+        own = self.published is not None and self.test == "equivalent" and self.margin is None
+        for key in (key for key in needed if not (own and key in ("margin", "unit"))):
             if getattr(self, key) is None:
                 legal = f" (legal: {', '.join(self.facts.units)})" if key == "unit" else ""
                 raise ValueError(f"test {self.test!r} needs the key {key!r}{legal}")
@@ -250,12 +292,19 @@ class Claim(Frozen):
                 )
 
     def _check_axis(self) -> None:
-        check_known([str(self.axis)], _fields(), "axis")
         if self.axis in WITHIN:
             raise ValueError(f"axis {self.axis!r}: cells are matched within it")
+        check_known([str(self.axis)], _fields(), "axis")
+        if self.axis not in (legal := _numeric_fields()):
+            raise ValueError(
+                f"axis {self.axis!r}: its values are no numbers (legal: {', '.join(legal)})"
+            )
         values = (self.select or {}).get(str(self.axis))
         if values is not None and (not isinstance(values, list) or len(values) < 2):
             raise ValueError(f"select: {self.axis} = {values!r}: an axis needs two values or more")
+        for value in values or ():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"select: {self.axis} = {value!r}: along an axis, name numbers")
 
     @property
     def facts(self) -> Quantity:
@@ -274,10 +323,21 @@ class Claim(Frozen):
         return {name: side for name, side in named.items() if side is not None}
 
     @property
-    def named_fields(self) -> set[str]:
-        """The fields by which some side selects, and the axis: cells need not agree in these."""
-        fields = {field for side in self.sides.values() for field in side}
-        return fields | ({self.axis} if self.axis else set())
+    def free_fields(self) -> set[str]:
+        """The fields in which cells that are compared need not agree.
+
+        They are the axis, or the fields for which the two sides ask for different values, or for
+        one that is made from the rank.
+        """
+        if self.axis:
+            return {self.axis}
+        left, right = self.left or {}, self.right or {}
+        return {
+            field
+            for field in {*left, *right}
+            if left.get(field, "any") != right.get(field, "any")
+            or any(_is_rule(field, value) for value in alternatives(left[field]))
+        }
 
 
 class Source(Frozen):
@@ -326,6 +386,23 @@ def _fields() -> list[str]:
     return [field for field in legal_fields() if field not in WITHIN]
 
 
+def _is_rule(field: str, value: Any) -> bool:
+    return field == "alpha" and (isinstance(value, dict) or value == "rank")
+
+
+def _numeric_fields() -> list[str]:
+    """Return the fields of a run whose values are numbers."""
+    fields = {**RunSpec.model_fields, **AdapterSpec.model_fields}
+    return [name for name in _fields() if name in fields and _numeric(fields[name].annotation)]
+
+
+def _numeric(annotation: Any) -> bool:
+    """Tell whether a type is a number's, or one of several such."""
+    if isinstance(annotation, int | float):  # an alternative of Literal
+        return not isinstance(annotation, bool)
+    return annotation in (int, float) or any(map(_numeric, get_args(annotation)))
+
+
 def _check_value(field: str, value: Any, where: str) -> None:
     """Refuse a value that no run's field has."""
     if field == "targets":
@@ -335,7 +412,7 @@ def _check_value(field: str, value: Any, where: str) -> None:
     elif field == "method":
         if value not in METHODS:
             raise unknown(where, value, METHODS)
-    elif field == "alpha" and (isinstance(value, dict) or value == "rank"):
+    elif _is_rule(field, value):
         alpha_of(value, 1, where)
     elif field in FLAT_FIELDS and field != "warm_start":
         info = {**RunSpec.model_fields, **AdapterSpec.model_fields}[field]

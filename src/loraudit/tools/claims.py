@@ -97,17 +97,18 @@ def _answer(claim: Claim, cited: str, url: str, rows: list[dict]) -> dict:
 def sections(found: list[dict]) -> list[tuple[str, list[str], list[list[object]]]]:
     """Turn claims into a table for the screen: a line for each verdict, or one that has none."""
     columns = ["claim", "statement", "source", "study", "on", "effect", "holds if", "verdict"]
+    columns.append("remarks")
     lines: list[list[object]] = []
     for claim in found:
         where = f"{claim['cited']}, {claim['where']}{unseen_text(claim['confidence'])}"
         head = [claim["id"], claim["statement"], where]
         for row in claim["verdicts"] or [None]:
             if row is None:
-                lines.append([*head, "", "", "", "", "not tested"])
+                lines.append([*head, "", "", "", "", "not tested", ""])
             else:
                 on = ", ".join(filter(None, (row["task"], row["model"])))
                 shown = (row["effect_text"], row["allowed_text"], row["words"])
-                lines.append([*head, row["study"], on, *shown])
+                lines.append([*head, row["study"], on, *shown, row["remarks"]])
             head = ["", "", ""]
     return [("claims", columns, lines)] if lines else []
 
