@@ -469,7 +469,8 @@ ALIKE = ("task", "model", "method", "rank", "targets", "train_rows", "metric", "
 def _same_cell(ours: Published, theirs: Published) -> bool:
     """Tell whether a number can be compared with another, which has to be certain."""
     same = all(getattr(ours, name) == getattr(theirs, name) for name in ALIKE)
-    return same and not theirs.doubt and theirs.selection in ("unknown", ours.selection)
+    same &= theirs.unit != "other" and not theirs.doubt
+    return same and theirs.selection in ("unknown", ours.selection)
 
 
 def _epoch_beside(number: Published, runs: pd.DataFrame) -> str:
