@@ -92,6 +92,19 @@ def tables(**changes) -> dict[str, pd.DataFrame]:
     return {"runs": runs, **empty, **changes}
 
 
+def test_the_sources_of_a_page_are_read_from_the_files_that_are_cited_only(tmp_path, monkeypatch):
+    """All files of published numbers were read for each page, and a broken one stopped it."""
+    broken = tmp_path / "config/reference/other.yaml"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("[")
+    monkeypatch.chdir(tmp_path)
+    cited = page.sources(("hu2022.table2", "poster2025.seeds"))
+    assert {entry["key"]: entry["year"] for entry in cited} == {
+        "hu2022.table2": 2022,
+        "poster2025.seeds": 2025,
+    }
+
+
 def test_facts_come_from_the_numbers():
     said = facts(small_study(), tables())
     assert said["runs"] == "All 4 runs of the study are here, 2 minutes of run time in all."

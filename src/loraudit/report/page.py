@@ -16,7 +16,7 @@ from loraudit.analysis.section7_runs import lora_runs
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.files import read_json, write_text
 from loraudit.base.named_code import resolve
-from loraudit.base.shipped import ROOT
+from loraudit.base.shipped import ROOT, own_or_shipped
 from loraudit.report.claim_tables import effect_picture
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe
@@ -24,7 +24,7 @@ from loraudit.report.page_facts import data_facts, facts, machine_facts
 from loraudit.report.page_tables import processors
 from loraudit.report.table_registry import TABLES, study_tables
 from loraudit.report.tables import readable
-from loraudit.studies.reference import load_all, select
+from loraudit.studies.reference import FOLDER, load_reference, select
 from loraudit.studies.study import Study
 
 CAPTIONS = ROOT / "workflow" / "report"
@@ -147,7 +147,9 @@ def _readable_tables(tables: dict[str, pd.DataFrame], evidence: dict) -> dict[st
 
 def sources(keys: tuple[str, ...]) -> list[dict]:
     """Return a citation per published table: title, authors, place, how it was read, notes."""
-    files = {name: reference for name, (reference, _) in load_all().items()}
+    names = {key.partition(".")[0] for key in keys}
+    paths = {name: own_or_shipped(FOLDER / f"{name}.yaml") for name in names}
+    files = {name: load_reference(path)[0] for name, path in paths.items()}
     citations: dict[tuple, dict] = {}
     for number in select(keys):
         cited = files[number.reference]
