@@ -143,7 +143,10 @@ def test_what_is_not_plain_lora_needs_a_name(tmp_path, change):
         caught.value
     )
     assert "say --set method=NAME" in str(caught.value)
-    assert judged_as(tmp_path, config, method="lora").method == "lora"
+    number = judged_as(tmp_path, config, method="lora")
+    assert number.method == "lora"
+    start = change.get("init_lora_weights", "kaiming")
+    assert number.settings.get("init") == (start or None)
 
 
 def test_a_variant_that_the_published_table_has_is_judged_as_it(tmp_path):

@@ -195,11 +195,11 @@ def _adapter(config: dict) -> dict[str, Any]:
     AdaLoRA's rank is the one that it ends with on average; it makes no use of `r`.
     """
     kind, init = _kind(config), config.get("init_lora_weights")
-    plain = kind == "lora" and _is_plain(init)
+    start = INITS.get(init, init) if isinstance(init, str) or init is True else None
     return {
         **{"rank": config.get("target_r" if kind == "adalora" else "r")},
         **{"alpha": config.get("lora_alpha"), "lora_dropout": config.get("lora_dropout")},
-        **{"targets": config.get("target_modules"), "init": INITS[init] if plain else None},
+        **{"targets": config.get("target_modules"), "init": start if kind == "lora" else None},
         "model": config.get("base_model_name_or_path"),
     }
 
