@@ -238,6 +238,16 @@ def test_a_part_of_a_result_that_is_no_object_is_named(tmp_path, key):
         read_log(write(tmp_path / "a.json", content), 0, {}, LEGAL)
 
 
+def test_metrics_and_steps_of_another_type_are_told(tmp_path):
+    """Each was a traceback."""
+    train = {"status": "success", "metrics": True}
+    with pytest.raises(UserError, match=r"no evaluation has a metric .* \(it has: none"):
+        read_log(write(tmp_path / "a.json", result(train_info=train)), 0, {}, LEGAL)
+    state = {"log_history": [{"step": [1], "eval_accuracy": 0.5}]}
+    with pytest.raises(UserError, match=r"epoch: expected a number, got \[1\]"):
+        read_log(write(tmp_path / "b.json", state), 0, GIVEN, LEGAL)
+
+
 def test_what_is_wrong_with_a_log_is_named(tmp_path):
     def error(path, given=GIVEN):
         with pytest.raises(UserError) as caught:

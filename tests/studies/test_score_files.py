@@ -1,5 +1,6 @@
 """Scores of others as CSV: read as they stand, and one clear answer to each thing that is wrong."""
 
+import datetime
 import math
 
 import pytest
@@ -104,6 +105,14 @@ def test_a_setting_that_is_no_finite_number_is_named(tmp_path, name, value):
     assert said in error(tmp_path, f"{row()},{value}", head=f"{HEAD},{name}")
     with pytest.raises(UserError, match="alpha: expected a finite number, got nan"):
         read(tmp_path, row(), given={"alpha": math.nan})
+
+
+@pytest.mark.parametrize("value", [datetime.date(2020, 1, 2), [1], {"a": 1}])
+def test_a_setting_that_is_no_number_and_no_word_is_named(tmp_path, value):
+    """What --set reads as YAML may be anything; a day was a traceback."""
+    with pytest.raises(UserError, match="epochs: expected a number or a word, got ") as caught:
+        read(tmp_path, row(), given={"epochs": value})
+    assert str(caught.value).endswith(str(value))
 
 
 def test_scores_have_the_name_of_their_file_or_folder():

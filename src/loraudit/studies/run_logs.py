@@ -172,13 +172,13 @@ def _of_trainer(path: Path, state: dict) -> Told:
     A second evaluation at one step, which `load_best_model_at_end` is followed by, is of the best
     step's weights, and so is left out.
     """
-    by_step: dict[object, list[dict]] = {}
+    by_step: dict[str, list[dict]] = {}
     for log in filter(lambda log: isinstance(log, dict), state["log_history"]):
         values = {name[5:]: log[name] for name in log if name.startswith("eval_")}
-        step = log.get("step")
+        step = repr(log.get("step"))
         if values and step not in by_step:
             by_step[step] = [
-                {"metric": name, "score": value, "epoch": log.get("epoch", step)}
+                {"metric": name, "score": value, "epoch": log.get("epoch", log.get("step"))}
                 for name, value in values.items()
             ]
     epochs = state.get("num_train_epochs")
@@ -256,7 +256,8 @@ def _of_peft(path: Path, result: dict) -> Told:
         **_optimiser(_object(config.get("optimizer_kwargs"), f"{path}: optimizer_kwargs")),
     }
     splits = {"valid": "validation", "test": "test"}
-    evaluations = list(_peft_evaluations(train.get("metrics") or [], splits))
+    metrics = train.get("metrics")
+    evaluations = list(_peft_evaluations(metrics if isinstance(metrics, list) else [], splits))
     return Told(fields, evaluations, adapter, f"{path}: peft_config")
 
 

@@ -257,6 +257,8 @@ def _setting(name: str, value: Any, where: str) -> Any:
         return None
     if isinstance(value, str) and name == "warm_start":
         return {"task": value.lower(), "tensors": "adapter"}
+    if value is not None and not isinstance(value, str | int | float):
+        raise UserError(f"{where}: expected a number or a word, got {value}")
     if not isinstance(value, str | float):
         return value
     try:
