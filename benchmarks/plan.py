@@ -52,9 +52,9 @@ AXES = {
 }
 NAME, EPOCHS, ROWS, CHECKS = "synthetic", 3, 500, 100
 RESULTS, FIGURES = Path("results", NAME), Path("figures", NAME)
-STAGES = ("study", "collect", "tables", "subspace", "figures", "report")
+STAGES = ("study", "collect", "tables", "subspace", "claims", "figures", "report")
 """The programs that follow the runs, in order."""
-RULES = ("study", "collect", "tables", "subspace", "figures", "report", "published")
+RULES = (*STAGES, "published")
 """The rules that call them; published numbers are the same whatever the study."""
 METER = """
 import json, resource, subprocess, sys, time

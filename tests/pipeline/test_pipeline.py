@@ -62,7 +62,7 @@ UPDATES = ["amplification", "intruders", "spectra", "stable_rank"]
 UPDATES += ["subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
 DRAWN = "draw the figures"
-COLLECTED = ["aggregate over seeds", "collect the runs", "write the report"]
+COLLECTED = ["aggregate over seeds", "collect the runs", "test the claims", "write the report"]
 ANALYSIS = [*COLLECTED, DRAWN, "measure the updates"]
 TABLES = ["summary", "verdicts", "switches", "pairs", "aggregates", "cost"]
 

@@ -41,7 +41,7 @@ said by its job."""
 TARGETS = ("all", "default")
 """Rules that only name what is to be made."""
 
-SILENT = (LogEvent.SHELLCMD, LogEvent.JOB_STARTED, LogEvent.RESOURCES_INFO,
+SILENT = (LogEvent.SHELLCMD, LogEvent.JOB_STARTED, 
           LogEvent.WORKFLOW_STARTED, LogEvent.RULEGRAPH, LogEvent.DEBUG_DAG)  # fmt: skip
 
 
