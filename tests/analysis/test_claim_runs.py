@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from loraudit.analysis.claim_runs import can_be_tested, lacking, planned_evidence
+from loraudit.analysis.claim_runs import can_be_tested, lacking, planned_evidence, too_coarse
 from loraudit.studies.claims import select_claims
 from loraudit.studies.expand import load_study
-from loraudit.tools.plan import Estimate, _claim_section, _priced
+from loraudit.tools.plan import Estimate, _claim_section, _coarse_claims, _priced
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
 
@@ -48,6 +48,33 @@ def test_rates_that_no_study_chooses_are_no_ground_for_a_claim(grid):
     assert "set by hand" in found.why and found.runs == ()
     tuned = load_study("config/studies/quickstart-tuning.yaml")
     assert lacking(asking(tuned, "schulman2025.rate-ratio-ten")) == []
+
+
+@pytest.mark.parametrize("factor, coarse", [(2.0, True), (1.4, False)])
+def test_a_grid_that_is_too_coarse_to_support_a_claim_is_told(tmp_path, factor, coarse):
+    rates = [1e-4 * factor**step for step in range(3)]
+    path = tmp_path / "coarse.yaml"
+    path.write_text(
+        f"""question: Which rate?
+claims: [schulman2025.rate-ratio-ten, schulman2025.rate-independent-of-rank]
+defaults: {{task: snippets, model: minilm, selection_rows: 100, train_rows: 300}}
+tune: {{axes: {{learning_rate: {rates}}}, seeds: [100]}}
+grid:
+  - {{method: lora, rank: [1, 8], targets: q+v}}
+  - {{method: full}}
+"""
+    )
+    found = too_coarse(load_study(path))
+    limit = pytest.approx(2**0.5)
+    both = ("schulman2025.rate-ratio-ten", "schulman2025.rate-independent-of-rank")
+    assert found == (dict.fromkeys(both, limit) if coarse else {})
+    said = _coarse_claims(found)
+    assert len(said) == len(found) and all("within a factor of 1.41" in line for line in said)
+
+
+def test_what_this_version_does_not_measure_is_no_ground_for_a_claim(grid):
+    (found,) = lacking(asking(grid, "pandey2026.lora-forgets-little"))
+    assert found.runs == () and found.why.endswith("not measured by this version")
 
 
 @pytest.mark.parametrize("seconds, shown", [(60.0, "3 min"), (None, "unknown")])

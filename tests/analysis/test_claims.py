@@ -468,6 +468,9 @@ def test_a_scope_that_is_not_known_is_not_another_model():
     row = claim_verdicts(made, [claim(**BETTER, scope=open_scope)]).iloc[0]
     assert row.why == "it is not known which models the claim is of"
     assert verdict_text(row.to_dict()).endswith(", scope not known")
+    other = {"models": None, "tasks": ["u"]}
+    row = claim_verdicts(made, [claim(**BETTER, scope=other)]).iloc[0]
+    assert row.scale == "in small" and row.why.startswith("another task (t; the claim is of u); it")
 
 
 @pytest.mark.parametrize("factor, coarse", [(2, True), (1.4, False)])

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -222,3 +223,25 @@ def test_claims_are_read_without_what_is_slow_to_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"
+
+
+def test_the_page_on_adding_claims_lists_every_quantity():
+    text = Path("docs/adding_claims.md").read_text()
+    assert [name for name in QUANTITIES if f"`{name}`" not in text] == []
+
+
+def test_shipped_scopes_name_what_is_known_or_nothing():
+    """Names such as "models of the paper" would make every study one of another model."""
+    claims = [claim for _, found in load_all_claims().values() for claim in found]
+    named = [name for claim in claims for name in (claim.scope.models or ())]
+    named += [name for claim in claims for name in (claim.scope.tasks or ())]
+    assert [name for name in named if "of the paper" in name] == []
+
+
+def test_what_no_source_claims_is_in_a_file_that_says_so():
+    source, claims = load_claims(FOLDER / "hypotheses.yaml")
+    assert "claimed by no source" in source.title
+    assert {claim.confidence for claim in claims} == {"inferred"}
+    files = load_all_claims()
+    others = [one for name in files if name != "hypotheses" for one in files[name][1]]
+    assert [claim.id for claim in others if "claims it" in claim.note] == []

@@ -1,11 +1,12 @@
 """The runs that a study would need to test a claim that its own runs can't show."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loraudit.analysis.claim_tests import parts_of
+from loraudit.analysis.claim_tests import Part, parts_of, regions
 from loraudit.analysis.claims import missing
 from loraudit.analysis.evidence import Cell, Evidence, of_study, selects
 from loraudit.analysis.matching import planned_runs
@@ -16,7 +17,7 @@ from loraudit.studies.expand import make_spec
 from loraudit.studies.grid import NAMED
 from loraudit.studies.names import run_id
 from loraudit.studies.reference import load_models
-from loraudit.studies.spec import CHOICES, AdapterSpec
+from loraudit.studies.spec import CHOICES, AdapterSpec, RunSpec
 from loraudit.studies.study import Run, Study
 
 DEFAULTS = Path("config/defaults.yaml")
@@ -59,12 +60,47 @@ def can_be_tested(claim: Claim, planned: Evidence) -> bool:
     """
     if not claim.facts.measured:
         return False
+    return bool(_planned_parts(claim, planned))
+
+
+def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
+    """Return what a claim compares of planned cells, as if it spoke of scores."""
     if claim.facts.kind == "chosen":
         name = claim.quantity
         tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
         planned = Evidence(planned.name, tuple(tuned))
     plain = _of_scores(claim)
-    return any(parts_of(plain, planned, subject) for subject in planned.subjects())
+    return [part for subject in planned.subjects() for part in parts_of(plain, planned, subject)]
+
+
+def too_coarse(study: Study) -> dict[str, float]:
+    """Return the study's claims that can't be supported, since tried values lie too far apart.
+
+    A chosen value is known only to within its neighbours. With each claim comes the factor within
+    which neighbouring values would have to lie; a claim of which only one end is bounded, and one
+    that can't be tested, is left out.
+    """
+    planned = planned_evidence(study)
+    specs = {run.id: run.spec for run in study.runs}
+    found = {}
+    for claim in select_claims(study.claims):
+        region = regions(claim)
+        if claim.facts.kind != "chosen" or not region.bounded:
+            continue
+        half = (region.high - region.low) / 2
+        for part in _planned_parts(claim, planned):
+            mine = (specs[cell.runs.run.iloc[0]] for cell in part.cells)
+            if sum(_least_step(spec, claim.quantity) for spec in mine) > half:
+                found[claim.id] = math.exp(half / len(part.cells))
+    return found
+
+
+def _least_step(spec: RunSpec, name: str) -> float:
+    """Return the least distance, as a logarithm, at which a value has neighbours to both sides."""
+    candidates = spec.tuned.candidates if spec.tuned else ()
+    tried = sorted({float(one.values[name]) for one in candidates if name in one.values})
+    gaps = [math.log(above / below) for below, above in itertools.pairwise(tried)]
+    return min(map(max, itertools.pairwise(gaps)), default=math.inf)
 
 
 def _of_scores(claim: Claim) -> Claim:

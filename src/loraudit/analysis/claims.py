@@ -112,7 +112,7 @@ def _facts(claim: Claim) -> dict:
 def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outcome) -> dict:
     """Return what a claim's parts show in one task and model, before it is decided."""
     cells = list({id(c): c for part in found.parts for c in part.cells}.values())
-    unknown = not (claim.scope.models and claim.scope.tasks)
+    unknown = scope_not_known(claim)
     why = out_of_scope(claim, evidence, subject, cells)
     alike = found.alike
     at_scale = ANOTHER_PROTOCOL if alike and alike.word == "another" else AT_SCALE
@@ -134,8 +134,8 @@ def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outc
         "tested": any(part.tested for part in found.parts),
         "supports": found.supports,
         "contradicts": found.contradicts,
-        "scale": SCOPE_NOT_KNOWN if unknown else IN_SMALL if why else at_scale,
-        "why": "; ".join(why),
+        "scale": IN_SMALL if why else SCOPE_NOT_KNOWN if unknown else at_scale,
+        "why": "; ".join([*why, *unknown]),
         "protocol": alike.word if alike else "",
         "protocol_why": alike.sentence if alike else "",
         "sick": ", ".join(_sick(found.parts)),
@@ -189,9 +189,6 @@ def out_of_scope(
     """Say why a task and model are not the setting that a claim was made for; empty if they are."""
     (task, model), scope = subject, claim.scope
     found = []
-    for what, names in (("models", scope.models), ("tasks", scope.tasks)):
-        if names is None:
-            found.append(f"it is not known which {what} the claim is of")
     if scope.models and model not in scope.models:
         found.append(f"another model ({model}; the claim is of {_some(scope.models)})")
     if scope.tasks and task not in scope.tasks:
@@ -205,6 +202,16 @@ def out_of_scope(
     elif rows != {scope.train_rows}:
         found.append(f"another number of training rows than {scope.train_rows:,}")
     return found
+
+
+def scope_not_known(claim: Claim) -> list[str]:
+    """Say what of a claim's scope is not known."""
+    known = {"models": claim.scope.models, "tasks": claim.scope.tasks}
+    return [
+        f"it is not known which {what} the claim is of"
+        for what, names in known.items()
+        if names is None
+    ]
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

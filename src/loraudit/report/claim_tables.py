@@ -162,7 +162,7 @@ def remarks(row: dict) -> list[str]:
     if row["coarse"] == row["coarse"]:
         said.append(
             "the values that were tried lie too far apart to support it: neighbours would have to "
-            f"lie within a factor of {row['coarse']:.3g}"
+            f"lie within a factor of {math.floor(100 * row['coarse']) / 100:g}"
         )
     if undefined := _text(row["undefined"]):
         said.append(f"undefined: {undefined}")

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -26,7 +26,7 @@ import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.cells import cell_name
-from loraudit.analysis.claim_runs import Lacking, lacking
+from loraudit.analysis.claim_runs import Lacking, lacking, too_coarse
 from loraudit.analysis.collect import complete, tidy
 from loraudit.analysis.overlap import overlap_sentences, overlaps
 from loraudit.analysis.pair_power import pair_power, spread_of
@@ -156,7 +156,11 @@ def plan(
     checked = Config(**config)
     machine = _machine(study, checked, cores, gpu, gpus)
     jobs = dry_run(given)
-    shown = {"power": planned_power(study, spread), "pairs": planned_pairs(study, spread)}
+    shown = {
+        "power": planned_power(study, spread),
+        "pairs": planned_pairs(study, spread),
+        "coarse": too_coarse(study),
+    }
     wanting = lacking(study)
     if gpu:
         unmeasured, speeds = Calibration({}, {}, None, []), read_speeds(gpu)
@@ -821,4 +825,14 @@ def sentences(answer: dict) -> list[str]:
             f"what the seeds can show of {unknown} pairs of methods depends on the spread over "
             "seeds: give one (--spread, in points), or ask again when two seeds are finished"
         )
+    lines += _coarse_claims(answer["coarse"])
     return lines + [f"note: {note}" for note in answer["notes"]]
+
+
+def _coarse_claims(factors: Mapping[str, float]) -> list[str]:
+    """Say which claims the grids of `tune` are too coarse to support."""
+    return [
+        f"{claim}: the values to be tried lie too far apart to support it; neighbours would have "
+        f"to lie within a factor of {math.floor(100 * factor) / 100:g}"
+        for claim, factor in factors.items()
+    ]
