@@ -89,8 +89,9 @@ Each claim is an entry of a file of config/claims
 (such as [hu2022.yaml](../config/claims/hu2022.yaml)):
 what a paper or page says, in our words, and the test of it.
 [How a claim is added, and what the words mean](adding_claims.md). "In small" is another model, task
-or a subset than the claim was made for: it says nothing of the claim's own setting. A source marked
-as not seen could not be read itself.
+or a subset than the claim was made for: it says nothing of the claim's own setting. "Another
+protocol" is beside a printed score that was made otherwise, "scope not known" where the source's
+models or tasks were not seen. A source marked as not seen could not be read itself.
 """
 
 

@@ -329,7 +329,7 @@ def claims(
 
     A verdict is of one study, task and model, or of a source's published results by seed. "At
     scale" is the setting that the claim was made for; "in small" is another model, task or a
-    subset. docs/claims.md has the same with all remarks, for the committed results.
+    subset. docs/claims.md has the same, for the committed results.
 
     Examples:
 
