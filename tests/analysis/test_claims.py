@@ -444,6 +444,8 @@ def test_each_block_of_an_open_axis_has_its_own_values():
     assert len(found) == 7 and found[-1] == "lora r8 q minus lora r1 q"
     named = {**FLAT, "select": {"method": "lora", "rank": [1, 2, 8]}}
     assert len(parts(grid(*cells), **named)) == 3  # q has no rank 2
+    trend = {**FLAT, "test": "increasing"}
+    assert parts(grid(("q+v", 8), ("q", 8)), **trend) == []  # one value is no axis
 
 
 def test_a_verdict_says_which_epoch_it_is_of_and_what_is_known_beforehand():

@@ -405,7 +405,7 @@ def _blocks(claim: Claim, cells: Sequence[Cell]) -> list[list[Cell]]:
             group = [cell]
             for level in levels[place + 1 :]:
                 group += nearest(cell, by_level.get(level, ()), claim.free_fields)[:1]
-            if len(group) == len(levels) or (len(group) > 1 and not asked):
+            if len(group) > 1 and (not asked or len(group) == len(levels)):
                 groups.append(group)
                 grouped |= {id(one) for one in group}
     return groups
