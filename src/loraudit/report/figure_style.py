@@ -26,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = (
     *("-", "--", (0, (6, 1)), (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)), ":"),
-    *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1))),
+    *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (10, 1, 1, 1)), (0, (2, 3))),
 )
 """Lines of the methods, in the order of the methods table."""
 EPOCHS: dict[str, str] = {choice: f"{choice} epoch" for choice in CHOICES}
@@ -76,7 +76,7 @@ def look(number: int) -> dict:
 
 
 def line_of(method: str) -> str | tuple:
-    """Return the line by which figures draw a method; ten are all different."""
+    """Return the line by which figures draw a method; twelve are all different."""
     return LINES[list(METHODS).index(method) % len(LINES)]
 
 
