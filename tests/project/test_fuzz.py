@@ -25,7 +25,7 @@ from tiny import TRAIN, make_spec, tiny_model
 pytestmark = pytest.mark.slow
 
 fuzzed = settings(
-    max_examples=2000,
+    max_examples=1000,
     deadline=None,
     derandomize=True,
     database=None,

@@ -124,7 +124,7 @@ def test_bits_are_in_order_and_means_at_their_place():
 
 
 def test_methods_that_the_figures_have_not_heard_of_are_drawn(monkeypatch):
-    """A new entry of methods.yaml is all that a method needs; each of twelve has a line of its own."""
+    """A new entry of methods.yaml is all that a method needs; twelve have lines of their own."""
     for method, trains in (("norms", "weights"), ("mine", "adapter")):
         entry = MethodEntry(name=method, label=method.upper(), code="a:B", trains=trains)
         monkeypatch.setitem(METHODS, method, entry)
