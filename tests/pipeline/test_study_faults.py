@@ -104,7 +104,7 @@ def started(project, *runs: Run, cores: int = 2):
 def trainer(process: subprocess.Popen, run: Run) -> psutil.Process:
     """Return the Python process that trains a run below a Snakemake: a copy of its server."""
     for child in psutil.Process(process.pid).children(recursive=True):
-        copy = child.cmdline()[1:2] == [str(run.project / "src/loraudit/base/forks.py")]
+        copy = child.cmdline()[1:3] == ["-P", str(run.project / "src/loraudit/base/forks.py")]
         logs = [file.path for file in child.open_files()] if copy else []
         if str(run.log) in logs and not child.children():  # its parent waits for it
             return child
