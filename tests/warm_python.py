@@ -29,6 +29,9 @@ from pathlib import Path
 
 import numpy
 
+FORKS = runpy.run_path(Path(__file__).parents[1] / "src/loraudit/base/forks.py")
+"""What Snakemake starts copies of a process with; read as a file, so as not to import loraudit."""
+
 LIBRARIES = (
     "accelerate.commands.launch",
     "datasets",
@@ -97,7 +100,7 @@ def serve(listener: socket.socket, folder: str) -> None:
         importlib.import_module(library)
     assert "loraudit" not in sys.modules
     gc.freeze()  # a collection would copy all that is shared
-    signal.signal(signal.SIGCHLD, reap)
+    signal.signal(signal.SIGCHLD, FORKS["reap"])
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         asking, _ = listener.accept()
         if os.fork() == 0:
@@ -105,13 +108,6 @@ def serve(listener: socket.socket, folder: str) -> None:
             keep(asking)
         asking.close()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def reap(*_) -> None:
-    """Take leave of keepers that have ended, which also counts their time as the server's."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def keep(asking: socket.socket) -> None:
@@ -143,20 +139,7 @@ def become(asked: dict, files: list[int]) -> None:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:1] = [str(Path(sys.argv[0]).resolve().parent), *filter(None, given)]
     numpy.random.seed()  # as in each new process; torch's and Python's own need no such call
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        status = 0
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if isinstance(error.code, str):
-            print(error.code, file=sys.stderr)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # to clear up all that was imported would take seconds
+    FORKS["run_to_end"](sys.argv[0])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from loraudit.studies.entries import (
     Rows,
     layer_pattern,
     place_of,
+    range_sizes,
 )
 
 
@@ -229,7 +230,7 @@ def matrix_sizes(model: nn.Module, target: Target) -> tuple[int, int]:
     """Return (d_in, d_out) of a target; of a part, d_out is the number of its own outputs."""
     d_in, d_out = linear_sizes(model, target.layer) or (0, 0)
     if target.rows is not None:
-        d_out = sum(stop - start for start, stop in target.rows)
+        d_out = sum(range_sizes(target.rows))
     return d_in, d_out
 
 

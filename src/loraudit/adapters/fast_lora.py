@@ -50,6 +50,17 @@ class LowRankLinear(torch.autograd.Function):
         return dx, None, None, d @ x.reshape(-1, x.shape[-1]), (low @ dh).mul_(ctx.scaling).T, None
 
 
+def one_dtype(x: Tensor, weight: Tensor, *trained: Tensor) -> bool:
+    """Tell whether all products of a layer are in the dtype of its frozen weight.
+
+    Under autocast x and the trained matrices are cast to autocast's dtype, whatever they are.
+    """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        return weight.dtype == torch.get_autocast_dtype(kind)
+    return {x.dtype, *(matrix.dtype for matrix in trained)} == {weight.dtype}
+
+
 class FastLoRALinear(LoRALinear):
     """`LoRALinear` as one node wherever that computes the same, and else as it is."""
 
@@ -65,7 +76,4 @@ class FastLoRALinear(LoRALinear):
         """Tell whether one node computes what `LoRALinear` does, up to rounding."""
         if self.merged or self.rank == 0 or (self.training and self.dropout.p > 0):
             return False
-        dtype, kind = self.base.weight.dtype, x.device.type
-        if torch.is_autocast_enabled(kind):
-            return dtype == torch.get_autocast_dtype(kind)
-        return x.dtype == dtype == self.lora_A.dtype
+        return one_dtype(x, self.base.weight, self.lora_A)

@@ -20,10 +20,11 @@ from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters.base_layers import is_packed
+from loraudit.adapters.fast_lora import one_dtype
 from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.parts import Layout, SavedPart
 from loraudit.base.errors import UserError
-from loraudit.studies.entries import Rows
+from loraudit.studies.entries import Rows, range_sizes
 
 
 class Outputs:
@@ -44,7 +45,7 @@ class Outputs:
     @property
     def sizes(self) -> list[int]:
         """The number of outputs of each range."""
-        return [stop - start for start, stop in self.rows]
+        return range_sizes(self.rows)
 
     def requires_grad_(self, flag: bool) -> "Outputs":
         """Freeze the layer, or let it train."""
@@ -185,7 +186,7 @@ class FusedLowRank(torch.autograd.Function):
         h = nn.functional.linear(x, weight, bias)
         flat, ranks = h.view(-1, h.shape[-1]), [b.shape[1] for b in columns]
         for (rows, scaling), b, own in zip(layout, columns, low.split(ranks), strict=True):
-            for (start, stop), piece in zip(rows, b.split(_sizes(rows)), strict=True):
+            for (start, stop), piece in zip(rows, b.split(range_sizes(rows)), strict=True):
                 flat[:, start:stop].addmm_(own.T, piece.T, alpha=scaling)
         ctx.save_for_backward(x, low, weight, stacked, *columns)
         ctx.layout = layout
@@ -203,7 +204,7 @@ class FusedLowRank(torch.autograd.Function):
             ctx.layout, columns, low.split(ranks), into, strict=True
         ):
             pieces = []
-            for (start, stop), piece in zip(rows, b.split(_sizes(rows)), strict=True):
+            for (start, stop), piece in zip(rows, b.split(range_sizes(rows)), strict=True):
                 total.addmm_(piece.T, dh[:, start:stop].T, alpha=scaling)
                 pieces.append((own @ dh[:, start:stop]).mul_(scaling).T)
             gradients.append(torch.cat(pieces))
@@ -213,10 +214,6 @@ class FusedLowRank(torch.autograd.Function):
         of_a = (d @ x.reshape(-1, x.shape[-1])).split(ranks)
         pairs = [g for pair in zip(of_a, gradients, strict=True) for g in pair]
         return dx, None, None, None, *pairs
-
-
-def _sizes(rows: Rows) -> list[int]:
-    return [stop - start for start, stop in rows]
 
 
 class FastFusedLoRA(FusedLoRA):
@@ -236,7 +233,4 @@ class FastFusedLoRA(FusedLoRA):
         """Tell whether one node computes what `FusedLoRA` does, up to rounding."""
         if is_packed(self.base) or (self.training and self.dropout.p > 0):
             return False
-        dtype, kind = self.base.weight.dtype, x.device.type
-        if torch.is_autocast_enabled(kind):
-            return dtype == torch.get_autocast_dtype(kind)
-        return x.dtype == dtype and all(p.lora_A.dtype == dtype for p in self.acting())
+        return one_dtype(x, self.base.weight, *(part.lora_A for part in self.acting()))

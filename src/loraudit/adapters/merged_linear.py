@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from loraudit.adapters.base_layers import Target, linear_sizes, targets_of
 from loraudit.adapters.parts import Layout, SavedPart
 from loraudit.base.errors import Misuse, UserError
-from loraudit.studies.entries import Matrix, ModelEntry
+from loraudit.studies.entries import Matrix, ModelEntry, range_sizes
 
 Tensors = dict[str, Tensor]
 
@@ -113,4 +113,4 @@ def _enabled(
 
 
 def _height(target: Target) -> int:
-    return sum(stop - start for start, stop in target.rows or ())
+    return sum(range_sizes(target.rows or ()))

@@ -33,9 +33,7 @@ def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
     if start is None:
         raise ValueError("the run's spec has no warm_start")
     own = {own_name(name): parameter for name, parameter in model.named_parameters()}
-    _, state = read_folder(folder)
-    if layouts_of(model):
-        state = read_parts(folder)[1]
+    state = (read_parts if layouts_of(model) else read_folder)(folder)[1]
     copied = []
     for name, tensor in state.items():
         if in_head(name, spec.model.head) and (

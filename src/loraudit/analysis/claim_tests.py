@@ -4,7 +4,7 @@ parts that a claim has to hold for.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -148,23 +148,26 @@ class Part:
 
     def p_inside(self) -> float:
         """Return the p of "the effect is outside"; 0 or 1 without a test, NaN if not known."""
-        if self.counts:
-            return self.region.p_shares_inside(self.counts)
-        if self.spread:
-            return self.region.p_inside(self.effect)
-        if self.low != self.low:
-            return math.nan
-        return float(max(map(self.region.beyond, (self.low, self.high))) > 0)
+        known = max(map(self.region.beyond, (self.low, self.high))) > 0
+        return self._p(self.region.p_shares_inside, self.region.p_inside, known)
 
     def p_outside(self) -> float:
         """Return the p of "the effect is inside"; 0 or 1 without a test, NaN if not known."""
+        known = self.low <= self.region.high and self.high >= self.region.low
+        return self._p(self.region.p_shares_outside, self.region.p_outside, known)
+
+    def _p(
+        self,
+        of_counts: Callable[[Sequence[shares.Count]], float],
+        of_effect: Callable[[Difference], float],
+        known: bool,
+    ) -> float:
+        """Return the p of the test that the part has; `known` tells it where there is none."""
         if self.counts:
-            return self.region.p_shares_outside(self.counts)
+            return of_counts(self.counts)
         if self.spread:
-            return self.region.p_outside(self.effect)
-        if self.low != self.low:
-            return math.nan
-        return float(self.low <= self.region.high and self.high >= self.region.low)
+            return of_effect(self.effect)
+        return math.nan if self.low != self.low else float(known)
 
 
 class Values:

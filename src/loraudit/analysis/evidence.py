@@ -14,6 +14,7 @@ import pandas as pd
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, chosen_spec, label_text
 from loraudit.analysis.pooling import Spread
+from loraudit.analysis.verdicts import SCALE
 from loraudit.studies.accounts import accounts, of_run
 from loraudit.studies.alpha import alpha_of
 from loraudit.studies.claims import Side, alternatives
@@ -22,8 +23,6 @@ from loraudit.studies.names import targets_name
 from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.spec import AdapterSpec, RunSpec
 from loraudit.studies.study import Study
-
-SCALE = {"percent": 100.0, "fraction": 1.0}
 
 OWN_SETTINGS = tuple(name for name, method in METHODS.items() if method.settings)
 """Fields with the settings of one method alone."""
@@ -168,7 +167,7 @@ def of_published(
         if (number.seeds or number.statistic == "single run")
         and not number.doubt
         and number.selection in ("best epoch", "last epoch")
-        and number.unit in SCALE
+        and number.unit != "other"
         and number.task
         and number.model
     ]

@@ -73,12 +73,12 @@ def bytes_saved(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
 
 def stable_rank(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return the median over layers of the update's stable rank, ||dW||_F^2 / sigma_1^2."""
-    return _median_over_layers(cell, evidence, "stable_rank")
+    return _over_matrices(cell, evidence, "amplification", "stable_rank", "median")
 
 
 def amplification(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return the median over layers of ||dW||_F / ||U^T W V^T||_F (Hu et al. 2022, Table 7)."""
-    return _median_over_layers(cell, evidence, "amplification")
+    return _over_matrices(cell, evidence, "amplification", "amplification", "median")
 
 
 def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
@@ -109,11 +109,7 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
 
 def intruder_dimensions(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return the mean number of intruder dimensions of a run's matrices (arXiv 2410.21228)."""
-    table = evidence.tables.get("intruders", pd.DataFrame())
-    if table.empty or "run" not in cell.runs:
-        return EMPTY
-    rows = table[table.run.isin(cell.runs.run)].groupby("run").intruders.mean()
-    return pd.Series(rows.to_numpy(), cell.runs.set_index("run").seed.reindex(rows.index))
+    return _over_matrices(cell, evidence, "intruders", "intruders", "mean")
 
 
 def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
@@ -136,10 +132,11 @@ def _chosen(cell: Cell, name: str) -> pd.Series:
     return _column(cell, name) if tuned.str.split(", ").map(lambda t: name in t).all() else EMPTY
 
 
-def _median_over_layers(cell: Cell, evidence: Evidence, name: str) -> pd.Series:
-    table = evidence.tables.get("amplification", pd.DataFrame())
+def _over_matrices(cell: Cell, evidence: Evidence, name: str, column: str, how: str) -> pd.Series:
+    """Return the mean or median of a column of a table with a row for each matrix of a run."""
+    table = evidence.tables.get(name, pd.DataFrame())
     if table.empty or "run" not in cell.runs:
         return EMPTY
-    rows = table[table.run.isin(cell.runs.run)].groupby("run")[name].median()
+    rows = table[table.run.isin(cell.runs.run)].groupby("run")[column].agg(how)
     found = cell.runs.set_index("run").seed.reindex(rows.index)
     return pd.Series(rows.to_numpy(), found.to_numpy())

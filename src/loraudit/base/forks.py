@@ -34,6 +34,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 ADDRESS = "LORAUDIT_COPIES"
 """The variable with the server's address and, after a colon, its environment's digest."""
@@ -155,7 +156,7 @@ def _pass_on(server: socket.socket, number: int, _) -> None:
 
 def serve(listener: socket.socket) -> None:
     """Make copies, until standard input is closed."""
-    signal.signal(signal.SIGCHLD, _reap)
+    signal.signal(signal.SIGCHLD, reap)
     # Python 3.12 and later warn where a process with threads is copied. Those here are of libraries
     # that wait for work and hold no lock.
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
@@ -191,12 +192,12 @@ def _import(libraries: list[str]) -> None:
     for library in libraries:
         with contextlib.suppress(Exception):
             importlib.import_module(library)
-    signal.signal(signal.SIGCHLD, _reap)
-    _reap()
+    signal.signal(signal.SIGCHLD, reap)
+    reap()
     gc.freeze()  # a collection in a copy would write to, and so copy, all that is shared
 
 
-def _reap(*_) -> None:
+def reap(*_) -> None:
     """Take leave of keepers that have ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -234,7 +235,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG of linux/prctl.h
 
 
-def _become(asked: dict) -> None:
+def _become(asked: dict) -> NoReturn:
     """Be the program that was asked for; does not return."""
     os.chdir(asked["folder"])
     os.environ.clear()
@@ -244,9 +245,14 @@ def _become(asked: dict) -> None:
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
     if "numpy.random" in sys.modules:  # Python's own generator is seeded anew by itself
         sys.modules["numpy.random"].seed()
+    run_to_end(sys.argv[0])
+
+
+def run_to_end(program: str) -> NoReturn:
+    """Run a program as a new Python would, and end this process with its exit status."""
     status = 0
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_path(program, run_name="__main__")
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
         if isinstance(error.code, str):

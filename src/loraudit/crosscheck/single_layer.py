@@ -28,7 +28,7 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.lora_variants import LoRAConv1D, LoRAEmbedding
 from loraudit.adapters.parts import Layout, SavedPart, fold, unfold
 from loraudit.adapters.peft_twin import hold_parts
-from loraudit.studies.entries import Rows
+from loraudit.studies.entries import Rows, range_sizes
 
 STEPS, ACCUMULATED, ROWS, LENGTH = 40, 2, 3, 4
 
@@ -68,7 +68,7 @@ class Case:
     @property
     def heights(self) -> list[int]:
         """The number of outputs of each part."""
-        return [sum(stop - start for start, stop in rows) for rows in self.parts]
+        return [sum(range_sizes(rows)) for rows in self.parts]
 
     @property
     def layout(self) -> Layout:

@@ -66,6 +66,13 @@ def study_claims(files: Iterable[Path], untested: bool = False) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"claim": []})
 
 
+def claim_files(results: Path, own: bool = True) -> dict[str, Path]:
+    """Return each study's table of claims by the study's name; arguments as for `on_record`."""
+    committed = {path.parent.name: path for path in results.glob("committed/*/claims.csv")}
+    here = {path.parts[-3]: path for path in results.glob("*/tables/claims.csv")} if own else {}
+    return {**committed, **here}
+
+
 def on_record(results: Path, own: bool = True) -> pd.DataFrame:
     """Return every verdict on record, a row each, with the study or source that it is of.
 
@@ -73,9 +80,7 @@ def on_record(results: Path, own: bool = True) -> pd.DataFrame:
         results: the folder results/. A study's own results there hide the committed ones.
         own: whether to take the studies that ran here, and not only those that are committed.
     """
-    committed = {path.parent.name: path for path in results.glob("committed/*/claims.csv")}
-    here = {path.parts[-3]: path for path in results.glob("*/tables/claims.csv")} if own else {}
-    files = [path for _, path in sorted({**committed, **here}.items())]
+    files = [path for _, path in sorted(claim_files(results, own).items())]
     both = published_claims(), study_claims(files)
     tables = [table for table in both if len(table)]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"claim": []})

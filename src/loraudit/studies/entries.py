@@ -223,6 +223,12 @@ class FusedPart(Frozen):
 Rows = tuple[tuple[int, int], ...]
 """Some outputs of a layer, as ranges (first, after the last) in rising order."""
 
+
+def range_sizes(rows: Rows) -> list[int]:
+    """Return the number of outputs of each range."""
+    return [stop - start for start, stop in rows]
+
+
 Module = str | FusedPart
 """What a model's entry says of a matrix: the name of a layer, or a part of one."""
 

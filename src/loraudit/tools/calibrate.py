@@ -154,9 +154,8 @@ def _measure(spec: RunSpec, folders: dict[str, Path], launch: dict, threads: int
     state = run.prepare(spec, accelerator, module, len(examples), pad)
     held = _evaluated_once(module, examples, spec)
     ready += time.monotonic() - started
-    with same_bits(
-        spec.precision, accelerator.device
-    ):  # as a run does, whose kernels may be slower
+    # As a run does, whose kernels may be slower.
+    with same_bits(spec.precision, accelerator.device):
         first, steps = _time_steps(state, examples)
         evaluate_row_seconds = _time_evaluation(state, examples)
     mean = float(np.mean(steps))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from loraudit.analysis.claims import Verdict
 from loraudit.base.errors import unknown
-from loraudit.report.claim_record import on_record, study_claims
+from loraudit.report.claim_record import claim_files, on_record, study_claims
 from loraudit.report.claim_tables import (
     allowed_text,
     claim_table,
@@ -66,11 +66,7 @@ def claims(
 def _of_study(study: str) -> pd.DataFrame:
     """Return the verdicts of one study, those on what it could not test included."""
     name = paths.study_name(study)
-    files = {
-        path.parent.name if path.parent.name != "tables" else path.parts[-3]: path
-        for pattern in ("committed/*/claims.csv", "*/tables/claims.csv")
-        for path in sorted(paths.RESULTS.glob(pattern))
-    }
+    files = claim_files(paths.RESULTS)
     if name not in files:
         raise unknown("study with verdicts on claims", name, files)
     return study_claims([files[name]], untested=True)

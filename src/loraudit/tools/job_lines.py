@@ -25,6 +25,7 @@ from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInte
 
 from loraudit.base.terminal import duration
 from loraudit.studies.spec import CHOSEN_ON
+from loraudit.tools.status import tail
 
 LAST_LINES = 8
 """Lines of a failed job's log that are shown."""
@@ -103,10 +104,9 @@ def last_words(logs: list[str]) -> list[str]:
     """Return the first log's lines from its last "error:" on, or else its last lines."""
     for path in logs:
         try:
-            lines = Path(path).read_text(errors="replace").splitlines()
+            lines = tail(Path(path))[-LAST_LINES:]
         except OSError:
             continue
-        lines = [line for line in lines if line.strip()][-LAST_LINES:]
         errors = [number for number, line in enumerate(lines) if line.startswith("error:")]
         if lines:
             return lines[errors[-1] :] if errors else lines

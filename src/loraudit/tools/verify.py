@@ -25,7 +25,7 @@ from loraudit.base.progress import progress
 from loraudit.base.shipped import shipped
 from loraudit.report.products import Places, Product, products, published_product
 from loraudit.studies import paths
-from loraudit.studies.entries import FolderSource, HubSource
+from loraudit.studies.entries import FolderSource, HubSource, range_sizes
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import score_name
@@ -441,7 +441,7 @@ def _adapter_values(file: Path, whole: bool) -> tuple[int, int]:
                 cut = np.split(values, np.cumsum(ranks)[:-1], axis=1)
                 blocks = blocks if whole else cut
                 count -= sum(
-                    rank * (len(values) - sum(stop - start for start, stop in rows))
+                    rank * (len(values) - sum(range_sizes(rows)))
                     for _, rank, rows in fused[layer][1]
                 )
             for block in blocks if "lora_B" in name else ():
