@@ -4,10 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from loraudit.analysis.cells import SCORED_CELL
 from loraudit.analysis.claim_runs import can_be_tested, lacking, planned_evidence, too_coarse
+from loraudit.analysis.claims import missing
+from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.studies.claims import select_claims
 from loraudit.studies.expand import load_study
+from loraudit.studies.reference import load_models, select
 from loraudit.tools.plan import Estimate, _claim_section, _coarse_claims, _priced
+from tiny import changed
 
 STUDIES = sorted(Path("config/studies").glob("*.yaml"))
 
@@ -26,6 +31,13 @@ def asking(study, *claims: str):
     return study.model_copy(update={"claims": claims})
 
 
+def of_last_epochs(study):
+    specs = [changed(run.spec, validate_epochs="last") for run in study.runs]
+    runs = zip(study.runs, specs, strict=True)
+    runs = tuple(run.model_copy(update={"spec": spec}) for run, spec in runs)
+    return study.model_copy(update={"runs": runs})
+
+
 def test_the_runs_that_a_claim_lacks_are_named_and_make_it_testable(grid):
     (found,) = lacking(asking(grid, "hu2022.qv-beats-q"))
     assert found.why == "no run of right (method lora, targets q, rank 8)"
@@ -35,6 +47,28 @@ def test_the_runs_that_a_claim_lacks_are_named_and_make_it_testable(grid):
     more = grid.model_copy(update={"runs": (*grid.runs, *found.runs)})
     (claim,) = select_claims(["hu2022.qv-beats-q"])
     assert can_be_tested(claim, planned_evidence(more))
+
+
+def test_a_claim_about_the_best_epoch_needs_runs_that_make_one(grid):
+    reason = "no best epoch: the runs choose none (validate_epochs and selection_rows)"
+    claim = select_claims(["hu2022.rank-flat"])[0].model_copy(update={"epoch": "best"})
+    assert can_be_tested(claim, planned_evidence(grid))
+    planned = planned_evidence(of_last_epochs(grid))
+    assert not can_be_tested(claim, planned)
+    assert missing(claim, planned) == reason
+    beside = asking(load_study("config/studies/poster.yaml"), "hu2022.table2-is-reached")
+    assert lacking(beside) == []
+    assert [found.why for found in lacking(of_last_epochs(beside))] == [reason]
+
+
+def test_a_number_of_a_best_epoch_is_not_comparable_with_last_epochs_alone():
+    study = of_last_epochs(load_study("config/studies/poster.yaml"))
+    for key, runs in planned_runs(study).groupby(SCORED_CELL, dropna=False, sort=False):
+        cell = dict(zip(SCORED_CELL, key, strict=True))
+        for number in matching(cell, runs, select(study.compare)):
+            said = "; ".join(obstacles(cell, runs, number, load_models()))
+            another = "another epoch: not every epoch was scored on the validation rows" in said
+            assert another == (number.selection == "best epoch")
 
 
 def test_an_axis_needs_all_the_values_that_the_claim_names(grid):

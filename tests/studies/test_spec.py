@@ -29,6 +29,11 @@ def test_derived_seeds_differ_by_purpose():
     [
         ({"init_std": 0.02}, "init_std 0.02 goes with init 'gaussian' only"),
         ({"init": "gaussian", "init_std": 0.0}, "init_std = 0.0: .*greater than 0"),
+        ({"validate_epochs": "chosen"}, "set selection_rows .or validate_epochs: all or last"),
+        (
+            {"validate_epochs": "last", "selection_rows": 9},
+            "'last' reports the last epoch, so that selection_rows 9 would choose none: leave them",
+        ),
         ({"warm_start": {"run": "x", "tensors": "all"}}, "'all' is not known|spec_sha256"),
     ],
 )

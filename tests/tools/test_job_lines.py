@@ -163,6 +163,13 @@ def test_a_logger_plugin_that_was_asked_for_is_left_alone(own):
     assert plugin.logger.handlers == [own]
 
 
+def test_a_run_that_scores_its_last_epoch_alone_has_that_score(tmp_path):
+    train = {"epochs": {"last": {"epoch": 3, "scores": {"accuracy": 0.81}}}}
+    content = {"train": train, "spec": {"task": {"headline": "accuracy"}}}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    assert plugin.score_of([str(tmp_path / "record.json")]) == "81.0 % accuracy"
+
+
 def test_a_record_that_is_not_one_only_lacks_its_score(tmp_path):
     (tmp_path / "record.json").write_text('{"spec": []}')
     assert plugin.score_of([str(tmp_path / "record.json")]) is None

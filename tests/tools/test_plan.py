@@ -123,6 +123,8 @@ def test_a_runs_seconds_add_up():
     spec = make_spec(epochs=3, global_batch=8)
     rows = {"train": 17, "validation": 10, "mismatched": 10}
     assert calibrate.run_seconds(spec, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 3 * 20 * 0.1)
+    once = changed(spec, validate_epochs="last")
+    assert calibrate.run_seconds(once, rows, cost) == pytest.approx(10 + 3 * 3 * 2 + 20 * 0.1)
     moving = changed(
         spec, method="alora", alora=ALoRASettings(first=1, between=0.75, rounds=9, rows=8)
     )

@@ -124,6 +124,18 @@ def test_a_signal_while_the_chosen_epochs_are_scored_changes_no_bit(
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
 
 
+@pytest.mark.numerics
+def test_a_signal_while_the_last_epoch_is_scored_changes_no_bit(tiny, tmp_path, monkeypatch):
+    spec = changed(SPEC, validate_epochs="last")
+    train(*arguments(tiny, tmp_path / "whole", spec))
+    with monkeypatch.context() as patch:
+        signalled(patch, signal.SIGTERM, evaluation=1)
+        with pytest.raises(SystemExit):
+            train(*arguments(tiny, tmp_path / "cut", spec))
+    train(*arguments(tiny, tmp_path / "cut", spec))
+    assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
+
+
 def test_a_signal_while_ranks_are_scored_stops_there_and_changes_no_bit(
     tiny, tmp_path, monkeypatch
 ):

@@ -21,6 +21,7 @@ from loraudit.studies.record import read_record, run_files
 from loraudit.studies.study import Run, Study
 from loraudit.tools import verify
 from loraudit.tools.show import describe
+from loraudit.training import loop
 from loraudit.training.journal import Best
 from loraudit.training.run import train
 from tiny import changed, make_spec, tiny_model
@@ -222,6 +223,33 @@ def test_the_selection_rows_choose_an_epoch_and_validation_may_wait_for_it(tiny,
     saved = {name: folder_fingerprint(tmp_path / name / "adapter") for name in ("all", "chosen")}
     assert saved["all"] == saved["chosen"]  # the selected epoch's
     assert not (tmp_path / "none/adapter").exists()  # nothing that only tunes is kept
+
+
+def test_a_run_may_score_its_last_epoch_alone(reference, tiny, tmp_path, monkeypatch):
+    """It trains as if each epoch were scored, and saves and reports the last epoch."""
+    seen, evaluate = [], loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *args: seen.append(args[2]) or evaluate(*args))
+    record, predictions = run(tiny, tmp_path, validate_epochs="last")
+    assert seen == ["evaluate validation 3"]
+    out, every, every_predictions = reference
+    assert record.train.epochs == {"last": every.train.epochs["last"]}
+    last = every_predictions[every_predictions.epoch == 3].reset_index(drop=True)
+    assert predictions.equals(last)
+    scored, history = (pd.read_csv(folder / "history.csv") for folder in (tmp_path, out))
+    assert scored.train_loss.equals(history.train_loss)
+    assert list(scored.accuracy.isna()) == [True, True, False]
+    from loraudit.adapters import inject
+    from loraudit.adapters.base_model import load_base
+    from loraudit.data.batches import collate, load_examples, pad_id
+
+    model = inject.load(load_base(record.spec, tiny / "model"), tmp_path / "adapter").eval()
+    examples = load_examples(record.spec, tiny / "tokens", "validation")
+    with torch.no_grad():
+        batch = collate(examples, np.arange(128), record.spec, pad_id(tiny / "tokens"))
+        again = model(**batch).logits.numpy()
+    assert np.abs(again - logits(predictions)).max() < 1e-5
+    case = verify.Case(tmp_path, record)
+    assert list(verify._check_evidence(case)) == []
 
 
 def test_best_epochs_weights_are_the_exported_ones(reference, tiny, batch):

@@ -34,7 +34,7 @@ class Lacking(NamedTuple):
 def planned_evidence(study: Study) -> Evidence:
     """Return a study's cells as planned, with made-up scores."""
     runs = planned_runs(study)
-    made = {choice: 0.5 for choice in CHOICES if choice in runs}
+    made = {c: runs[c].mask(runs[c].notna(), 0.5) for c in CHOICES if c in runs}
     return of_study(study, runs.assign(**made), models=load_models())
 
 
@@ -105,7 +105,7 @@ def _least_step(spec: RunSpec, name: str) -> float:
 
 def _of_scores(claim: Claim) -> Claim:
     """Return the claim as if it spoke of scores, which all planned cells have."""
-    return claim.model_copy(update={"quantity": "score", "unit": "points", "epoch": None})
+    return claim.model_copy(update={"quantity": "score", "unit": "points"})
 
 
 def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:

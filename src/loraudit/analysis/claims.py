@@ -42,6 +42,7 @@ from loraudit.analysis.claim_tests import (
     smallest_shown,
 )
 from loraudit.analysis.evidence import Cell, Evidence, differing_settings, selects
+from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import SIGNIFICANCE, holm
 from loraudit.studies.claims import Claim
 
@@ -248,6 +249,10 @@ def missing(claim: Claim, evidence: Evidence) -> str:
     ]
     if empty:
         return f"no run of {' and '.join(empty)}"
+    if claim.epoch and all(
+        epoch_of(evidence, subject, claim.epoch) is None for subject in evidence.subjects()
+    ):
+        return f"no {claim.epoch} epoch: the runs choose none (validate_epochs and selection_rows)"
     if claim.published:
         if against := not_comparable(claim, evidence):
             return f"not comparable with {claim.published}: {'; '.join(against)}"

@@ -152,12 +152,13 @@ def history(study: Study, folder: Path) -> pd.DataFrame:
     """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score.
 
     The score is of the rows that `split` names: validation, or the selection rows of a run that
-    scores the validation rows at chosen epochs only. `collapsed` tells of the epochs that the run
+    scores the validation rows at chosen epochs only. It is NaN at epochs that were not scored: all
+    but the last of a run that scores that one only. `collapsed` tells of the epochs that the run
     reports whether it had collapsed there.
     """
     rows = []
     for run in study.runs:
-        split = "validation" if run.spec.validate_epochs == "all" else "selection"
+        split = "selection" if run.spec.validate_epochs == "chosen" else "validation"
         name = score_name(run.spec.task.headline, split)
         train = read_record(Path(folder) / run.id / "record.json").train
         sick = {train.epochs[choice].epoch for choice in train.collapsed}

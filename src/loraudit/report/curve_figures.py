@@ -27,7 +27,8 @@ from loraudit.report.figure_style import (
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Draw training loss (left) and score (right) over epochs: a mean line per cell.
 
-    Bands reach from the lowest to the highest seed. PEFT's lines are dashed, so that a twin that
+    Bands reach from the lowest to the highest seed. Epochs that were not scored have no point.
+    PEFT's lines are dashed, so that a twin that
     agrees lies on ours. Runs that collapsed are marked at the epochs at which that is known.
     """
     history = history.assign(split=_splits(history))
@@ -63,23 +64,23 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def _splits(history: pd.DataFrame) -> pd.Series:
-    """Return the rows that each score is of: a run has them at every epoch."""
+    """Return the rows that each score is of."""
     return history.get("split", pd.Series("validation", history.index))
 
 
 def describe_learning_curves(rows: pd.DataFrame) -> str:
-    """Say each cell's score at its first and last epoch."""
+    """Say each cell's score at the first and the last epoch that have one."""
 
     def say(part: pd.DataFrame) -> str:
         cells = []
         for _, line in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
-            means = line.groupby("epoch").score.mean()
-            ends = f"{100 * means.iloc[0]:.1f} to {100 * means.iloc[-1]:.1f}"
-            cells.append(f"{cell_name(line.iloc[0].to_dict())} {ends}")
+            scored = line.groupby("epoch").score.mean().dropna()
+            ends = [f"{100 * mean:.1f}" for mean in (*scored[:1], *scored[1:][-1:])]
+            cells.append(f"{cell_name(line.iloc[0].to_dict())} {' to '.join(ends) or 'undefined'}")
         return listed(cells, 6)
 
     splits = " or ".join(_splits(rows).unique())
-    text = f"Score on {splits} rows in percent, first to last epoch, mean of seeds."
+    text = f"Score on {splits} rows in percent, first to last epoch scored, mean of seeds."
     last = rows[rows.epoch == rows.groupby(CELL, dropna=False).epoch.transform("max")]
     sick = collapsed_text(last.assign(last_collapsed=last.get("collapsed", False)))
     return f"{text} {each_subject(rows, say)}{sick}"

@@ -151,7 +151,7 @@ class RunSpec(Frozen):
     train_draw: Literal["seed", "first"]
     selection_rows: Count | None
     validation_rows: Count | None
-    validate_epochs: Literal["all", "chosen", "none"]
+    validate_epochs: Literal["all", "chosen", "last", "none"]
     global_batch: Count
     micro_batch: Count
     epochs: Count
@@ -208,16 +208,26 @@ class RunSpec(Frozen):
             )
         self._check_method()
         self._check_bits()
-        if self.validate_epochs != "all" and self.selection_rows is None:
-            raise ValueError(
-                f"validate_epochs {self.validate_epochs!r} chooses the epoch on rows held out of "
-                "the training split: set selection_rows (or validate_epochs: all)"
-            )
+        self._check_epochs()
         if self.tuned and self.selection_rows is None:
             raise ValueError("tuned fields are chosen on selection_rows: set them")
         if self.settings:
             self.settings.check(self)
         return self
+
+    def _check_epochs(self) -> None:
+        """Check that rows are held out if they choose an epoch, and are not if none is chosen."""
+        asked, held = self.validate_epochs, self.selection_rows
+        if asked in ("chosen", "none") and held is None:
+            raise ValueError(
+                f"validate_epochs {asked!r} chooses the epoch on rows held out of the training "
+                "split: set selection_rows (or validate_epochs: all or last)"
+            )
+        if asked == "last" and held is not None:
+            raise ValueError(
+                f"validate_epochs 'last' reports the last epoch, so that selection_rows {held} "
+                "would choose none: leave them out (or set validate_epochs: all or chosen)"
+            )
 
     def _check_method(self) -> None:
         """Check that the run has the adapter and settings that its method needs, and no others."""

@@ -328,7 +328,8 @@ def _time_evaluation(state, examples: "Examples") -> float:
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
     """Return a run's seconds without its launch, from what `measure` returned."""
-    each = {"all": spec.epochs, "chosen": min(2, spec.epochs), "none": 0}[spec.validate_epochs]
+    counts = {"all": spec.epochs, "chosen": min(2, spec.epochs), "last": 1, "none": 0}
+    each = counts[spec.validate_epochs]
     passes = {"train": 0, "selection": spec.epochs}
     scored = sum(count * passes.get(split, each) for split, count in rows.items())
     per_epoch = math.ceil(rows["train"] / spec.global_batch)

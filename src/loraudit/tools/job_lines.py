@@ -24,7 +24,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
 from loraudit.base.terminal import duration
-from loraudit.studies.spec import CHOSEN_ON
+from loraudit.studies.spec import CHOICES
 from loraudit.tools.status import tail
 
 LAST_LINES = 8
@@ -92,7 +92,7 @@ def score_of(outputs: list[str]) -> str | None:
         return None
     try:
         record = json.loads(records[0].read_text())
-        choice = next(name for name in CHOSEN_ON if name in record["train"]["epochs"])
+        choice = next(name for name in CHOICES if name in record["train"]["epochs"])
         metric = record["spec"]["task"]["headline"]
         value = record["train"]["epochs"][choice]["scores"][metric]
     except (OSError, ValueError, LookupError, StopIteration, TypeError):

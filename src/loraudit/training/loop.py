@@ -50,7 +50,7 @@ def run_epochs(
     """
     spec, journal = state.spec, state.journal
     scored = [name for name in examples if name != "train"]
-    each = scored if spec.validate_epochs == "all" else ["selection"]
+    each = {"all": scored, "last": []}.get(spec.validate_epochs, ["selection"])
     for epoch in range(journal.epoch, spec.epochs + 1):
         journal.epoch = epoch
         loss = (fit or train_epoch)(state, examples["train"])
@@ -60,8 +60,7 @@ def run_epochs(
         report(state.accelerator, f"epoch {epoch}/{spec.epochs}", journal.history[-1])
         journal.batch, journal.loss = 0, 0.0
     journal.epoch = spec.epochs + 1
-    if spec.validate_epochs == "chosen":
-        score_chosen(state, examples, scored)
+    score_chosen(state, examples, scored)
 
 
 def score(
@@ -90,16 +89,18 @@ def choose(state: State, epoch: int) -> None:
 
 
 def score_chosen(state: State, examples: dict[str, Examples], splits: list[str]) -> None:
-    """Score the last and then the selected epoch on the splits that no epoch was scored on yet.
+    """Score the last and then the selected epoch on the splits that they were not scored on yet.
 
-    A stop by a signal may come between the two: what is scored already is not scored again, since
-    the model then holds the selected epoch's weights.
+    Nothing is left to score if each epoch was scored on all splits. A stop by a signal may come
+    between the two: what is scored already is not scored again, since the model then holds the
+    selected epoch's weights.
     """
-    journal = state.journal
-    for epoch in (state.spec.epochs, journal.choices["selected"].epoch):
-        missing = [name for name in splits if name not in journal.logits[epoch]]
-        if missing and epoch != state.spec.epochs:
-            restore(state, journal.choices["selected"])
+    journal, last = state.journal, state.spec.epochs
+    selected = journal.choices.get("selected")
+    for epoch in (last, selected.epoch if selected else last):
+        missing = [name for name in splits if name not in journal.logits.get(epoch, {})]
+        if missing and selected and epoch != last:
+            restore(state, selected)
         for name in missing:  # a split's scores stand beside its logits before the next may stop
             journal.history[epoch - 1] |= score(state, examples, [name], epoch)
 

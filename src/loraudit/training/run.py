@@ -117,7 +117,7 @@ def train(
         take_up(state, checkpoints)
         epochs_or_divergence(state, examples, method)
         if accelerator.is_main_process:
-            if state.journal.diverged is None:
+            if state.journal.diverged is None and spec.choices[0] != "last":
                 restore(state, state.journal.choices[spec.choices[0]])
             if spec.saves:
                 export(state, out / "adapter")
