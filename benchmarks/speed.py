@@ -2,7 +2,8 @@
 
 Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 8 x 64, no padding.
 
-    python benchmarks/speed.py [layer profile step dropout memory growth] [--rounds 30] [--out DIR]
+    python benchmarks/speed.py [layer profile step dropout memory recompute growth]
+                               [--rounds 30] [--out DIR]
 
 - layer: forward and backward of one linear layer; LoRA's share is its time less the frozen
   layer's, over PEFT's share in the same round.
@@ -13,13 +14,18 @@ Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 
 - memory: the highest resident memory of three steps at batch 16 x 128 above that of the loaded
   model after one small forward pass; each in a process of its own. The frozen limit keeps what the
   way back to layer 0 needs, and nothing for LoRA.
+- recompute: the memory and time of a step of RoBERTa-base's and -large's shape at 2 x 512 tokens,
+  without and with `recompute: blocks`, beside PEFT without and with its own gradient checkpointing;
+  each in a process of its own.
 - growth: step and memory against rank, tokens and adapted matrices.
 """
 
 import argparse
 import copy
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +44,7 @@ from loraudit.adapters.fast_dropout import FastDropout, attend
 from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import shorten
 from loraudit.adapters.lora import LoRALinear
+from loraudit.adapters.recompute import recompute_blocks
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.formatting import markdown
 from loraudit.studies.entries import MATRICES
@@ -49,6 +56,8 @@ TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
 MODELS = ("minilm", "roberta-base")
 REPEATED = 10
 RANKS = (1, 4, 16, 64, 256)
+LONG = (2, 512)
+"""Rows and tokens of the batches that `recompute` is measured on."""
 
 
 def limit(base: nn.Module, spec: RunSpec) -> nn.Module:
@@ -86,6 +95,26 @@ METHODS: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
     "full fine-tuning": lambda base, spec: FullFineTuning().apply(
         base, spec.model_copy(update={"method": "full", "adapter": None})
     ),
+}
+
+
+def recomputed(base: nn.Module, spec: RunSpec) -> nn.Module:
+    """Put our LoRA on, with blocks that recompute."""
+    again = spec.model_copy(update={"recompute": "blocks"})
+    return recompute_blocks(METHODS["ours"](base, spec), again)
+
+
+def peft_checkpointed(base: nn.Module, spec: RunSpec) -> nn.Module:
+    """Put PEFT's LoRA on a model that recomputes, as PEFT and the Trainer do it."""
+    base.activation_checkpointing_enable({"use_reentrant": False})
+    return peft_twin.apply(base, spec)
+
+
+RECOMPUTED: dict[str, Callable[[nn.Module, RunSpec], nn.Module]] = {
+    "ours": METHODS["ours"],
+    "ours, recompute: blocks": recomputed,
+    "PEFT": METHODS["PEFT"],
+    "PEFT, gradient checkpointing": peft_checkpointed,
 }
 
 
@@ -167,7 +196,7 @@ def step_call(
     name: str, base: nn.Module, spec: RunSpec, rows: int, tokens: int, dropped: bool = True
 ) -> Callable:
     """Return one training step of a method; of the frozen limit, forward and backward alone."""
-    model = METHODS[name](base, spec).train(dropped)
+    model = (METHODS | RECOMPUTED)[name](base, spec).train(dropped)
     batch = {"input_ids": torch.randint(1000, 30000, (rows, tokens))}
     labels = torch.randint(0, 2, (rows,))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -251,27 +280,41 @@ def there_and_back(call: Callable[[], torch.Tensor]) -> Callable[[], None]:
     return repeated
 
 
-def peak(method: str, model: str, targets: str, rank: int, rows: int, tokens: int) -> float:
-    """Return the MiB that training takes above the loaded model, from a process of its own."""
-    command = [sys.executable, __file__, "--peak", method, model, targets]
+def alone(
+    method: str, model: str, targets: str, rank: int, rows: int, tokens: int
+) -> tuple[float, float]:
+    """Return the MiB that training takes above the loaded model, and the CPU seconds of a step.
+
+    Both are from a process of its own.
+    """
+    command = [sys.executable, __file__, "--alone", method, model, targets]
     command += map(str, (rank, rows, tokens))
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    memory, seconds = map(float, done.stdout.split())
+    return memory, seconds
 
 
-def peak_here(method: str, model: str, targets: str, rank: str, rows: str, tokens: str) -> float:
-    """Measure the same in this process."""
-    spec = spec_of(model, targets=tuple(targets.split("+")), rank=int(rank))
+def alone_here(
+    method: str, model: str, targets: str, rank: str, rows: str, tokens: str
+) -> tuple[float, float]:
+    """Measure the same in this process; the first of three steps is not timed."""
+    # RoBERTa-large has the family of -base, and its names of layers.
+    entry = "roberta-base" if model == "roberta-large" else model
+    spec = spec_of(entry, targets=tuple(targets.split("+")), rank=int(rank))
     base = random_model(model)
     with torch.inference_mode():  # what libraries take at their first use is not the method's
         base(input_ids=torch.ones(1, 8, dtype=torch.long))
     before = psutil.Process().memory_info().rss / 2**20
     step = step_call(method, base, spec, int(rows), int(tokens))
-    for _ in range(3):
+    step()
+    started = time.process_time()
+    for _ in range(2):
         step()
+    seconds = (time.process_time() - started) / 2
     lines = Path("/proc/self/status").read_text().splitlines()
     # Not getrusage's figure: a process inherits its parent's.
     highest = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return highest / 1024 - before
+    return highest / 1024 - before, seconds
 
 
 def memory(rounds: int) -> pd.DataFrame:
@@ -281,7 +324,7 @@ def memory(rounds: int) -> pd.DataFrame:
     for shown, targets in TARGETS.items():
         found = pd.DataFrame(
             [
-                {name: peak(name, "minilm", "+".join(targets), RANK, 16, 128) for name in names}
+                {name: alone(name, "minilm", "+".join(targets), RANK, 16, 128)[0] for name in names}
                 for _ in range(max(3, rounds // 10))
             ]
         )
@@ -289,6 +332,26 @@ def memory(rounds: int) -> pd.DataFrame:
         rows.append(table.assign(setting=f"minilm, {shown}, 16 x 128 tokens"))
         print(f"memory: {shown}: done", file=sys.stderr, flush=True)
     return pd.concat(rows, ignore_index=True).assign(part="memory", to="PEFT")
+
+
+def recompute(rounds: int) -> pd.DataFrame:
+    """Measure memory and time of a step with blocks that recompute, over ours without."""
+    tables, names = [], list(RECOMPUTED)
+    for model in ("roberta-base", "roberta-large"):
+        found: list[dict[str, tuple[float, float]]] = []
+        for _ in range(max(3, rounds // 10)):
+            order = random.Random(len(found)).sample(names, len(names))
+            found.append({name: alone(name, model, "q+v", RANK, *LONG) for name in order})
+        for place, (measure, unit, factor) in enumerate(
+            (("memory", "MiB", 1), ("time", "ms", 1000))
+        ):
+            values = pd.DataFrame([{n: one[n][place] for n in names} for one in found])
+            table = spread(values.div(values["ours"], axis=0))
+            measured = (factor * values.median()).round(0).to_numpy()
+            table = table.assign(measure=f"{measure}, {unit}", measured=measured)
+            tables.append(table.assign(setting=f"{model}, q+v, {LONG[0]} x {LONG[1]} tokens"))
+        print(f"recompute: {model}: done", file=sys.stderr, flush=True)
+    return pd.concat(tables, ignore_index=True).assign(part="recompute", to="ours")
 
 
 def growth(rounds: int) -> pd.DataFrame:
@@ -303,7 +366,7 @@ def growth(rounds: int) -> pd.DataFrame:
         calls = {n: step_call(n, copy.deepcopy(base), spec, 8, tokens) for n in names}
         seconds = interleaved(calls, max(5, rounds // 3))
         for name in names:
-            mib = peak(name, "minilm", "+".join(targets), rank, 8, tokens)
+            mib, _ = alone(name, "minilm", "+".join(targets), rank, 8, tokens)
             row = {"axis": axis, "value": value, "what": name, "MiB": mib}
             rows.append({**row, "ms": 1000 * seconds[name].median()})
         print(f"growth: {axis} {value}: done", file=sys.stderr, flush=True)
@@ -312,7 +375,7 @@ def growth(rounds: int) -> pd.DataFrame:
 
 PARTS = {
     **{"layer": layers, "profile": profile, "step": steps, "dropout": dropout},
-    **{"memory": memory, "growth": growth},
+    **{"memory": memory, "recompute": recompute, "growth": growth},
 }
 
 
@@ -324,18 +387,18 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
-    parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.peak:
-        print(peak_here(*arguments.peak))
+    if arguments.alone:
+        print(*alone_here(*arguments.alone))
         return
     for part in arguments.parts:
         table = PARTS[part](arguments.rounds * (3 if part in ("layer", "profile") else 1))
         write_atomic(
             arguments.out / f"{part}.csv", lambda path, t=table: t.to_csv(path, index=False)
         )
-        if part in ("profile", "dropout"):
+        if part in ("profile", "dropout", "recompute"):
             write_text(arguments.out / f"{part}.md", markdown(table))
         print(table.round(3).to_string(index=False), flush=True)
 

@@ -87,6 +87,11 @@ def test_the_tokenizers_padding_token_is_used_where_the_config_has_none(gpt2, me
     assert known.equals(found)
 
 
+def test_a_decoder_keeps_no_keys_and_values(gpt2, batch):
+    model = load_base(make_spec(model=tiny_entry("gpt2"), targets=("o",)), gpt2 / "model")
+    assert model(**batch).past_key_values is None
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "mpnet", "gpt2"])
 def test_the_most_tokens_are_those_that_the_model_can_read(family):
     """The tiny models have 66 positions; some begin after the padding token's: 0, MPNet's 1."""

@@ -147,3 +147,17 @@ def test_a_shipped_study_is_planned_for_a_gpu_that_is_not_here(tmp_path, monkeyp
     assert f"optimizer steps: {one['steps']:,}" in text and "with 1 GPU (h100)" in text
     assert "arithmetic from speeds measured on another machine" in text
     assert one["jobs_without_estimate"] == 0
+
+
+def test_a_run_that_recomputes_takes_a_forward_pass_more_a_step_and_that_is_said(
+    tmp_path, monkeypatch
+):
+    table(tmp_path, monkeypatch)
+    plain, again = (
+        speed(changed(SPEC, recompute=how), read_speeds("h100")) for how in ("none", "blocks")
+    )
+    assert again.step_seconds == pytest.approx(plain.step_seconds * 4 / 3)
+    assert again.evaluate_row_seconds == plain.evaluate_row_seconds
+    assert again.device_mib == plain.device_mib
+    assert "recompute: blocks (memory: as without)" in again.source
+    assert "recompute" not in plain.source

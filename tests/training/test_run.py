@@ -81,6 +81,13 @@ def test_same_spec_same_bits(reference, tiny, tmp_path):
     assert folder_fingerprint(out / "adapter") == folder_fingerprint(tmp_path / "adapter")
 
 
+def test_blocks_that_recompute_give_the_same_bits(reference, tiny, tmp_path):
+    out, _, predictions = reference
+    record, again = run(tiny, tmp_path, recompute="blocks")
+    assert record.spec.recompute == "blocks" and predictions.equals(again)
+    assert folder_fingerprint(out / "adapter") == folder_fingerprint(tmp_path / "adapter")
+
+
 def test_another_seed_is_another_run(reference, tiny, tmp_path):
     assert not np.array_equal(logits(reference[2]), logits(run(tiny, tmp_path, seed=1)[1]))
 

@@ -49,6 +49,7 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     )
     check_entry(model, spec.model, outputs)
     _check_pooler(spec.model, folder)
+    model.config.use_cache = False  # of a decoder's keys and values: no text is generated
     if pad is not None:
         model.config.pad_token_id = pad
     _check_weights(spec.model, info)

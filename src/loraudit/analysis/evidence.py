@@ -29,7 +29,7 @@ OWN_SETTINGS = tuple(name for name, method in METHODS.items() if method.settings
 
 CHOSEN = (
     *("learning_rate", "alpha", "weight_decay", "warmup_ratio", "schedule"),
-    *("micro_batch", "compute", "padding", "batching", "base_group", *OWN_SETTINGS),
+    *("micro_batch", "compute", "recompute", "padding", "batching", "base_group", *OWN_SETTINGS),
 )
 """Settings that a study may choose for each cell: cells that differ in nothing else, and in what a
 claim compares, are matched, the nearest first."""

@@ -23,7 +23,7 @@ FOLDER = Path("config/protocols")
 MATCHED = ("task", "model", "method", "rank", "targets", "train_rows", "validation_rows")
 """Fields by which numbers are picked for a cell, so that they never differ here."""
 
-ROUNDING = ("seed", "micro_batch", "padding", "compute")
+ROUNDING = ("seed", "micro_batch", "padding", "compute", "recompute")
 """Fields that change a score by rounding or by chance only: no protocol differs in them."""
 
 MAIN = ("epochs", "learning_rate", "global_batch", "head", "alpha", "warm_start")

@@ -96,7 +96,7 @@ class Tuning(Frozen):
     seals: dict[str, str]
 
 
-LAYOUT = 5
+LAYOUT = 6
 """The layout of records that this version writes and reads."""
 
 
@@ -109,7 +109,7 @@ class RunRecord(Frozen):
     started by hand. `files` and `record_sha256` are the seal, None until the record is sealed.
     """
 
-    layout: Literal[5] = 5
+    layout: Literal[6] = 6
     spec: RunSpec
     spec_sha256: str
     train: Train

@@ -168,6 +168,7 @@ class RunSpec(Frozen):
     batching: Literal["shuffle", "length_grouped"]
     precision: Literal["fp32", "tf32", "bf16"]
     compute: Literal["fast", "plain", "compiled"]
+    recompute: Literal["none", "blocks"]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     base_bits: Literal[2, 3, 4, 8] | None
     base_group: Count | None
@@ -209,6 +210,8 @@ class RunSpec(Frozen):
         self._check_method()
         self._check_bits()
         self._check_epochs()
+        if self.recompute == "blocks" and self.compute == "compiled":
+            raise ValueError("recompute 'blocks' goes with compute fast or plain, not 'compiled'")
         if self.tuned and self.selection_rows is None:
             raise ValueError("tuned fields are chosen on selection_rows: set them")
         if self.settings:

@@ -28,6 +28,11 @@ FORWARD = 1 / 3
 """An evaluated row is taken to cost so much of a trained one: a forward pass without the backward
 pass, which costs about two. This is arithmetic and was not measured."""
 
+RECOMPUTED = 1 + FORWARD
+"""A step that recomputes its blocks is taken to cost so much of one that does not: a forward pass
+more. Its memory is taken to be as large as without, which is too much. The table has no such run.
+"""
+
 START_SECONDS = 10.0
 """What a run takes before its first step, as measured on a CPU (docs/speed.md)."""
 
@@ -98,7 +103,11 @@ def speed(spec: RunSpec, rows: pd.DataFrame, runs_per_gpu: int = 1, processes: i
     seconds = row["runs_per_gpu"] / row["steps_per_second"] * factor
     seconds *= runs_per_gpu / row["runs_per_gpu"]  # if they are not equal: the GPU's total stays
     source = _source(row, wanted | {"runs_per_gpu": runs_per_gpu}, factor)
-    return Speed(seconds, FORWARD * seconds / batch, float(row["peak_mib"]), source)
+    evaluated = FORWARD * seconds / batch
+    if spec.recompute == "blocks":
+        seconds *= RECOMPUTED
+        source += f", times {RECOMPUTED:.3g} for recompute: blocks (memory: as without)"
+    return Speed(seconds, evaluated, float(row["peak_mib"]), source)
 
 
 def _distance(key: str, found: object, wanted: object) -> float:

@@ -115,4 +115,5 @@ def out_of_memory(what: str, rows: int, tokens: int, micro_batch: int) -> Iterat
         raise UserError(
             f"out of memory in {what}, on a batch of {rows} rows of {tokens} tokens; try a smaller "
             f"micro_batch (now {micro_batch}; the global batch stays) or max_length"
+            + (", or recompute: blocks" if what == "training" else "")
         ) from None

@@ -21,6 +21,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from loraudit.adapters.base_layers import hold_frozen
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.fast_base import fast_base
+from loraudit.adapters.recompute import recompute_blocks
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, folder_fingerprint, read_json, sweep, write_json
 from loraudit.base.provenance import environment
@@ -311,11 +312,13 @@ def prepare(
 ) -> State:
     """Make optimizer and schedule, for `rows` training rows padded with token `pad`.
 
-    Weight decay spares biases and LayerNorm, as HF Trainer does. For a run in bf16 the frozen
-    linear layers are held in bf16 from here on; what is trained stays in float32.
+    The model's blocks recompute if the spec says so. Weight decay spares biases and LayerNorm, as
+    HF Trainer does. For a run in bf16 the frozen linear layers are held in bf16 from here on; what
+    is trained stays in float32.
     """
     if spec.precision == "bf16":
         hold_frozen(model, spec.model.head, torch.bfloat16)
+    recompute_blocks(model, spec)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -1,0 +1,68 @@
+"""benchmarks/speed.py on models that are small enough for a test."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def speed():
+    """Give benchmarks/speed.py as a module that measures a tiny RoBERTa in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        spec = importlib.util.spec_from_file_location(
+            "speed_benchmark", ROOT / "benchmarks/speed.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        patch.setattr(module, "random_model", lambda name: tiny_roberta())
+        # what a tiny model takes is lost in what this process has had before
+        patch.setattr(module, "alone", lambda *v: (1.0, module.alone_here(*map(str, v))[1]))
+        patch.setattr(module, "LONG", (2, 8))
+        yield module
+    sys.modules.pop("common", None)
+
+
+def tiny_roberta() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=30000,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+    )
+    return transformers.RobertaForSequenceClassification(config)
+
+
+def test_what_recomputing_costs_is_measured_beside_peft(speed):
+    table = speed.recompute(rounds=1)
+    assert len(table) == 2 * 2 * len(speed.RECOMPUTED)  # models, measures
+    assert set(table.what) == set(speed.RECOMPUTED)
+    assert (table[table.what == "ours"]["median"] == 1).all()
+    assert (table[table.measure == "time, ms"].measured >= 0).all()
+    assert {row.split(",")[0] for row in table.setting} == {"roberta-base", "roberta-large"}
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("ours", 1),
+        ("ours, recompute: blocks", 2),
+        ("PEFT", 1),
+        ("PEFT, gradient checkpointing", 2),
+    ],
+)
+def test_only_what_is_said_to_recompute_does(speed, name, times):
+    base, runs = tiny_roberta(), []
+    layer = base.roberta.encoder.layer[0].intermediate.dense
+    layer.register_forward_hook(lambda *_: runs.append(1))
+    speed.step_call(name, base, speed.spec_of("roberta-base"), 2, 8)()
+    assert len(runs) == times
