@@ -25,7 +25,8 @@ quick: lint
 # Torch's own kernels, MKL, oneDNN and OpenBLAS (of numpy and scipy) on instructions that every x86
 # CPU has: sums are rounded otherwise, as they are on another kind of CPU. Threads that wait do not
 # spin (passive), which takes many times as long beside other work.
-PORTABLE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Prescott
+PORTABLE := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 \
+  OPENBLAS_CORETYPE=Prescott NPY_DISABLE_CPU_FEATURES=X86_V3
 test-portable: $(VENV)/.ready
 	env $(PORTABLE) OMP_NUM_THREADS=1 pytest $(WORKERS) -m numerics
 	env $(PORTABLE) OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive pytest -m numerics

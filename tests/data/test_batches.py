@@ -51,6 +51,16 @@ def test_an_epoch_holds_every_row_once(batching):
     assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
+def test_rows_of_equal_length_keep_their_drawn_order():
+    """Another order would make other batches on another kind of CPU, whose sort differs."""
+    lengths = np.random.default_rng(0).integers(5, 9, 960)
+    order = np.random.default_rng(1).permutation(960)
+    blocks = [sorted(order[i : i + 400], key=lambda row: lengths[row]) for i in (0, 400, 800)]
+    rows = [row for block in blocks for row in block]
+    batches = global_batches(lengths, 8, "length_grouped", np.random.default_rng(1))
+    assert sorted(map(tuple, batches)) == sorted(tuple(rows[i : i + 8]) for i in range(0, 960, 8))
+
+
 def test_length_grouping_saves_padding():
     def padded(batching):
         batches = global_batches(LENGTHS, 16, batching, np.random.default_rng(1))

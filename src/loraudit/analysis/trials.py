@@ -33,7 +33,7 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
     tuning = tuning.assign(score=tuning.score.astype(float).fillna(LOWEST))
     for key, trials in tuning.groupby(CELL, dropna=False, sort=False):
         named = dict(zip(CELL, key, strict=True))
-        means = trials.groupby("values", sort=False).score.mean().sort_values(ascending=False)
+        means = trials.groupby("values", sort=False).score.mean().sort_values(ascending=False, kind="stable")
         own = trials[trials.chosen.astype(bool)]
         if own.empty:
             continue

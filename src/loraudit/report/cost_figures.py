@@ -118,7 +118,7 @@ OPEN = "\n(no clear front)"
 
 def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
     """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
-    front = part[part[f"front_{price}"] == "on"].sort_values(price)
+    front = part[part[f"front_{price}"] == "on"].sort_values(price, kind="stable")
     if part[f"clear_{price}"].iloc[0]:
         axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
     for cell in part.to_dict("records"):
@@ -169,7 +169,7 @@ def describe_pareto(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
         fronts = []
         for price, name in PRICES.items():
-            front = part[part[f"front_{price}"] == "on"].sort_values(price).to_dict("records")
+            front = part[part[f"front_{price}"] == "on"].sort_values(price, kind="stable").to_dict("records")
             cells = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
             noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
             fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(cells)}{noise}")

@@ -144,7 +144,7 @@ def _published(axes: plt.Axes, numbers: pd.DataFrame, x: str, epoch: str) -> Non
         dash = PUBLISHED_DASHES[place % len(PUBLISHED_DASHES)]
         line = {"color": "0.15", "linestyle": dash, "linewidth": 1, "label": f"{name}, published"}
         band = {"color": "0.5", "alpha": 0.18, "linewidth": 0, "zorder": 0}
-        rows = rows.sort_values(x)
+        rows = rows.sort_values(x, kind="stable")
         low, high = rows[epoch] - rows.published_sd, rows[epoch] + rows.published_sd
         if rows[x].nunique() > 1:
             axes.plot(rows[x], rows[epoch], **line)
