@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from loraudit.analysis.claim_tests import outcome, parts_of
 from loraudit.analysis.claims import claim_verdicts, decide
-from loraudit.analysis.evidence import of_published, of_study
+from loraudit.analysis.evidence import of_published, of_study, selects
 from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.matching import planned_runs
 from loraudit.analysis.quantities import intruder_dimensions
@@ -278,6 +278,14 @@ def test_a_ratio_of_chosen_rates_is_known_as_well_as_the_tried_ones_lie_apart(lo
     row = claim_verdicts(made, [claim(**RATIO)]).iloc[0]
     assert row.verdict == word
     assert np.exp(row.effect) == pytest.approx(lora / full)
+
+
+@pytest.mark.parametrize(("name", "selected"), [("full", True), ("full_saved", True), ("lora", 0)])
+def test_full_fine_tuning_that_keeps_its_weights_counts_as_full_fine_tuning(name, selected):
+    kept = cell([0.5], method="full_saved")
+    assert selects({"method": name}, kept) == selected
+    assert not selects({"method": "full_saved"}, cell([0.5], method="full"))
+    assert not selects({"method": "lora"}, cell([0.5], method="peft"))
 
 
 def test_rates_that_were_set_by_hand_test_nothing():

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from loraudit.analysis import collect
+from loraudit.analysis.cells import chosen_spec
 from loraudit.analysis.collect import (
     ROW_ERRORS,
     complete,
@@ -15,10 +17,11 @@ from loraudit.analysis.collect import (
     write_collected,
 )
 from loraudit.base.files import write_json
+from loraudit.studies.record import RunRecord, write_record
 from loraudit.studies.spec import Candidate, Tuned, digest
 from loraudit.studies.study import Run
 from loraudit.studies.study_file import Contrast
-from tiny import changed, make_spec
+from tiny import TRAIN, changed, make_spec
 from tiny_study import small_study
 
 ROWS = 500
@@ -107,3 +110,20 @@ def test_the_records_of_runs_that_tune_are_written_too(tmp_path, monkeypatch):
     write_collected(study, [], tmp_path, tmp_path)
     lines = (tmp_path / "tidy/records.jsonl").read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [0, 1]
+
+
+def test_each_field_that_was_chosen_stands_in_the_runs_row(tmp_path):
+    """Whichever fields a study tunes, a claim matches cells by the values that they took."""
+    values = {"learning_rate": 5e-3, "epochs": 4, "warmup_ratio": 0.1}
+    tried = Candidate(values={**values, "epochs": 2}, runs={"t/m/try/s100": "0" * 64})
+    chosen = changed(make_spec(selection_rows=10), tuned=Tuned(candidates=(tried,)), **values)
+    planned = Run(id="t/m/lora/s0", label="", spec=chosen.planned())
+    (tmp_path / planned.id).mkdir(parents=True)
+    times = dict.fromkeys(("train", "evaluate", "total"), 1.0)
+    train = TRAIN.model_copy(update={"seconds": times, "cpu_seconds": times})
+    record = RunRecord(spec=chosen, spec_sha256=digest(chosen), train=train, environment={})
+    write_record(tmp_path / planned.id, record)
+    study = small_study(runs=(planned,))
+    row = collect.tidy(study, tmp_path).iloc[0]
+    assert {name: row[name] for name in values} == values
+    assert chosen_spec(planned.spec, pd.DataFrame([row])).epochs == 4

@@ -51,6 +51,14 @@ def test_equal_seeds_start_in_a_shared_direction():
         assert torch.allclose(small.lora_A[0], large.lora_A[0])
 
 
+def test_runs_on_a_base_of_few_bits_are_left_out():
+    """Their update stands beside the packed weights, so W + BA is not what they computed."""
+    made = study(("lora", 8, 0, ""), ("lora", 8, 1, ""))
+    packed = Run(id="t/m/packed/s0", label="", spec=make_spec(base_bits=4))
+    both = made.model_copy(update={"runs": (packed, *made.runs)})
+    assert lora_runs(both) == list(made.runs)
+
+
 def test_a_study_without_lora_has_none():
     made = study(("peft", 8, 0, ""))
     assert lora_runs(made) == rank_pairs(made) == seed_pairs(made) == weight_runs(made) == []

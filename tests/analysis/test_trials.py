@@ -60,6 +60,11 @@ def test_an_undefined_score_counts_as_the_lowest_as_where_the_choice_was_made():
     assert lora.lead == pytest.approx(0.3)
 
 
+def test_full_fine_tuning_that_keeps_its_weights_is_full_fine_tuning_too():
+    table = pd.concat([trials("lora", clear(1e-3), 1e-3, rank=8), FULL.assign(method="full_saved")])
+    assert chosen_settings(table).iloc[0].rate_ratio == pytest.approx(10)
+
+
 def test_without_tuned_full_fine_tuning_there_is_no_ratio_and_without_trials_no_row():
     lora = trials("lora", clear(1e-3), 1e-3, rank=8)
     assert chosen_settings(lora).rate_ratio.isna().all()

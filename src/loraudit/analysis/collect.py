@@ -370,7 +370,7 @@ def _tidy_row(run: Run, folder: Path) -> dict:
     if record.spec.planned() != run.spec:
         raise UserError(f"{folder}: made from another spec than the study asks for; delete it")
     spec, train = record.spec, record.train
-    headline = spec.task.headline
+    headline, flat = spec.task.headline, spec.flat()
     return {
         "run": run.id,
         **cell_of(run),
@@ -406,4 +406,5 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "copied_tensors": len(train.copied),
         "base_bits": spec.base_bits,
         **{f"counts_{name}": count for name, count in train.counts.items()},
+        **{name: flat[name] for name in (spec.tuned.fields if spec.tuned else ())},
     }

@@ -239,6 +239,8 @@ def _has(fields: Mapping[str, Any], name: str, value: Any) -> bool:
         return math.isclose(known, wanted, rel_tol=1e-6)
     if name == "warm_start" and isinstance(value, str):
         return isinstance(known, dict) and known.get("task") == value
+    if name == "method" and known in METHODS and METHODS[known].trains == "weights":
+        return value in (known, METHODS[known].published_as)
     return known == value
 
 

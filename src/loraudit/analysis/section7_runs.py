@@ -9,8 +9,12 @@ from loraudit.studies.study import Run, Study
 
 
 def lora_runs(study: Study) -> list[Run]:
-    """Return the in-house LoRA runs; not ALoRA's, whose layers differ in rank."""
-    return [run for run in study.runs if run.spec.method == "lora"]
+    """Return the in-house LoRA runs on a base as loaded; not ALoRA's, whose layers differ in rank.
+
+    On a base of few bits the update stands beside the packed weights, not beside W, and may start
+    from their error.
+    """
+    return [r for r in study.runs if r.spec.method == "lora" and r.spec.base_bits is None]
 
 
 def full_runs(study: Study) -> list[Run]:

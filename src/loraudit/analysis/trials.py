@@ -33,7 +33,11 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
     tuning = tuning.assign(score=tuning.score.astype(float).fillna(LOWEST))
     for key, trials in tuning.groupby(CELL, dropna=False, sort=False):
         named = dict(zip(CELL, key, strict=True))
-        means = trials.groupby("values", sort=False).score.mean().sort_values(ascending=False, kind="stable")
+        means = (
+            trials.groupby("values", sort=False)
+            .score.mean()
+            .sort_values(ascending=False, kind="stable")
+        )
         own = trials[trials.chosen.astype(bool)]
         if own.empty:
             continue
@@ -65,7 +69,8 @@ def _full(tuning: pd.DataFrame, cell: dict) -> pd.DataFrame:
     """Return the trials of unlabelled full fine-tuning on a cell's task and model."""
     same = (tuning[SUBJECT] == [cell[key] for key in SUBJECT]).all(axis=1)
     plain = tuning.label.map(label_text) == ""
-    return tuning[same & plain & (tuning.method == "full")]
+    full = tuning.method.map(lambda name: METHODS[name].published_as or name) == "full"
+    return tuning[same & plain & full]
 
 
 def _ratio(cell: dict, trials: pd.DataFrame, full: pd.DataFrame) -> dict[str, float]:

@@ -190,7 +190,9 @@ def global_batches(
     if batching == "length_grouped":
         blocks = [order[i : i + 50 * batch] for i in range(0, len(order), 50 * batch)]
         # Stable: how another sort orders equal lengths depends on the CPU's instructions.
-        order = np.concatenate([block[np.argsort(lengths[block], kind="stable")] for block in blocks])
+        order = np.concatenate(
+            [block[np.argsort(lengths[block], kind="stable")] for block in blocks]
+        )
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
     if batching == "length_grouped":
         batches = [batches[i] for i in generator.permutation(len(batches))]

@@ -169,7 +169,11 @@ def describe_pareto(rows: pd.DataFrame) -> str:
     def say(part: pd.DataFrame) -> str:
         fronts = []
         for price, name in PRICES.items():
-            front = part[part[f"front_{price}"] == "on"].sort_values(price, kind="stable").to_dict("records")
+            front = (
+                part[part[f"front_{price}"] == "on"]
+                .sort_values(price, kind="stable")
+                .to_dict("records")
+            )
             cells = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
             noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
             fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(cells)}{noise}")

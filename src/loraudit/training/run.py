@@ -53,7 +53,10 @@ that has nothing to evaluate. (torch 2.13 has a new name for it, which Accelerat
 
 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
 
-SAME = ("python", "packages", "threads", "processes", "device", "data", "weights", "started_from")
+SAME = (
+    *("python", "packages", "threads", "processes", "device", "data", "tokens", "weights"),
+    "started_from",
+)
 """What a checkpoint must have been made with, beside the same spec and code, to be used."""
 
 
@@ -184,6 +187,7 @@ def provenance_of(accelerator: Accelerator, tokens: Path, model_folder: Path) ->
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,  # its number differs from process to process
         "data": data_fingerprint(tokens),
+        "tokens": read_json(tokens / "manifest.json")["files"],
         "weights": read_json(model_folder / "manifest.json")["files"]["model.safetensors"],
     }
 
