@@ -14,7 +14,7 @@ times = []
 step = loop.optimizer_step
 
 
-def timed_step(*arguments) -> float:
+def timed_step(*arguments) -> object:
     """Take the time of each step's end."""
     loss = step(*arguments)
     times.append(time.time())

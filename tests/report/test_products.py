@@ -3,13 +3,16 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from conftest import script
 from loraudit.report.figure_registry import study_figures
 from loraudit.report.products import REPORT, Places, products
-from loraudit.studies.study import read_study
+from loraudit.studies.study import Run, Study, read_study
 from loraudit.tools.remade import COMPARE
+from loraudit.training.run import train
+from tiny import make_spec
 
 RESULTS, FIGURES = Path("results/small"), Path("figures/small")
 
@@ -71,3 +74,30 @@ def test_without_section_7_what_is_drawn_from_it_can_not_be_made(study, tmp_path
             left.add(product.name)
     unmade = {f"{kind} of figure {name}" for name in names for kind in ("rows", "picture")}
     assert left == unmade | {REPORT}
+
+
+@pytest.mark.slow
+def test_a_study_that_scores_its_last_epochs_alone_makes_all_without_a_best_one(tiny, tmp_path):
+    runs = [
+        Run(id=f"tinytask/tiny/{method}/s{seed}", label="", spec=make_spec(
+            method=method, seed=seed, train_rows=16, validate_epochs="last"))
+        for method in ("bitfit", "head") for seed in (0, 1)
+    ]  # fmt: skip
+    places = Places(*(tmp_path / name for name in ("from", "results", "figures", "resources")))
+    for run in runs:
+        train(run.spec, tiny / "tokens", tiny / "model", places.source / "runs" / run.id)
+    manifest = places.resources / "tasks/tinytask/manifest.json"
+    manifest.parent.mkdir(parents=True)
+    shutil.copy(tiny / "task/manifest.json", manifest)
+    study = Study(name="late", question="Last?", runs=tuple(runs))
+    for product in products(study, places, cells=[]):
+        product.make()
+    tidy = pd.read_csv(places.results / "tidy/runs.csv")
+    assert tidy["best"].isna().all() and tidy["last"].notna().all()
+    written = [*places.results.glob("tables/*.csv"), *places.figures.glob("*.csv")]
+    for file in (path for path in written if path.read_text().strip()):  # others have no rows
+        shown = pd.read_csv(file).dropna(axis="columns", how="all")
+        assert not [name for name in shown if "best" in name], file
+        assert "epoch" not in shown or "best" not in set(shown.epoch), file
+    page = (places.results / "report.html").read_text()
+    assert "The last epoch is not chosen." in page and "The best epoch is chosen" not in page

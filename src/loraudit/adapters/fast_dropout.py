@@ -14,6 +14,8 @@ torch's dropout runs, and so it does in LoRA's own dropout, whose mask PEFT draw
 `compute: plain` has torch's everywhere. tests/adapters/test_fast_dropout.py has the statistics.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -135,8 +137,22 @@ def attention_forward(
     return attended.transpose(1, 2).contiguous(), None
 
 
+def attention_mask(
+    *sizes: int, attention_mask: Tensor | None = None, **options: Any
+) -> Tensor | None:
+    """Return torch's mask of attention, without a look at what the given one hides.
+
+    transformers looks at each mask, to leave out one that hides nothing, and so waits until a GPU
+    has done all that it was given. Our batches have a mask only if it hides something
+    (data/batches.py).
+    """
+    if attention_mask is not None:
+        options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(*sizes, attention_mask=attention_mask, **options)
+
+
 AttentionInterface.register(ATTENTION, attention_forward)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, attention_mask)
 
 
 def replace_dropout(model: nn.Module, spec: RunSpec) -> nn.Module:

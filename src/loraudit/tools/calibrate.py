@@ -302,14 +302,14 @@ def _time_steps(state, examples: "Examples") -> tuple[float, list[float]]:
     state.model.train()
     started = time.monotonic()
     for batch in ordered[-FIRST:]:
-        optimizer_step(state, examples, batch)
+        optimizer_step(state, examples, batch).item()  # which waits until the step is done
     first = time.monotonic() - started
     seconds: list[float] = []
     for place in generator.permutation(places):
         if len(seconds) >= FEWEST and sum(seconds) > SECONDS:
             break
         started = time.monotonic()
-        optimizer_step(state, examples, ordered[place])
+        optimizer_step(state, examples, ordered[place]).item()
         seconds.append(time.monotonic() - started)
     return first, seconds
 

@@ -4,7 +4,6 @@ Accelerate manages processes, devices and precision. Which rows make up an optim
 decided here, so that the global batch is what the spec says, whatever the number of processes.
 """
 
-import math
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -14,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from loraudit.base.errors import UserError
 from loraudit.base.progress import progress
 from loraudit.data.batches import (
     Examples,
@@ -28,15 +26,11 @@ from loraudit.studies.spec import CHOSEN_ON, derive_seed
 from loraudit.training import metrics
 from loraudit.training.accounting import out_of_memory
 from loraudit.training.method import Controller
-from loraudit.training.state import State, keep, note_ranks, restore
+from loraudit.training.state import Diverged, State, keep, look, note_ranks, restore
 
 EVALUATED = 4
 """An evaluation batch has the rows of so many micro batches: without a backward pass they take no
 more memory than one does in training."""
-
-
-class Diverged(UserError):
-    """The loss or an output is not finite."""
 
 
 def run_epochs(
@@ -122,14 +116,10 @@ def train_epoch(state: State, examples: Examples) -> float:
         act(state, state.controller)
     for batch in progress(left, len(left), f"train epoch {journal.epoch}/{spec.epochs}", quiet):
         with journal.timed("train"):
-            loss = optimizer_step(state, examples, batch)
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss is {loss} at step {journal.step} (epoch {journal.epoch}); no result "
-                    f"was written. Try a learning_rate below {spec.learning_rate:g}"
-                )
-            journal.loss += loss
+            state.losses.append(optimizer_step(state, examples, batch))
             journal.batch += 1
+            if journal.step % state.looks == 0 or journal.batch == len(batches):
+                look(state)
             if state.controller and not state.controller.with_gradients:
                 act(state, state.controller)
         keep(state)
@@ -144,8 +134,11 @@ def act(state: State, controller: Controller) -> None:
     note_ranks(state)
 
 
-def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float:
-    """Do one optimizer step on a global batch; return the loss summed over its rows.
+def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> torch.Tensor:
+    """Do one optimizer step on a global batch; return the loss summed over its rows here.
+
+    The host does not wait for the device: what is returned is a scalar there, of the rows that this
+    process has.
 
     Raises:
         UserError: there is too little memory.
@@ -172,7 +165,7 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> float
     if state.controller and state.controller.with_gradients:
         act(state, state.controller)
     state.optimizer.zero_grad()
-    return accelerator.reduce(total, "sum").item()
+    return total
 
 
 def share_of(
@@ -238,13 +231,13 @@ def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     state.model.eval()
     batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
-    own: list[tuple[np.ndarray, np.ndarray]] = []
+    own: list[tuple[np.ndarray, torch.Tensor]] = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):
         state.heed()
         longest = examples.lengths[index].max()
         with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
-            own.append((index, forward(state, examples, index).float().cpu().numpy()))
-    parts = gather_object(own)
+            own.append((index, forward(state, examples, index).float()))
+    parts = gather_object([(index, logits.cpu().numpy()) for index, logits in own])
     whole = np.full((len(examples), parts[0][1].shape[1]), np.nan, dtype=np.float32)
     for index, logits in parts:
         whole[index] = logits

@@ -1,5 +1,6 @@
 """What the training loop works on, and how it is saved to a checkpoint and read again."""
 
+import math
 import signal
 import time
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
+from loraudit.base.errors import UserError
 from loraudit.base.provenance import gpus, machine
 from loraudit.studies.spec import RunSpec
 from loraudit.training.accounting import adapter_ranks
@@ -15,13 +17,26 @@ from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.journal import Best, Journal, put_weights, trained_weights
 from loraudit.training.method import Controller
 
+LOOKS = {"cpu": 1}
+"""After how many optimizer steps the host looks at what a device has computed; see `SELDOM`."""
+
+SELDOM = 10
+"""The same on all other devices: to look, the host has to wait until the device has done all that
+it was given, and a GPU idles until it is given more. In between the host only gives it work."""
+
+
+class Diverged(UserError):
+    """The loss or an output is not finite."""
+
 
 @dataclass
 class State:
     """What the loop works on.
 
     `bare` is the model that the method has prepared; `model` is the same model wrapped by
-    Accelerate. `pad` is the id of the token that fills short rows of a batch.
+    Accelerate. `pad` is the id of the token that fills short rows of a batch. `losses` are the
+    summed losses of the last steps, scalars on the device that the host has not looked at yet; it
+    does after `looks` steps.
     """
 
     spec: RunSpec
@@ -35,6 +50,11 @@ class State:
     journal: Journal = field(default_factory=Journal)
     controller: Controller | None = None
     checkpoints: Checkpoints | None = None
+    losses: list[torch.Tensor] = field(default_factory=list)
+    looks: int = 0
+
+    def __post_init__(self) -> None:
+        self.looks = self.looks or LOOKS.get(self.accelerator.device.type, SELDOM)
 
     def heed(self) -> None:
         """Save a checkpoint and stop here if a signal came to a run of one process.
@@ -75,8 +95,34 @@ def restore(state: State, best: Best) -> None:
     put_weights(state.bare, best.weights)
 
 
+def look(state: State) -> None:
+    """Add the losses of the last steps to the journal's; waits for the device.
+
+    Raises:
+        Diverged: one is not finite; the journal's step is then the first such step's.
+    """
+    journal, losses = state.journal, state.losses
+    if not losses:
+        return
+    values = state.accelerator.reduce(torch.stack(losses), "sum").tolist()
+    state.losses = []
+    for step, loss in enumerate(values, journal.step - len(values) + 1):
+        if not math.isfinite(loss):
+            journal.step = step
+            raise Diverged(
+                f"the loss is {loss} at step {step} (epoch {journal.epoch}); no result was "
+                f"written. Try a learning_rate below {state.spec.learning_rate:g}"
+            )
+        journal.loss += loss
+
+
 def save_checkpoint(state: State, checkpoints: Checkpoints) -> bool:
-    """Save all that `take_up` needs, and return whether it was written."""
+    """Save all that `take_up` needs, and return whether it was written.
+
+    Raises:
+        Diverged: the loss of a step that the host had not looked at yet is not finite.
+    """
+    look(state)
     on_gpu = state.accelerator.device.type == "cuda"
     content = {
         "journal": {
@@ -115,14 +161,19 @@ def note_ranks(state: State) -> None:
 def keep(state: State) -> None:
     """Save a checkpoint when it is time for one, and stop if a signal came.
 
-    If one process has to save or stop, all do, because a checkpoint holds a part of each.
+    If one process has to save or stop, all do, because a checkpoint holds a part of each. Several
+    processes ask each other after those steps only at which the host looks at the device.
     """
     checkpoints = state.checkpoints
     if checkpoints is None:
         return
-    asked = torch.tensor([checkpoints.signal is not None, checkpoints.due()])
-    asked = state.accelerator.reduce(asked.float().to(state.accelerator.device), "sum")
-    if asked[0]:
+    stops, saves = checkpoints.signal is not None, checkpoints.due()
+    if state.accelerator.num_processes > 1:
+        if state.journal.step % state.looks:
+            return
+        asked = torch.tensor([stops, saves], device=state.accelerator.device, dtype=torch.float)
+        stops, saves = (count > 0 for count in state.accelerator.reduce(asked, "sum").tolist())
+    if stops:
         stop(state, checkpoints)
-    if asked[1]:
+    if saves:
         save_checkpoint(state, checkpoints)
