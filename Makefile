@@ -1,6 +1,6 @@
 # make results: tables, figures and report of the default study (the environment is made once).
 # make test: all tests, in the same environment. make quick: lint and the fast tests, before a commit.
-# Other targets: lint, docs, bench, lock, showcase, test-portable (the tests that compute, as another
+# Other targets: lint, docs, bench, lock, showcase, contact-sheet, test-portable (the tests that compute, as another
 # kind of CPU would, on one and on two threads), test-slurm (the SLURM profile, on a SLURM that is
 # started for it; as root on Debian, about 12 minutes beside other work), test-gpu (what can only be
 # tried on a GPU) and bench-gpu (what it does in a second, for `loraudit plan --gpu`).
@@ -8,7 +8,7 @@ PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test quick test-portable test-slurm test-gpu bench-gpu lint docs bench lock showcase
+.PHONY: results test quick test-portable test-slurm test-gpu bench-gpu lint docs bench lock showcase contact-sheet
 
 results: $(VENV)/.ready
 	snakemake --cores all
@@ -81,3 +81,7 @@ STUDY ?= quickstart
 COMMAND ?= snakemake --cores 2 --config study=$(STUDY)
 showcase: $(VENV)/.ready
 	python scripts/showcase.py --study $(STUDY) --command "$(COMMAND)"
+
+# All committed figures on one page, to be looked at in one go.
+contact-sheet: $(VENV)/.ready
+	python scripts/contact_sheet.py --figures figures/committed --out contact-sheet.png

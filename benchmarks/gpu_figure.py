@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.base.files import write_text
-from loraudit.report.figure_style import COLOURS, STYLE, save
+from loraudit.report.figure_style import STYLE, save
 from loraudit.report.formatting import markdown
+from loraudit.report.looks import MUTED
 
 MARKERS = {"loraudit": "o", "peft+trainer": "^"}
 TOOLS = {"loraudit": "loraudit", "peft+trainer": "PEFT + Trainer"}
@@ -86,8 +87,9 @@ def _lines(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
         middle = part.steps_per_second
         axes.errorbar(
             part[x], middle, yerr=[middle - part.q1, part.q3 - middle],
-            label=f"{TOOLS[tool]}, {precision}", color=COLOURS[PRECISIONS.index(precision)],
+            label=f"{TOOLS[tool]}, {precision}", color=MUTED[2 * PRECISIONS.index(precision)],
             marker=MARKERS[tool], markersize=4, capsize=2,
+            markerfacecolor=None if tool == "loraudit" else "white",
             linestyle="-" if tool == "loraudit" else "--",
         )  # fmt: skip
     axes.set_ylim(bottom=0)

@@ -34,8 +34,9 @@ from matplotlib.figure import Figure
 from loraudit.adapters import inject
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import write_json, write_text
-from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
+from loraudit.report.figure_style import STYLE, save
 from loraudit.report.formatting import markdown
+from loraudit.report.looks import MUTED, TARGET_MARKERS
 from loraudit.studies.expand import load_study
 from loraudit.studies.record import Chosen, RunRecord, Train
 from loraudit.studies.spec import RunSpec, digest
@@ -260,9 +261,9 @@ def draw(table: pd.DataFrame) -> Figure:
         figure, row = plt.subplots(1, len(panels), figsize=(8.2, 3.4), layout="constrained")
         for axes, (column, label) in zip(row, panels.items(), strict=True):
             for number, (what, part) in enumerate(table.groupby("what", sort=False)):
-                look = {"color": COLOURS[number % len(COLOURS)], "markersize": 4}
-                look["linestyle"] = "-" if number < len(COLOURS) else "--"
-                look["marker"] = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+                look = {"color": MUTED[number % len(MUTED)], "markersize": 4}
+                look["linestyle"] = "-" if number < len(MUTED) else "--"
+                look["marker"] = list(TARGET_MARKERS.values())[number % len(TARGET_MARKERS)]
                 axes.loglog(part.runs, part[column], label=what, **look)
             axes.set_xlabel("runs of the study")
             axes.set_ylabel(label)

@@ -368,7 +368,8 @@ def growth(rounds: int) -> pd.DataFrame:
         for name in names:
             mib, _ = alone(name, "minilm", "+".join(targets), rank, 8, tokens)
             row = {"axis": axis, "value": value, "what": name, "MiB": mib}
-            rows.append({**row, "ms": 1000 * seconds[name].median()})
+            ms = 1000 * seconds[name].quantile([0.25, 0.5, 0.75])
+            rows.append({**row, "lower": ms[0.25], "ms": ms[0.5], "upper": ms[0.75]})
         print(f"growth: {axis} {value}: done", file=sys.stderr, flush=True)
     return pd.DataFrame(rows).assign(part="growth")
 

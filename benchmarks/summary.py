@@ -11,8 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.base.files import write_atomic, write_text
-from loraudit.report.figure_style import COLOURS, MARKERS, STYLE, save
+from loraudit.report.figure_style import STYLE, save
 from loraudit.report.formatting import markdown
+from loraudit.report.looks import Look, look_of
 
 SHARE = "LoRA's share of one linear layer, forward and backward, r=8"
 STEP = "training step, r=8"
@@ -92,8 +93,21 @@ def _inside(part: str, column: str) -> bool:
     return part == "step" and column == "setting"
 
 
+LOOKS = {
+    "ours": look_of("lora", "q+v"),
+    "PEFT": look_of("peft", "q+v"),
+    "1 cores": Look("#777777", "s", line=":"),
+    "2 cores": Look("#000000", "s"),
+}
+"""How each series is drawn, wherever it stands."""
+NAMES = {"1 cores": "1 core"}
+
+
 def draw(folder: Path) -> tuple[Figure, pd.DataFrame]:
-    """Draw step time and memory against rank, tokens and matrices; wall time against runs."""
+    """Draw step time and memory against rank, tokens and matrices; wall time against runs.
+
+    Bars are the quartiles of the rounds, where the table has them.
+    """
     growth = pd.read_csv(folder / "growth.csv")
     cores = pd.read_csv(folder / "cores.csv")
     tables = []
@@ -114,14 +128,23 @@ def draw(folder: Path) -> tuple[Figure, pd.DataFrame]:
 
 def _lines(axes: plt.Axes, table: pd.DataFrame, axis: str, unit: str) -> pd.DataFrame:
     """Draw one panel, a line per variant; returns what was drawn."""
-    for number, (name, part) in enumerate(table.groupby("what", sort=False)):
-        style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 4}
-        axes.plot(part.value, part[unit], label=name, **style)
+    for name, part in table.groupby("what", sort=False):
+        look = LOOKS[name]
+        label = NAMES.get(name, name)
+        axes.plot(part.value, part[unit], label=label, linestyle=look.line, **look.marks())
+        if unit == "ms" and "lower" in part:
+            reach = [part.ms - part.lower, part.upper - part.ms]
+            bars = {"fmt": "none", "ecolor": look.colour, "elinewidth": 1}
+            axes.errorbar(part.value, part.ms, yerr=reach, **bars)
+    ticks = sorted(table.value.unique())
     if axis == "rank":
         axes.set_xscale("log", base=4)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(axis)
-    axes.set_ylim(bottom=0)
-    drawn = table.rename(columns={unit: "measured"})[["what", "value", "measured"]]
+    axes.set_ylim(0, 1.1 * table[unit].max())
+    drawn = table.rename(columns={unit: "measured"})
+    kept = [name for name in ("lower", "upper") if name in drawn and unit == "ms"]
+    drawn = drawn[["what", "value", "measured", *kept]]
     return drawn.assign(axis=axis, unit=unit)
 
 

@@ -12,6 +12,7 @@ from loraudit.analysis.cells import chosen_spec
 from loraudit.analysis.collect import (
     ROW_ERRORS,
     complete,
+    majority_scores,
     missing,
     row_errors,
     write_collected,
@@ -79,6 +80,26 @@ def test_runs_that_were_scored_on_different_rows_are_left_out(tmp_path):
         small_study(contrasts=tuple(asked)), tidy("full", "head", "bitfit"), tmp_path
     )
     assert found.empty and list(found) == ROW_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("metric", "score"), [("accuracy", 0.75), ("f1", 6 / 7), ("matthews", 0.0), ("pearson", None)]
+)
+def test_the_majority_class_scores_what_a_constant_answer_does(tmp_path, metric, score):
+    """Of the validation rows of one epoch: three of four are of class 1."""
+    labels = {"validation": [1, 1, 0, 1], "selection": [0, 0, 0, 0]}
+    table = pd.concat(
+        [
+            pd.DataFrame({"split": split, "epoch": epoch, "label": values})
+            for split, values in labels.items()
+            for epoch in (1, 2)
+        ]
+    )
+    (tmp_path / "t/m/full/s0").mkdir(parents=True)
+    table.to_parquet(tmp_path / "t/m/full/s0/predictions.parquet")
+    runs = tidy("full").assign(metric=metric, rows_validation=4)
+    found = majority_scores(runs, tmp_path)  # the second seed has the same rows
+    assert list(found.fillna(-1)) == pytest.approx([-1 if score is None else score] * 2)
 
 
 def test_a_run_that_waits_for_a_failed_trial_names_it_and_its_error(tmp_path):

@@ -48,6 +48,17 @@ def test_time_per_step_and_rows_per_second():
     assert lora.padded_share == pytest.approx(1.5)
 
 
+def test_a_fit_that_takes_no_steps_has_no_time_of_one_and_is_on_no_front_of_time():
+    """The probe's one fit stood among steps with 11 seconds, and squeezed all others together."""
+    probe = tidy()[1:].assign(method="probe", seconds_train=5.0)
+    runs = pd.concat([tidy(), probe], ignore_index=True).assign(last=0.8, best=0.8, seed=0)
+    table = cost(runs)
+    assert table.step.isna().tolist() == [False, False, True]
+    assert list(cost_table(table)["ms per step"]) == ["200", "400", ""]
+    front = pareto(runs).set_index("method").front_milliseconds_step
+    assert front["lora"] == "on" and pd.isna(front["probe"])
+
+
 def test_readers_see_units_and_no_empty_column():
     table = cost_table(cost(tidy()))
     assert list(table["disk for 10 tasks"]) == ["535.0 MB", "5.0 GB"]

@@ -57,7 +57,7 @@ def done(project):
     return project / "results/small"
 
 
-SCORES = ["cost", "crosscheck", "learning_curves", "pareto", "score_vs_parameters"]
+SCORES = ["cost", "crosscheck", "learning_curves", "hero", "pareto"]
 UPDATES = ["amplification", "intruders", "spectra", "stable_rank"]
 UPDATES += ["subspace_weights"]  # one rank, one seed
 FIGURES = SCORES + UPDATES
@@ -178,7 +178,7 @@ def test_a_study_without_adapters_has_no_section_7(project):
     assert [job for job in jobs if job.startswith(("draw", "measure"))] == [DRAWN]
     listed = snakemake(project, "-n", "--printshellcmds", config="study=heads")
     drawn = re.findall(r"figures/heads/(\w+)\.svg", listed)
-    assert set(drawn) == {"cost", "learning_curves", "pareto", "score_vs_parameters"}
+    assert set(drawn) == {"cost", "learning_curves", "pareto", "hero"}
 
 
 BITS = """

@@ -1,9 +1,14 @@
 """Figures of cost and of scores against their price."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from loraudit.report import cost_figures
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figures import undrawn
+from loraudit.report.looks import look_of
 from tiny_tables import costs, priced
 
 
@@ -29,9 +34,53 @@ def test_times_within_their_spread_are_said_to_be():
     assert "within the spread" in cost_figures.describe_cost(costs().assign(steps_differ=False))
 
 
+def test_a_cost_that_all_cells_have_in_common_has_no_panel():
+    alike = costs().assign(bytes_tasks=5e8)
+    assert [axes.get_xlabel() for axes in cost_figures.cost(alike).axes] == [
+        "peak memory, MiB",
+        "CPU time per step, ms",
+    ]
+    assert "disk" not in cost_figures.describe_cost(alike)
+    alike = alike.assign(peak_mib=900, step=0.2)
+    assert undrawn(FIGURES["cost"], alike) == "all cells cost the same"
+    assert undrawn(FIGURES["cost"], costs()) == ""
+
+
+def test_the_walls_time_is_drawn_of_gpus_alone():
+    """On CPUs runs share the machine, and the wall's clock counts what else it does."""
+    wall = costs().assign(clock="wall")
+    assert len(cost_figures.cost(wall).axes) == 2
+    assert len(cost_figures.cost(wall.assign(device_mib=100.0)).axes) == 3
+    named = [axes.get_xlabel() for axes in cost_figures.pareto(priced().assign(clock="wall")).axes]
+    assert named == ["trainable parameters", "peak memory, MiB"]
+    assert len(cost_figures.pareto(priced().assign(clock="wall", on_gpu=True)).axes) == 3
+
+
+def test_a_fit_without_steps_has_no_time_of_one():
+    fit = costs()[:1].assign(method="probe", step=float("nan"), step_sd=float("nan"))
+    table = pd.concat([costs(), fit], ignore_index=True)
+    said = cost_figures.describe_cost(table)
+    assert "CPU time per step, ms 200 (lora r8 q+v) to 400 (full)" in said
+    labels = [text.get_text() for text in cost_figures.cost(table).axes[2].texts]
+    assert labels == ["200", "400"]
+
+
+def test_sizes_within_a_factor_of_two_are_no_axis():
+    alike = priced().assign(parameters_trainable=[1000, 1500, 1900] * 2)
+    named = [axes.get_xlabel() for axes in cost_figures.pareto(alike).axes]
+    assert named == ["CPU time per step, ms", "peak memory, MiB"]
+
+
+def test_every_seed_is_a_dot_of_its_cells_colour():
+    axes = cost_figures.pareto(priced()).axes[0]
+    dots = [c for c in axes.collections if len(c.get_offsets()) == 2]
+    assert len(dots) == 3
+    full = dots[2]
+    assert to_hex(full.get_facecolors()[0]) == look_of("full").colour.lower()
+
+
 def test_a_front_that_may_be_chance_is_not_drawn_but_said():
-    table = priced().assign(clear_milliseconds_step=False, last_collapsed=[0, 1, 0])
-    table.loc[1, "front_milliseconds_step"] = "within noise"
+    table = priced().assign(clear_milliseconds_step=False, last_collapsed=[0, 1, 0] * 2)
     counted, timed, _ = cost_figures.pareto(table).axes
     joined = [
         [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
@@ -39,8 +88,6 @@ def test_a_front_that_may_be_chance_is_not_drawn_but_said():
     ]
     assert [len(lines) for lines in joined] == [1, 0]
     assert timed.get_xlabel() == "CPU time per step, ms\n(no clear front)"
-    pale = timed.containers[1].lines[0].get_markerfacecolor()
-    assert pale != counted.containers[1].lines[0].get_markerfacecolor()
     said = cost_figures.describe_pareto(table)
     assert (
         "by CPU time per step, ms lora r1 q+v (80.0 %), full (90.0 %) (within noise: no clear"
@@ -51,10 +98,11 @@ def test_a_front_that_may_be_chance_is_not_drawn_but_said():
     assert "mean with collapsed runs" in [text.get_text() for text in legend.get_texts()]
 
 
-def test_the_front_is_filled_and_joined():
+def test_the_front_has_a_black_edge_and_is_joined():
     axes = cost_figures.pareto(priced()).axes[0]
-    assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"] == [
+    assert [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2] == [
         [1000, 3000]
     ]
-    fills = [box.lines[0].get_markerfacecolor() for box in axes.containers]
-    assert [list(fill) == [1, 1, 1] for fill in fills] == [False, True, False]
+    marks = [line for line in axes.lines if len(line.get_xdata()) == 1]
+    edges = [to_hex(line.get_markeredgecolor()) for line in marks]
+    assert [edge == "#000000" for edge in edges] == [True, False, True]

@@ -4,6 +4,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from loraudit.report import curve_figures
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figures import undrawn
 from tiny_tables import epochs
 
 
@@ -13,14 +15,22 @@ def closed():
     plt.close("all")
 
 
-def test_learning_curves_show_a_mean_line_per_cell_and_twins_share_a_colour():
+def test_learning_curves_show_a_mean_line_per_cell_and_seed_and_twins_share_a_colour():
     loss, score = curve_figures.learning_curves(epochs()).axes
     lines = {line.get_label(): line for line in loss.lines}
-    assert list(lines["lora r1 q+v"].get_ydata()) == pytest.approx([1.05, 0.55])
+    assert list(lines["lora r1 q+v"].get_ydata()[:2]) == pytest.approx([1.05, 0.55])
     assert lines["lora r1 q+v"].get_color() == lines["peft r1 q+v"].get_color()
     assert lines["lora r1 q+v"].get_color() != lines["lora r8 q+v"].get_color()
     assert lines["peft r1 q+v"].get_linestyle() == "--"
-    assert list(score.lines[0].get_ydata()) == pytest.approx([0.6, 0.7])
+    assert list(score.lines[0].get_ydata()) == pytest.approx([0.6, 0.7, 0.8, 0.9])
+    seeds = [line for line in loss.lines if line.get_label()[0] == "_"]
+    assert len(seeds) == len(epochs()) / 4
+
+
+@pytest.mark.parametrize(("most", "why"), [(1, "one epoch makes"), (3, "3 epochs make"), (4, "")])
+def test_fewer_than_four_epochs_are_no_curve(most, why):
+    rows = epochs()[lambda table: table.epoch <= most]
+    assert undrawn(FIGURES["learning_curves"], rows) == (f"{why} no curve" if why else "")
 
 
 def test_curves_of_scores_at_chosen_epochs_are_those_of_the_selection_rows():
@@ -50,9 +60,9 @@ def test_scores_of_the_last_epoch_alone_are_points_beside_the_curves_of_the_loss
 
 def test_a_run_that_collapsed_is_marked_where_it_is_known():
     rows = epochs()
-    rows["collapsed"] = (rows.epoch == 2) & (rows.method == "head")
+    rows["collapsed"] = (rows.epoch == 4) & (rows.method == "head")
     loss, score = curve_figures.learning_curves(rows).axes
     (mark,) = [c for c in score.collections if c.get_label() == "collapsed run"]
-    assert mark.get_offsets().tolist() == [[2, pytest.approx(0.7)]]
+    assert mark.get_offsets().tolist() == [[4, pytest.approx(0.9)]]
     assert not [c for c in loss.collections if c.get_label() == "collapsed run"]
     assert "t head, 1 of 1 runs" in curve_figures.describe_learning_curves(rows)

@@ -16,7 +16,7 @@ from tiny_study import small_study
 
 @pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 def test_every_entry_has_its_code_section_caption_and_tables(figure):
-    roles = ["draw", "describe", *(["rows"] if figure.rows else [])]
+    roles = ["draw", "describe", *(role for role in ("rows", "undrawn") if getattr(figure, role))]
     assert all(callable(figure.code(role)) for role in roles)
     assert figure.section in page.SECTIONS
     assert len((page.CAPTIONS / f"{figure.name}.rst").read_text()) > 100
@@ -28,8 +28,8 @@ def test_every_entry_has_its_code_section_caption_and_tables(figure):
 
 def test_a_study_draws_what_it_has():
     names = set(study_figures(small_study()))
-    assert names >= {"score_vs_parameters", "pareto", "crosscheck", "spectra", "subspace_seeds"}
-    assert names.isdisjoint({"verdicts", "switches", "score_vs_rank", "score_vs_rows"})
+    assert names >= {"hero", "pareto", "crosscheck", "spectra", "subspace_seeds"}
+    assert names.isdisjoint({"verdicts", "switches", "score_vs_bits", "score_vs_rows"})
     only_full = small_study(runs=small_study().runs[2:])
     assert set(study_figures(only_full)) == {"learning_curves", "cost"}
     compared = small_study(compare=("hu2022.table2",))

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 import tiny_tables
 from loraudit.base.files import folder_fingerprint
 from loraudit.report.figure_registry import FIGURES
-from loraudit.report.figure_style import WIDTH, save
+from loraudit.report.figure_style import COLUMN, WIDTH, save
 from loraudit.report.forest_figures import published
 
 
@@ -74,7 +74,7 @@ HARD = {
 def test_text_is_legible_inside_the_figure_and_apart(draw, rows):
     figure = draw(rows())
     figure.canvas.draw()
-    assert figure.get_figwidth() == WIDTH
+    assert figure.get_figwidth() in (WIDTH, COLUMN, 2 * COLUMN)
     labels, unseen = tick_labels(figure)
     room = figure.bbox.padded(1)
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text not in unseen]

@@ -8,7 +8,7 @@ import pytest
 import tiny_tables
 from loraudit.report.alt_text import listed
 from loraudit.report.figure_registry import FIGURES
-from loraudit.report.figures import describe, make_figure
+from loraudit.report.figures import describe, make_figure, told_apart
 
 
 def describe_rows(name: str, rows: pd.DataFrame) -> str:
@@ -25,8 +25,8 @@ def test_an_image_is_described_with_its_numbers(name):
 
 
 def test_descriptions_say_what_is_there():
-    text = describe_rows("score_vs_rank", tiny_tables.tidy())
-    assert "LoRA (ours) q+v 71.0 at r=1, 78.0 at r=8" in text
+    text = describe_rows("hero", tiny_tables.scores())
+    assert "LoRA (ours) q+v 72.0 at r=1, 79.0 at r=8" in text
     assert "full fine-tuning 80.0" in text
     text = describe_rows("verdicts", tiny_tables.compared())
     assert "1 reproduced, 1 not reproduced, 1 undecided" in text
@@ -57,3 +57,18 @@ def test_a_figure_is_drawn_from_files_with_the_rows_that_it_shows(name, tmp_path
     shown = pd.read_csv(tmp_path / f"{name}.csv")
     assert len(shown) == len(tiny_tables.rows(name))
     assert (tmp_path / f"{name}.svg").is_file() and (tmp_path / f"{name}.png").is_file()
+
+
+def test_a_figure_without_anything_to_see_is_a_line_on_the_page(tmp_path):
+    table = tmp_path / "tidy/history.parquet"
+    table.parent.mkdir()
+    rows = tiny_tables.epochs()
+    for most, name in ((3, "short"), (4, "long")):
+        rows[rows.epoch <= most].to_parquet(table)
+        make_figure(FIGURES["learning_curves"], tmp_path, tmp_path / name / "learning_curves")
+    paths = [tmp_path / name / "learning_curves.svg" for name in ("short", "long")]
+    short, long = ({"learning_curves": path} for path in paths)
+    assert told_apart(long) == (long, {})
+    line = "Not drawn: Learning curves (3 epochs make no curve)."
+    assert told_apart(short) == ({}, {"curves": [line]})
+    assert paths[0].stat().st_size < paths[1].stat().st_size

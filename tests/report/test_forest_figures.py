@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from loraudit.report import forest_figures
 from tiny_tables import compared, effects
@@ -56,11 +57,27 @@ def test_each_row_has_its_own_margin():
     assert "margin of the task" in [text.get_text() for text in labels]
 
 
-def test_the_switch_figure_has_a_panel_per_task_and_both_epochs():
-    panels = forest_figures.switches(effects()).axes
-    assert [panel.get_title() for panel in panels] == [f"{t}, m: base 80.0 %, n=5" for t in "ab"]
+def test_the_switch_figure_has_a_panel_per_task_of_the_epoch_that_counts():
+    table = effects()
+    rows = forest_figures.switch_rows(table)
+    assert set(rows.epoch) == {"best"} and len(rows) == len(table) - 2
+    panels = forest_figures.switches(rows).axes
+    titles = [f"{t}, m: base 80.0 % (best epoch), n=5" for t in "ab"]
+    assert [panel.get_title() for panel in panels] == titles
     names = [label.get_text() for label in panels[0].get_yticklabels()]
-    assert names == ["head trained", "", "last epoch, not the best"]
+    assert names == ["head trained", "last epoch, not the best"]
+
+
+def test_a_switch_is_filled_where_it_survives_the_correction():
+    rows = forest_figures.switch_rows(effects())
+    panel = forest_figures.switches(rows).axes[1]  # the first has the legend's marks too
+    marks = [c for c in panel.collections if len(c.get_offsets())]
+    faces = [to_hex(mark.get_facecolors()[0]) for mark in marks]
+    assert [face == "#ffffff" for face in faces] == [False, True]
+    assert (
+        "head trained +5.0 [+4.0, +6.0] (adjusted p < 0.05);"
+        in forest_figures.describe_switches(rows)
+    )
 
 
 @pytest.mark.parametrize(

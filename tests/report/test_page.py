@@ -48,7 +48,7 @@ def made_page(folder: Path) -> page.Page:
     }
     drawn = {
         "verdicts": tiny_tables.compared(),
-        "score_vs_rank": tiny_tables.tidy().assign(task=HOSTILE),
+        "hero": tiny_tables.scores().assign(task=HOSTILE),
         "learning_curves": tiny_tables.epochs().assign(model=HOSTILE),
         "cost": tiny_tables.costs(),
         "pareto": tiny_tables.priced(),

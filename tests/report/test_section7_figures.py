@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from loraudit.report import section7_figures
-from loraudit.report.figure_style import COLOURS
 from tiny_tables import intruded, projections, similarities, spectrum
 
 
@@ -32,10 +31,10 @@ def test_the_stable_rank_has_a_line_of_means_per_cell_and_a_dot_per_seed():
     assert [len(dots.get_offsets()) for dots in v.collections] == [0, 4]
 
 
-def test_cells_beyond_the_colours_are_counted():
+def test_cells_beyond_what_can_be_told_apart_are_counted():
     cells = [projections().assign(label=str(number)) for number in range(5)]
     (legend,) = section7_figures.stable_rank(pd.concat(cells)).legends
-    assert len(legend.get_texts()) == len(COLOURS)
+    assert len(legend.get_texts()) == section7_figures.MOST_CELLS
     assert legend.get_title().get_text() == "3 further cells are in the table"
 
 
@@ -46,19 +45,28 @@ def test_table_7_is_four_lines_on_a_log_axis():
         assert [list(line.get_ydata()) for line in panel.lines] == [[4, 4], [9, 9], [2, 2], [1, 1]]
 
 
-def test_phi_has_a_row_per_matrix_three_layers_and_the_control():
-    shown = section7_figures.pair_rows(similarities(), "ranks")
-    assert set(shown.layer) == {0, 2, 3}
-    assert set(shown.targets) == {"q+v"}
-    panels = section7_figures.subspaces(shown).axes[:8]
-    titles = [panel.get_title() for panel in panels]
-    assert titles == [
-        f"{m}, {x}" for m in "qv" for x in ("layer 0", "layer 2", "layer 3", "random")
-    ]
-    found = [panel.images[0].get_array().tolist() for panel in panels[:4]]
-    assert found == [[[pytest.approx(a), pytest.approx(b)]] for a, b in
-                     ((0.1, 0.2), (0.3, 0.4), (0.4, 0.5), (0.1, 0.1))]  # fmt: skip
+def test_phi_is_a_line_per_matrix_above_what_random_directions_give():
+    """The random pair has phi 0.1 at j = 2: 0.05 a direction."""
+    rows = section7_figures.pair_rows(similarities(), "ranks")
+    assert set(rows.targets) == {"q+v"} and set(rows.layer) == {0, 1, 2, 3}
+    assert "control" not in rows
+    over_j, over_layers = section7_figures.subspaces(rows).axes
+    for axes in (over_j, over_layers):
+        assert [line.get_label() for line in axes.lines][:2] == ["q", "v"]
+    q, v = over_j.lines[:2]
+    assert list(q.get_xdata()) == [1, 2]
+    assert list(q.get_ydata()) == pytest.approx([0.25 - 0.05, 0.35 - 0.1])
+    assert list(over_layers.lines[0].get_ydata()) == pytest.approx([0.05, 0.15, 0.25, 0.35])
+    assert q.get_color() != v.get_color()
+    assert "at j = 1, q 0.25 (random 0.05)" in section7_figures.describe_subspaces(rows)
     assert section7_figures.pair_rows(similarities(), "seeds").empty
+
+
+def test_i_grows_with_j_as_far_as_the_adapter_goes():
+    one = similarities().assign(pair="seeds")
+    table = pd.concat([one.assign(i=i) for i in (1, 2)])
+    rows = section7_figures.pair_rows(table, "seeds")
+    assert (rows.i == rows.j).all()
 
 
 def test_without_a_pair_the_figure_says_so():

@@ -61,7 +61,7 @@ def test_the_order_of_rows_stays():
 
 def test_subjects_are_thinned_too():
     table = cells(1, tasks=2 * MOST_SUBJECTS)
-    kept, note = thinned(table, LIMITS["score_vs_rank"])
+    kept, note = thinned(table, LIMITS["hero"])
     assert kept.task.nunique() == MOST_SUBJECTS
     assert f"{MOST_SUBJECTS + 1} of {2 * MOST_SUBJECTS + 1} series" in note  # and the baseline's
 
@@ -69,7 +69,7 @@ def test_subjects_are_thinned_too():
 def test_published_numbers_stay_and_what_is_not_drawn_takes_no_place():
     table = cells(100)
     table.loc[table.label == "x1", "method"] = "published"
-    assert (thinned(table, LIMITS["score_vs_rank"])[0].method == "published").sum() == 4
+    assert (thinned(table, LIMITS["hero"])[0].method == "published").sum() == 4
     table = cells(100, verdict="not comparable")
     table.loc[table.label.isin(["x1", "x2"]), "verdict"] = "undecided"
     kept, note = thinned(table, LIMITS["verdicts"])

@@ -355,7 +355,7 @@ def test_findings_are_plain_values(project):
     assert json.loads(json.dumps([finding._asdict() for finding in found(slow=False)])) == []
 
 
-COMPUTED = ["tidy/subspaces.csv", "tables/summary.csv", "figures/small/score_vs_rank.csv"]
+COMPUTED = ["tidy/subspaces.csv", "tables/summary.csv", "figures/small/hero.csv"]
 
 
 @pytest.mark.parametrize("name", COMPUTED)

@@ -44,6 +44,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         for row in read_json(folder / "crosscheck" / f"{cell}.json")
     ]
     runs = tidy(study, folder / "runs")
+    runs = runs.assign(majority=majority_scores(runs, folder / "runs"))
     return {
         "runs": runs,
         "crosscheck": pd.DataFrame(checks),
@@ -63,6 +64,34 @@ def tidy(study: Study, folder: Path) -> pd.DataFrame:
     """
     runs = progress(study.runs, len(study.runs), "read records")
     return pd.DataFrame([_tidy_row(run, Path(folder) / run.id) for run in runs])
+
+
+def majority_scores(runs: pd.DataFrame, folder: Path) -> pd.Series:
+    """Return what answering every validation row with the most frequent class scores, per run.
+
+    Args:
+        runs: as `tidy` returns them.
+        folder: has the runs' folders. Runs of one task with as many rows have the same ones.
+
+    Returns:
+        The score by the run's headline metric; NaN for a regression.
+    """
+    scores = pd.Series(math.nan, runs.index)
+    by = ["task", "metric", "rows_validation"]
+    for (_, metric, _), part in runs.groupby(by, sort=False):
+        if metric not in CORRELATIONS:
+            file = folder / part.run.iloc[0] / "predictions.parquet"
+            table = pd.read_parquet(file, columns=["split", "epoch", "label"])
+            table = table[table.split == "validation"]
+            labels = table.label[table.epoch == table.epoch.max()].to_numpy()
+            answers = np.full(len(labels), np.bincount(labels.astype(int)).argmax())
+            once = np.ones((1, len(labels)))
+            scores[part.index] = resampled_scores(labels, answers, once, metric)[0]
+    return scores
+
+
+CORRELATIONS = ("pearson", "spearman")
+"""Metrics of regressions, whose labels are no classes."""
 
 
 def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:

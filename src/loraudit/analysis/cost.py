@@ -69,7 +69,8 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
 
     `step` is the time of a step in seconds by the `clock` ("CPU" or "wall", see above), `step_sd`
     its standard deviation over runs, and `steps_differ` whether the quickest and the slowest cell
-    of the task and model differ clearly. `seconds_step` is the wall's time in any case.
+    of the task and model differ clearly. `seconds_step` is the wall's time in any case. A fit that
+    takes no steps has no time of one.
 
     `bytes_task` is what one more task adds on disk: the adapter or the trained part, or, for full
     fine-tuning, another checkpoint. `bytes_tasks` is the disk for `TASKS` tasks: adapters beside
@@ -110,7 +111,12 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_steps(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Add the seconds of a step of each run, and by which clock: one for a task and model."""
+    """Add the seconds of a step of each run, and by which clock: one for a task and model.
+
+    Methods that are one fit (their epochs are fixed) take no steps, so that theirs is missing.
+    """
+    takes_steps = ~tidy.method.map(lambda name: "epochs" in METHODS[name].fixed)
+    tidy = tidy.assign(steps=tidy.steps.where(takes_steps))
     tidy = tidy.assign(step=tidy.seconds_train / tidy.steps, clock="wall")
     if "cpu_seconds_train" not in tidy:  # records of an older layout
         return tidy
@@ -122,7 +128,10 @@ def _with_steps(tidy: pd.DataFrame) -> pd.DataFrame:
 
 def _steps_differ(runs: pd.DataFrame) -> bool:
     """Tell whether the quickest and the slowest cell of a task and model differ clearly."""
-    steps = [own.step.to_numpy() for _, own in runs.groupby(SCORED_CELL, dropna=False)]
+    stepped = runs[runs.step.notna()]
+    if stepped.empty:
+        return False
+    steps = [own.step.to_numpy() for _, own in stepped.groupby(SCORED_CELL, dropna=False)]
     means = [own.mean() for own in steps]
     return bool(clearly_differ([np.log(own) for own in steps])[np.argmin(means), np.argmax(means)])
 
@@ -134,6 +143,17 @@ def without_twins(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows.method != "peft") | ~cells.isin(cells[rows.method == "lora"])]
 
 
+def priced(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs, without PEFT's twins of ours, with their `PRICES` and the `clock` of time.
+
+    Memory is the GPU's where the runs had one, which `on_gpu` tells, else the process's.
+    """
+    tidy = _with_steps(without_twins(tidy))
+    device = tidy.peak_device_memory_mib.astype(float)
+    memory = device.fillna(tidy.peak_memory_mib)
+    return tidy.assign(milliseconds_step=1000 * tidy.step, memory_mib=memory, on_gpu=device.notna())
+
+
 def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     """Return a row per cell: last-epoch score, its prices, and where it is to each front.
 
@@ -142,30 +162,30 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     "beaten" where another cell that has both is clearly better in one (`clearly_differ`), else
     "within noise". `clear_<price>` tells whether there is a front to speak of: the cheapest and the
     dearest cell on it differ clearly in price and in score, or one cell clearly beats all others.
-    Memory is the GPU's where the runs had one, else the process's; `clock` says what the time is.
+    A cell without a price (a fit that takes no steps has no time per step) is on no front.
     PEFT's twins are left out beside ours: they are the same method.
     """
-    tidy = _with_steps(without_twins(tidy))
-    device = tidy.peak_device_memory_mib.astype(float)
-    prices = tidy.assign(
-        milliseconds_step=1000 * tidy.step, memory_mib=device.fillna(tidy.peak_memory_mib)
-    )
+    prices = priced(tidy)
     named = [*SCORED_CELL, "n", "last_mean", "last_sd", "last_collapsed"]
-    table = aggregate(tidy)[named].copy()
+    table = aggregate(prices)[named].copy()
     cells = [own for _, own in prices.groupby(SCORED_CELL, dropna=False, sort=False)]
     table["clock"] = [own.clock.iloc[0] for own in cells]
+    table["on_gpu"] = [bool(own.on_gpu.any()) for own in cells]
     for price in PRICES:
         table[price] = [own[price].mean() for own in cells]
         table[f"{price}_sd"] = [own[price].std() for own in cells]
         for _, part in table.groupby(SUBJECT, sort=False):
-            stands, clear = _front([cells[place] for place in part.index], price)
-            table.loc[part.index, f"front_{price}"] = stands
+            paid = part.index[part[price].notna()]
+            stands, clear = _front([cells[place] for place in paid], price)
+            table.loc[paid, f"front_{price}"] = stands
             table.loc[part.index, f"clear_{price}"] = clear
     return table.astype({f"clear_{price}": bool for price in PRICES})
 
 
 def _front(cells: Sequence[pd.DataFrame], price: str) -> tuple[list[str], bool]:
     """Return of each cell of a task and model where it stands, and whether the front is clear."""
+    if not cells:
+        return [], False
     scores = [own["last"].to_numpy(float) for own in cells]
     prices = [own[price].to_numpy(float) for own in cells]
     score, paid = (np.array([one.mean() for one in values]) for values in (scores, prices))

@@ -11,16 +11,14 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import allowed_text, effect_text, in_unit, verdict_text
-from loraudit.report.figure_style import COLOURS, SMALL, STYLE, WIDTH, legend, nothing
-
-LOOKS = {
-    "supported": (COLOURS[2], "o"),
-    "contradicted": (COLOURS[1], "s"),
-    "undecided": ("0.45", "D"),
-}
+from loraudit.report.figure_style import SMALL, STYLE, WIDTH, legend, nothing
+from loraudit.report.looks import WORDS
+from loraudit.studies.claims import QUANTITIES
 
 NAME = 34
 """Characters of a row's name on one line."""
+AXIS = 48
+"""Characters of a panel's axis on one line."""
 
 
 def claim_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -29,12 +27,15 @@ def claim_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(table: pd.DataFrame) -> Figure:
-    """Draw a panel for each unit, with a row for each claim, task and model."""
+    """Draw a panel for each quantity and unit, with a row for each claim, task and model.
+
+    What is counted has its bound and no interval.
+    """
     if table.empty:
         return nothing("no claim could be tested on this study's runs")
-    groups = [part for _, part in table.groupby(["unit", "log"], sort=False)]
+    groups = [part for _, part in table.groupby(["quantity", "unit", "log"], sort=False)]
     names = [[_name(row) for row in part.to_dict("records")] for part in groups]
-    heights = [0.55 + sum(0.125 * (name.count("\n") + 1) + 0.09 for name in part) for part in names]
+    heights = [0.65 + sum(0.125 * (name.count("\n") + 1) + 0.09 for name in part) for part in names]
     with plt.rc_context(STYLE):
         figure, column = plt.subplots(
             len(groups),
@@ -45,17 +46,15 @@ def claims(table: pd.DataFrame) -> Figure:
         )
         for axes, part, rows in zip(column[:, 0], groups, names, strict=True):
             _panel(axes, part.to_dict("records"), rows)
-        last = column[-1, 0]
-        last.set_xlabel(f"{last.get_xlabel()} (band: what a claim allows; thick 90 %, thin 95 %)")
         for word in dict.fromkeys(table.unadjusted):
-            colour, marker = LOOKS[word]
+            colour, marker = WORDS[word]
             full = colour if word != "undecided" else "white"
             look = {"color": full, "edgecolors": colour, "marker": marker}
             column[0, 0].scatter([], [], label=word, **look)
         if (table.verdict != table.unadjusted).any():
             open_look = {"facecolors": "white", "edgecolors": "0", "marker": "o"}
             column[0, 0].scatter([], [], label="open: not after Holm's correction", **open_look)
-        legend(figure)
+        legend(figure, "band: what a claim allows; lines: thick 90 %, thin 95 % interval")
     return figure
 
 
@@ -74,7 +73,7 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     for place, row in enumerate(rows):
         left, right = (_clipped(row[key], row, low, high) for key in ("region_low", "region_high"))
         axes.barh(place, right - left, left=left, height=0.92, color="0.9", linewidth=0, zorder=0)
-        colour, marker = LOOKS[row["unadjusted"]]
+        colour, marker = WORDS[row["unadjusted"]]
         for inner, outer, width in (("low", "high", 1.0), ("low90", "high90", 2.8)):
             if row[inner] == row[inner] and row[inner] != row[outer]:
                 ends = [_clipped(row[key], row, low, high) for key in (inner, outer)]
@@ -97,7 +96,15 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     elif low < 0 < high:
         axes.axvline(0, color="0.2", linewidth=0.8)
     axes.set_xlim(max(low, 1e-9) if bool(rows[0]["log"]) else low, high)
-    axes.set_xlabel(str(rows[0]["unit"]))
+    axes.set_xlabel(_axis(rows[0]))
+
+
+def _axis(row: dict) -> str:
+    """Name a panel's quantity and unit, in lines that fit below it."""
+    known = QUANTITIES.get(row["quantity"])
+    label = known.label if known else str(row["quantity"])
+    unit = "" if row["unit"] == "number" else f", {row['unit']}"
+    return textwrap.fill(f"{label}{unit}", AXIS)
 
 
 def _beside(row: dict) -> str:

@@ -2,42 +2,67 @@
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loraudit.analysis.cells import cell_name
-from loraudit.analysis.cost import PRICES, TASKS
-from loraudit.analysis.cost import pareto as pareto_rows
+from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name
+from loraudit.analysis.cost import PRICES, TASKS, priced
+from loraudit.analysis.cost import pareto as fronts
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
-    COLOURS,
+    BARS_FROM,
+    SAME_SIZE,
     SMALL,
     STYLE,
     WIDTH,
     decades,
     legend,
-    look,
     mark_collapsed,
-    numbered,
     percent_axis,
+    spread_text,
     subjects,
 )
 from loraudit.report.formatting import of_which
+from loraudit.report.looks import Look, cell_looks, look_of
 
-__all__ = ["cost", "describe_cost", "describe_pareto", "pareto", "pareto_rows"]
+PANELS: list[tuple[str, float, str]] = [
+    ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
+    ("peak_mib", 1, "peak memory, MiB"),
+    ("step", 1e-3, "{} time per step, ms"),
+]
+"""Columns of the cost table, the unit of each, and what it is called; {} is the clock."""
+VARIES = 1.02
+"""A cost whose largest value is within this factor of the smallest is the same for all cells."""
+
+
+def _varying(table: pd.DataFrame) -> list[tuple[str, float, str]]:
+    """Return the panels in which some task's cells differ.
+
+    The wall's time of runs on CPUs is left out (its clock is "wall" and there is no memory of a
+    GPU): it counts what else the machine did.
+    """
+    groups = [part for _, part in table.groupby(SUBJECT)]
+    shared = table.clock.eq("wall") & table.device_mib.isna()
+    return [
+        panel
+        for panel in PANELS
+        if any(part[panel[0]].max() > VARIES * part[panel[0]].min() for part in groups)
+        and not (panel[0] == "step" and shared.any())
+    ]
+
+
+def no_cost(table: pd.DataFrame) -> str:
+    """Say why costs are not drawn; "" where they can be."""
+    return "" if _varying(table) else "all cells cost the same"
 
 
 def cost(table: pd.DataFrame) -> Figure:
     """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task.
 
-    Lines on the bars of time are the standard deviation over runs.
+    What is the same for all cells has no panel. Lines on the bars of time are the standard
+    deviation over runs.
     """
-    panels = [
-        ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
-        ("peak_mib", 1, "peak memory, MiB"),
-        ("step", 1e-3, "{} time per step, ms"),
-    ]
+    panels = _varying(table) or PANELS[:1]
     groups = subjects(table)
     with plt.rc_context(STYLE):
         heights = [0.5 + 0.16 * len(part) for _, part in groups]
@@ -51,24 +76,35 @@ def cost(table: pd.DataFrame) -> Figure:
         )
         for row, ((task, model), part) in zip(grid, groups, strict=True):
             names = [cell_name(cell) for cell in part.to_dict("records")]
-            for axes, (column, unit, label) in zip(row, panels, strict=True):
-                values = part[column] / unit
-                axes.barh(range(len(part)), values, color=COLOURS[0], height=0.7)
-                timed = column == "step"
-                spread = part.step_sd.fillna(0) / unit if timed else 0 * values
-                axes.hlines(range(len(part)), values - spread, values + spread, color="0.1", lw=1)
-                for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
-                    at = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
-                    axes.annotate(f"{value:,.0f}", (reach, place), fontsize=SMALL, **at)
-                axes.set_xlim(0, 1.4 * (values + spread).max())
-                axes.xaxis.set_major_locator(MaxNLocator(3))
-                text = label.format(part.clock.iloc[0])
-                axes.set_xlabel(f"{text}{NOISE}" if timed and _within_noise(part) else text)
-                axes.grid(axis="y", visible=False)
+            for axes, panel in zip(row, panels, strict=True):
+                _bars(axes, part, *panel)
             row[0].set_yticks(range(len(part)), names)
             row[0].invert_yaxis()
             row[0].set_title(f"{task}, {model}", loc="left")
     return figure
+
+
+def _bars(axes: plt.Axes, part: pd.DataFrame, column: str, unit: float, label: str) -> None:
+    """Draw one cost of one task's cells: bars in their method's colour, PEFT's open."""
+    values = part[column] / unit
+    looks = [look_of(method) for method in part.method]
+    for place, (value, look) in enumerate(zip(values, looks, strict=True)):
+        face = {"color": look.face, "edgecolor": look.colour, "linewidth": 0.8}
+        axes.barh(place, value, height=0.7, **face)
+    timed = column == "step"
+    spread = part.step_sd.fillna(0) / unit if timed else 0 * values
+    if timed:
+        axes.hlines(range(len(part)), values - spread, values + spread, color="0", lw=1)
+    for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
+        if value != value:
+            continue
+        at = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"{value:,.0f}", (reach, place), fontsize=SMALL, **at)
+    axes.set_xlim(0, 1.4 * (values + spread).max())
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    text = label.format(part.clock.iloc[0]) if timed else label
+    axes.set_xlabel(f"{text}{NOISE}" if timed and _within_noise(part) else text)
+    axes.grid(axis="y", visible=False)
 
 
 NOISE = "\n(differences within noise)"
@@ -79,22 +115,48 @@ def _within_noise(part: pd.DataFrame) -> bool:
     return len(part) > 1 and not part.steps_differ.iloc[0]
 
 
-def pareto(table: pd.DataFrame) -> Figure:
-    """Draw the last epoch's score over three prices.
+def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
+    """Select what `pareto` draws: a row per run, with its cell's means and places on the fronts.
 
-    Cells that none beats are filled, and joined where they differ clearly; those that are off the
-    front by no more than the spread are pale. Takes `cost.pareto`'s rows. Bars are the standard
-    deviation over seeds (n - 1).
+    Returns:
+        `cost.pareto`'s columns, and for each run its seed, score (`run_last`) and prices
+        (`run_<price>`).
     """
-    groups = subjects(table)
-    looks = numbered(cell_name(cell) for cell in table.to_dict("records"))
+    own = priced(tidy)
+    kept = {name: f"run_{name}" for name in ("last", *PRICES)}
+    own = own[[*SCORED_CELL, "seed", *kept]].rename(columns=kept)
+    return own.merge(fronts(tidy), on=SCORED_CELL, how="left", validate="many_to_one")
+
+
+def _prices(table: pd.DataFrame) -> dict[str, str]:
+    """Return the prices over which scores can be drawn.
+
+    Left out are numbers of parameters that hardly differ within any task, and the wall's time of
+    runs on CPUs, which counts what else the machine did.
+    """
+    groups = [part.parameters_trainable for _, part in table.groupby(SUBJECT)]
+    told = {
+        "parameters_trainable": any(part.max() > SAME_SIZE * part.min() for part in groups),
+        "milliseconds_step": not (table.clock.eq("wall") & ~table.on_gpu.astype(bool)).any(),
+    }
+    return {name: label for name, label in PRICES.items() if told.get(name, True)}
+
+
+def pareto(table: pd.DataFrame) -> Figure:
+    """Draw the last epoch's score over its prices.
+
+    Takes `pareto_rows`' rows. Dots are seeds, marks means; those that none beats have a black
+    edge, and are joined where they differ clearly.
+    """
+    groups, prices = subjects(table), _prices(table)
+    looks = cell_looks(table.to_dict("records"))
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.8 + 1.8 * len(groups))
         figure, grid = plt.subplots(
-            len(groups), len(PRICES), figsize=size, sharey="row", squeeze=False
+            len(groups), len(prices), figsize=size, sharey="row", squeeze=False
         )
         for row, ((task, model), part) in zip(grid, groups, strict=True):
-            for axes, (price, label) in zip(row, PRICES.items(), strict=True):
+            for axes, (price, label) in zip(row, prices.items(), strict=True):
                 _front(axes, part, price, looks)
                 text = label.format(part.clock.iloc[0])
                 axes.set_xlabel(text if part[f"clear_{price}"].iloc[0] else text + OPEN)
@@ -102,13 +164,10 @@ def pareto(table: pd.DataFrame) -> Figure:
                     decades(axes, part[price])
                 else:
                     axes.xaxis.set_major_locator(MaxNLocator(3))
-                    axes.set_xlim(0, 1.1 * (part[price] + part[f"{price}_sd"].fillna(0)).max())
+                    axes.set_xlim(0, 1.1 * part[f"run_{price}"].max())
             row[0].set_title(f"{task}, {model}", loc="left")
             percent_axis(row[0], f"last-epoch {part.metric.iloc[0]}")
-        title = (
-            "bars: SD over seeds; filled: no cell is better and as cheap; pale: within noise of it"
-        )
-        legend(figure, title)
+        legend(figure, f"{spread_text(table, CELL)}; black edge: no cell is better and as cheap")
     return figure
 
 
@@ -116,49 +175,49 @@ OPEN = "\n(no clear front)"
 """What stands below a panel whose front may be the seeds' chance."""
 
 
-def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, int]) -> None:
-    """Draw one task's cells over a price; the legend's markers are filled whatever the cell's."""
-    front = part[part[f"front_{price}"] == "on"].sort_values(price, kind="stable")
+def _cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cell of `pareto_rows`' rows."""
+    return table.drop_duplicates(CELL)
+
+
+def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, Look]) -> None:
+    """Draw one task's cells over a price."""
+    cells = _cells(part)
+    front = cells[cells[f"front_{price}"] == "on"].sort_values(price, kind="stable")
     if part[f"clear_{price}"].iloc[0]:
-        axes.plot(front[price], front.last_mean, color="0.4", linewidth=0.8, zorder=1)
-    for cell in part.to_dict("records"):
-        name = cell_name(cell)
-        series = look(looks[name])
-        solid = {"on": 1.0, "within noise": 0.35, "beaten": 0.0}[cell[f"front_{price}"]]
-        fill = [1 - solid * (1 - part) for part in to_rgb(series["color"])]
-        axes.errorbar(
-            cell[price],
-            cell["last_mean"],
-            yerr=cell["last_sd"],
-            xerr=None if price == "parameters_trainable" else cell[f"{price}_sd"],
-            linestyle="none",
-            elinewidth=0.7,
-            markersize=5,
-            markerfacecolor=fill,
-            **series,
-        )
-        axes.plot([], [], linestyle="none", markersize=5, label=name, **series)
-    sick = part.assign(last_mean_collapsed=part.get("last_collapsed", 0) > 0)
-    mark_collapsed(axes, part[price], sick, "last_mean", "mean with collapsed runs")
+        axes.plot(front[price], front.last_mean, color="0.6", linewidth=0.8, zorder=1)
+    for _, runs in part.groupby(CELL, dropna=False, sort=False):
+        name = cell_name(runs.iloc[0].to_dict())
+        axes.scatter(runs[f"run_{price}"], runs.run_last, s=7, alpha=0.5, **looks[name].dots())
+        first = runs.iloc[0]
+        edge = {"markeredgecolor": "0"} if first[f"front_{price}"] == "on" else {}
+        axes.plot(first[price], first.last_mean, linestyle="none", **looks[name].marks() | edge)
+        axes.plot([], [], linestyle="none", label=name, **looks[name].marks())
+        if first.n >= BARS_FROM:
+            bars = {"fmt": "none", "ecolor": looks[name].colour, "elinewidth": 0.8}
+            axes.errorbar(first[price], first.last_mean, yerr=first.last_sd, **bars)
+    sick = cells.assign(last_mean_collapsed=cells.get("last_collapsed", 0) > 0)
+    mark_collapsed(axes, cells[price], sick, "last_mean", "mean with collapsed runs")
 
 
 def describe_cost(rows: pd.DataFrame) -> str:
     """Say the cheapest and the dearest cell by each kind of cost."""
 
     def say(part: pd.DataFrame) -> str:
-        return (
-            f"disk for {TASKS} tasks {_span(part, 'bytes_tasks', 1e6)} MB, peak memory "
-            f"{_span(part, 'peak_mib')} MiB, {part.clock.iloc[0]} time per step "
-            f"{_span(part, 'step', 1e-3)} ms"
-            f"{', which is within the spread over runs' if _within_noise(part) else ''}"
-        )
+        said = []
+        for column, unit, label in _varying(rows):
+            noise = column == "step" and _within_noise(part)
+            also = ", which is within the spread over runs" if noise else ""
+            clock = part.clock.iloc[0] if column == "step" else ""
+            said.append(f"{label.format(clock)} {_span(part, column, unit)}{also}")
+        return ", ".join(said)
 
     return f"Cost from the cheapest to the dearest cell. {each_subject(rows, say)}"
 
 
 def _span(part: pd.DataFrame, column: str, unit: float = 1) -> str:
     """Say the smallest and largest value with their cells."""
-    cells = part.to_dict("records")
+    cells = part[part[column].notna()].to_dict("records")
     low, high = (pick(cells, key=lambda cell: cell[column]) for pick in (min, max))
     return " to ".join(f"{cell[column] / unit:,.0f} ({cell_name(cell)})" for cell in (low, high))
 
@@ -168,20 +227,18 @@ def describe_pareto(rows: pd.DataFrame) -> str:
 
     def say(part: pd.DataFrame) -> str:
         fronts = []
-        for price, name in PRICES.items():
-            front = (
-                part[part[f"front_{price}"] == "on"]
-                .sort_values(price, kind="stable")
-                .to_dict("records")
-            )
-            cells = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
+        for price, name in _prices(rows).items():
+            cells = _cells(part)
+            front = cells[cells[f"front_{price}"] == "on"].sort_values(price, kind="stable")
+            front = front.to_dict("records")
+            names = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
             noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
-            fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(cells)}{noise}")
+            fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(names)}{noise}")
         return listed(fronts)
 
     sick = [
         f"{cell['task']} {cell_name(cell)}, {of_which(cell['last_collapsed'], cell['n'], 'runs')}"
-        for cell in rows.to_dict("records")
+        for cell in _cells(rows).to_dict("records")
         if cell.get("last_collapsed")
     ]
     also = f" Means with collapsed runs, which are marked: {listed(sick)}." if sick else ""

@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.report.alt_text import listed
-from loraudit.report.figure_style import COLOURS, SMALL, STYLE, WIDTH, nothing
+from loraudit.report.figure_style import SMALL, STYLE, WIDTH, nothing
+from loraudit.report.looks import BLACK, METHOD_COLOURS
 
 
 def crosscheck_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -31,9 +32,11 @@ def crosscheck(table: pd.DataFrame) -> Figure:
         for axes, dtype in zip(row[0], dtypes, strict=True):
             part = worst.loc[dtype]
             floor = 1e-18
-            axes.scatter(part.difference.clip(lower=floor), part.index, s=14, color=COLOURS[0])
+            axes.scatter(
+                part.difference.clip(lower=floor), part.index, s=14, color=METHOD_COLOURS["lora"]
+            )
             limited = part[part.tolerance > 0]
-            axes.scatter(limited.tolerance, limited.index, marker="|", s=60, color=COLOURS[1])
+            axes.scatter(limited.tolerance, limited.index, marker="|", s=60, color=BLACK)
             for name, value in part.difference.items():
                 if value == 0:
                     place = {"xytext": (5, -2.5), "textcoords": "offset points"}

@@ -14,42 +14,46 @@ from loraudit.report.figure_style import (
     TITLE,
     WIDTH,
     legend,
-    line_of,
-    look,
     mark_collapsed,
-    numbered,
     percent_axis,
     seeds,
     subjects,
 )
+from loraudit.report.looks import Look, cell_looks
+
+FEWEST = 4
+"""Epochs from which on scores over epochs are a curve."""
+
+
+def no_curves(history: pd.DataFrame) -> str:
+    """Say why there are no learning curves; "" where there are."""
+    epochs = int(history.epoch.max())
+    if epochs >= FEWEST:
+        return ""
+    return f"{epochs} epochs make no curve" if epochs > 1 else "one epoch makes no curve"
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Draw training loss (left) and score (right) over epochs: a mean line per cell.
 
-    Bands reach from the lowest to the highest seed. Epochs that were not scored have no point.
-    PEFT's lines are dashed, so that a twin that
-    agrees lies on ours. Runs that collapsed are marked at the epochs at which that is known.
+    Thin lines are seeds. Epochs that were not scored have no point. PEFT's lines are dashed, so
+    that a twin that agrees lies on ours. Runs that collapsed are marked at the epochs at which that
+    is known.
     """
     history = history.assign(split=_splits(history))
-    groups = subjects(history)
-    names = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
     mixed = history.groupby(SUBJECT).split.transform("nunique") > 1
-    names = names.where(~mixed, names + " (" + history.split + " rows)")
-    looks = numbered(names.str.replace("peft", "lora"))  # twins share a colour
+    names = pd.Series([cell_name(cell) for cell in history.to_dict("records")], history.index)
+    history = history.assign(name=names)
+    groups = subjects(history)
+    looks = cell_looks(history.drop_duplicates("name").to_dict("records"))
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.6 + 1.8 * len(groups))
         figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
         for row, ((task, model), runs) in zip(grid, groups, strict=True):
-            for name, part in runs.groupby(names[runs.index], sort=False):
-                series = look(looks[name.replace("peft", "lora")])
-                dash = line_of(part.method.iloc[0])
+            for (name, split), part in runs.groupby(["name", "split"], sort=False):
+                label = f"{name} ({split} rows)" if mixed[part.index[0]] else name
                 for axes, column in zip(row, ("train_loss", "score"), strict=True):
-                    span = part.groupby("epoch")[column].agg(["mean", "min", "max"])
-                    axes.plot(span.index, span["mean"], linestyle=dash, label=name, **series)
-                    axes.fill_between(
-                        span.index, span["min"], span["max"], color=series["color"], alpha=0.12
-                    )
+                    _curve(axes, part, column, looks[name], label)
             sick = runs.assign(score_collapsed=runs.get("collapsed", False))
             mark_collapsed(row[1], runs.epoch, sick, "score")
             row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
@@ -59,8 +63,16 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        legend(figure, f"bands: lowest to highest of {seeds(history, CELL)}")
+        legend(figure, f"thin lines: {seeds(history, CELL)}, lines with marks: means")
     return figure
+
+
+def _curve(axes: plt.Axes, part: pd.DataFrame, column: str, look: Look, label: str) -> None:
+    """Draw one cell's loss or score: a thin line per seed, and the line of means."""
+    for _, run in part.groupby("seed"):
+        axes.plot(run.epoch, run[column], color=look.colour, linewidth=0.5, alpha=0.5)
+    means = part.groupby("epoch")[column].mean()
+    axes.plot(means.index, means, linestyle=look.line, label=label, **look.marks())
 
 
 def _splits(history: pd.DataFrame) -> pd.Series:

@@ -35,8 +35,9 @@ class Figure:
 
     `tables` are the files that it is drawn from, below results/<study>. `module` has its code:
     `rows(*tables)` selects the rows to draw ("": all of the one table), `draw(rows)` returns the
-    matplotlib figure, `describe(rows)` the alt text. `wanted` tells whether a study has something
-    to draw.
+    matplotlib figure, `describe(rows)` the alt text. `undrawn(rows)` says in a few words why there
+    is nothing to see in a figure of these rows, "" where there is: the page then has that line in
+    place of the figure. `wanted` tells whether a study has something to draw.
     """
 
     name: str
@@ -47,20 +48,17 @@ class Figure:
     draw: str
     describe: str
     rows: str = ""
+    undrawn: str = ""
     wanted: Callable[[Study], bool] = lambda study: True
     limit: Limit | None = None
 
     def code(self, role: str) -> Callable[..., Any]:
-        """Return the function of a role: "rows", "draw" or "describe"."""
+        """Return the function of a role: "rows", "undrawn", "draw" or "describe"."""
         return resolve(f"{self.module}:{getattr(self, role)}")
 
 
 def _specs(study: Study) -> list[RunSpec]:
     return [run.spec for run in study.runs]
-
-
-def _has_several_ranks(study: Study) -> bool:
-    return len({spec.adapter.rank for spec in _specs(study) if spec.adapter}) > 1
 
 
 def _has_several_sizes(study: Study) -> bool:
@@ -127,31 +125,21 @@ _FIGURES = (
         section="switches",
         tables=("tables/switches.csv",),
         module=f"{HERE}.forest_figures",
+        rows="switch_rows",
         draw="switches",
         describe="describe_switches",
         wanted=lambda study: bool(study.switches),
     ),
     Figure(
-        name="score_vs_rank",
-        title="Score over rank",
+        name="hero",
+        title="Score over rank and trainable parameters",
         section="scores",
         tables=(RUNS, VERDICTS),
         module=f"{HERE}.score_figures",
         rows="score_rows",
-        draw="score_vs_rank",
-        describe="describe_score_vs_rank",
-        wanted=_has_several_ranks,
-        limit=Limit(12, "series", LINE),
-    ),
-    Figure(
-        name="score_vs_parameters",
-        title="Score over trainable parameters",
-        section="scores",
-        tables=(RUNS, VERDICTS),
-        module=f"{HERE}.score_figures",
-        rows="score_rows",
-        draw="score_vs_parameters",
-        describe="describe_score_vs_parameters",
+        undrawn="no_hero",
+        draw="hero",
+        describe="describe_hero",
         wanted=_has_several_sizes,
         limit=Limit(12, "series", LINE),
     ),
@@ -174,6 +162,7 @@ _FIGURES = (
         tables=(RUNS,),
         module=f"{HERE}.score_figures",
         rows="bits_rows",
+        undrawn="no_bits",
         draw="score_vs_bits",
         describe="describe_score_vs_bits",
         wanted=_has_several_bits,
@@ -197,6 +186,7 @@ _FIGURES = (
         section="curves",
         tables=("tidy/history.parquet",),
         module=f"{HERE}.curve_figures",
+        undrawn="no_curves",
         draw="learning_curves",
         describe="describe_learning_curves",
         wanted=_has_several_epochs,
@@ -231,6 +221,7 @@ _FIGURES = (
         section="cost",
         tables=("tables/cost.csv",),
         module=f"{HERE}.cost_figures",
+        undrawn="no_cost",
         draw="cost",
         describe="describe_cost",
         limit=Limit(40, "cells", CELL),

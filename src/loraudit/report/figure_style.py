@@ -1,7 +1,13 @@
 """How all figures look, and how they are saved.
 
-Every figure is `WIDTH` inches wide with text of 7 pt or more (loraudit.mplstyle). Colours are Okabe
-and Ito's, told apart by colour-blind readers; every series also has a marker or a dash of its own.
+Every figure is `WIDTH` inches wide with text of 7 pt or more (loraudit.mplstyle); the one of
+scores over rank and parameters is `COLUMN` inches wide for each task, a column of a paper. What
+colours and markers mean is in looks.py.
+
+Every seed is a dot, and a mark is the mean of a cell. A bar is the standard deviation over seeds
+(n - 1) and is drawn from `BARS_FROM` seeds on: of fewer it says less than the dots do.
+
+Figures are drawn for a light page; a dark page turns black and white round in its own style sheet.
 """
 
 import math
@@ -17,18 +23,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from loraudit.analysis.cells import SUBJECT, collapsed
+from loraudit.analysis.cells import SUBJECT, choices_of, collapsed
 from loraudit.base.files import write_atomic
-from loraudit.studies.methods import METHODS
+from loraudit.report.looks import Look
 from loraudit.studies.spec import CHOICES
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = (
-    *("-", "--", (0, (6, 1)), (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)), ":"),
-    *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (10, 1, 1, 1)), (0, (2, 3))),
-)
-"""Lines of the methods, in the order of the methods table."""
 EPOCHS: dict[str, str] = {choice: f"{choice} epoch" for choice in CHOICES}
 """What figures call the epoch of a score, by how it is chosen."""
 STYLE = {
@@ -40,6 +39,12 @@ STYLE = {
 }
 """Matplotlib's defaults and our style: a matplotlibrc of the user's changes no figure."""
 WIDTH = STYLE["figure.figsize"][0]
+COLUMN = 3.35
+"""Inches of 8.5 cm, the width of a column."""
+BARS_FROM = 5
+"""Seeds from which on a mean has a bar."""
+SAME_SIZE = 2.0
+"""Numbers of parameters within this factor are one place on an axis of decades."""
 SMALL = STYLE["xtick.labelsize"]
 LEGEND_ROWS, LEGEND_ROW = 3, 0.15
 """Rows of a legend that a figure has room for, and the height in inches of a further one."""
@@ -66,18 +71,47 @@ def save_rows(table: pd.DataFrame, stem: Path) -> None:
     write_atomic(stem.with_suffix(".csv"), partial(table.to_csv, index=False))
 
 
-def look(number: int) -> dict:
-    """Return colour and marker of the n-th series; 49 are all different."""
-    turn = number // len(COLOURS)
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[(number + turn) % len(MARKERS)],
-    }
+def draw_means(
+    axes: plt.Axes, x: pd.Series, scores: pd.Series, look: Look, label: str, joined: bool = True
+) -> None:
+    """Draw a cell or a line of cells: a dot per run, a mark per mean, and bars where n allows.
+
+    Args:
+        axes: the panel.
+        x: the place of each run.
+        scores: of each run; those that are missing are left out.
+        look: how the cell is drawn.
+        label: its name in the legend.
+        joined: whether a line joins the means.
+    """
+    known = scores.notna() & x.notna()
+    runs = scores[known].astype(float).groupby(x[known]).agg(["mean", "std", "count"])
+    axes.scatter(x[known], scores[known], s=7, alpha=0.75, **look.dots())
+    line = look.line if joined else "none"
+    axes.plot(runs.index, runs["mean"], linestyle=line, label=label, **look.marks())
+    many = runs[runs["count"] >= BARS_FROM]
+    if len(many):
+        bars = {"fmt": "none", "ecolor": look.colour, "elinewidth": 1}
+        axes.errorbar(many.index, many["mean"], yerr=many["std"], **bars)
 
 
-def line_of(method: str) -> str | tuple:
-    """Return the line by which figures draw a method; twelve are all different."""
-    return LINES[list(METHODS).index(method) % len(LINES)]
+def spread_text(table: pd.DataFrame, by: list[str]) -> str:
+    """Say what dots and marks are: "dots: n = 3 seeds, marks: means", and bars where there are."""
+    most = table.groupby(by, dropna=False).seed.nunique().max()
+    bars = f", bars: SD (n - 1) from n = {BARS_FROM} on" if most >= BARS_FROM else ""
+    return f"dots: {seeds(table, by)}, marks: means{bars}"
+
+
+def shown_choice(runs: pd.DataFrame) -> str:
+    """Return the choice of an epoch that figures show of runs: the first that all of them made."""
+    return choices_of(runs)[0]
+
+
+def epoch_name(runs: pd.DataFrame, choice: str) -> str:
+    """Return what figures call a choice of an epoch; runs of one epoch made none."""
+    column = f"{choice}_epoch"
+    one = column in runs and (runs[column] == 1).all() and (runs.get("last_epoch") == 1).all()
+    return "one epoch" if one else EPOCHS[choice]
 
 
 COLLAPSED = {"marker": (8, 2, 0), "s": 42, "color": "0", "linewidths": 0.7, "zorder": 4}
@@ -102,9 +136,10 @@ def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    columns = max(1, min(most, int(90 / (max(map(len, handles), default=1) + 8))))
-    more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
     width, height = figure.get_size_inches()
+    room = 90 * width / WIDTH  # characters
+    columns = max(1, min(most, int(room / (max(map(len, handles), default=1) + 8))))
+    more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
     figure.set_size_inches(width, height + LEGEND_ROW * more)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=title
@@ -133,12 +168,12 @@ def percent_axis(axes: plt.Axes, name: str) -> None:
     axes.set_ylabel(f"{name}, %")
 
 
-def decades(axes: plt.Axes, values: pd.Series) -> None:
-    """Make x logarithmic over whole decades, and label at most five of them: none overlap."""
+def decades(axes: plt.Axes, values: pd.Series, most: int = 5) -> None:
+    """Make x logarithmic over whole decades, and label at most `most` of them: none overlap."""
     axes.set_xscale("log")
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
     axes.set_xlim(10**low / 1.5, 1.5 * 10 ** max(high, low + 1))  # none on the edge
-    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.xaxis.set_major_locator(LogLocator(numticks=most))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -1,12 +1,13 @@
 """Make a figure of the registry: select its rows, thin them, draw and save them, describe them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from loraudit.analysis.tidy_files import read_table
-from loraudit.report.figure_registry import Figure
-from loraudit.report.figure_style import save_picture, save_rows
+from loraudit.report.figure_registry import FIGURES, Figure
+from loraudit.report.figure_style import nothing, save_picture, save_rows
 from loraudit.report.thinning import thinned, write_note
 
 
@@ -30,9 +31,37 @@ def make_picture(figure: Figure, results: Path, stem: Path) -> None:
 
 
 def _draw(figure: Figure, rows: pd.DataFrame, note: str, stem: Path) -> None:
-    picture = figure.code("draw")(rows)
-    write_note(picture, note)
+    reason = undrawn(figure, rows)
+    picture = nothing(f"not drawn: {reason}") if reason else figure.code("draw")(rows)
+    write_note(picture, "" if reason else note)
     save_picture(picture, stem)
+
+
+def undrawn(figure: Figure, rows: pd.DataFrame) -> str:
+    """Say in a few words why there is nothing to see in a figure of its rows; "" where there is."""
+    if rows.empty or not figure.undrawn:
+        return ""
+    return figure.code("undrawn")(rows)
+
+
+def told_apart(paths: Mapping[str, Path]) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """Tell the figures that show something from those that do not.
+
+    Args:
+        paths: SVG files by the names of their figures, each with its CSV beside it.
+
+    Returns:
+        The files of the former; and, by section of the page, a sentence on each of the latter.
+    """
+    drawn: dict[str, Path] = {}
+    said: dict[str, list[str]] = {}
+    for name, path in paths.items():
+        figure = FIGURES[name]
+        if reason := undrawn(figure, read_table(path.with_suffix(".csv"))):
+            said.setdefault(figure.section, []).append(f"Not drawn: {figure.title} ({reason}).")
+        else:
+            drawn[name] = path
+    return drawn, said
 
 
 def read_tables(figure: Figure, results: Path) -> list[pd.DataFrame]:

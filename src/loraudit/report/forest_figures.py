@@ -1,16 +1,17 @@
 """Figures of differences, one row each with its interval: verdicts, published numbers, switches."""
 
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from loraudit.analysis.cells import cell_name, first_choice
+from loraudit.analysis.cells import SUBJECT, cell_name, first_choice
 from loraudit.analysis.judging import telling
+from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
-    COLOURS,
     EPOCHS,
     SMALL,
     STYLE,
@@ -20,14 +21,7 @@ from loraudit.report.figure_style import (
     subjects,
 )
 from loraudit.report.formatting import cell_words, interval, points
-
-VERDICTS = {
-    "reproduced": (COLOURS[2], "o"),
-    "not reproduced": (COLOURS[1], "s"),
-    "different (size open)": (COLOURS[0], "^"),
-    "undecided": ("0.45", "D"),
-}
-
+from loraudit.report.looks import OPEN, SIZE_OPEN, WORDS
 
 ANOTHER = ", another protocol"
 """What a row's name says of a number that was made under another protocol."""
@@ -72,11 +66,22 @@ def describe_published(table: pd.DataFrame) -> str:
     return f"Differences to published numbers in points, {counts}. {listed(differences)}."
 
 
+def switch_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Select what `switches` draws: each task's differences at the first choice of an epoch.
+
+    The base's last epoch beside the choice is one of them; the table has the other choices.
+    """
+    if table.empty:
+        return table
+    parts = [part[part.epoch == first_choice(part)] for _, part in table.groupby(SUBJECT)]
+    return table.loc[pd.concat(parts).index.sort_values()]
+
+
 def switches(table: pd.DataFrame) -> Figure:
     """Draw what each switch of an ablation changes: one panel per task, one row per switch.
 
-    Each choice of an epoch has a marker: the difference to the base runs of the same seeds, with
-    the intervals that belong to the adjusted tests.
+    That is the difference to the base runs of the same seeds, with the interval that belongs to the
+    adjusted test. A filled mark has an adjusted p below 0.05, an open one has not.
     """
     if table.empty:
         return nothing("no switch and base share two seeds")
@@ -93,16 +98,33 @@ def switches(table: pd.DataFrame) -> Figure:
             squeeze=False,
         )
         for axes, rows, ((task, model), part) in zip(column[:, 0], names, groups, strict=True):
-            _forest(axes, part, rows, [_switch_look(epoch) for epoch in part.epoch])
+            found = _found(part)
+            looks = [(SWITCH, "o") if own else (OPEN, "o") for own in found]
+            _forest(axes, part, rows, looks, found)
             base = 100 * part.base.iloc[0]
             sick = _sick({"collapsed": _most(part, "collapsed_base")})
-            axes.set_title(f"{task}, {model}: base {base:.1f} %, n={part.n.max()}{sick}")
+            shown = EPOCHS[part.epoch.iloc[0]]
+            title = f"{task}, {model}: base {base:.1f} % ({shown}), n={part.n.max()}{sick}"
+            axes.set_title(title)
         column[-1, 0].set_xlabel("switched minus base, points (same seeds, adjusted interval)")
-        for epoch in (choice for choice in EPOCHS if (table.epoch == choice).any()):
-            colour, marker = _switch_look(epoch)
-            column[0, 0].scatter([], [], color=colour, marker=marker, label=EPOCHS[epoch])
-        legend(figure)
+        for colour, face, word in (
+            (SWITCH, SWITCH, "adjusted p < 0.05"),
+            (OPEN, "white", "adjusted p higher, or not tested"),
+        ):
+            look = {"edgecolors": colour, "facecolors": face, "marker": "o"}
+            column[0, 0].scatter([], [], label=word, **look)
+        legend(figure, most=2)
     return figure
+
+
+SWITCH = SIZE_OPEN
+"""The colour of a switch of which something was shown."""
+
+
+def _found(part: pd.DataFrame) -> list[bool]:
+    """Tell of each row whether its difference survives the adjustment."""
+    p = part["p_holm"] if "p_holm" in part else pd.Series(float("nan"), part.index)
+    return (p < SIGNIFICANCE).tolist()
 
 
 def _sick(row: dict) -> str:
@@ -122,25 +144,31 @@ def _switch_names(part: pd.DataFrame) -> list[str]:
     return names.where(~part.switch.duplicated(), "").tolist()
 
 
-def _switch_look(epoch: str) -> tuple[str, str]:
-    looks = {"selected": (COLOURS[2], "D"), "best": (COLOURS[0], "o"), "last": (COLOURS[4], "s")}
-    return looks[epoch]
-
-
-def _forest(axes: plt.Axes, rows: pd.DataFrame, names: list[str], looks: list[tuple]) -> None:
+def _forest(
+    axes: plt.Axes,
+    rows: pd.DataFrame,
+    names: list[str],
+    looks: list[tuple],
+    filled: Sequence[bool] | None = None,
+) -> None:
     """Draw one row per difference: its marker, its interval, and both as text at the right.
 
     A 90 % interval, where there is one, is a thick line on the thin one of the 95 % interval.
+    `filled` tells which markers are (None: all).
     """
+    full = [True] * len(rows) if filled is None else filled
     both = "low90" in rows
-    for place, (row, (colour, marker)) in enumerate(zip(rows.itertuples(), looks, strict=True)):
+    for place, (row, (colour, marker), fill) in enumerate(
+        zip(rows.itertuples(), looks, full, strict=True)
+    ):
         middle, low, high = (100 * value for value in (row.difference, row.low, row.high))
         if low == low:
             axes.plot([low, high], [place, place], color=colour, linewidth=1.0 if both else 1.4)
         if both and row.low90 == row.low90:
             inner = [100 * row.low90, 100 * row.high90]
             axes.plot(inner, [place, place], color=colour, linewidth=2.8, solid_capstyle="butt")
-        axes.scatter([middle], [place], s=22, color=colour, marker=marker, zorder=3)
+        mark = {"edgecolors": colour, "facecolors": colour if fill else "white", "marker": marker}
+        axes.scatter([middle], [place], s=22, zorder=3, **mark)
         text = f"{points(row.difference)} {interval(row.low, row.high)}"
         where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
         axes.annotate(text, (1.02, place), fontsize=SMALL, **where)
@@ -160,7 +188,7 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
     """Draw differences to published numbers with the margin as a band and their ± as bars."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH, 0.9 + _forest_height(names)))
-        _forest(axes, rows, names, [VERDICTS[word] for word in rows.verdict])
+        _forest(axes, rows, names, [WORDS[word] for word in rows.verdict])
         for place, margin in enumerate(100 * rows.margin):
             band = {"color": "0.92", "zorder": 0, "linewidth": 0}
             name = f"margin, ±{margin:g}" if rows.margin.nunique() == 1 else "margin of the task"
@@ -172,7 +200,7 @@ def _verdict_forest(rows: pd.DataFrame, names: list[str], ours: str) -> Figure:
             bars = {"height": 0.5, "color": "0.75", "label": "± of the published number"}
             axes.barh(places, [2 * sd for sd in sds], left=[-sd for sd in sds], zorder=1, **bars)
         axes.set_xlabel(f"{ours}, points (thick: 90 %, thin: 95 %)")
-        for word, (colour, marker) in VERDICTS.items():
+        for word, (colour, marker) in WORDS.items():
             if word in set(rows.verdict):
                 axes.scatter([], [], color=colour, marker=marker, label=word)
         legend(figure)
@@ -197,14 +225,13 @@ def describe_switches(rows: pd.DataFrame) -> str:
     """Say what each switch changes at the first epoch choice of the table."""
 
     def say(part: pd.DataFrame) -> str:
-        epoch = first_choice(part)
-        shown = part[part.epoch == epoch].to_dict("records")
-        found = (
+        shown = switch_rows(part)
+        said = (
             f"{row['switch']} {points(row['difference'])} {interval(row['low'], row['high'])}"
-            f"{_sick(row)}"
-            for row in shown
+            f"{' (adjusted p < 0.05)' if own else ''}{_sick(row)}"
+            for row, own in zip(shown.to_dict("records"), _found(shown), strict=True)
         )
-        return f"{epoch} epoch: {listed(found)}"
+        return f"{shown.epoch.iloc[0]} epoch: {listed(said)}"
 
     text = "Switched minus base, in points with adjusted interval."
     return f"{text} {each_subject(rows, say)}"

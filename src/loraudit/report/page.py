@@ -19,7 +19,7 @@ from loraudit.base.named_code import resolve
 from loraudit.base.shipped import ROOT, own_or_shipped
 from loraudit.report.claim_tables import effect_picture
 from loraudit.report.figure_registry import FIGURES
-from loraudit.report.figures import describe
+from loraudit.report.figures import describe, told_apart
 from loraudit.report.page_facts import data_facts, facts, machine_facts
 from loraudit.report.page_tables import processors
 from loraudit.report.table_registry import TABLES, study_tables
@@ -119,15 +119,17 @@ def read_page(
         **{"study": study, "missing": missing, "data": data, "records": records},
         "overlaps": shared,
     }
-    paths = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
+    shown = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
+    paths, said_of_others = told_apart(shown)
     machines = machine_facts(processors(records))
+    known = facts(study, {**tidy, **tables, "missing": missing})
+    for section, sentences in said_of_others.items():
+        known[section] = " ".join(filter(None, [known.get(section), *sentences]))
     return Page(
         study=study,
         tables=_readable_tables(tables, evidence),
         figures={name: paths[name] for name in FIGURES if name in paths},
-        facts=facts(study, {**tidy, **tables, "missing": missing})
-        | machines
-        | data_facts(study, data, shared),
+        facts=known | machines | data_facts(study, data, shared),
         remake=remake,
         pictures={"claims": [effect_picture(row) for row in tables["claims"].to_dict("records")]},
     )

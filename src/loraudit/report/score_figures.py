@@ -1,38 +1,43 @@
-"""Figures of scores: over rank, trainable parameters, training rows, and bits of the base."""
+"""Figures of scores: over rank and trainable parameters, training rows, and bits of the base."""
 
+import math
 import re
 import textwrap
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from loraudit.analysis.cells import (
     CELL,
     SUBJECT,
     all_choices,
     cell_name,
-    choices_of,
     label_text,
 )
 from loraudit.analysis.cost import without_twins
 from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
-    EPOCHS,
+    COLUMN,
+    SAME_SIZE,
     STYLE,
     TITLE,
     WIDTH,
     decades,
+    draw_means,
+    epoch_name,
     legend,
-    line_of,
-    look,
     mark_collapsed,
     numbered,
     percent_axis,
-    seeds,
+    shown_choice,
+    spread_text,
     subjects,
 )
+from loraudit.report.looks import Look, cell_looks, look_of
 from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
 
@@ -44,6 +49,7 @@ FULL = "32"
 def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Select what the score figures draw: our runs, and published numbers as method "published".
 
+    `parameters` counts those that are trained beside the head, and is missing where there are none.
     A published number is drawn only if a cell of the study can be compared with it; `label` then
     says whose number it is, `published_sd` is its ±.
     """
@@ -51,8 +57,10 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     scored = [*made, *(f"{choice}_epoch" for choice in made)]
     scored = [name for name in scored if name in tidy]
     sick = [name for choice in made if (name := f"{choice}_collapsed") in tidy]
-    columns = [*CELL, "seed", "metric", *scored, *sick, "parameters_trainable", "rows_train"]
-    runs = tidy[columns].assign(published_sd=float("nan"))
+    kept = [name for name in ("rows_validation", "majority") if name in tidy]
+    columns = [*CELL, "seed", "metric", *scored, *sick, "rows_train", *kept]
+    beside = tidy.parameters_trainable - tidy.parameters_head
+    runs = tidy[columns].assign(parameters=beside.where(beside > 0), published_sd=float("nan"))
     first = runs.drop_duplicates(CELL).fillna({"label": ""})
     comparable = verdicts[verdicts.verdict != "not comparable"] if len(verdicts) else verdicts
     rows = []
@@ -75,66 +83,63 @@ def score_rows(tidy: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([runs, numbers.astype(runs.dtypes.to_dict(), errors="ignore")])
 
 
-def _spread(tidy: pd.DataFrame) -> str:
-    """Say what the bars of a score figure are."""
-    return f"bars: SD over {seeds(tidy[tidy.method != 'published'], CELL)}"
+def _ours(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows.method != "published"]
 
 
-def _panels(tidy: pd.DataFrame, name: str) -> tuple[Figure, list]:
-    """Make one row of panels per task and model, one column for each of two epoch choices.
+def _shown(rows: pd.DataFrame) -> str:
+    """Return the choice of an epoch that the panel of a task and model shows.
 
-    These are the first that all runs of a row made, and the last epoch; beside published numbers
-    they are best and last, by which those were made.
-
-    Returns the figure and a list of (axes, our runs of the panel, its published numbers, choice).
+    Beside published numbers it is theirs: the first choice by which any of them was made.
     """
-    places = numbered(tidy.label[tidy.method == "published"])
-    groups = subjects(tidy)
-    shown = [_shown_choices(rows) for _, rows in groups]
-    figure, grid = plt.subplots(
-        len(groups),
-        max(map(len, shown)),
-        figsize=(WIDTH, 0.5 + 1.9 * len(groups)),
-        sharey="row",
-        squeeze=False,
-    )
-    panels = []
-    for row, ((task, model), rows), choices in zip(grid, groups, shown, strict=True):
-        for unused in row[len(choices) :]:
-            unused.set_axis_off()
-        ours = rows[rows.method != "published"]
-        numbers = rows[rows.method == "published"]
-        numbers = numbers.assign(place=numbers.label.map(places))
-        for axes, epoch in zip(row, choices, strict=False):
-            axes.set_title(textwrap.fill(f"{task}, {model}: {EPOCHS[epoch]}", TITLE))
-            axes.set_xlabel(name)
-            panels.append((axes, ours, numbers, epoch))
-        percent_axis(row[0], f"validation {rows.metric.iloc[0]}")
-    return figure, panels
+    numbers = rows[rows.method == "published"]
+    theirs = [choice for choice in CHOICES if choice in rows and numbers[choice].notna().any()]
+    return theirs[0] if theirs else shown_choice(_ours(rows))
 
 
-def _shown_choices(rows: pd.DataFrame) -> list[str]:
-    """Return the choices of an epoch whose panels a task and model have."""
-    ours = rows[rows.method != "published"]
-    choices = [c for c in choices_of(ours) if c != "selected" or len(ours) == len(rows)]
-    return list(dict.fromkeys((choices[0], "last")))
+def _scored(rows: pd.DataFrame) -> str:
+    """Name the score of a task and model: "validation accuracy, best epoch"."""
+    name = epoch_name(_ours(rows), _shown(rows))
+    return f"validation {rows.metric.iloc[0]}, {name}"
 
 
-def _series(runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split adapter runs by what has a look of its own, in order of appearance.
+def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
+    """Split adapter runs into lines: name, look and runs of each method, target set and label.
 
-    That is a target set and label; our LoRA and PEFT's share one, methods that move ranks do not.
+    Labels of one method and target set are tints of its colour.
     """
     adapters = runs[runs["rank"].notna() & (runs.method != "published")]
-    keys = adapters.targets + adapters.label.map(lambda label: f" {label}" if label else "")
-    keys += adapters.method.map(lambda name: "" if METHODS[name].twin else f" {name}")
-    return [(key, adapters[keys == key]) for key in keys.drop_duplicates()]
+    keys = ["method", "targets", "label"]
+    parts = [part for _, part in adapters.groupby(keys, dropna=False, sort=False)]
+    firsts = [{**part.iloc[0].to_dict(), "rank": 0.0} for part in parts]
+    looks = cell_looks(firsts)
+    return [
+        (_line_name(first), looks[cell_name(first)], part)
+        for first, part in zip(firsts, parts, strict=True)
+    ]
 
 
-def _line_name(part: pd.DataFrame) -> str:
+def _line_name(first: dict) -> str:
     """Name a line by method, targets and label."""
-    first = part.iloc[0]
-    return f"{METHODS[first.method].label}, {first.targets} {first.label}".strip()
+    label = label_text(first["label"])
+    return f"{METHODS[first['method']].label}, {first['targets']} {label}".strip()
+
+
+def _baselines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
+    """Split runs without adapter: name, look and runs of each method and label."""
+    parts = []
+    for method in names_of(trains="weights") + names_of(trains="head"):
+        for label, part in runs[runs.method == method].groupby("label", sort=False):
+            parts.append((f"{METHODS[method].label} {label}".strip(), look_of(method), part))
+    return parts
+
+
+def _band(axes: plt.Axes, name: str, look: Look, scores: pd.Series) -> None:
+    """Draw a baseline across a panel: a line at the mean, a band from lowest to highest seed."""
+    line = {"color": look.colour, "linestyle": look.line, "linewidth": 1}
+    axes.axhline(scores.mean(), zorder=1.5, **line)
+    axes.plot([], [], label=name, **look.marks(), linestyle=look.line, linewidth=1)
+    axes.axhspan(scores.min(), scores.max(), color=look.colour, alpha=0.15, linewidth=0, zorder=0)
 
 
 def _published(axes: plt.Axes, numbers: pd.DataFrame, x: str, epoch: str) -> None:
@@ -154,91 +159,170 @@ def _published(axes: plt.Axes, numbers: pd.DataFrame, x: str, epoch: str) -> Non
             axes.axhspan(low.fillna(rows[epoch]).iloc[0], high.fillna(rows[epoch]).iloc[0], **band)
 
 
-def score_vs_rank(tidy: pd.DataFrame) -> Figure:
-    """Draw the score over the rank: a line of means per target set and method, a dot per seed.
-
-    Bars are the standard deviation over seeds (n - 1). Baselines are horizontal lines of means.
-    """
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(tidy, "rank r")
-        looks = numbered(key for key, _ in _series(tidy))
-        for axes, runs, numbers, epoch in panels:
-            for key, series in _series(runs):
-                for _, part in series.groupby("method", sort=False):
-                    _rank_line(axes, part, epoch, looks[key])
-            _baselines(axes, runs, epoch)
-            _published(axes, numbers, "rank", epoch)
-            ranks = sorted(runs["rank"].dropna().unique())
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ranks, [f"{rank:g}" for rank in ranks])
-            axes.minorticks_off()
-            axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
-        legend(figure, _spread(tidy))
-    return figure
-
-
-def _rank_line(axes: plt.Axes, part: pd.DataFrame, epoch: str, number: int) -> None:
-    method = part.method.iloc[0]
-    shift = 1.03 if method == "peft" else 0.97  # side by side where the twins agree
-    scores = part.groupby("rank")[epoch].agg(["mean", "std"])
-    series = look(number)
-    axes.scatter(part["rank"] * shift, part[epoch], s=6, alpha=0.5, linewidths=0, **series)
-    mark_collapsed(axes, part["rank"] * shift, part, epoch)
-    axes.errorbar(
-        scores.index * shift,
-        scores["mean"],
-        yerr=scores["std"],
-        linestyle=line_of(method),
-        markerfacecolor="white" if method == "peft" else series["color"],
-        label=_line_name(part),
-        **series,
-    )
-
-
-def _baseline_parts(runs: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
-    """Split baseline runs by method and label; returns method, name for the legend, and runs."""
+def _placed(tidy: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Return of each task and model its name, our runs, and its numbers with a `place` each."""
+    places = numbered(tidy.label[tidy.method == "published"])
     parts = []
-    for method in names_of(trains="weights") + names_of(trains="head"):
-        for label, part in runs[runs.method == method].groupby("label", sort=False):
-            parts.append((method, f"{METHODS[method].label} {label}".strip(), part))
+    for (task, model), rows in subjects(tidy):
+        numbers = rows[rows.method == "published"]
+        numbers = numbers.assign(place=numbers.label.map(places))
+        parts.append((f"{task}, {model}", _ours(rows), numbers))
     return parts
 
 
-def _baselines(axes: plt.Axes, runs: pd.DataFrame, epoch: str) -> None:
-    for method, name, part in _baseline_parts(runs):
-        mean = part[epoch].mean()
-        axes.axhline(mean, color="0.35", linestyle=line_of(method), linewidth=1, label=name)
-        ranks = runs["rank"]  # a baseline has none: its runs stand at the left
-        mark_collapsed(axes, pd.Series(ranks.min() / 1.15, part.index), part, epoch)
+def hero_axes(rows: pd.DataFrame) -> list[str]:
+    """Return what the scores can be drawn over: "rank", "parameters", both or none."""
+    ours = _ours(rows)
+    ranks = ours[ours["rank"].notna()].groupby(SUBJECT)["rank"].nunique()
+    sizes = ours.groupby(SUBJECT).parameters.agg(lambda size: size.max() / size.min())
+    told = {"rank": (ranks > 1).any(), "parameters": (sizes > SAME_SIZE).any()}
+    return [name for name, varies in told.items() if varies]
+
+
+def no_hero(rows: pd.DataFrame) -> str:
+    """Say why scores are not drawn over rank and parameters; "" where they can be."""
+    return "" if hero_axes(rows) else "all cells have one rank and about as many parameters"
+
+
+HERO_NAMES = {"rank": "rank", "parameters": "parameters without head"}
+
+
+def hero(tidy: pd.DataFrame) -> Figure:
+    """Draw the score over rank and over trainable parameters, a row of panels per task and model.
+
+    Dots are seeds, marks means. What has no rank, or trains nothing but the head, is a band
+    from the lowest to the highest seed. The dotted line is the
+    score of the majority class, the bar at the side the sampling error of the validation rows.
+    """
+    parts, shown = _placed(tidy), hero_axes(tidy) or ["parameters"]
+    across = 1 if len(parts) < 3 else 2  # tasks beside each other
+    down = math.ceil(len(parts) / across)
+    with plt.rc_context({**STYLE, "axes.titlesize": 7, "axes.labelsize": 7}):
+        size = (COLUMN * across, 0.75 + 1.55 * down)
+        figure, grid = plt.subplots(down, across * len(shown), figsize=size, squeeze=False)
+        panels = grid.reshape(down * across, len(shown))
+        for unused in panels[len(parts) :].flat:
+            unused.set_axis_off()
+        for row, (name, runs, numbers) in zip(panels, parts, strict=False):
+            _hero_row(dict(zip(shown, row, strict=True)), name, runs, numbers)
+        legend(figure, spread_text(_ours(tidy), CELL), most=2 * across)
+    return figure
+
+
+def _hero_row(
+    row: dict[str, plt.Axes], name: str, runs: pd.DataFrame, numbers: pd.DataFrame
+) -> None:
+    """Draw the panels of one task and model, `row`, by what they are drawn over."""
+    both = pd.concat([runs, numbers])
+    choice = _shown(both)
+    for x, axes in row.items():
+        axes.sharey(next(iter(row.values())))
+        for label, look, part in _lines(runs):
+            beside = {"peft": 1.04}.get(part.method.iloc[0], 1.0) if x == "rank" else 1.0
+            draw_means(axes, part[x] * beside, part[choice], look, label)
+            mark_collapsed(axes, part[x] * beside, part, choice)
+        for label, look, part in _baselines(runs):
+            if part[x].isna().all():
+                _band(axes, label, look, part[choice])
+            else:
+                draw_means(axes, part[x], part[choice], look, label, joined=False)
+                mark_collapsed(axes, part[x], part, choice)
+        _published(axes, numbers, x, choice)
+        _majority(axes, runs)
+        axes.set_xlabel(HERO_NAMES[x])
+    if "rank" in row:
+        _rank_axis(row["rank"], runs)
+    if "parameters" in row:
+        decades(row["parameters"], runs.parameters.dropna(), most=4)
+    first, *others = row.values()
+    for axes in others:
+        axes.tick_params(labelleft=False)
+    _sampling_error([first, *others][-1], runs, choice)
+    first.set_title(textwrap.fill(name, TITLE), loc="left")
+    percent_axis(first, f"{runs.metric.iloc[0]}, {epoch_name(runs, choice)}")
+
+
+def _rank_axis(axes: plt.Axes, runs: pd.DataFrame) -> None:
+    """Make x the rank, in powers of two, with a tick at each that was trained (eight at most)."""
+    ranks = sorted(runs["rank"].dropna().unique())
+    axes.set_xscale("log", base=2)
+    step = math.ceil(len(ranks) / 8)
+    axes.set_xticks(ranks[::step], [f"{rank:g}" for rank in ranks[::step]])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _majority(axes: plt.Axes, runs: pd.DataFrame) -> None:
+    """Draw the score of answering each row with the most frequent class, where it is known."""
+    scores = _majority_scores(runs)
+    if len(scores):
+        axes.axhline(scores.iloc[0], color="0", linestyle=":", linewidth=1, label="majority class")
+
+
+def _majority_scores(runs: pd.DataFrame) -> pd.Series:
+    """Return what is known of the majority class's score: a value per run, or nothing."""
+    return runs["majority"].dropna() if "majority" in runs else pd.Series(dtype=float)
+
+
+def sampling_error(runs: pd.DataFrame, choice: str) -> float:
+    """Return one standard error of an accuracy by the choice of validation rows: sqrt(p q / n).
+
+    p is the mean of the best cell, n the fewest validation rows of a run. NaN for other metrics.
+    """
+    if "rows_validation" not in runs or runs.metric.iloc[0] != "accuracy":
+        return float("nan")
+    score = runs.groupby(CELL, dropna=False)[choice].mean().max()
+    return float(np.sqrt(score * (1 - score) / runs.rows_validation.min()))
+
+
+def _sampling_error(axes: plt.Axes, runs: pd.DataFrame, choice: str) -> None:
+    """Draw the sampling error of the rows as a bar right of a panel, at the best cell's mean."""
+    error = sampling_error(runs, choice)
+    if not error > 0:
+        return
+    score = runs.groupby(CELL, dropna=False)[choice].mean().max()
+    axes.errorbar(
+        [1.05],
+        [score],
+        yerr=[error],
+        transform=axes.get_yaxis_transform(),
+        clip_on=False,
+        color="0",
+        linewidth=1,
+        capsize=2,
+        label="±1 SE of the rows",
+    )
 
 
 def score_vs_rows(tidy: pd.DataFrame) -> Figure:
     """Draw the score over the number of training rows: a line per method, rank and target set.
 
-    Dots are means over seeds, bars the standard deviation (n - 1).
+    Dots are seeds, marks means.
     """
+    keys = ["method", "rank", "targets"]
+    parts = _placed(tidy)
+    ours = _ours(tidy).assign(label="")
+    looks = cell_looks(ours.drop_duplicates(keys).to_dict("records"))
     with plt.rc_context(STYLE):
-        figure, panels = _panels(tidy, "training rows")
-        keys = ["method", "rank", "targets"]
-        ours = tidy[tidy.method != "published"][keys].drop_duplicates().itertuples(index=False)
-        looks = numbered(_method_name(*cell) for cell in ours)
-        for axes, runs, numbers, epoch in panels:
+        across = min(2, len(parts))
+        down = math.ceil(len(parts) / across)
+        size = (WIDTH, 0.6 + 1.9 * down)
+        figure, grid = plt.subplots(down, across, figsize=size, squeeze=False)
+        for unused in grid.flat[len(parts) :]:
+            unused.set_axis_off()
+        for axes, (name, runs, numbers) in zip(grid.flat, parts, strict=False):
+            both = pd.concat([runs, numbers])
+            choice = _shown(both)
             for cell, part in runs.groupby(keys, dropna=False, sort=False):
-                method, name = cell[0], _method_name(*cell)
-                scores = part.groupby("rows_train")[epoch].agg(["mean", "std"])
-                axes.errorbar(
-                    scores.index,
-                    scores["mean"],
-                    yerr=scores["std"],
-                    markerfacecolor="none" if method == "peft" else None,
-                    linestyle=line_of(method),
-                    label=name,
-                    **look(looks[name]),
-                )
-                mark_collapsed(axes, part.rows_train, part, epoch)
-            _published(axes, numbers, "rows_train", epoch)
+                look = looks[cell_name({**part.iloc[0].to_dict(), "label": ""})]
+                draw_means(axes, part.rows_train, part[choice], look, _method_name(*cell))
+                mark_collapsed(axes, part.rows_train, part, choice)
+            _published(axes, numbers, "rows_train", choice)
+            _majority(axes, runs)
             decades(axes, runs.rows_train)
-        legend(figure, _spread(tidy))
+            axes.set_title(textwrap.fill(name, TITLE), loc="left")
+            axes.set_xlabel("training rows")
+            percent_axis(axes, textwrap.fill(_scored(both), 28))
+        legend(figure, spread_text(_ours(tidy), [*CELL, "rows_train"]))
     return figure
 
 
@@ -246,103 +330,80 @@ def _method_name(method: str, rank: float, targets: str | None) -> str:
     return METHODS[method].label + ("" if pd.isna(rank) else f", r{rank:g} {targets}")
 
 
-def score_vs_parameters(tidy: pd.DataFrame) -> Figure:
-    """Draw the score over the trainable parameters (head included, log axis), a dot per cell.
-
-    Dots are means over seeds, bars the standard deviation (n - 1).
-    """
-    with plt.rc_context(STYLE):
-        figure, panels = _panels(tidy, "trainable parameters, head included")
-        names = [key for key, _ in _series(tidy)] + [name for _, name, _ in _baseline_parts(tidy)]
-        looks = numbered(names)
-        for axes, runs, numbers, epoch in panels:
-            lines = [
-                (_line_name(part), part, looks[key], method)
-                for key, rows in _series(runs)
-                for method, part in rows.groupby("method", sort=False)
-            ]
-            lines += [
-                (name, part, looks[name], method) for method, name, part in _baseline_parts(runs)
-            ]
-            for label, part, number, method in lines:
-                scores = part.groupby("parameters_trainable")[epoch].agg(["mean", "std"])
-                axes.errorbar(
-                    scores.index,
-                    scores["mean"],
-                    yerr=scores["std"],
-                    linestyle=line_of(method) if METHODS[method].trains == "adapter" else "none",
-                    markerfacecolor="none" if method == "peft" else None,
-                    markersize=4 if method != "peft" else 7,
-                    label=label,
-                    **look(number),
-                )
-                mark_collapsed(axes, part.parameters_trainable, part, epoch)
-            _published(axes, numbers, "parameters_trainable", epoch)
-            decades(axes, runs.parameters_trainable)
-        legend(figure, _spread(tidy))
-    return figure
-
-
 def bits_rows(tidy: pd.DataFrame) -> pd.DataFrame:
-    """Select what `score_vs_bits` draws: the runs, each with the name of its line.
+    """Select what `score_vs_bits` draws: the runs, each with the name of its group.
 
-    A line is a cell of the study with the bits left out of its name.
+    Cells that differ in the bits alone have one name: that of the cell without the bits.
     """
-    columns = [*CELL, "run", "seed", "metric", "base_bits", *choices_of(tidy), "last_collapsed"]
+    kept = all_choices(tidy)
+    sick = [f"{choice}_collapsed" for choice in kept]
+    made = [f"{choice}_epoch" for choice in kept]
+    columns = [*CELL, "run", "seed", "metric", "base_bits", *kept, *made, *sick, "majority"]
     rows = tidy[[name for name in columns if name in tidy]].copy()
     labels = [re.sub(r"base_bits(None|\d+)-?", "", label_text(label)) for label in rows.label]
     cells = rows.assign(label=[label.strip("-") for label in labels]).to_dict("records")
     return rows.assign(line=[cell_name(cell) for cell in cells])
 
 
-def score_vs_bits(table: pd.DataFrame) -> Figure:
-    """Draw the last epoch's score over the bits of the frozen base: a line of means per cell.
+def _bits(table: pd.DataFrame) -> list[str]:
+    known = [f"{value:g}" for value in sorted(table.base_bits.dropna().unique())]
+    return known + ([FULL] if table.base_bits.isna().any() else [])
 
-    Dots are seeds, bars the standard deviation over seeds (n - 1). Lines with one base have a
-    marker alone.
+
+def no_bits(rows: pd.DataFrame) -> str:
+    """Say why scores are not drawn over bits; "" where they can be."""
+    return "" if len(_bits(rows)) > 1 else "all bases have as many bits"
+
+
+def score_vs_bits(table: pd.DataFrame) -> Figure:
+    """Draw the score over the bits of the frozen base: groups of cells, a column of dots for each.
+
+    Dots are seeds, marks means.
     """
-    bits = sorted(table.base_bits.dropna().unique())
-    names = [f"{value:g}" for value in bits] + ([FULL] if table.base_bits.isna().any() else [])
+    names = _bits(table)
     place = {name: number for number, name in enumerate(names)}
     table = table.assign(
         place=[place[FULL if value != value else f"{value:g}"] for value in table.base_bits]
     )
-    looks = {name: number for number, name in enumerate(table.line.unique())}
+    cells = table.drop_duplicates("line")
+    looks = _bits_looks(cells)
+    order = {name: number for number, name in enumerate(looks)}
     groups = subjects(table)
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.9 + 2.2 * len(groups))
         figure, grid = plt.subplots(len(groups), 1, figsize=size, squeeze=False)
         for (axes,), ((task, model), part) in zip(grid, groups, strict=True):
+            choice = shown_choice(part)
             for name, line in part.groupby("line", sort=False):
-                _bits_line(axes, line, name, looks[name], len(looks))
+                step = min(0.12, 0.7 / len(order))
+                at = line.place + step * (order[name] - (len(order) - 1) / 2)
+                draw_means(axes, at, line[choice], looks[name], name, joined=False)
+                mark_collapsed(axes, at, line, choice)
+            _majority(axes, part)
             axes.set_xticks(range(len(names)), names)
             axes.set_xlim(-0.5, len(names) - 0.5)
+            for edge in range(len(names) - 1):
+                axes.axvline(edge + 0.5, color="0.8", linewidth=0.6)
+            axes.grid(axis="x", visible=False)
             axes.set_xlabel("bits of a frozen weight")
             axes.set_title(f"{task}, {model}", loc="left")
-            percent_axis(axes, f"last-epoch {part.metric.iloc[0]}")
-        legend(figure, f"bars: SD over {seeds(table, CELL)}", most=2)
+            percent_axis(axes, _scored(part))
+        legend(figure, spread_text(table, CELL), most=2)
     return figure
 
 
-def _bits_line(axes: plt.Axes, line: pd.DataFrame, name: str, number: int, lines: int) -> None:
-    """Draw one line, moved a little sideways so that bars do not hide each other."""
-    shift = min(0.12, 0.6 / lines) * (number - (lines - 1) / 2)
-    scores = line.groupby("place")["last"].agg(["mean", "std"])
-    series = look(number)
-    axes.scatter(line.place + shift, line["last"], s=5, alpha=0.5, linewidths=0, **series)
-    mark_collapsed(axes, line.place + shift, line, "last")
-    error = scores["std"]
-    axes.errorbar(scores.index + shift, scores["mean"], yerr=error, label=name, **series)
+def _bits_looks(cells: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each group of cells that differ in the bits alone, by its name."""
+    bare = [{**cell, "label": cell["line"]} for cell in cells.to_dict("records")]
+    looks = cell_looks(bare)
+    return {cell["label"]: looks[cell_name(cell)] for cell in bare}
 
 
-def describe_score_vs_rank(rows: pd.DataFrame) -> str:
-    """Say the mean scores of each line by rank."""
-    return _describe_scores(rows, "rank", " at r={}")
-
-
-def describe_score_vs_parameters(rows: pd.DataFrame) -> str:
-    """Say the mean scores of each line by trainable parameters."""
-    return _describe_scores(rows, "parameters_trainable", " with {} parameters")
+def describe_hero(rows: pd.DataFrame) -> str:
+    """Say the mean scores of each line by rank, or by parameters where ranks do not differ."""
+    if "rank" in hero_axes(rows):
+        return _describe_scores(rows, "rank", " at r={}")
+    return _describe_scores(rows, "parameters", " with {} parameters")
 
 
 def describe_score_vs_rows(rows: pd.DataFrame) -> str:
@@ -351,25 +412,25 @@ def describe_score_vs_rows(rows: pd.DataFrame) -> str:
 
 
 def _describe_scores(rows: pd.DataFrame, x: str, at: str) -> str:
-    """Say each line's last-epoch means; of published numbers, those of their own epoch."""
+    """Say each line's means at the choice of an epoch that is drawn."""
 
     def say(part: pd.DataFrame) -> str:
-        lines = []
+        choice, lines = _shown(part), []
         for name, line in _described_lines(part):
-            score = line["last"]
-            if (line.method == "published").all():
-                own = line[[choice for choice in CHOICES if choice in line]]
-                score = own.astype(float).bfill(axis=1).iloc[:, 0]
-            means = score.groupby(line[x], dropna=False).mean()
+            means = line[choice].astype(float).groupby(line[x], dropna=False).mean().dropna()
             values = [
                 f"{100 * mean:.1f}" + ("" if pd.isna(place) else at.format(f"{place:,.0f}"))
                 for place, mean in means.items()
             ]
-            lines.append(f"{name} {', '.join(values)}")
-        return listed(lines, 6)
+            if values:
+                lines.append(f"{name} {', '.join(values)}")
+        majority = _majority_scores(part)
+        if len(majority):
+            lines.append(f"the majority class {100 * majority.iloc[0]:.1f}")
+        return f"{epoch_name(_ours(part), choice)}, {listed(lines, 6)}"
 
-    sick = collapsed_text(rows[rows.method != "published"])
-    return f"Mean scores of the last epoch in percent. {each_subject(rows, say)}{sick}"
+    sick = collapsed_text(_ours(rows), _shown(rows))
+    return f"Mean scores in percent. {each_subject(rows, say)}{sick}"
 
 
 def _described_lines(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
@@ -385,16 +446,16 @@ def _described_lines(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
 
 
 def describe_score_vs_bits(rows: pd.DataFrame) -> str:
-    """Say the mean scores of each line by the bits of the base."""
+    """Say the mean scores of each group by the bits of the base."""
 
     def say(part: pd.DataFrame) -> str:
-        lines = []
+        choice, lines = shown_choice(part), []
         for name, line in part.groupby("line", sort=False):
-            means = line.groupby("base_bits", dropna=False)["last"].mean()
+            means = line.groupby("base_bits", dropna=False)[choice].mean()
             at = ["full precision" if bits != bits else f"{bits:g} bits" for bits in means.index]
             values = [f"{100 * m:.1f} at {a}" for m, a in zip(means, at, strict=True)]
             lines.append(f"{name} {', '.join(values)}")
-        return listed(lines, 6)
+        return f"{epoch_name(part, choice)}, {listed(lines, 6)}"
 
-    said = each_subject(rows, say)
-    return f"Mean scores of the last epoch in percent. {said}{collapsed_text(rows)}"
+    sick = collapsed_text(rows, shown_choice(rows))
+    return f"Mean scores in percent. {each_subject(rows, say)}{sick}"

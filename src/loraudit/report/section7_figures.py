@@ -12,7 +12,16 @@ from matplotlib.ticker import MaxNLocator
 
 from loraudit.analysis.cells import SUBJECT
 from loraudit.report.alt_text import each_subject
-from loraudit.report.figure_style import COLOURS, MARKERS, SMALL, STYLE, WIDTH, legend, nothing
+from loraudit.report.figure_style import SMALL, STYLE, WIDTH, legend, nothing
+from loraudit.report.looks import (
+    BLACK,
+    MATRIX_COLOURS,
+    METHOD_COLOURS,
+    TARGET_MARKERS,
+    cell_looks,
+    look_of,
+    tint,
+)
 from loraudit.studies.entries import MATRICES
 
 SERIES = ["rank", "targets", "label"]
@@ -21,12 +30,11 @@ MOST_SUBJECTS = 4
 """Tasks and models with a row of panels in section 7's figures; the tables have all."""
 LABEL = 24
 """Characters in a line of a cell's name beside its row."""
-MOST_TICKS = 4
-"""Labelled ticks along a side of a map."""
+LORA = METHOD_COLOURS["lora"]
 PROJECTIONS = {
-    "update_norm": ("‖ΔW‖", COLOURS[6], "o"),
-    "projected_weight": ("‖UᵀWV‖, U and V of W", COLOURS[1], "s"),
-    "projected_update": ("‖UᵀWV‖, U and V of ΔW", COLOURS[0], "^"),
+    "update_norm": ("‖ΔW‖", LORA, "o"),
+    "projected_weight": ("‖UᵀWV‖, U and V of W", BLACK, "s"),
+    "projected_update": ("‖UᵀWV‖, U and V of ΔW", tint(LORA, 0.5), "^"),
     "projected_random": ("‖UᵀWV‖, U and V random", "0.6", "D"),
 }
 """Table 7's norms, each with its name, colour and marker."""
@@ -55,7 +63,7 @@ def _series_title(cell: dict) -> str:
     return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], cell["label"]]))
 
 
-def _matrix_panels(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list]:
+def _matrix_panels(table: pd.DataFrame, x: str, y: str, ticks: int = 4) -> tuple[Figure, list]:
     """Make a row of panels per task and model, a column per matrix, with labelled axes.
 
     Returns the figure and a list of (axes, rows of the panel).
@@ -81,7 +89,7 @@ def _matrix_panels(table: pd.DataFrame, x: str, y: str) -> tuple[Figure, list]:
         row[0].set_ylabel(y)
     for axes in grid[-1]:
         axes.set_xlabel(x)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     return figure, panels
 
 
@@ -132,23 +140,30 @@ def spectra(table: pd.DataFrame) -> Figure:
     return figure
 
 
+MOST_CELLS = 7
+"""Lines that can be told apart in a panel; the table has all cells."""
+
+
 def stable_rank(table: pd.DataFrame) -> Figure:
     """Draw the stable rank of Delta W over the layer: a line of means per cell, a dot per seed.
 
-    The first cells have a colour each; the others are in the table only.
+    The first cells are drawn; the others are in the table only.
     """
     table = stable_rank_rows(table)
     cells = table[SERIES].drop_duplicates().to_dict("records")
+    looks = cell_looks({**cell, "method": "lora"} for cell in cells[:MOST_CELLS])
     with plt.rc_context(STYLE):
         figure, panels = _matrix_panels(table, "layer", "stable rank of ΔW")
         for axes, part in panels:
-            for cell, colour, marker in zip(cells, COLOURS, MARKERS, strict=False):
+            for cell, look in zip(cells, looks.values(), strict=False):
                 rows = part[(part[SERIES] == pd.Series(cell)).all(axis=1)]
-                look = {"color": colour, "marker": marker}
-                axes.scatter(rows.layer, rows.stable_rank, s=5, alpha=0.4, linewidths=0, **look)
+                axes.scatter(rows.layer, rows.stable_rank, s=5, alpha=0.4, **look.dots())
                 means = rows.groupby("layer").stable_rank.mean()
-                axes.plot(means.index, means, markersize=3, label=_series_title(cell), **look)
-        hidden = len(cells) - len(COLOURS)
+                marks = look.marks() | {"markersize": 3}
+                axes.plot(
+                    means.index, means, linestyle=look.line, label=_series_title(cell), **marks
+                )
+        hidden = len(cells) - MOST_CELLS
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
         legend(figure, title)
     return figure
@@ -163,20 +178,20 @@ def intruders(rows: pd.DataFrame) -> Figure:
     lines = sum(label.count("\n") + 1 for label in labels)
     subjects = rows[SUBJECT].drop_duplicates().shape[0]
     with plt.rc_context(STYLE):
-        figure, panels = _matrix_panels(rows, "intruder dimensions", "")
-        figure.set_size_inches(WIDTH, 0.7 + subjects * (0.45 + 0.16 * lines))
+        figure, panels = _matrix_panels(rows, "", "", ticks=2)
+        figure.set_size_inches(WIDTH, 0.8 + subjects * (0.45 + 0.16 * lines))
         for axes, part in panels:
             at = [places[_cell_key(row)] for row in part.to_dict("records")]
-            axes.scatter(
-                part.intruders, at, s=10, color=COLOURS[0], label="a run, mean over layers"
-            )
+            colours = [look_of(method).colour for method in part.method]
+            dot = {"s": 10, "color": colours, "label": "a run, mean over layers"}
+            axes.scatter(part.intruders, at, **dot)
             means = part.intruders.groupby(at).mean()
-            look = {"s": 90, "marker": "|", "color": COLOURS[1], "label": "mean of the runs"}
+            look = {"s": 90, "marker": "|", "color": BLACK, "label": "mean of the runs"}
             axes.scatter(means, means.index, **look)
             axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
             axes.set_ylim(len(labels) - 0.4, -0.6)
             axes.set_xlim(-0.05 * max(1.0, rows.intruders.max()), None)
-        legend(figure)
+        legend(figure, f"number among the {rows['of'].max()} leading directions")
     return figure
 
 
@@ -231,17 +246,30 @@ def amplification(table: pd.DataFrame) -> Figure:
 
 
 def pair_rows(table: pd.DataFrame, pair: str) -> pd.DataFrame:
-    """Select what `subspaces` draws of one kind of pair: first, middle and last layer, and control.
+    """Select what `subspaces` draws of one kind of pair: phi, and what random directions give.
 
-    One cell (`_widest`) of the first task and model that has such a pair.
+    At each j, i is as large as it can be up to j, so that phi is the share of the first i
+    directions of one side that the other side's span holds. One cell (`_widest`) per task and
+    model.
+
+    Returns:
+        The pair's columns, layer, matrix, i, j and phi, and `random`: what random directions give
+        on average. That is max(i, j) / d; d is taken from the random pair of the same matrix at its
+        largest i and j, where chance counts least.
     """
     pairs = table[table.pair == pair] if len(table) else table
     if pairs.empty:
         return pairs
-    rows = _widest(pairs, 1)
-    layers = sorted(rows.layer.unique())
-    kept = {layers[0], layers[len(layers) // 2], layers[-1]}
-    return rows[rows.layer.isin(kept) | rows.control].reset_index(drop=True)
+    rows = _widest(pairs, MOST_SUBJECTS)
+    control = rows.control.astype(bool)
+    key = [*SUBJECT, "matrix"]
+    drawn = rows[control].sort_values(["i", "j"]).drop_duplicates(key, keep="last")
+    rate = drawn.assign(rate=drawn.phi / drawn[["i", "j"]].max(axis=1))[[*key, "rate"]]
+    rows = rows[~control].drop(columns="control")
+    most = rows.i.where(rows.i <= rows.j).groupby([rows.task, rows.model, rows.j]).transform("max")
+    rows = rows[rows.i == most].merge(rate, on=key, how="left")
+    random = rows[["i", "j"]].max(axis=1) * rows.rate
+    return rows.drop(columns="rate").assign(random=random)
 
 
 def rank_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -260,53 +288,49 @@ def weight_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def subspaces(rows: pd.DataFrame) -> Figure:
-    """Draw phi over i and j as maps: a row per matrix; a column per layer, the last the control.
+    """Draw phi minus its mean over random directions: a line per matrix, a row of panels per task.
 
-    One colour scale for all maps, from 0 to the largest phi.
+    Left over j, means over layers and pairs; right over the layer, at the smallest j.
     """
     if rows.empty:
         return nothing("no two adapters of this study make such a pair")
-    matrices = _matrices(rows)
-    layers = sorted(rows[~rows.control].layer.unique())
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, grid = plt.subplots(
-            len(matrices),
-            len(layers) + 1,
-            figsize=(WIDTH, 0.8 + (0.3 + min(0.08 * rows.i.nunique(), 1)) * len(matrices)),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-        )
-        colours = ScalarMappable(Normalize(0, rows.phi.max()), "viridis")
-        for row, matrix in zip(grid, matrices, strict=True):
-            part = rows[rows.matrix == matrix]
-            for axes, layer in zip(row, layers, strict=False):
-                learned = part[~part.control & (part.layer == layer)]
-                _map(axes, learned, colours, f"{matrix}, layer {layer}")
-            _map(row[-1], part[part.control], colours, f"{matrix}, random")
-        bar = {"aspect": 12 * len(matrices)}  # as wide whatever the number of rows
-        figure.colorbar(colours, ax=grid.ravel().tolist(), label="φ(i, j)", **bar)
-        cell = rows.iloc[0]
-        side = f"{cell.side} singular directions"
-        name = filter(None, [cell.task, cell.model, cell.targets, cell.label, side])
-        figure.suptitle(", ".join(name))
-        own, other = ("ΔW", "W") if cell.pair == "weights" else (cell["first"], cell["second"])
-        figure.supylabel(f"i, directions of {own}")
-        figure.supxlabel(f"j, directions of {other}")
+    rows = rows.assign(above=rows.phi - rows.random)
+    groups = list(rows.groupby(SUBJECT, sort=False))
+    with plt.rc_context(STYLE):
+        size = (WIDTH, 0.7 + 1.8 * len(groups))
+        figure, grid = plt.subplots(len(groups), 2, figsize=size, sharey="row", squeeze=False)
+        for (left, right), (subject, part) in zip(grid, groups, strict=True):
+            first = part.j.min()
+            for matrix in _matrices(part):
+                own = part[part.matrix == matrix]
+                look = {
+                    "color": MATRIX_COLOURS[matrix],
+                    "marker": TARGET_MARKERS.get(matrix, "o"),
+                    "label": matrix,
+                    "markersize": 3,
+                }
+                for axes, means in (
+                    (left, own.groupby("j").above.mean()),
+                    (right, own[own.j == first].groupby("layer").above.mean()),
+                ):
+                    axes.plot(means.index, means, **look)
+            _subspace_axes(left, right, part, subject)
+        legend(figure, most=6)
     return figure
 
 
-def _map(axes: plt.Axes, part: pd.DataFrame, colours: ScalarMappable, title: str) -> None:
-    """Draw one map of phi, i downwards; nothing for a layer without this matrix."""
-    axes.set_title(title, fontsize=SMALL)
-    if part.empty:
-        axes.axis("off")
-        return
-    grid = part.pivot(index="i", columns="j", values="phi")
-    axes.imshow(grid, norm=colours.norm, cmap=colours.cmap, aspect="auto")
-    steps = [1 + (count - 1) // MOST_TICKS for count in grid.shape]
-    axes.set_yticks(range(0, grid.shape[0], steps[0]), grid.index[:: steps[0]])
-    axes.set_xticks(range(0, grid.shape[1], steps[1]), grid.columns[:: steps[1]])
+def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject: tuple) -> None:
+    """Label the panels of one task and model, and draw what random directions would give."""
+    cell, first = part.iloc[0], part.j.min()
+    name = ", ".join(filter(None, [*subject, cell.targets, _text(cell.label)]))
+    own, other = ("ΔW", "W") if cell.pair == "weights" else (cell["first"], cell["second"])
+    left.set_title(f"{name}: {own} and {other}", loc="left")
+    left.set_ylabel("φ above random")
+    left.set_xlabel(f"j, first directions of {other}")
+    right.set_xlabel(f"layer (j = {first})")
+    for axes in (left, right):
+        axes.axhline(0, color="0", linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def describe_spectra(rows: pd.DataFrame) -> str:
@@ -351,14 +375,15 @@ def describe_amplification(rows: pd.DataFrame) -> str:
 
 
 def describe_subspaces(rows: pd.DataFrame) -> str:
-    """Say the largest phi, and the largest of random directions."""
+    """Say phi of the first directions by matrix, and what random directions give."""
 
-    def largest(part: pd.DataFrame) -> str:
-        top = part.loc[part.phi.idxmax()]
-        return f"{top.phi:.2g} ({top.matrix}, layer {top.layer}, i={top.i}, j={top.j})"
+    def say(part: pd.DataFrame) -> str:
+        first = part[part.j == part.j.min()]
+        means = first.groupby("matrix")[["phi", "random"]].mean()
+        texts = [
+            f"{matrix} {means.phi[matrix]:.2g} (random {means.random[matrix]:.2g})"
+            for matrix in _matrices(part)
+        ]
+        return f"at j = {part.j.min()}, {', '.join(texts)}"
 
-    control = rows.control.astype(bool)
-    text = f"Similarity of directions, largest phi {largest(rows[~control])}"
-    return (
-        f"{text}; of random directions {largest(rows[control])}." if control.any() else f"{text}."
-    )
+    return f"Similarity φ of directions, mean over layers. {each_subject(rows, say)}"

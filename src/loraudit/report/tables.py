@@ -347,7 +347,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
         "CPU ms per step": [
             _milliseconds(row.step, row.step_sd) if row.clock == "CPU" else "" for row in rows
         ],
-        "ms per step": [f"{1000 * row.seconds_step:.0f}" for row in rows],
+        "ms per step": [_milliseconds(row.seconds_step) for row in rows],
         "rows per second": [f"{row.rows_second:.1f}" for row in rows],
         "seconds per run": [f"{row.seconds_run:.0f}" for row in rows],
         "padded / real tokens": [f"{row.padded_share:.2f}" for row in rows],
@@ -356,7 +356,10 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def _milliseconds(mean: float, sd: float) -> str:
+def _milliseconds(mean: float, sd: float = math.nan) -> str:
+    """Write a time in milliseconds; nothing for a fit, which takes no steps."""
+    if mean != mean:
+        return ""
     return f"{1000 * mean:.0f}" + (f" ± {1000 * sd:.0f}" if sd == sd else "")
 
 

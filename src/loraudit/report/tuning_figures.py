@@ -15,14 +15,12 @@ from loraudit.report.figure_style import (
     TITLE,
     WIDTH,
     legend,
-    line_of,
-    look,
     mark_collapsed,
-    numbered,
     percent_axis,
     seeds,
     subjects,
 )
+from loraudit.report.looks import Look, cell_looks
 
 CURVE = ["method", "rank", "targets", "label", "other"]
 """Columns of a curve: a cell, and the other values that were tried with the learning rates."""
@@ -43,7 +41,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     axis.
     """
     groups = subjects(table)
-    looks = numbered(_name(row) for row in table.to_dict("records"))
+    looks = _looks(table)
     with plt.rc_context(STYLE):
         size = (WIDTH, 0.6 + 2.3 * len(groups))
         figure, column = plt.subplots(len(groups), 1, figsize=size, squeeze=False)
@@ -68,18 +66,29 @@ DOWN = {"marker": 7, "s": 30, "linewidths": 0, "zorder": 3, "clip_on": False}
 CROSS = {"s": 30, "marker": "x", "color": "0.1", "linewidths": 0.8, "zorder": 3}
 
 
-def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, int]) -> None:
+def _looks(table: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each curve: other values that were tried count as a label."""
+    curves = table.drop_duplicates([*SUBJECT, *CURVE]).to_dict("records")
+    named = [
+        {**curve, "label": f"{label_text(curve['label'])} {curve['other']}"} for curve in curves
+    ]
+    looks = cell_looks(named)
+    both = zip(curves, named, strict=True)
+    return {_name(curve): looks[cell_name(other)] for curve, other in both}
+
+
+def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, Look]) -> None:
     first = curve.iloc[0]
     name = _name(first.to_dict())
-    series = look(looks[name])
+    look = looks[name]
     means = _means(curve)
     sick = curve[_diverged(curve)].drop_duplicates("learning_rate")
     at = {"transform": axes.get_xaxis_transform(), "color": "0.1"}
     axes.scatter(sick.learning_rate, [0.02] * len(sick), **DOWN, **at)
     marked = curve.assign(score_collapsed=curve.get("collapsed", False))
     mark_collapsed(axes, curve.learning_rate, marked, "score")
-    axes.scatter(curve.learning_rate, curve.score, s=5, alpha=0.5, linewidths=0, **series)
-    axes.plot(means.index, means, linestyle=line_of(first.method), label=name, **series)
+    axes.scatter(curve.learning_rate, curve.score, s=7, alpha=0.75, **look.dots())
+    axes.plot(means.index, means, linestyle=look.line, label=name, **look.marks())
     chosen = curve[curve.chosen]
     if len(chosen):
         at = chosen.learning_rate.iloc[0]

@@ -1,0 +1,199 @@
+"""The table of looks: in every figure of every study a colour is a method, a marker a target set.
+
+A filled marker is our code, an open one PEFT's. Cells of one method that differ in rank or label
+have tints of its colour, from pale to full. Words of verdicts, matrices and layers are no methods:
+they have colours of their own. The colours of methods are Okabe and Ito's, those of matrices Paul
+Tol's "muted"; both are told apart by colour-blind readers.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from matplotlib.colors import to_hex, to_rgb
+
+from loraudit.analysis.cells import cell_name, label_text
+from loraudit.studies.entries import MATRICES
+from loraudit.studies.methods import METHODS
+
+BLACK, GREY = "#000000", "#777777"
+METHOD_COLOURS = {
+    "lora": "#0072B2",
+    "alora": "#009E73",
+    "adalora": "#E69F00",
+    "full": "#D55E00",
+    "full_saved": "#D55E00",
+    "bitfit": "#CC79A7",
+    "head": "#555555",
+    "probe": "#999999",
+}
+"""Colours of methods; PEFT's twin has that of ours."""
+OTHER_COLOURS = ("#56B4E9", "#882255", "#117733", "#332288", "#AA4499", "#999933")
+"""Colours of methods without one in `METHOD_COLOURS`, by their place in the methods table."""
+LINES = (
+    *("-", "--", (0, (6, 1)), (0, (1, 1)), "-.", (0, (5, 1, 1, 1, 1, 1)), ":"),
+    *((0, (3, 1, 1, 1)), (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (10, 1, 1, 1)), (0, (2, 3))),
+)
+"""Lines of the methods, in the order of the methods table."""
+
+TARGET_MARKERS = {
+    "q+v": "o",
+    "all": "s",
+    "q": "^",
+    "v": "v",
+    "k": "<",
+    "o": ">",
+    "q+k": "P",
+    "q+k+v+o": "D",
+    "up": "d",
+    "down": "p",
+    "up+down": "h",
+}
+OTHER_MARKERS = ("X", "H", "8", "*")
+"""Markers of target sets without one in `TARGET_MARKERS`, by their names."""
+METHOD_MARKERS = {"full": "D", "full_saved": "d", "bitfit": "P", "head": "X", "probe": "*"}
+"""Markers of methods without target set."""
+
+MUTED = (
+    *("#332288", "#88CCEE", "#44AA99", "#117733"),
+    *("#999933", "#CC6677", "#882255", "#AA4499"),
+)
+"""Colours of series that are no methods."""
+MATRIX_COLOURS: dict[str, str] = dict(zip(MATRICES, MUTED, strict=False))
+
+GOOD, BAD, OPEN, SIZE_OPEN = "#009E73", "#D55E00", "#737373", "#0072B2"
+WORDS = {
+    "supported": (GOOD, "o"),
+    "contradicted": (BAD, "s"),
+    "reproduced": (GOOD, "o"),
+    "not reproduced": (BAD, "s"),
+    "different (size open)": (SIZE_OPEN, "^"),
+    "undecided": (OPEN, "D"),
+}
+"""Colour and marker of each word of a verdict."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a cell is drawn: `filled` is our code, not filled PEFT's; `line` joins its means."""
+
+    colour: str
+    marker: str
+    filled: bool = True
+    line: str | tuple = "-"
+
+    @property
+    def face(self) -> str:
+        """The colour inside of a marker."""
+        return self.colour if self.filled else "none"
+
+    def marks(self) -> dict:
+        """Return the keywords of `plot` for means; an open mark is a ring around a filled one.
+
+        So both are seen where twins agree.
+        """
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "markerfacecolor": self.face,
+            "markersize": 4 if self.filled else 7,
+            "markeredgewidth": 0.8,
+        }
+
+    def dots(self) -> dict:
+        """Return the keywords of `scatter` for the seeds."""
+        face = self.colour if self.filled else "none"
+        return {"facecolors": face, "edgecolors": self.colour, "linewidths": 0.5, "marker": "o"}
+
+
+def line_of(method: str) -> str | tuple:
+    """Return the line by which figures draw a method; twelve are all different."""
+    return LINES[list(METHODS).index(method) % len(LINES)]
+
+
+def look_of(method: str, targets: object = "") -> Look:
+    """Return the look of a method and target set (none: "" or a missing value)."""
+    name = "" if pd.isna(targets) else str(targets)
+    ours = METHODS[method].twin if method == "peft" else method
+    place = list(METHODS).index(method)
+    colour = METHOD_COLOURS.get(str(ours), OTHER_COLOURS[place % len(OTHER_COLOURS)])
+    if name:
+        other = OTHER_MARKERS[zlib.crc32(name.encode()) % len(OTHER_MARKERS)]
+        marker = TARGET_MARKERS.get(name, other)
+    else:
+        marker = METHOD_MARKERS.get(method, OTHER_MARKERS[place % len(OTHER_MARKERS)])
+    return Look(colour, marker, filled=method != "peft", line=line_of(method))
+
+
+def tint(colour: str, share: float) -> str:
+    """Mix a colour with white: a share of 1 is the colour itself."""
+    return to_hex([1 - share * (1 - part) for part in to_rgb(colour)])
+
+
+PALEST, DARKEST = 0.4, 0.45
+"""The shares of a colour, mixed with white and with black, that cells of one look have at most."""
+LABEL_LINES = (
+    "-",
+    (0, (5, 1)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1)),
+    (0, (9, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+"""Lines of cells that differ in the label, after the first."""
+
+
+def cell_looks(cells: Iterable[Mapping]) -> dict[str, Look]:
+    """Return each cell's look by its name (`cells.cell_name`).
+
+    Cells of one method and target set are told apart by their rank, the lowest being the palest,
+    or, if they have one rank, by their label: the first to appear, which is the base or has none,
+    has the colour itself, the others go from dark to pale and have lines of their own.
+
+    Args:
+        cells: rows with the columns of a cell; a cell may come many times.
+    """
+    named = {cell_name(dict(cell)): cell for cell in cells}
+    ranks: dict[tuple, list[float]] = {}
+    labels: dict[tuple, list[str]] = {}
+    for cell in named.values():
+        ranks.setdefault(_group(cell), []).append(_rank(cell))
+        labels.setdefault(_group(cell), []).append(label_text(cell["label"]))
+    looks = {}
+    for name, cell in named.items():
+        group, look = _group(cell), look_of(cell["method"], cell["targets"])
+        rank = _place(_rank(cell), sorted(set(ranks[group])))
+        label = label_text(cell["label"])
+        others = list(dict.fromkeys(labels[group]))
+        if rank < 1:
+            look = replace(look, colour=tint(look.colour, PALEST + (1 - PALEST) * rank))
+        if place := others.index(label):
+            look = replace(look, line=LABEL_LINES[place % len(LABEL_LINES)])
+            shade = 1.0 if len(set(ranks[group])) > 1 else _place(place, range(1, len(others)))
+            look = replace(look, colour=_shaded(look.colour, shade))
+        looks[name] = look
+    return looks
+
+
+def _place(value: float, of: Sequence[float]) -> float:
+    """Return where a value stands among several, from 0 (the first) to 1 (the last or only one)."""
+    return of.index(value) / (len(of) - 1) if len(of) > 1 else 1.0
+
+
+def _shaded(colour: str, place: float) -> str:
+    """Return a colour from dark (place 0) to pale (1)."""
+    if place < 0.5:
+        dark = DARKEST + (1 - DARKEST) * 1.6 * place
+        return to_hex([dark * part for part in to_rgb(colour)])
+    return tint(colour, 1 - (1 - PALEST) * (place - 0.2) / 0.8)
+
+
+def _rank(cell: Mapping) -> float:
+    return 0.0 if pd.isna(cell["rank"]) else float(cell["rank"])
+
+
+def _group(cell: Mapping) -> tuple:
+    """Return what a look says without tint: PEFT's twins are tinted as ours."""
+    look = look_of(cell["method"], cell["targets"])
+    return look.colour, look.marker
