@@ -1,6 +1,7 @@
 """Learning curves."""
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 from loraudit.report import curve_figures
@@ -48,14 +49,17 @@ def test_curves_of_scores_at_chosen_epochs_are_those_of_the_selection_rows():
 
 def test_scores_of_the_last_epoch_alone_are_points_beside_the_curves_of_the_loss():
     rows = epochs()
-    rows.loc[rows.epoch == 1, "score"] = float("nan")
-    loss, score = curve_figures.learning_curves(rows).axes
-    assert list(loss.lines[0].get_ydata()) == pytest.approx([1.05, 0.55])
-    first, last = score.lines[0].get_ydata()
-    assert first != first and last == pytest.approx(0.7) and score.lines[0].get_marker() != "None"
+    rows.loc[rows.epoch < 4, "score"] = float("nan")
+    loss, score = (
+        next(line for line in axes.lines if line.get_label() == "lora r1 q+v")
+        for axes in curve_figures.learning_curves(rows).axes
+    )
+    assert list(loss.get_ydata()[:2]) == pytest.approx([1.05, 0.55])
+    *others, last = score.get_ydata()
+    assert pd.isna(others).all() and last == pytest.approx(0.9) and score.get_marker() != "None"
     said = curve_figures.describe_learning_curves(rows)
-    assert "lora r1 q+v 70.0" in said and "nan" not in said
-    assert "lora r1 q+v 60.0 to 70.0" in curve_figures.describe_learning_curves(epochs())
+    assert "lora r1 q+v 90.0" in said and "nan" not in said
+    assert "lora r1 q+v 60.0 to 90.0" in curve_figures.describe_learning_curves(epochs())
 
 
 def test_a_run_that_collapsed_is_marked_where_it_is_known():
