@@ -97,6 +97,7 @@ def effects() -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["switch", "epoch", "difference"])
     table = table.assign(low=table.difference - 0.01, high=table.difference + 0.01)
     table["p_holm"] = [0.01, 0.2, float("nan")]
+    table = table.assign(asks=["equivalence", "equivalence", "difference"], margin=0.02)
     both = [table.assign(task=task, model="m", base=0.8, n=5) for task in ("a", "b")]
     return pd.concat(both, ignore_index=True)
 

@@ -74,6 +74,8 @@ def test_a_switch_is_filled_where_it_survives_the_correction():
     marks = [c for c in panel.collections if len(c.get_offsets())]
     faces = [to_hex(mark.get_facecolors()[0]) for mark in marks]
     assert [face == "#ffffff" for face in faces] == [False, True]
+    (band,) = panel.patches  # of the switch that is asked to be equal within two points
+    assert (band.get_x(), band.get_width()) == (-2, 4)
     assert (
         "head trained +5.0 [+4.0, +6.0] (adjusted p < 0.05);"
         in forest_figures.describe_switches(rows)

@@ -101,6 +101,7 @@ def switches(table: pd.DataFrame) -> Figure:
             found = _found(part)
             looks = [(SWITCH, "o") if own else (OPEN, "o") for own in found]
             _forest(axes, part, rows, looks, found)
+            _equal_bands(axes, part)
             base = 100 * part.base.iloc[0]
             sick = _sick({"collapsed": _most(part, "collapsed_base")})
             shown = EPOCHS[part.epoch.iloc[0]]
@@ -115,6 +116,14 @@ def switches(table: pd.DataFrame) -> Figure:
             column[0, 0].scatter([], [], label=word, **look)
         legend(figure, most=2)
     return figure
+
+
+def _equal_bands(axes: plt.Axes, part: pd.DataFrame) -> None:
+    """Draw the margin behind the switches that are asked to be equal to the base."""
+    for place, (asks, margin) in enumerate(zip(part.asks, part.margin, strict=True)):
+        if asks == "equivalence":
+            band = {"color": "0.92", "zorder": 0, "linewidth": 0}
+            axes.barh(place, 200 * margin, left=-100 * margin, height=1.0, **band)
 
 
 SWITCH = SIZE_OPEN
