@@ -1,4 +1,4 @@
-"""What an adapter costs at inference, and what switching tasks costs: ratios, interleaved.
+"""Measure what an adapter costs at inference, and what switching tasks costs: ratios, interleaved.
 
 A random BERT of all-MiniLM-L6-v2's shape (no download), q+v at rank 8, one thread, batch 8 x 64.
 A ratio is to the base's time in the same round.

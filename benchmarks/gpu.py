@@ -1,4 +1,4 @@
-"""What one GPU does in a second: training steps of RoBERTa-base's and -large's shape.
+"""Measure what one GPU does in a second: training steps of RoBERTa-base's and -large's shape.
 
 Random models, random tokens without padding, LoRA of rank 8 on q and v; neither a network nor a
 fetched file is needed. `loraudit plan --gpu NAME` reads the table that this writes.

@@ -1,4 +1,4 @@
-"""The tables and the figure of what GPUs do in a second, from what gpu.py measured.
+"""Make the tables and the figure of what GPUs do in a second, from what gpu.py measured.
 
 python benchmarks/gpu_figure.py [--folder DIR] [--figure PATH]
 """

@@ -1,4 +1,4 @@
-"""Our run beside peer.py: train one spec and print the same JSON line. Started by runs.py."""
+"""Train one spec beside peer.py and print the same JSON line. Started by runs.py."""
 
 import json
 import os

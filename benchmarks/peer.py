@@ -1,4 +1,4 @@
-"""The peer that a study is compared with: PEFT with the Hugging Face Trainer, one run.
+"""Train one run with PEFT and the Hugging Face Trainer, the peer that a study is compared with.
 
 Trains on the fetched snippets with the quickstart's settings and the Trainer's own padding, in the
 order the Trainer shuffles. Prints one JSON line: seconds to the first optimizer step, of training

@@ -1,4 +1,4 @@
-"""What a study costs besides training, against its number of runs: seconds, CPU seconds, memory.
+"""Measure what a study costs besides training, against its number of runs: seconds and memory.
 
 Studies of 10 to 10,000 runs in a copy of the workflow: ranks x targets x alphas, 5 seeds, ours and
 PEFT's, on quickstart's task and model. Measured: the dry run of a study that has not begun; then,

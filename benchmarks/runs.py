@@ -1,4 +1,4 @@
-"""What a run and a study cost, beside PEFT with the Hugging Face Trainer, on real text.
+"""Measure what a run and a study cost, beside PEFT with the Hugging Face Trainer, on real text.
 
 The movie snippets and all-MiniLM-L6-v2, one thread a process, quickstart settings (batch 8):
 

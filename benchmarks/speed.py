@@ -1,4 +1,4 @@
-"""What LoRA costs in training: per layer, per step, in memory, and what it grows with.
+"""Measure what LoRA costs in training: per layer, per step, in memory, and what it grows with.
 
 Random models of all-MiniLM-L6-v2's and RoBERTa-base's shape, one thread, batch 8 x 64, no padding.
 

@@ -1,4 +1,4 @@
-"""One table and one figure from the benchmarks' CSVs: each target, what was measured, met or not.
+"""Make the table and the figure of the benchmarks: each target, what was measured, met or not.
 
 python benchmarks/summary.py [--folder results/bench] [--figure figures/bench/speed]
 """

@@ -1,4 +1,4 @@
-"""Section 7 of any LoRA adapter in PEFT's format: tables and figures of its updates.
+"""Measure any LoRA adapter in PEFT's format as section 7 does: tables and figures of its updates.
 
 python scripts/analyse_adapter.py --adapter FOLDER --model FOLDER --out FOLDER
 """

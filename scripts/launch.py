@@ -1,4 +1,4 @@
-"""`accelerate launch` for a rule's job: no second Python where one will do, GPUs, several nodes.
+"""Launch a rule's job as Accelerate does: no second Python where one will do, GPUs, several nodes.
 
 Takes accelerate launch's arguments. Where Accelerate would start the program once, it is run here,
 in the environment that Accelerate makes for it: torch is imported once instead of twice. Several

@@ -12,6 +12,7 @@ from loraudit.analysis.pooling import Cell, Spread, unpaired
 from loraudit.analysis.resampling import (
     interquartile_difference,
     interquartile_mean,
+    paired_bootstrap,
     resampled_scores,
     row_weights,
 )
@@ -48,6 +49,38 @@ def test_a_resamples_score_is_that_of_its_rows(metric, monkeypatch):
     expected = [REFERENCES[metric](labels[rows], predictions[rows]) for rows in drawn]
     found = resampled_scores(labels, predictions, weights, metric)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_paired_bootstrap_covers_the_known_interval():
+    """Accuracy difference of 400 rows: near the normal interval of paired proportions."""
+    random = np.random.default_rng(1)
+    labels, left = classified(random, 400, 0.85)
+    right = np.where(random.random(400) < 0.75, labels, 1 - labels)
+    found = paired_bootstrap(labels, left, right, "accuracy")
+    gaps = (left == labels).astype(float) - (right == labels)
+    half = 1.96 * gaps.std() / 20
+    assert found["difference"] == pytest.approx(gaps.mean())
+    assert found["low"] == pytest.approx(gaps.mean() - half, abs=0.01)
+    assert found["high"] == pytest.approx(gaps.mean() + half, abs=0.01)
+    assert paired_bootstrap(labels, left, right, "accuracy") == found
+
+
+@pytest.mark.parametrize("metric", REFERENCES)
+def test_paired_bootstrap_is_scipys(metric):
+    """Up to the draws: each side's end is known to a tenth of the interval."""
+    random = np.random.default_rng(3)
+    labels, left = classified(random, 120, 0.9)
+    right = np.where(random.random(120) < 0.8, labels, 1 - labels)
+    score = REFERENCES[metric]
+    found = paired_bootstrap(labels, left, right, metric)
+    assert found["difference"] == pytest.approx(score(labels, left) - score(labels, right))
+    interval = scipy.stats.bootstrap(
+        (np.arange(120),),
+        lambda rows: score(labels[rows], left[rows]) - score(labels[rows], right[rows]),
+        **{"n_resamples": 500, "vectorized": False, "method": "percentile", "rng": random},
+    ).confidence_interval
+    width = interval.high - interval.low
+    assert [found["low"], found["high"]] == pytest.approx(list(interval), abs=0.1 * width)
 
 
 def test_matthews_of_three_classes_and_constant_predictions():

@@ -26,7 +26,6 @@ from loraudit.analysis.statistics import (
     mean_of,
     median_widening,
     paired,
-    paired_bootstrap,
     same_rows,
     spread_to_sd,
     summarise,
@@ -237,22 +236,6 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(left, left) == {"only_left": 0, "only_right": 0, "p": 1.0}
     with pytest.raises(ValueError, match="no pairs"):
         mcnemar(left, right[1:])
-
-
-def test_paired_bootstrap_covers_the_known_interval():
-    """Accuracy difference of 400 rows: near the normal interval of paired proportions."""
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, 400)
-    left = np.where(rng.random(400) < 0.85, labels, 1 - labels)
-    right = np.where(rng.random(400) < 0.75, labels, 1 - labels)
-    found = paired_bootstrap(labels, left, right, lambda y, p: float((y == p).mean()))
-    gaps = (left == labels).astype(float) - (right == labels)
-    half = 1.96 * gaps.std() / 20
-    assert found["difference"] == pytest.approx(gaps.mean())
-    assert found["low"] == pytest.approx(gaps.mean() - half, abs=0.01)
-    assert found["high"] == pytest.approx(gaps.mean() + half, abs=0.01)
-    again = paired_bootstrap(labels, left, right, lambda y, p: float((y == p).mean()))
-    assert again == found
 
 
 @given(scores)

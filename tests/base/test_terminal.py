@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from loraudit.base.terminal import column_widths, grid
+from loraudit.base.terminal import column_widths, grid, say, show
 
 COLUMNS = ["cell, last epoch", "n", "left, %", "difference", "95 % interval", "p (Holm)"]
 ROWS = [
@@ -37,11 +37,36 @@ def test_what_is_longer_than_a_line_is_folded_and_not_cut(width):
     assert "0123456789abcdef" * 8 in "".join(line.strip() for line in lines)
 
 
-def test_a_wide_screen_has_a_frame_and_a_narrow_one_a_list():
+def test_a_wide_screen_has_a_frame_and_a_narrow_one_stacks_the_rows():
     assert "│" in "".join(shown(COLUMNS, ROWS, 100))
-    narrow = shown(COLUMNS, ROWS, 50)
-    assert "difference: +1.0234" in narrow and "p (Holm): 0.012" in narrow
-    assert "p (Holm): " not in narrow  # a cell without a value is left out
+    assert [line.strip() for line in shown(COLUMNS, ROWS, 50)] == [
+        "title",
+        "cell, last epoch: snippets/minilm/lora-r8-q+v",
+        "accuracy",
+        "n: 5 · left, %: 81.25 · difference: +1.0234",
+        "95 % interval: [+0.1, +2.0] · p (Holm): 0.012",
+        "",
+        "cell, last epoch: snippets/minilm/full accuracy",
+        "n: 5 · left, %: 7.5 · difference: -0.5",  # cells without a value are left out
+        "",
+    ]
+
+
+@pytest.mark.parametrize("columns", [None, "60"])
+def test_a_pipe_is_wide_unless_columns_says_how_wide(monkeypatch, capsys, columns):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    command = "`snakemake --cores 1 resources/models/minilm/manifest.json`"
+    sentence = f"note: {'the model is not here; ' * 4}call {command}"
+    show("title", COLUMNS, ROWS)
+    say([sentence, "short"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ("│" in "".join(lines)) == (columns is None)
+    assert (sentence in lines) == (columns is None)
+    widest = max(len(line) for line in lines if "manifest.json" not in line)
+    assert widest <= (60 if columns else 200)
+    assert lines[-1] == "short" and "resources/models/minilm/manifest.json`" in " ".join(lines)
 
 
 def test_widths_fit_and_hold_the_longest_words():

@@ -1,5 +1,6 @@
 """The command line: exit codes, one line per error, and what each command writes and says."""
 
+import ast
 import json
 import os
 import re
@@ -78,6 +79,31 @@ def test_help_says_how(command):
     assert not command or f"loraudit {command[0]} " in shown.partition("Example")[2]
 
 
+DOES = re.compile(
+    r"(Add|Collect|Compare|Copy|Cross-check|Draw|Expand|Fetch|Judge|Launch|List|Make|Measure|Plan|"
+    r"Recompute|Say|Set|Show|Start|Submit|Tokenise|Train|Turn|Write)\b"
+)
+"""How a sentence that says what a program does begins."""
+
+PROGRAMS = [path for name in ("scripts", "benchmarks") for path in Path(name).glob("*.py")]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=str)
+def test_a_programs_help_begins_with_a_sentence_that_says_what_it_does(path):
+    text = path.read_text()
+    if "__main__" in text:
+        first = ast.get_docstring(ast.parse(text)).partition("\n\n")[0]
+        assert DOES.match(first) and first.endswith((".", ":")), first
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_begins_with_a_sentence_that_says_what_the_command_does(command):
+    shown = [line.strip() for line in call(*command, "--help").stdout.splitlines()]
+    usage = next(number for number, line in enumerate(shown) if line.startswith("Usage"))
+    text = " ".join(" ".join(shown[usage + 1 :]).split())
+    assert DOES.match(text) and re.match(r"[A-Z][^.]*(\.\w[^.]*)*\.(\s|$)", text), text
+
+
 TRAINING = {"torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "matplotlib"}
 """Libraries that take seconds to import and that no command needs which only reads results."""
 
@@ -85,14 +111,15 @@ STATISTICS = {"scipy", "statsmodels", "sklearn"}
 
 
 def imported(*arguments) -> set[str]:
-    """Return the top modules that a command has imported when it ends."""
+    """Return the top modules, and scipy.stats, if a command has imported them when it ends."""
     program = (
         "import sys\n"
         "from loraudit.tools.cli import app\n"
         "try:\n"
         "    app(sys.argv[1:])\n"
         "finally:\n"
-        "    print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+        "    tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "    print(*tops, *({'scipy.stats'} & sys.modules.keys()), file=sys.stderr)"
     )
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -105,7 +132,8 @@ def test_commands_that_read_results_import_nothing_that_is_slow(run):
     assert not imported("--help") & helped
     assert not imported("compare", "--help") & helped
     assert not imported("show", run) & (TRAINING | STATISTICS)
-    assert not imported("compare", run, run, "--resamples", 100) & TRAINING
+    slow = {"sklearn", "statsmodels", "scipy.stats"}
+    assert not imported("compare", run, run, "--resamples", 100) & (TRAINING | slow)
 
 
 def test_the_program_is_installed():

@@ -44,7 +44,7 @@ def test_the_row_of_the_run_itself_is_taken_as_it_is(tmp_path, monkeypatch):
     assert found.step_seconds == pytest.approx(1 / 10)
     assert found.evaluate_row_seconds == pytest.approx(1 / 10 / 16 / 3)
     assert found.device_mib == 3000
-    assert found.source == "h100: roberta-base lora-r8-q+v 16x128 fp32"
+    assert found.source == "measured on h100: roberta-base lora-r8-q+v 16x128 fp32"
     assert speed(SPEC, read_speeds("l4")).step_seconds == 1
     assert speed(changed(SPEC, precision="bf16"), read_speeds("h100")).step_seconds == 1 / 30
 
@@ -58,6 +58,7 @@ def test_a_larger_step_is_scaled_by_its_tokens_and_that_is_said(
     factor = batch * length / (16 * 128)
     found = speed(spec, read_speeds("h100"))
     assert found.step_seconds == pytest.approx(factor / 10)
+    assert found.source.startswith("arithmetic from h100: ")
     assert f"times {factor:.3g} for the step's tokens" in found.source
 
 
@@ -79,7 +80,7 @@ def test_what_is_not_the_runs_own_is_said(tmp_path, monkeypatch):
         and "lora-r8-q+v for lora-r8-q" in found.source
     )
     full = speed(make_spec(method="full", model=BASE, max_length=128), read_speeds("h100"))
-    assert "h100: roberta-base full " in full.source
+    assert full.source.startswith("arithmetic from h100: roberta-base full ")
 
 
 @pytest.mark.parametrize("each", [1, 2, 4])

@@ -4,13 +4,18 @@ import io
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from snakemake.logging import ColorizingTextHandler, DefaultFormatter
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLogHandlerBase
 
+from loraudit.base.terminal import roughly
 from loraudit.tools import job_lines as plugin
+
+PAGE = """<p>Not this.</p><section id="answer"><h2></h2><p>LoRA reaches <b>0.5 points</b> below full
+fine-tuning [-1.2, +0.3] (n = 5).<br> The twins agree.</p></section><p>Nor this.</p>"""
 
 
 class TestPlugin(TestLogHandlerBase):
@@ -43,9 +48,10 @@ class Said:
         vars(record).update({"event": event, **fields} if event else fields)
         self.handler.emit(record)
 
-    def job(self, number: int, rule: str, label: str | None, seconds: float, output=()) -> None:
+    def job(self, number, rule: str, label: str | None, seconds, output=(), wildcards=()) -> None:
         """Start a job, let it take some seconds and finish it as number `number` of four."""
-        self.say(LogEvent.JOB_INFO, jobid=number, rule_name=rule, rule_msg=label, output=output)
+        job = {"rule_name": rule, "rule_msg": label, "output": output, "wildcards": wildcards}
+        self.say(LogEvent.JOB_INFO, jobid=number, **job)
         self.now += seconds
         self.say(LogEvent.JOB_FINISHED, job_id=number)
         self.say(LogEvent.PROGRESS, done=number, total=4)
@@ -73,19 +79,25 @@ def test_a_study_from_its_first_to_its_last_line(said, tmp_path):
     said.say(message="note: rank is an axis and alpha is fixed")
     said.say(LogEvent.RUN_INFO, "", stats={"train": 2, "report": 1, "all": 1, "total": 4})
     said.say(LogEvent.SHELLCMD, "python train.py")
-    output = [record(tmp_path / "s0", 0.78)]
-    said.job(1, "train", "train words tiny lora-r1-q seed 0", 60, output)
-    said.job(2, "train", "train words tiny lora-r1-q seed 1", 120, [record(tmp_path / "s1", None)])
-    said.job(3, "report", "write the report", 5, ["results/words/report.html"])
+    report = tmp_path / "words/report.html"
+    report.parent.mkdir()
+    report.write_text(PAGE)
+    said.handler.about = plugin.About("words", "study=words", frozenset({"words", "tiny"}))
+    for seed, (seconds, score) in enumerate([(60, 0.78), (120, None)]):
+        named = {"task": "words", "model": "tiny", "variant": "lora-r1-q", "seed": str(seed)}
+        label, output = f"train words tiny lora-r1-q seed {seed}", tmp_path / f"s{seed}"
+        said.job(seed + 1, "train", label, seconds, [record(output, score)], named)
+    said.job(3, "report", "write the report", 5, [str(report)])
     said.job(4, "all", None, 0)
     assert said.lines() == [
         "note: rank is an axis and alpha is fixed",
         "3 jobs: 2 train, 1 report",
-        "1/3 · train words tiny lora-r1-q seed 0 · 78.0 % f1 · 1 min 00 s · about 2 minutes left",
-        "2/3 · train words tiny lora-r1-q seed 1 · score undefined · 2 min 00 s · "
-        "about 2 minutes left",
+        "1/3 · train lora r1 q s0 · 78.0 % f1 · 1 min 00 s · about 2 min left",
+        "2/3 · train lora r1 q s1 · score undefined · 2 min 00 s · about 2 min left",
         "3/3 · write the report · 5 s",
-        "Report: results/words/report.html",
+        "Done in 3 min 05 s.",
+        f"Report: {report}",
+        "LoRA reaches 0.5 points below full fine-tuning [-1.2, +0.3] (n = 5).",
         "Next: loraudit verify words",
     ]
 
@@ -121,7 +133,9 @@ def test_a_failed_job_is_said_with_its_last_words(said, tmp_path):
         f"failed: train words s0 (log: {log})",
         "    error: the loss is nan",
         "    try less",
-        "Exiting because a job execution failed.",
+        "1 job failed, and what needs them was not made. All that could run took 0 s:",
+        "    train words s0: error: the loss is nan",
+        "Next: mend what the errors name and give the same command again; what is done is kept.",
     ]
     log.write_text("\n".join(map(str, range(30))))  # killed, say
     assert plugin.last_words(["nowhere", str(log)]) == [*map(str, range(22, 30))]
@@ -146,20 +160,22 @@ def settings(**changed) -> MockOutputSettings:
 
 
 def test_the_lines_come_in_place_of_snakemakes_text_and_keep_what_is_quiet(own):
-    plugin.install(settings())
+    about = plugin.About("words")
+    plugin.install(settings(), about)
     (handler,) = plugin.logger.handlers
     assert isinstance(handler, plugin.JobLines) and handler.filters == own.filters
+    assert handler.about == about
 
 
 @pytest.mark.parametrize("setting", ["dryrun", "verbose", "printshellcmds", "debug_dag"])
 def test_what_asks_for_snakemakes_own_text_gets_it(own, setting):
-    plugin.install(settings(**{setting: True}))
+    plugin.install(settings(**{setting: True}), plugin.About())
     assert plugin.logger.handlers == [own]
 
 
 def test_a_logger_plugin_that_was_asked_for_is_left_alone(own):
     own.name = "another"
-    plugin.install(settings())
+    plugin.install(settings(), plugin.About())
     assert plugin.logger.handlers == [own]
 
 
@@ -174,3 +190,69 @@ def test_a_record_that_is_not_one_only_lacks_its_score(tmp_path):
     (tmp_path / "record.json").write_text('{"spec": []}')
     assert plugin.score_of([str(tmp_path / "record.json")]) is None
     assert plugin.score_of(["tables/scores.md"]) is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "shown"),
+    [
+        ("lora-r8-all", "lora r8 all"),
+        ("peft-r16-q+v-tune-learning_rate2e-05", "peft r16 q+v tune-learning_rate2e-05"),
+        ("full", "full"),
+        ("head-cold-start", "head-cold-start"),
+    ],
+)
+def test_a_label_names_the_cell_in_words_and_leaves_out_what_all_share(variant, shown):
+    wildcards = {"task": "mrpc", "model": "tiny", "variant": variant, "seed": "3"}
+    message = f"train mrpc tiny {variant} seed 3"
+    assert plugin.short_label(message, wildcards, frozenset()) == f"train mrpc tiny {shown} s3"
+    assert plugin.short_label(message, wildcards, frozenset({"tiny"})) == f"train mrpc {shown} s3"
+    for own in ("fetch task mrpc", "write the report"):
+        assert plugin.short_label(own, {"task": "mrpc"}, frozenset({"mrpc"})) == own
+    checked = {"task": "mrpc", "model": "tiny", "variant": "r8-q+v"}
+    message = "cross-check mrpc tiny r8-q+v"
+    assert plugin.short_label(message, checked, frozenset({"mrpc"})) == "cross-check tiny r8 q+v"
+
+
+def test_many_failures_are_listed_at_the_end_with_the_next_commands(said, monkeypatch):
+    monkeypatch.setattr(plugin, "LISTED", 2)
+    said.handler.about = plugin.About("words", "study=words task=mrpc")
+    for number in range(4):
+        said.say(LogEvent.JOB_INFO, jobid=number, rule_name="train", rule_msg=f"train {number}")
+        said.say(LogEvent.JOB_ERROR, level=logging.ERROR, jobid=number, rule_name="train", log=[])
+    said.now += 90
+    said.say(message="Exiting because a job execution failed. Look above", level=logging.ERROR)
+    error = "WorkflowError:\nAt least one job did not complete successfully."
+    said.say(LogEvent.ERROR, message=error, level=logging.ERROR)
+    assert said.lines()[4:] == [
+        "4 jobs failed, and what needs them was not made. All that could run took 1 min 30 s:",
+        "    train 0: no word in its log",
+        "    train 1: no word in its log",
+        "    and 2 more",
+        "Next: mend what the errors name and give the same command again; what is done is kept.",
+        "      loraudit status words",
+        "      snakemake --cores 1 partial --config study=words task=mrpc",
+    ]
+
+
+def test_what_jobs_may_take_at_once_is_said_in_words(said):
+    limits = {"_cores": 2, "_nodes": None, "mem_mb": SimpleNamespace(value=700), "gpu": 6}
+    said.say(LogEvent.RESOURCES_INFO, provided_resources=limits)
+    said.say(LogEvent.RESOURCES_INFO, cores=2)
+    assert said.lines() == ["at most at once: 2 cores, 700 MB of memory, 6 runs on GPUs"]
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<p>no answer</p>", '<p id="answer"></p>', '<div id="answers">x. Y.</div>']
+)
+def test_a_report_without_an_answer_has_no_first_sentence(tmp_path, page):
+    (tmp_path / "report.html").write_text(page)
+    assert plugin.first_sentence(tmp_path / "report.html") == ""
+    assert plugin.first_sentence(tmp_path / "nowhere.html") == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(1, "5 s"), (42, "40 s"), (58, "1 min"), (370, "6 min"), (7_700, "2 h 10 min")],
+)
+def test_an_estimate_is_no_finer_than_it_is_known(seconds, shown):
+    assert roughly(seconds) == shown

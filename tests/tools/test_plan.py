@@ -286,7 +286,8 @@ def test_no_estimate_is_said_with_its_reason(planned):
     shutil.rmtree("tiny-model")
     found = planned(ids())
     assert found["jobs_without_estimate"] == 6
-    assert sum("the model is not here" in note for note in found["notes"]) == len(found["kinds"])
+    (note,) = [note for note in found["notes"] if "the model is not here" in note]
+    assert note.startswith("words tiny lora q+v, words tiny peft q+v, words tiny head: no estimate")
     text = "\n".join(plan.sentences(found))
     assert "no estimate for 6 runs" in text and "time:" not in text
     assert found["runs"]["to do"] == 6
@@ -324,6 +325,34 @@ def test_what_is_known_of_tasks_and_models_is_noted(planned):
     notes = planned(set())["notes"]
     assert any("tiny was trained on data of words before (a corpus)" in note for note in notes)
     assert "task words: validation: odd rows" in notes
+
+
+def test_kinds_of_one_reason_share_a_note():
+    assert plan.some_of(["a"]) == "a" and plan.some_of(["a", "b", "c"]) == "a, b, c"
+    assert plan.some_of(map(str, range(43))) == "0, 1, 2 and 40 more"
+    runs = [
+        plan.Run(id=f"t{n}", label="", spec=make_spec(task=make_task(name=f"t{n}"))) for n in (1, 2)
+    ]
+    (note,) = plan._unknown_sizes(runs)
+    assert note.startswith("tasks t1, t2: ")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "frozen-head", "adaptive", "mlp", "code-table2"])
+def test_the_rows_of_a_plan_can_be_told_apart(name):
+    """Though runs of one method and targets may cost differently, by rank or by label."""
+    study = load_study(f"config/studies/{name}.yaml")
+    costs = {run.id: plan.UNKNOWN._replace(step=0.1 * plan._rank(run.spec)) for run in study.runs}
+    kinds = plan._kinds(study.runs, set(), costs)
+    empty = {"power": [], "pairs": [], "claims": [], "study": name, "kinds": kinds}
+    ((_, columns, rows),) = plan.sections(empty)
+    until = columns.index("runs")
+    shown = [tuple(row[:until]) for row in rows]
+    assert len(set(shown)) == len(shown)
+    assert ("rank" in columns) == any(run.spec.adapter for run in study.runs)
+    cheap = plan._kinds(study.runs, set(), dict.fromkeys(costs, plan.UNKNOWN))
+    assert sum(kind["runs"] for kind in cheap) == len(study.runs)
+    ranks = {rank for kind in cheap for rank in kind["ranks"]}
+    assert ranks == {plan._rank(run.spec) for run in study.runs} - {0}
 
 
 def test_nothing_to_do_takes_no_time(planned):

@@ -66,11 +66,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process:  # each job parses this file again and need not repeat the line
-    job_lines.install(workflow.output_settings)
-    logger.info(f"study {STUDY.name}: {STUDY.describe()}")
-    for sentence in advice(STUDY):
-        logger.info(f"note: {sentence}")
 RUNS = {run.id: run.spec for run in STUDY.all_runs}
 REPORTED = [run.id for run in STUDY.runs]
 CELLS = STUDY.cells()
@@ -93,6 +88,13 @@ SWITCHES = " ".join(  # what to write after --config to get this study; the repo
     for key, value in CHOICES.items()
     if key == "study" or value != DEFAULTS[key]
 )
+if workflow.is_main_process:  # each job parses this file again and need not repeat the lines
+    alone = [*(TASKS if len(TASKS) == 1 else ()), *(MODELS if len(MODELS) == 1 else ())]
+    about = job_lines.About(STUDY.name, SWITCHES, frozenset(alone))
+    job_lines.install(workflow.output_settings, about)
+    logger.info(f"study {STUDY.name}: {STUDY.describe()}")
+    for sentence in advice(STUDY):
+        logger.info(f"note: {sentence}")
 PROCESSES = LAUNCHER["num_processes"]
 NODES = LAUNCHER["num_machines"]
 ENVIRONMENT = "../envs/loraudit.yaml"

@@ -7,17 +7,15 @@ Everything that is reported about a cell names its n. p-values are two-sided unl
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.stats
-from scipy.integrate import quad
-from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+import scipy  # its slow parts, stats and integrate, are imported when they are asked for
+from scipy.special import bdtr, stdtr, stdtrit
 
 from loraudit.analysis.cells import SCORED_CELL, SUBJECT, choices_of, collapsed
-from loraudit.base.progress import progress
 
 READINGS = ("sd", "population sd", "standard error", "95% interval", "half range")
 """What a published ± can mean; few papers say."""
@@ -81,7 +79,7 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> dict[str, fl
     ours, n = mean_of(values), len(values)
     half = math.nan
     if n > 1:
-        half = float(scipy.stats.t.ppf((1 + confidence) / 2, n - 1)) * ours.sd / math.sqrt(n)
+        half = float(stdtrit(n - 1, (1 + confidence) / 2)) * ours.sd / math.sqrt(n)
     return {
         "n": n,
         "mean": ours.mean,
@@ -151,7 +149,7 @@ def spread_to_sd(pm: float, n: int, reading: str) -> float:
     if reading == "standard error":
         return pm * math.sqrt(n)
     if reading == "95% interval":
-        return pm * math.sqrt(n) / float(scipy.stats.t.ppf(0.975, n - 1))
+        return pm * math.sqrt(n) / float(stdtrit(n - 1, 0.975))
     if reading == "half range":
         return 2 * pm / expected_range(n)
     raise ValueError(f"unknown reading {reading!r} (legal: {', '.join(READINGS)})")
@@ -161,6 +159,7 @@ def spread_to_sd(pm: float, n: int, reading: str) -> float:
 def expected_range(n: int) -> float:
     """Return the expected range (largest minus smallest) of n standard normal draws."""
     cdf = scipy.stats.norm.cdf
+    quad = scipy.integrate.quad
     return quad(lambda x: 1 - cdf(x) ** n - (1 - cdf(x)) ** n, -np.inf, np.inf)[0]
 
 
@@ -228,8 +227,8 @@ def welch(left: Mean, right: Mean, confidence: float = 0.95) -> dict[str, float]
     if np.ndim(error) == 0 and not error:
         p = 1.0 if left.n != 1 and abs(difference) < NO_SPREAD else math.nan
         return {"difference": difference, "low": math.nan, "high": math.nan, "p": p}
-    half = scipy.stats.t.ppf((1 + confidence) / 2, freedom) * error
-    p = 2 * scipy.stats.t.sf(abs(difference) / error, freedom)
+    half = stdtrit(freedom, (1 + confidence) / 2) * error
+    p = 2 * stdtr(freedom, -abs(difference) / error)
     return {"difference": difference, "low": difference - half, "high": difference + half, "p": p}
 
 
@@ -248,8 +247,8 @@ def tost(left: Mean, right: Mean, margin: float) -> float:
         ValueError: a margin that is not positive.
     """
     difference, error, freedom = _against_margin(left, right, margin)
-    above = scipy.stats.t.sf((difference + margin) / error, freedom)
-    below = scipy.stats.t.cdf((difference - margin) / error, freedom)
+    above = stdtr(freedom, -(difference + margin) / error)
+    below = stdtr(freedom, (difference - margin) / error)
     return np.maximum(above, below)
 
 
@@ -268,8 +267,8 @@ def exceeds(left: Mean, right: Mean, margin: float) -> float:
         ValueError: a margin that is not positive.
     """
     difference, error, freedom = _against_margin(left, right, margin)
-    near = scipy.stats.t.sf((abs(difference) - margin) / error, freedom)
-    return near + scipy.stats.t.sf((abs(difference) + margin) / error, freedom)
+    near = stdtr(freedom, (margin - abs(difference)) / error)
+    return near + stdtr(freedom, -(abs(difference) + margin) / error)
 
 
 def _against_margin(left: Mean, right: Mean, margin: float) -> tuple[float, float, float]:
@@ -330,48 +329,9 @@ def mcnemar(correct_left: Sequence[bool], correct_right: Sequence[bool]) -> dict
     if left.shape != right.shape:
         raise ValueError(f"{left.size} and {right.size} rows are no pairs")
     only_left, only_right = int((left & ~right).sum()), int((~left & right).sum())
-    table = [[int((left & right).sum()), only_left], [only_right, int((~left & ~right).sum())]]
-    p = float(exact_mcnemar(table, exact=True).pvalue) if only_left + only_right else 1.0
+    one_sided = float(bdtr(min(only_left, only_right), only_left + only_right, 0.5))
+    p = min(1.0, 2 * one_sided) if only_left + only_right else 1.0
     return {"only_left": only_left, "only_right": only_right, "p": p}
-
-
-def paired_bootstrap(
-    labels: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    score: Callable[[np.ndarray, np.ndarray], float],
-    resamples: int = 2000,
-    confidence: float = 0.95,
-) -> dict[str, float]:
-    """Compare two runs' predictions on the same rows: score(left) - score(right), percentile CI.
-
-    Args:
-        labels, left, right: one value per row, in the same order of rows.
-        score: score(labels, predictions) of a set of rows.
-        resamples: how often rows are drawn with replacement (always the same draws).
-    """
-
-    def statistic(index: np.ndarray) -> float:
-        return score(labels[index], left[index]) - score(labels[index], right[index])
-
-    def counted(index: np.ndarray) -> float:
-        next(draws, None)
-        return statistic(index)
-
-    rows = np.arange(len(labels))
-    draws = iter(progress(range(resamples), resamples, "bootstrap"))
-    interval = scipy.stats.bootstrap(
-        (rows,),
-        counted,
-        n_resamples=resamples,
-        vectorized=False,
-        confidence_level=confidence,
-        method="percentile",
-        rng=_fixed_random(),
-    ).confidence_interval
-    next(draws, None)  # past the last: a bar is closed
-    low, high = float(interval.low), float(interval.high)
-    return {"difference": statistic(rows), "low": low, "high": high}
 
 
 def last_rows(predictions: pd.DataFrame, split: str) -> pd.DataFrame:

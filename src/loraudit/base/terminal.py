@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,17 +18,35 @@ WIDE = 200
 
 
 def console() -> Console:
-    """Return a console on stdout; in a pipe its lines are wide."""
+    """Return a console on stdout; in a pipe its lines are wide unless COLUMNS says how wide."""
     fitted = Console(highlight=False)
-    return fitted if fitted.is_terminal else Console(highlight=False, width=WIDE)
+    return fitted if _fitted(fitted) else Console(highlight=False, width=WIDE)
+
+
+def _fitted(console: Console) -> bool:
+    """Tell whether lines are to be fitted to the screen's width."""
+    return console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print sentences, a line each; on a screen, words that don't fit go on below, indented."""
+    screen = Console(highlight=False)
+    folds = textwrap.TextWrapper(
+        width=screen.width if _fitted(screen) else sys.maxsize,
+        subsequent_indent="  ",
+        break_long_words=False,  # names, paths and commands stay whole
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        print(folds.fill(line), flush=True)
 
 
 @dataclass(frozen=True)
 class Grid:
     """A table whose cells are shown whole and as they are, without markup.
 
-    Where the screen is too narrow for the longest word of every column, the rows are listed below
-    each other instead, each cell behind its column's name.
+    Where the screen is too narrow for the longest word of every column, the rows are stacked below
+    each other instead, each cell behind its column's name, as many in a line as fit.
     """
 
     title: str
@@ -37,7 +58,7 @@ class Grid:
         widths = column_widths([self.columns, *self.rows], options.max_width)
         if widths is None:
             yield Text(self.title, style="table.title")
-            yield Text("\n".join(self._listed()), overflow="fold")
+            yield Text("\n".join(self._listed(options.max_width)), overflow="fold")
             return
         table = Table(title=self.title, title_justify="left")
         for name, width in zip(self.columns, widths, strict=True):
@@ -46,14 +67,19 @@ class Grid:
             table.add_row(*map(Text, row))
         yield table
 
-    def _listed(self) -> Iterator[str]:
+    def _listed(self, width: int) -> Iterator[str]:
         if len(self.columns) == 2:  # the first column names the second
             yield from (": ".join(row) for row in self.rows)
             return
         for row in self.rows:
-            cells = zip(self.columns, row, strict=True)
-            yield from (f"{name}: {cell}" for name, cell in cells if cell)
-            yield ""
+            line = ""
+            for name, cell in zip(self.columns, row, strict=True):
+                part = f"{name}: {cell}" if cell else ""
+                if line and part and cell_len(line) + 3 + cell_len(part) > width:
+                    yield line
+                    line = ""
+                line = " · ".join(filter(None, [line, part]))
+            yield from (line, "")
 
 
 def column_widths(rows: Sequence[Sequence[str]], width: int) -> list[int] | None:
@@ -108,6 +134,15 @@ def duration(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     hours, minutes = seconds // 3600, seconds % 3600 // 60
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def roughly(seconds: float) -> str:
+    """Write an estimate no finer than it is known: 40 s, 6 min, 2 h 10 min, 3 d 4 h."""
+    if seconds < 55:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    if (minutes := round(seconds / 60)) < 60:
+        return f"{minutes} min"
+    return duration(300 * round(seconds / 300))
 
 
 def print_json(value: object) -> None:

@@ -850,12 +850,11 @@ def _parsed(given: list[str], option: str = "config", example: str = "task=mrpc"
 
 def _print(answer: object, as_json: bool, sections=(), sentences=()) -> None:
     """Print an answer as JSON, or else its tables and then its sentences."""
-    from loraudit.base.terminal import print_json, show
+    from loraudit.base.terminal import print_json, say, show
 
     if as_json:
         print_json(answer)
         return
     for title, columns, rows in sections:
         show(title, columns, rows)
-    for line in sentences:
-        typer.echo(line)
+    say(sentences)

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from loraudit.analysis.resampling import paired_bootstrap
 from loraudit.analysis.run_files import read_run
 from loraudit.analysis.statistics import (
     agreement,
     holm,
     mcnemar,
     paired,
-    paired_bootstrap,
     same_rows,
 )
 from loraudit.base.errors import UserError
@@ -20,7 +20,6 @@ from loraudit.report.formatting import interval, of_which, p_value, points
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study
 from loraudit.tools.show import Section, spec_values, with_none
-from loraudit.training.measures import MEASURES
 
 
 def spec_difference(left: RunSpec, right: RunSpec) -> dict[str, dict[str, object]]:
@@ -69,7 +68,7 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         "split": split,
         "spec": spec_difference(one.spec, two.spec),
         **agreement(a, b),
-        "bootstrap": paired_bootstrap(*values, MEASURES[task.headline], resamples),
+        "bootstrap": paired_bootstrap(*values, task.headline, resamples),
         "resamples": resamples,
     }
     if not task.regression:

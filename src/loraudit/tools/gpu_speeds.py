@@ -99,10 +99,12 @@ def speed(spec: RunSpec, rows: pd.DataFrame, runs_per_gpu: int = 1, processes: i
         for _, row in rows.iterrows()
     ]
     row = rows.iloc[min(range(len(scores)), key=scores.__getitem__)]
-    factor = max(1.0, work / (row["batch"] * row["tokens"]))
+    share = work / (row["batch"] * row["tokens"])
+    factor = max(1.0, share)
     seconds = row["runs_per_gpu"] / row["steps_per_second"] * factor
     seconds *= runs_per_gpu / row["runs_per_gpu"]  # if they are not equal: the GPU's total stays
-    source = _source(row, wanted | {"runs_per_gpu": runs_per_gpu}, factor)
+    own = spec.recompute == "none"
+    source = _source(row, wanted | {"runs_per_gpu": runs_per_gpu}, share, own)
     evaluated = FORWARD * seconds / batch
     if spec.recompute == "blocks":
         seconds *= RECOMPUTED
@@ -120,10 +122,22 @@ def _distance(key: str, found: object, wanted: object) -> float:
     return 1.0
 
 
-def _source(row: pd.Series, wanted: dict[str, object], factor: float) -> str:
-    """Say which row was used, what of it is not the run's own, and how it was scaled."""
+def _source(row: pd.Series, wanted: dict[str, object], share: float, own: bool) -> str:
+    """Say whether the run's own step was measured, or which row was used and how it was scaled.
+
+    Args:
+        row: the row that was used.
+        wanted: what of the run decides its speed.
+        share: the tokens of the run's step as a multiple of the row's.
+        own: whether the run computes a step as the row's did.
+    """
     size = f"{row['batch']}x{row['tokens']}"
     said = f"{row['gpu']}: {row['model']} {row['method']} {size} {row['precision']}"
     other = [f"{key} {row[key]} for {value}" for key, value in wanted.items() if row[key] != value]
+    if own and not other and math.isclose(share, 1):
+        return f"measured on {said}"
     said += f" ({', '.join(other)})" if other else ""
-    return said + ("" if math.isclose(factor, 1) else f", times {factor:.3g} for the step's tokens")
+    if not math.isclose(share, 1):
+        scaled = f"times {share:.3g} for the step's tokens"
+        said += f", {scaled}" if share > 1 else ", as which the smaller step counts"
+    return f"arithmetic from {said}"

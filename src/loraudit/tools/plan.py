@@ -73,6 +73,9 @@ FREE = (
 )
 """Fields that do not change what a step costs; rank does, but too little to matter here."""
 
+TARGETS = ("all", "default")
+"""Rules that only name what is to be made."""
+
 BUSY = 0.5
 """Load per CPU above which the plan notes that other work ran beside the measurements."""
 
@@ -259,7 +262,7 @@ def parse_jobs(lines: str) -> Jobs:
             seed = [f"s{wildcards.pop('seed')}"] if "seed" in wildcards else []
             parts = [wildcards[name] for name in ("task", "model", "variant")]
             names[job["rule"]].add("/".join(parts + seed))
-    counts = Counter(job["rule"] for job in jobs if job["rule"] != "all")
+    counts = Counter(job["rule"] for job in jobs if job["rule"] not in TARGETS)
     return Jobs(dict(counts), names["train"], names["crosscheck"])
 
 
@@ -338,26 +341,27 @@ class Task(NamedTuple):
 
 def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> Calibration:
     """Measure what the cache lacks, in as many processes at once as there will be runs at once."""
-    notes: list[str] = []
+    lacking: dict[str, list[str]] = {}
     named: dict[str, str] = {}
     tasks: list[Task] = []
     for run in sorted(runs, key=lambda run: -_rank(run.spec)):
         key = class_key(run.spec)
         if key not in named:
-            task = _class_task(run, machine, notes)
+            task = _class_task(run, machine, lacking)
             named[key] = task.key if task else ""
             tasks += [task] if task else []
     checks = _crosscheck_tasks(study, jobs, machine)
     launch = _launch_task(machine)
     wanted = [*tasks, *checks.values(), *([launch] if jobs.runs else [])]
-    if (
-        any(task.key not in _cache() for task in wanted)
-        and os.getloadavg()[0] > BUSY * machine.cpus
-    ):
-        notes.append("the machine was busy with other work while it was measured")
+    busy = os.getloadavg()[0] > BUSY * machine.cpus
+    busy = busy and any(task.key not in _cache() for task in wanted)
     at_once = machine.room.times(machine.run_room())
     cache, failed = _measured(wanted, at_once)
-    notes += [f"{task.what}: {failed[task.key]}" for task in wanted if task.key in failed]
+    for task in wanted:
+        if task.key in failed:
+            lacking.setdefault(failed[task.key], []).append(task.what)
+    notes = ["the machine was busy with other work while it was measured"] if busy else []
+    notes += [f"{some_of(whats)}: {reason}" for reason, whats in lacking.items()]
     return Calibration(
         {key: cache[name] for key, name in named.items() if name in cache},
         {model: cache[task.key] for model, task in checks.items() if task.key in cache},
@@ -366,16 +370,18 @@ def calibrated(runs: list[Run], study: Study, jobs: Jobs, machine: Machine) -> C
     )
 
 
-def _class_task(run: Run, machine: Machine, notes: list[str]) -> Task | None:
+def _class_task(run: Run, machine: Machine, lacking: dict[str, list[str]]) -> Task | None:
+    """Return the measurement of a kind of run; if there can be none, note it by the reason."""
     spec, folders = run.spec, _folders(run.spec)
     model = folders["model"]
     source = calibrate.model_source(spec, model)
     what = f"{spec.task.name} {spec.model.name} {spec.method} {targets_name(spec)}".strip()
     if source is None:
-        notes.append(
-            f"{what}: no estimate: the model is not here; `snakemake --cores 1 "
+        reason = (
+            "no estimate: the model is not here; `snakemake --cores 1 "
             f"{model}/manifest.json --config ...` fetches it"
         )
+        lacking.setdefault(reason, []).append(what)
         return None
     code = training_code(spec.method)
     folders["model"] = source
@@ -661,8 +667,17 @@ def planned_pairs(study: Study, spread: float | None = None) -> list[dict]:
 
 
 def _unknown_sizes(todo: Iterable[Run]) -> list[str]:
-    tasks = {run.spec.task.name for run in todo if _rows(run.spec) is None}
-    return [f"task {name}: its size is unknown until it is fetched" for name in sorted(tasks)]
+    tasks = sorted({run.spec.task.name for run in todo if _rows(run.spec) is None})
+    if len(tasks) < 2:
+        return [f"task {name}: its size is unknown until it is fetched" for name in tasks]
+    return [f"tasks {', '.join(tasks)}: their sizes are unknown until they are fetched"]
+
+
+def some_of(items: Iterable[str], most: int = 3) -> str:
+    """Join items, and count those beyond the first few: "a, b, c and 9 more"."""
+    items = list(items)
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _assumed() -> list[str]:
@@ -675,41 +690,50 @@ def _assumed() -> list[str]:
 
 
 def _kinds(runs: Iterable[Run], todo: set[str], estimates: dict[str, Estimate]) -> list[dict]:
-    """Return a row per kind of run: equal task, model, method, targets and estimate."""
-    kinds: dict[tuple, Counter] = {}
+    """Return a row per kind of run: equal task, model, method, targets and estimate.
+
+    `ranks` and `labels` are those of the kind's runs, in their order.
+    """
+    kinds: dict[tuple, dict] = {}
     for run in runs:
-        spec = run.spec
-        names = spec.task.name, spec.model.name, spec.method, targets_name(spec)
-        counts = kinds.setdefault((*names, estimates[run.id]), Counter())
-        counts["runs"] += 1
-        counts["to do"] += run.id in todo
-    return [
-        {
-            **dict(zip(("task", "model", "method", "targets"), key[:4], strict=True)),
-            **counts,
-            **key[4]._asdict(),
-        }
-        for key, counts in kinds.items()
-    ]
+        spec, cost = run.spec, estimates[run.id]
+        named = {"task": spec.task.name, "model": spec.model.name, "method": spec.method}
+        named["targets"] = targets_name(spec)
+        kind = kinds.setdefault(
+            (*named.values(), cost),
+            {**named, "ranks": [], "labels": [], "runs": 0, "to do": 0, **cost._asdict()},
+        )
+        kind["runs"] += 1
+        kind["to do"] += run.id in todo
+        for name, value in (("ranks", _rank(spec)), ("labels", run.label)):
+            kind[name] += [value] if value and value not in kind[name] else []
+    return list(kinds.values())
 
 
 def sections(answer: dict) -> list[tuple[str, list[str], list[list[object]]]]:
-    """Turn `plan`'s answer into tables for the screen: title, columns, rows."""
-    columns = ["task", "model", "method", "targets", "runs", "to do", "s per step", "per run"]
-    columns += ["memory", "from"]
+    """Turn `plan`'s answer into tables for the screen: title, columns, rows.
+
+    A column in which nothing stands is left out.
+    """
     kinds = [
-        [
-            *(kind[name] for name in ("task", "model", "method", "targets", "runs", "to do")),
-            "" if kind["step"] is None else f"{kind['step']:.3g}",
-            "" if kind["seconds"] is None else duration(kind["seconds"]),
-            "" if kind["memory_mib"] is None else f"{kind['memory_mib']:,.0f} MiB",
-            kind["source"],
-        ]
+        {
+            **{name: kind[name] for name in ("task", "model", "method")},
+            "rank": ", ".join(map(str, kind["ranks"])),
+            "targets": kind["targets"],
+            "label": some_of(kind["labels"]),
+            **{name: kind[name] for name in ("runs", "to do")},
+            "s per step": "" if kind["step"] is None else f"{kind['step']:.3g}",
+            "per run": "" if kind["seconds"] is None else duration(kind["seconds"]),
+            "memory": "" if kind["memory_mib"] is None else f"{kind['memory_mib']:,.0f} MiB",
+            "from": kind["source"],
+        }
         for kind in answer["kinds"]
     ]
+    columns = [name for name in kinds[0] if any(kind[name] != "" for kind in kinds)]
+    rows = [[kind[name] for name in columns] for kind in kinds]
     shown = [*_power_section(answer["power"]), *_pair_section(answer["pairs"])]
     shown += _claim_section(answer["claims"])
-    return [(f"study {answer['study']}", columns, kinds), *shown]
+    return [(f"study {answer['study']}", columns, rows), *shown]
 
 
 def _time(answer: dict) -> str:
@@ -722,10 +746,11 @@ def _time(answer: dict) -> str:
         name = answer["machine"]["gpus"][0] or "of unknown kind"
         whole = f"{gpus} GPU{'s' * (gpus > 1)} ({name})"
         busy = f"{duration(answer['gpu_seconds'])} of one GPU"
+    at_once = answer["at once"]
     return (
         f"time: {least} {duration(answer['wall_seconds'])} with {whole} "
-        f"({answer['at once']} jobs at once), {busy}; the {answer['other_jobs']} short jobs are "
-        "not counted"
+        f"({at_once} job{'s' * (at_once != 1)} at once), {busy}; the {answer['other_jobs']} short "
+        "jobs are not counted"
     )
 
 
@@ -811,9 +836,9 @@ def sentences(answer: dict) -> list[str]:
         lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")
     known = [row for row in answer["power"] if row["chance"] is not None]
     if unknown := len(answer["power"]) - len(known):
+        have = "1 published number has" if unknown == 1 else f"{unknown} published numbers have"
         lines.append(
-            f"{unknown} published numbers have no ±: what the seeds can show beside them depends "
-            "on the spread of the runs"
+            f"{have} no ±: what the seeds can show beside them depends on the spread of the runs"
         )
     if weak := [row for row in known if row["chance"] < POWER]:
         lines.append(
