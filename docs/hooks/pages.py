@@ -1,4 +1,4 @@
-"""The site's pages from outside docs/: README.md is its first, and what pages link to comes along.
+"""The site's pages from outside docs/: what the navigation names, and what pages link to.
 
 A link that leads out of docs/ (to a config file, a figure, a source file) stays as it is in the
 repository; on the site it leads to a copy: Markdown as a page, pictures and HTML as they are, other
@@ -24,8 +24,6 @@ _origin: dict[str, str] = {}
 
 def site_path(path: str) -> str:
     """Return where a repository path is on the site."""
-    if path == "README.md":
-        return "index.md"
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     if (ROOT / path).is_dir():
@@ -70,9 +68,9 @@ def content(path: str) -> str:
 
 
 def on_files(files, config):
-    """Add the README, the other pages of the navigation, and all that pages link to."""
+    """Add the pages of the navigation from outside docs/, and all that pages link to."""
     _origin.clear()
-    pending = ["README.md", *_named(config["nav"])]
+    pending = _named(config["nav"])
     for file in files.documentation_pages():
         pending += links(Path(file.abs_src_path).read_text(), f"docs/{file.src_uri}")
         _origin[file.src_uri] = f"docs/{file.src_uri}"

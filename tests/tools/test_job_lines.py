@@ -14,8 +14,10 @@ from snakemake_interface_logger_plugins.tests import MockOutputSettings, TestLog
 from loraudit.base.terminal import roughly
 from loraudit.tools import job_lines as plugin
 
-PAGE = """<p>Not this.</p><section id="answer"><h2></h2><p>LoRA reaches <b>0.5 points</b> below full
-fine-tuning [-1.2, +0.3] (n = 5).<br> The twins agree.</p></section><p>Nor this.</p>"""
+PAGE = """<p>Not this.</p><div class="answer">
+<p>LoRA reaches <b>0.5 points</b> below full
+fine-tuning [-1.2, +0.3] (n = 5).<br> The twins agree.</p><p>B.</p></div>
+<p>Nor this.</p>"""
 
 
 class TestPlugin(TestLogHandlerBase):
@@ -242,12 +244,21 @@ def test_what_jobs_may_take_at_once_is_said_in_words(said):
 
 
 @pytest.mark.parametrize(
-    "page", ["", "<p>no answer</p>", '<p id="answer"></p>', '<div id="answers">x. Y.</div>']
+    "page",
+    ["", "<p>no answer</p>", '<div class="answer"> </div>', '<div class="answers">x. Y.</div>'],
 )
 def test_a_report_without_an_answer_has_no_first_sentence(tmp_path, page):
     (tmp_path / "report.html").write_text(page)
     assert plugin.first_sentence(tmp_path / "report.html") == ""
     assert plugin.first_sentence(tmp_path / "nowhere.html") == ""
+
+
+def test_a_sentence_that_ends_in_a_colon_goes_on_with_the_first_item(tmp_path):
+    listed = "<ul><li><span>✓ supported:</span> LoRA beats the head: +4.1, n = 5.</li><li>x</li>"
+    page = f'<div class="a answer"><p>The claim:</p>{listed}</ul><p>Twins agree.</p></div>'
+    (tmp_path / "report.html").write_text(page)
+    said = "The claim: ✓ supported: LoRA beats the head: +4.1, n = 5."
+    assert plugin.first_sentence(tmp_path / "report.html") == said
 
 
 @pytest.mark.parametrize(

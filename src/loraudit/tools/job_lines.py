@@ -158,30 +158,37 @@ def short_label(message: str, wildcards: Mapping[str, str], alone: frozenset[str
 
 
 class _Answer(HTMLParser):
-    """Collects the text of a page's element with the id "answer"."""
+    """Collects the paragraphs and items of a page's element of the class "answer"."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.depth, self.text = 0, ""
+        self.depth = 0
+        self.blocks = [""]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        inside = self.depth or ("id", "answer") in attrs
-        self.depth += 1 if inside and tag not in ("br", "img", "wbr") else 0
+        inside = self.depth or "answer" in (dict(attrs).get("class") or "").split()
+        if inside and tag not in ("br", "img", "wbr"):
+            self.depth += 1
+            self.blocks += [""] if tag in ("p", "li") else []
 
     def handle_endtag(self, tag: str) -> None:
         self.depth -= 1 if self.depth else 0
 
     def handle_data(self, data: str) -> None:
-        self.text += data if self.depth else ""
+        self.blocks[-1] += data if self.depth else ""
 
 
 def first_sentence(report: Path) -> str:
-    """Return the first sentence of a report's answer, or "" if it has none."""
+    """Return the first sentence of a report's answer, or "" if it has none.
+
+    One that ends in a colon goes on with the first item of the list below it.
+    """
     parser = _Answer()
     with suppress(OSError, ValueError):
         parser.feed(report.read_text())
-    text = " ".join(parser.text.split())
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text, maxsplit=1)[0]
+    blocks = [" ".join(block.split()) for block in parser.blocks if block.strip()]
+    first, *others = [re.split(r"(?<=[.!?])\s+(?=[A-Z])", block)[0] for block in blocks] or [""]
+    return " ".join([first, *others[:1]]) if first.endswith(":") else first
 
 
 class JobLines(LogHandlerBase):
