@@ -175,6 +175,21 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
+def filled(markdown: str, page: str) -> str:
+    """Fill in the tables of a page; what a cell links to stands in configuration.md."""
+    here = set(re.findall(r"<!-- keys (\w+) -->", markdown))
+
+    def linked(match: re.Match) -> str:
+        elsewhere = match[1] not in {ANCHORS[name] for name in here & ANCHORS.keys()}
+        return f"](configuration.md#{match[1]})" if elsewhere else match[0]
+
+    def shown(match: re.Match) -> str:
+        made = table(match[1])
+        return made if page == "configuration.md" else re.sub(r"\]\(#([\w-]+)\)", linked, made)
+
+    return re.sub(r"<!-- keys (\w+) -->", shown, markdown)
+
+
 def on_page_markdown(markdown, page, config, files):
     """Fill in the tables."""
-    return re.sub(r"<!-- keys (\w+) -->", lambda match: table(match[1]), markdown)
+    return filled(markdown, page.file.src_uri)

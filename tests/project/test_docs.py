@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import runpy
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from statsmodels.stats.power import TTestIndPower
 
 from loraudit.analysis.cost import cost
 from loraudit.analysis.judging import published_verdicts
@@ -31,6 +33,7 @@ from loraudit.report.tables import published_table, summary_table
 from loraudit.studies.expand import load_study
 from loraudit.studies.record import LAYOUT
 from loraudit.studies.reference import select
+from loraudit.tools import plan
 
 COMMITTED = Path("results/committed")
 CHANGED_RESULTS = ("shortcuts",)
@@ -52,6 +55,7 @@ def of_today(folder: Path) -> bool:
 
 TODAYS = [folder for folder in STUDIES if of_today(folder)]
 DOCS = Path("docs/studies.md").read_text()
+README = Path("README.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
 
@@ -63,10 +67,9 @@ def test_the_pages_tables_are_the_committed_ones(page):
 
 
 def test_the_readmes_tables_are_the_committed_ones():
-    readme = Path("README.md").read_text()
-    named = re.findall(r"<!-- from (results/committed/\S+?\.md): .* -->\n\|", readme)
-    assert len(named) == readme.count("<!-- from") >= 1
-    assert fill_blocks(readme, Path()) == readme
+    named = re.findall(r"<!-- from (results/committed/\S+?\.md): .* -->\n\|", README)
+    assert len(named) == README.count("<!-- from") >= 1
+    assert fill_blocks(README, Path()) == README
 
 
 def test_the_verdicts_on_published_numbers_are_current():
@@ -161,6 +164,121 @@ def test_the_docs_count_the_runs_of_every_study():
         assert f"{quickstart} small runs on the CPU" in Path(page).read_text(), page
 
 
+@pytest.mark.parametrize(("study", "rounded"), [("poster", 0.1), ("paper-table2", 1)])
+def test_the_readmes_estimates_are_the_plans(study, rounded):
+    """Hours of one H100, by the committed table of measured speeds."""
+    line = next(row for row in README.splitlines() if f"study={study} launch=gpu" in row)
+    shown = float(re.search(r"([\d,.]+) (?:H100 )?hours", line)[1].replace(",", ""))
+    assert "arithmetic" in line
+    config = plan.paths.configuration() | {"study": study}
+    runs = plan.load_configured(config).all_runs
+    machine = plan._machine(plan.load_configured(config), plan.Config(**config), 8, "h100", 1)
+    speeds = plan.read_speeds("h100")
+    seconds = sum(plan.gpu_estimate(run.spec, speeds, machine).seconds for run in runs)
+    assert shown == pytest.approx(seconds / 3600, abs=0.51 * rounded)
+
+
+def test_the_readme_is_one_screen_and_in_order():
+    lines = README.splitlines()
+    assert len(lines) <= 100
+    order = [
+        "From one study file",  # the sentence
+        "![Score",
+        "make results ",
+        "make test ",
+        "CPU only",
+        "## What came out",
+        "is withdrawn until",
+        "report.html](",
+        "## My machine",
+        "![The rules",
+        "## Where next",
+        "```bibtex",
+    ]
+    places = [README.index(part) for part in order]
+    assert places == sorted(places)
+    for image in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert Path(image).is_file(), image
+
+
+def test_the_readmes_bibtex_is_that_of_the_page_on_citing():
+    entries = [
+        re.search(r"```bibtex\n(.*?)```", text, re.S)[1]
+        for text in (README, Path("docs/cite.md").read_text())
+    ]
+    assert entries[0] == entries[1]
+
+
+def test_the_drawing_of_the_rules_is_snakemakes():
+    """If not: python scripts/dag_docs.py."""
+    script = runpy.run_path("scripts/dag_docs.py")
+    waits = script["rulegraph"]()
+    assert {"train", "crosscheck", "report"} <= waits.keys()
+    assert script["drawing"](waits) == Path("docs/assets/dag.svg").read_text()
+    reduced, places = script["reduced"](waits), script["places"](script["reduced"](waits))
+    assert reduced["train"] == {"tokenise"} and "fetch_model" in waits["train"]
+    assert len(set(places.values())) == len(places)  # no two in one place
+    for rule, wanted in waits.items():
+        assert all(places[before][0] < places[rule][0] for before in wanted)
+
+
+def test_the_page_on_how_it_is_built_names_every_package():
+    page = Path("docs/how_it_is_built.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert sorted(named) == sorted(
+        path.parent.name for path in Path("src/loraudit").glob("*/__init__.py")
+    )
+
+
+def test_the_page_on_seeds_has_the_numbers_that_plan_gives():
+    page = Path("docs/seeds.md").read_text()
+    rows = re.findall(r"^\| ([\d.]+) \| (\d+) \|$", page, re.M)
+    assert len(rows) == 6
+    for effect, seeds in rows:
+        needed = TTestIndPower().solve_power(float(effect), power=0.8, alpha=0.05)
+        assert int(seeds) == math.ceil(needed), effect
+    study = load_study("config/studies/quickstart.yaml")
+    (pair, *others) = plan.planned_pairs(study, 0.01)
+    assert all(other["smallest"] == pair["smallest"] for other in others)
+    assert pair["family"] == 5
+    said = f"five tests and a spread of 1 point: {100 * pair['smallest']:.1f} points, and "
+    assert f"{said}{pair['seeds']:.0f} seeds" in " ".join(page.split())
+    assert {str(n) for n in (pair["n_left"], pair["n_right"])} == {"3"} and "three seeds" in page
+
+
+def test_the_page_on_undecided_has_the_numbers_that_plan_gives():
+    page = " ".join(Path("docs/undecided.md").read_text().split())
+    study = load_study("config/studies/paper-table2.yaml", {"task": "mrpc"})
+    row = next(
+        row
+        for row in plan.planned_power(study)
+        if (row["task"], row["method"], row["published"]) == ("mrpc", "lora", "hu2022.table2")
+    )
+    for said in (
+        f"a published ± of {100 * row['sd']:.1f}",
+        f"a margin of {100 * row['margin']:.1f} points",
+        f"in {100 * row['chance']:.0f} % of studies; {row['seeds']:.0f} seeds make it 80 %",
+        f"at most {100 * row['at_most']:.0f} %",
+    ):
+        assert said in page, said
+
+
+def test_the_study_of_the_page_on_decoders_is_one(tmp_path, monkeypatch):
+    page = Path("docs/decoder.md").read_text()
+    model, study = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    shutil.copytree("config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("models", model), ("tasks", "words: {source: {folder: x}, text: [text], ")):
+        path = Path(f"config/{name}.yaml")
+        more = "label: label, classes: [a, b], metrics: [accuracy], headline: accuracy}\n"
+        path.write_text(path.read_text() + text + (more if name == "tasks" else ""))
+    Path("config/studies/decoder.yaml").write_text(study)
+    runs = load_study("config/studies/decoder.yaml").runs
+    names = [run.spec.adapter.targets for run in runs if run.spec.adapter]
+    assert names == [("q", "v"), ("q", "k", "v", "o", "gate", "up", "down")]
+    assert runs[0].spec.model.first_token is None  # the page says what the fast path leaves out
+
+
 @pytest.mark.parametrize("page", [*PAGES, *map(str, COMMITTED.glob("*/README.md"))])
 def test_local_links_exist(page):
     for link in re.findall(r"\]\(([^)#]+)\)", Path(page).read_text()):
@@ -251,6 +369,36 @@ def test_the_python_page_runs():
     assert done.stdout.startswith(load_study("config/studies/quickstart.yaml").describe())
 
 
+def test_the_navigation_has_four_groups_and_a_home_that_is_not_the_readme():
+    nav = yaml.safe_load(Path("mkdocs.yml").read_text().partition("\nnav:")[2])
+    assert [next(iter(part)) for part in nav] == ["Home", "Start", "Run", "Read", "Reference"]
+    home = Path("docs/index.md").read_text()
+    pages = {
+        page for part in nav[1:] for entry in next(iter(part.values())) for page in entry.values()
+    }
+    linked = {link for link in re.findall(r"\]\((\w+\.md)", home)}
+    assert linked == {page for page in pages if not page.startswith("repository/")}
+    assert not set(home.split("\n\n")) & set(README.split("\n\n"))
+
+
+def test_a_table_of_keys_on_another_page_links_to_the_page_of_configuration():
+    marked = "<!-- keys RunSpec -->"
+    assert "](#alora)" in KEYS.filled(marked, "configuration.md")
+    there = KEYS.filled(marked, "api.md")
+    assert "](configuration.md#alora)" in there and "](#" not in there
+    assert "`learning_rate`" in there and marked in Path("docs/api.md").read_text()
+
+
+SOUGHT = {
+    "HF_TOKEN": "gpu_box.html",
+    "mirror": "gpu_box.html",
+    "offline": "gpu_box.html",
+    "decoder": "decoder.html",
+    "llama": "decoder.html",
+}
+"""Words that a reader looks for, and the page that must be among what the search finds."""
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
     if not shutil.which("mkdocs"):
@@ -263,6 +411,17 @@ def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_
         if "committed" not in page.parts:
             loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
             assert not loaded, (page, loaded)
+    index = json.loads((tmp_path / "search/search_index.json").read_text())["docs"]
+    for word, page in SOUGHT.items():
+        found = {
+            part["location"].partition("#")[0]
+            for part in index
+            for token in re.split(r"<[^>]*>|[\s\-]+", f"{part['title']} {part['text']}".lower())
+            if token.startswith(
+                word.lower()
+            )  # as the site's search splits texts and completes words
+        }
+        assert page in found, (word, found)
 
 
 def test_the_citation_is_of_this_version():
