@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a worker, on every machine
 
+import hypothesis
 import pytest
 import torch
 import yaml
@@ -25,6 +26,10 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.training_code import training_code
 from tiny import make_task, save_hub_folder, save_tiny_model
+
+# How long an example takes says nothing of the code where other work runs beside it.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items):

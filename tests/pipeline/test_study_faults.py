@@ -133,7 +133,7 @@ def test_kill_9_of_a_job_costs_that_job_the_steps_since_its_checkpoint(project, 
         killed.wait(3, process)
         trainer(process, killed).kill()
         assert process.wait() == 1
-    assert "failed: train words tiny" in (project / "started.txt").read_text()
+    assert "failed: train lora r2 q+v s0" in (project / "started.txt").read_text()
     assert not killed.record.exists()
     assert other.resumed() == []
     step, kept = killed.step(), folder_fingerprint(other.folder)
