@@ -56,7 +56,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
                     _curve(axes, part, column, looks[name], label)
             sick = runs.assign(score_collapsed=runs.get("collapsed", False))
             mark_collapsed(row[1], runs.epoch, sick, "score")
-            row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE))
+            row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE), loc="left")
             row[0].set_ylabel("training loss")
             splits = runs.split.unique()
             percent_axis(row[1], f"{splits[0]} score" if len(splits) == 1 else "score")

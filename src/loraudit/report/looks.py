@@ -97,7 +97,7 @@ class Look:
             "color": self.colour,
             "marker": self.marker,
             "markerfacecolor": self.face,
-            "markersize": 4 if self.filled else 7,
+            "markersize": 4 if self.filled else 6.5,
             "markeredgewidth": 0.8,
         }
 

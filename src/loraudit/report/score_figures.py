@@ -218,9 +218,8 @@ def _hero_row(
     for x, axes in row.items():
         axes.sharey(next(iter(row.values())))
         for label, look, part in _lines(runs):
-            beside = {"peft": 1.04}.get(part.method.iloc[0], 1.0) if x == "rank" else 1.0
-            draw_means(axes, part[x] * beside, part[choice], look, label)
-            mark_collapsed(axes, part[x] * beside, part, choice)
+            draw_means(axes, part[x], part[choice], look, label)
+            mark_collapsed(axes, part[x], part, choice)
         for label, look, part in _baselines(runs):
             if part[x].isna().all():
                 _band(axes, label, look, part[choice])

@@ -50,7 +50,7 @@ def tuning(table: pd.DataFrame) -> Figure:
                 _curve(axes, curve, looks)
             axes.set_xscale("log")
             axes.set_xlabel("learning rate")
-            axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE))
+            axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE), loc="left")
             percent_axis(axes, "score on selection rows")
         column[-1, 0].scatter([], [], **RING, label="chosen")
         if _diverged(table).any():
