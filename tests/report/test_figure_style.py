@@ -70,6 +70,12 @@ HARD = {
 }
 
 
+HARD["hero-six-tasks"] = (
+    FIGURES["hero"].code("draw"),
+    lambda: pd.concat([renamed(tiny_tables.scores()).assign(task=f"task-{n}") for n in range(6)]),
+)
+
+
 @pytest.mark.parametrize(("draw", "rows"), [*DRAW.values(), *HARD.values()], ids=[*DRAW, *HARD])
 def test_text_is_legible_inside_the_figure_and_apart(draw, rows):
     figure = draw(rows())
