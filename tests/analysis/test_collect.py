@@ -83,7 +83,8 @@ def test_runs_that_were_scored_on_different_rows_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metric", "score"), [("accuracy", 0.75), ("f1", 6 / 7), ("matthews", 0.0), ("pearson", None)]
+    ("metric", "score"),
+    [("accuracy", 0.75), ("f1", 6 / 7), ("matthews", 0.0), ("pearson", None), ("x", None)],
 )
 def test_the_majority_class_scores_what_a_constant_answer_does(tmp_path, metric, score):
     """Of the validation rows of one epoch: three of four are of class 1."""

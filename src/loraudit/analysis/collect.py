@@ -74,12 +74,12 @@ def majority_scores(runs: pd.DataFrame, folder: Path) -> pd.Series:
         folder: has the runs' folders. Runs of one task with as many rows have the same ones.
 
     Returns:
-        The score by the run's headline metric; NaN for a regression.
+        The score by the run's headline metric; NaN where labels are no classes.
     """
     scores = pd.Series(math.nan, runs.index)
     by = ["task", "metric", "rows_validation"]
     for (_, metric, _), part in runs.groupby(by, sort=False):
-        if metric not in CORRELATIONS:
+        if metric in OF_CLASSES:
             file = folder / part.run.iloc[0] / "predictions.parquet"
             table = pd.read_parquet(file, columns=["split", "epoch", "label"])
             table = table[table.split == "validation"]
@@ -90,8 +90,8 @@ def majority_scores(runs: pd.DataFrame, folder: Path) -> pd.Series:
     return scores
 
 
-CORRELATIONS = ("pearson", "spearman")
-"""Metrics of regressions, whose labels are no classes."""
+OF_CLASSES = ("accuracy", "f1", "matthews")
+"""Metrics of tasks whose labels are classes."""
 
 
 def write_collected(study: Study, cells: Iterable[str], source: Path, out: Path) -> None:
