@@ -24,8 +24,8 @@ table, so that Holm's correction changes nothing. An entry is the share in perce
 
 {table}
 A difference of 0 or 0.5 is within the margin: "not reproduced" would be wrong, and comes out in
-at most 5 % of cases. A difference of 1 is on the margin and one of 2 beyond it: "reproduced"
-would be wrong, and comes out in at most 5 %. "Different (size open)" is wrong only for a
+at most 2.5 % of cases. A difference of 1 is on the margin and one of 2 beyond it: "reproduced"
+would be wrong, and comes out in at most 5 %. "Different, by how much is open" is wrong only for a
 difference of 0. What the words cost is power: with a spread of 0.7 points and 5 seeds, a cell
 that is exactly equal is called reproduced in a quarter of cases, and no number of seeds of ours
 makes it 80 %, because the published 5 stay as they are. `loraudit plan` says this for each number

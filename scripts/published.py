@@ -17,8 +17,9 @@ def main() -> None:
     parser.add_argument("--csv", required=True, type=Path)
     parser.add_argument("--markdown", required=True, type=Path)
     parser.add_argument("--svg", required=True, type=Path, help="png and csv go beside it")
-    arguments = parser.parse_args()
-    write_published(arguments.numbers, arguments.csv, arguments.markdown, arguments.svg)
+    parser.add_argument("--page", required=True, type=Path)
+    said = parser.parse_args()
+    write_published(said.numbers, said.csv, said.markdown, said.svg, said.page)
 
 
 run_program(main)

@@ -22,7 +22,7 @@ COPIED = (
     *("tidy/runs.csv", "tidy/twins.csv", "tidy/tuning.csv"),
 )
 BENCH = "bench"
-PUBLISHED = ("verdicts.md", "verdicts.csv")
+PUBLISHED = ("verdicts.md", "verdicts.csv", "report.html")
 NOTE = """# {name}, as generated once
 
 Made by

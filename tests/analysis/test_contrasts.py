@@ -18,6 +18,7 @@ from loraudit.analysis.contrasts import (
     with_tests,
 )
 from loraudit.analysis.pooling import Difference
+from loraudit.report.formatting import interval_or_why
 from loraudit.report.tables import aggregate_table, contrast_table, switch_table
 from loraudit.studies.study import Switch
 from loraudit.studies.study_file import Contrast
@@ -169,7 +170,29 @@ def test_a_contrast_may_ask_for_equivalence():
     assert found == ["equal within 1 point", "open", "higher", "open"]
     first = table.iloc[0]
     assert -0.01 < first.low < first.high < 0.01
-    assert list(contrast_table(table)["asks"])[::2] == ["equal?", "equal?", "differ?", "equal?"]
+    assert list(contrast_table(table)["asks"]) == ["equal?", "equal?", "differ?", "equal?"]
+
+
+def test_a_pair_has_one_row_and_further_choices_of_an_epoch_a_column_where_they_differ():
+    cells = cells_of({"a": [0.80, 0.81, 0.79], "b": [0.83, 0.84, 0.82]})
+    cells["last"] = cells.best - [0.0, 0.01, 0.0, 0.02, 0.02, 0.01]
+    table = method_contrasts(cells, [contrast("b", "a"), contrast("b", "a", asks="equivalence")])
+    shown = contrast_table(table)
+    assert list(shown["asks"]) == ["differ?", "equal?"] and set(shown.epoch) == {"best"}
+    last = table[table.epoch == "last"]
+    for said, row in zip(shown["last epoch"], last.itertuples(), strict=True):
+        assert said.startswith(f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, ")
+    same = contrast_table(method_contrasts(cells.assign(last=cells.best), [contrast("b", "a")]))
+    assert "last epoch" not in same and len(same) == 1
+
+
+def test_an_interval_beyond_what_scores_can_differ_by_is_none():
+    cells = cells_of({"a": [0.2, 0.9], "b": [0.1, 0.6]})
+    table = method_contrasts(cells, [contrast("b", "a")])
+    assert table.low.min() < -1  # of two seeds, a t interval of two degrees of freedom
+    assert contrast_table(table).interval.tolist() == ["n = 2: no interval"]
+    assert interval_or_why(-0.02, 0.01, 2) == "[-2.0, +1.0]"
+    assert interval_or_why(math.nan, math.nan, 1) == ""
 
 
 def test_what_holds_for_the_task_depends_on_the_rows_too():
@@ -261,7 +284,7 @@ def test_collapsed_runs_are_counted_on_both_sides_and_shown_beside_n():
     table = method_contrasts(cells)
     best = table[table.epoch == "best"].iloc[0]
     assert (best.collapsed_left, best.collapsed_right) == (0, 2)
-    assert contrast_table(table)["of which collapsed"].tolist() == ["0 and 2", ""]
+    assert contrast_table(table)["of which collapsed"].tolist() == ["0 and 2"]
     assert "of which collapsed" not in contrast_table(
         method_contrasts(cells.assign(best_collapsed=False))
     )

@@ -4,13 +4,17 @@ import pandas as pd
 import pytest
 
 from loraudit.report.page_tables import (
+    crosscheck_table,
     data_table,
     overlap_table,
     processors,
+    protocol_rest,
     protocol_table,
     provenance_table,
     switched_table,
+    twins_table,
 )
+from loraudit.studies.accounts import protocols
 from loraudit.studies.expand import load_study
 from loraudit.studies.study import Run, Switch
 from tiny import make_spec
@@ -18,20 +22,27 @@ from tiny_study import small_study
 
 
 def test_the_protocol_tells_none_from_no_use():
-    table = protocol_table(load_study("config/studies/adaptive.yaml")).set_index("field")
-    assert table.value["base_bits"] == "none, 4, 2"
-    assert "none for unlabelled" in table["where it differs"]["base_bits"]
+    study = load_study("config/studies/adaptive.yaml")
+    table = protocol_table(study).set_index("field")
+    assert table.value["base bits"] == "none, 4, 2"
+    assert "none for unlabelled" in table["where it differs"]["base bits"]
     assert table.value["init"] == "kaiming, loftq, error"
-    assert table["where it differs"]["alora"] == ""
+    assert "{}" not in table.to_string() and "None" not in table.to_string()
+    rest = protocol_rest(study)
+    assert "alora rounds 4, pruned modules" in rest
+    assert not any(raw in rest for raw in ("{", "None", "init_std", "init std"))
 
 
-def test_the_protocol_says_what_decides_a_field():
-    table = protocol_table(small_study()).set_index("field")
-    assert table.value["learning_rate"] == "0.005, 1e-05"
+def test_the_protocol_says_what_decides_a_field_and_leaves_out_what_never_differs():
+    study = small_study()
+    table = protocol_table(study).set_index("field")
+    assert table.value["learning rate"] == "0.005, 1e-05"
     why = table["where it differs"]
-    assert why["learning_rate"] == "by method: 0.005 for LoRA (ours); 1e-05 for full fine-tuning"
-    assert why["seed"] == "in the grid"
-    assert why["epochs"] == why["method"] == ""
+    assert why["learning rate"] == "by method: 0.005 for LoRA (ours); 1e-05 for full fine-tuning"
+    assert why["seed"] == "in the grid" and why["method"] == ""
+    assert "epochs" not in table.index and f"epochs {study.runs[0].spec.epochs}" in protocol_rest(
+        study
+    )
     runs = [
         Run(id=f"t/m/lora-{n}/s0", label=f"x{n}", spec=make_spec(alpha=8 if n else 16))
         for n in range(4)
@@ -40,15 +51,50 @@ def test_the_protocol_says_what_decides_a_field():
     assert why["alpha"] == "by variant: 16.0 for x0; else 8.0"
 
 
+def test_the_protocol_shows_where_all_runs_depart_from_its_source():
+    source = next(file for file in protocols() if file.defaults.get("global_batch") == 16)
+    study = small_study(protocol=source.source)  # of a batch that is another in all its runs
+    table = protocol_table(study).set_index("field")
+    assert table["in the protocol's source"]["global batch"] == "16"
+    assert table.value["global batch"] != "16"
+    assert "global batch" not in protocol_table(small_study()).set_index("field").index
+
+
 def test_switches_stand_beside_the_bases_value():
     base = Run(id="t/m/lora-base/s0", label="base", spec=make_spec())
     switches = (Switch(label="a", name="alpha 8", changes={"alpha": 8.0, "init_std": None}),)
     table = switched_table(small_study(runs=(base,), switches=switches))
     assert table.values.tolist() == [
         ["alpha 8", "alpha", "16.0", "8.0"],
-        ["alpha 8", "init_std", "none", "none"],
+        ["alpha 8", "init std", "none", "none"],
     ]
     assert switched_table(small_study()).empty
+
+
+def test_the_check_that_is_nearest_to_its_tolerance_comes_first():
+    checks = pd.DataFrame({
+        "cell": ["a", "b", "a", "a"], "check": ["one", "one", "two", "three"], "against": "PEFT",
+        "dtype": "float32", "difference": [1e-9, 2e-9, 5e-3, 0.0],
+        "tolerance": [1e-6, 1e-6, 1e-2, 0.0], "ok": True,
+    })  # fmt: skip
+    table = crosscheck_table(checks)
+    assert table.check.tolist() == ["two", "one", "three"]
+    assert table["share of it"].tolist() == ["50 %", "0 %", "0 %"]
+    assert table["largest in"][1] == "b" and table.within[1] == "2 of 2"
+    failed = crosscheck_table(checks.assign(ok=[True, False, True, True]))
+    assert failed.check[0] == "one"
+
+
+def test_twins_are_listed_in_words():
+    twins = pd.DataFrame({
+        "cell": ["t/m/r8-q+v"], "seed": [0], "rows": [1500], "equal_share": [0.998],
+        "largest_logit_difference": [2.34e-6], "only_ours_right": [2], "only_peft_right": [1],
+        "mcnemar_p": [1.0],
+    })  # fmt: skip
+    table = twins_table(twins)
+    assert not any("_" in name for name in table)
+    assert table["equal predictions"].tolist() == ["99.8 %"]
+    assert table["only ours is right"].tolist() == ["2"]
 
 
 def test_provenance_keeps_values_that_differ_and_names_fingerprints():

@@ -19,7 +19,8 @@ from loraudit.base.shipped import own_and_shipped, own_or_shipped, shipped, tabl
 from loraudit.base.yaml_file import read_yaml
 from loraudit.report.figure_registry import figure_modules, study_figures
 from loraudit.report.table_registry import READ_LATE, SECTION7, TABLES, TIDY, early_tables
-from loraudit.report.table_registry import late_tables, read_by_tables, study_tables, table_modules
+from loraudit.report.table_registry import late_tables, read_by_tables, shipped_files
+from loraudit.report.table_registry import study_tables, table_modules
 from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured

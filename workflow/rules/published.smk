@@ -11,6 +11,8 @@ rule published:
         references=[given(path) for path in own_and_shipped("config/reference")],
         protocols=[given(path) for path in own_and_shipped("config/protocols")],
         style=given(shipped("src/loraudit/report/loraudit.mplstyle")),
+        template=given(shipped("src/loraudit/report/report.html.jinja")),
+        caption=given(shipped("workflow/report/published.rst")),
     output:
         csv="results/published/verdicts.csv",
         markdown=report(
@@ -21,6 +23,9 @@ rule published:
         ),
         png="figures/published/verdicts.png",
         figure_csv="figures/published/verdicts.csv",
+        page=report(
+            "results/published/report.html", "../report/published.rst", category="Published"
+        ),
     log:
         "logs/published.log",
     conda:
@@ -31,4 +36,4 @@ rule published:
         "compare published numbers"
     shell:
         'python "$LORAUDIT"/scripts/published.py --numbers {input.numbers:q} --csv {output.csv:q}'
-        " --markdown {output.markdown:q} --svg {output.svg:q} > {log:q} 2>&1"
+        " --markdown {output.markdown:q} --svg {output.svg:q} --page {output.page:q} > {log:q} 2>&1"

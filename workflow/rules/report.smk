@@ -15,6 +15,8 @@ rule report:
         figures=[f"{FIGURES}/{name}.svg" for name in FIGURES_WANTED],
         csv=[f"{FIGURES}/{name}.csv" for name in FIGURES_WANTED],
         data=[f"resources/tasks/{task}/manifest.json" for task in TASKS],
+        shipped=[given(path) for path in shipped_files(STUDY.name)],
+        protocols=[given(path) for path in own_and_shipped("config/protocols")],
         template=given(shipped("src/loraudit/report/report.html.jinja")),
         methods=given(shipped("src/loraudit/studies/methods.yaml")),
         captions=[given(path) for path in sorted(shipped("workflow/report").glob("*.rst"))],

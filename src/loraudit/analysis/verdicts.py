@@ -31,6 +31,7 @@ from loraudit.analysis.words import (
     MOST_SEEDS,
     chance_to_reproduce,
     decide,
+    outside,
     seeds_to_reproduce,
     smallest_difference,
 )
@@ -102,7 +103,8 @@ def judge(matches: Sequence[Match], reading: str) -> list[dict]:
         Per match: difference (ours minus published) with its 95 % interval low and high and its
         90 % interval low90 and high90; p of Welch's test and p_exceeds of the minimum-effect test,
         each also adjusted over the table (p_holm, p_exceeds_holm); p_equivalent (TOST, not
-        adjusted); the margin; and the verdict, by p_holm, p_equivalent and p_exceeds_holm.
+        adjusted); the margin; and the verdict, by p_holm, p_equivalent, p_exceeds_holm and the
+        95 % interval.
     """
     rows: list[dict] = []
     for scores, number, margin, _ in matches:
@@ -116,7 +118,8 @@ def judge(matches: Sequence[Match], reading: str) -> list[dict]:
         for row, p in zip(rows, holm([row[name] for row in rows]), strict=True):
             row[adjusted] = p
     for row in rows:
-        row["verdict"] = decide(row["p_holm"], row["p_equivalent"], row["p_exceeds_holm"])
+        beyond = bool(outside(row["low"], row["high"], row["margin"]))
+        row["verdict"] = decide(row["p_holm"], row["p_equivalent"], row["p_exceeds_holm"], beyond)
     return rows
 
 

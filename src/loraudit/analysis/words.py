@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 
 from loraudit.analysis.statistics import SIGNIFICANCE, Mean, exceeds, tost, welch, welch_error
 
-Word = Literal["reproduced", "not reproduced", "different (size open)", "undecided"]
+Word = Literal["reproduced", "not reproduced", "different, by how much is open", "undecided"]
 
 WORDS: tuple[Word, ...] = get_args(Word)
 
@@ -30,13 +30,19 @@ MOST_SEEDS = 1000
 
 
 def decide(
-    p_different: float, p_equivalent: float, p_exceeds: float, significance: float = SIGNIFICANCE
+    p_different: float,
+    p_equivalent: float,
+    p_exceeds: float,
+    beyond: bool,
+    significance: float = SIGNIFICANCE,
 ) -> Word:
-    """Turn three tests into a word.
+    """Turn three tests and an interval into a word.
 
     - "reproduced": equivalent within the margin (even where a small difference is significant).
-    - "not reproduced": the difference is larger than the margin.
-    - "different (size open)": there is a difference, but not shown whether the margin holds it.
+    - "not reproduced": the difference is larger than the margin, and no part of its 95 % interval
+      lies within it.
+    - "different, by how much is open": there is a difference, but it is not shown whether the
+      margin holds it, or its interval reaches into the margin.
     - "undecided": none of these, because the seeds are too few or too spread. With one seed only,
       or seeds that all tie, p can't be computed (NaN).
 
@@ -44,15 +50,24 @@ def decide(
         p_different: of "no difference" (`statistics.welch`).
         p_equivalent: of "a difference of the margin or more" (`statistics.tost`).
         p_exceeds: of "a difference of the margin or less" (`statistics.exceeds`).
+        beyond: whether the 95 % interval lies beyond the margin (`outside`). The adjusted p alone
+            would be less strict where a table has one row: it asks for the 90 % interval.
         significance: below which a p counts.
     """
-    return WORDS[int(_places(p_different, p_equivalent, p_exceeds, significance))]
+    return WORDS[int(_places(p_different, p_equivalent, p_exceeds, beyond, significance))]
 
 
-def _places(p_different: Any, p_equivalent: Any, p_exceeds: Any, level: float) -> Any:
+def _places(p_different: Any, p_equivalent: Any, p_exceeds: Any, beyond: Any, level: float) -> Any:
     """Return the place in `WORDS` of each comparison's word."""
-    tests = [np.less(p, level) for p in (p_equivalent, p_exceeds, p_different)]
-    return np.select(tests, range(3), default=3)
+    equivalent, exceeds, different = (
+        np.less(p, level) for p in (p_equivalent, p_exceeds, p_different)
+    )
+    return np.select([equivalent, exceeds & beyond, exceeds | different], range(3), default=3)
+
+
+def outside(low: Any, high: Any, margin: float) -> Any:
+    """Tell whether an interval of a difference lies beyond the margin, to one side of it."""
+    return np.greater(low, margin) | np.less(high, -margin)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -72,8 +87,10 @@ def word_chances(
         ValueError: ours has less than two seeds or no spread.
     """
     left, right = _comparisons(difference, ours, theirs, draws)
-    tests = (welch(left, right)["p"], tost(left, right, margin), exceeds(left, right, margin))
-    counts = np.bincount(_places(*tests, SIGNIFICANCE), minlength=len(WORDS))
+    found = welch(left, right)
+    tests = (found["p"], tost(left, right, margin), exceeds(left, right, margin))
+    beyond = outside(found["low"], found["high"], margin)
+    counts = np.bincount(_places(*tests, beyond, SIGNIFICANCE), minlength=len(WORDS))
     return {word: int(count) / draws for word, count in zip(WORDS, counts, strict=True)}
 
 

@@ -46,9 +46,9 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": [_statement(row) for row in records],
-            "source": [_source(row) for row in records],
             "effect": [effect_text(row) for row in records],
             "verdict": [verdict_text(row) for row in records],
+            "source": [_source(row) for row in records],
             "holds if": [allowed_text(row) for row in records],
             "task": [_text(row["task"]) for row in records],
             "model": [_text(row["model"]) for row in records],
@@ -114,7 +114,12 @@ def effect_text(row: dict) -> str:
     low, high = row["low"], row["high"]
     if low == low and (low, high) != (row["effect"], row["effect"]):
         text += f" [{_number(low, row)}, {_number(high, row)}]"
-    return f"{text} {row['unit']}"
+    return f"{text}{_unit(row)}"
+
+
+def _unit(row: dict) -> str:
+    """Return a claim's unit behind a value; a bare number has none."""
+    return "" if row["unit"] == "number" else f" {row['unit']}"
 
 
 def allowed_text(row: dict) -> str:
@@ -125,13 +130,13 @@ def allowed_text(row: dict) -> str:
         return "within the margin of the published number"
     if math.isfinite(low) and math.isfinite(high):
         if math.isclose(low, -high) and not log:
-            return f"within ±{in_unit(high, row):g} {row['unit']}"
-        return f"{in_unit(low, row):.3g} to {in_unit(high, row):.3g} {row['unit']}"
+            return f"within ±{in_unit(high, row):g}{_unit(row)}"
+        return f"{in_unit(low, row):.3g} to {in_unit(high, row):.3g}{_unit(row)}"
     if row["test"] in ("at_most", "at_least"):
         bound = high if math.isfinite(high) else low
-        return f"{row['test'].replace('_', ' ')} {in_unit(bound, row):g} {row['unit']}"
+        return f"{row['test'].replace('_', ' ')} {in_unit(bound, row):g}{_unit(row)}"
     word, bound = ("above", low) if math.isfinite(low) else ("below", high)
-    return f"{word} {in_unit(bound, row) + 0.0:g} {row['unit']}"
+    return f"{word} {in_unit(bound, row) + 0.0:g}{_unit(row)}"
 
 
 def _smallest(row: dict) -> str:
@@ -140,7 +145,7 @@ def _smallest(row: dict) -> str:
         return ""
     if bool(row["log"]):
         return f"{math.exp(row['smallest']):.3g} times"
-    return f"{in_unit(row['smallest'], row):.2g} {row['unit']}"
+    return f"{in_unit(row['smallest'], row):.2g}{_unit(row)}"
 
 
 def remarks(row: dict) -> list[str]:

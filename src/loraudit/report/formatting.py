@@ -45,6 +45,20 @@ def interval(low: float, high: float) -> str:
     return "" if low != low else f"[{points(low)}, {points(high)}]"
 
 
+def interval_or_why(low: float, high: float, n: float) -> str:
+    """Write an interval of a difference, or why there is none: "n = 2: no interval".
+
+    One that reaches beyond ±100 points leaves out nothing that can be, and is none.
+
+    Args:
+        low, high: as fractions; NaN where there is none.
+        n: the seeds of the smaller side.
+    """
+    if low == low and (low <= -1 or high >= 1):
+        return f"n = {n:g}: no interval"
+    return interval(low, high)
+
+
 def p_value(p: float) -> str:
     """Write a p-value with two digits, small ones as a power of ten."""
     return "" if p != p else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"

@@ -8,12 +8,9 @@ import pandas as pd
 from loraudit.analysis.judging import CELL, published_verdicts
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_atomic, write_text
-from loraudit.report.forest_figures import describe_published
 from loraudit.report.formatting import cell_text
-from loraudit.report.page import captions, fill, picture, sources
-from loraudit.report.page_facts import verdict_fact
-from loraudit.report.published import write_verdicts
-from loraudit.report.tables import published_table
+from loraudit.report.page import shown_table
+from loraudit.report.published import verdict_page, write_verdicts
 from loraudit.studies.reference import Published
 
 PAGE = "report.html"
@@ -47,64 +44,25 @@ def write_judged(
         raise UserError(f"out: {out} holds other files ({others[0]}); name a new folder")
     rows = published_verdicts(ours, theirs, margin, reading)
     keys = tuple(dict.fromkeys(number.key for number in theirs))
+    read = score_table(ours)
+    scores = {
+        "id": "scores",
+        "title": "Scores as they were read",
+        "tables": [shown_table(read, "scores", "Scores by seed", first=10)],
+    }
+    facts = {
+        "runs": f"Scores read: {len(read)}; tasks: {rows.task.nunique()}.",
+        "comparison": "The scores are taken as their file gives them: no run of loraudit is "
+        "behind them, and nothing here shows how they were made.",
+    }
     with folder_atomic(out) as folder:
         table, text, figure = (folder / f"verdicts{suffix}" for suffix in (".csv", ".md", ".svg"))
         write_verdicts(rows, table, text, figure)
-        page = _page(rows, ours, keys, reading, figure, command)
+        page = verdict_page(
+            rows, ours[0].key, keys, keys, reading, figure, facts, command, [scores]
+        )
         write_text(folder / PAGE, page)
     return rows
-
-
-def _page(
-    rows: pd.DataFrame,
-    ours: Sequence[Published],
-    keys: tuple[str, ...],
-    reading: str,
-    figure: Path,
-    command: str,
-) -> str:
-    """Write the page of a judgement in the layout of a study's report."""
-    name, texts = ours[0].key, captions()
-    beside = " and ".join(keys)
-    table = published_table(rows)
-    table.insert(table.columns.get_loc("source"), "verdict", table.pop("verdict"))
-    tables = {"verdicts": table, "scores": score_table(ours)}
-    title = "Difference to published numbers"
-    drawn = picture(
-        figure,
-        f"{name}-verdicts.csv",
-        id="verdicts",
-        title=title,
-        alt=describe_published(rows),
-        caption=texts["verdicts"],
-        remake=command,
-    )
-    verdicts = {
-        "id": "verdicts",
-        "title": "Beside published numbers",
-        "fact": verdict_fact(reading, rows),
-        "figures": [drawn],
-        "tables": [{"id": "verdicts", "title": "Verdict per cell and published number"}],
-    }
-    read = {
-        "id": "scores",
-        "title": "Scores as they were read",
-        "figures": [],
-        "tables": [{"id": "scores", "title": "Scores by seed"}],
-    }
-    return fill(
-        tables,
-        name=f"{name} beside {beside}",
-        question=f"Do the scores in {name} agree with the numbers of {beside}?",
-        facts={
-            "runs": f"Scores read: {len(tables['scores'])}; tasks: {rows.task.nunique()}.",
-            "comparison": "The scores are taken as their file gives them: no run of loraudit is "
-            "behind them, and nothing here shows how they were made.",
-        },
-        incomplete=False,
-        sections=[verdicts, read],
-        sources=[*{cited["key"]: {**cited, "note": ""} for cited in sources(keys)}.values()],
-    )
 
 
 def score_table(ours: Sequence[Published]) -> pd.DataFrame:

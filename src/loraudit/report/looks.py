@@ -68,7 +68,7 @@ WORDS = {
     "contradicted": (BAD, "s"),
     "reproduced": (GOOD, "o"),
     "not reproduced": (BAD, "s"),
-    "different (size open)": (SIZE_OPEN, "^"),
+    "different, by how much is open": (SIZE_OPEN, "^"),
     "undecided": (OPEN, "D"),
 }
 """Colour and marker of each word of a verdict."""

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from loraudit.base.shipped import ROOT, own_or_shipped
 from loraudit.report.claim_tables import effect_picture
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe, told_apart
+from loraudit.report.page_answer import Answer, answer, belief
 from loraudit.report.page_facts import data_facts, facts, machine_facts
-from loraudit.report.page_tables import processors
-from loraudit.report.table_registry import TABLES, study_tables
+from loraudit.report.page_layout import MARKS, layout, split, word
+from loraudit.report.page_shipped import Finished, beside_shipped, read_shipped, shipped_fact
+from loraudit.report.page_tables import processors, protocol_rest
+from loraudit.report.table_registry import TABLES, Table, study_tables
 from loraudit.report.tables import readable
 from loraudit.studies.reference import FOLDER, load_reference, select
 from loraudit.studies.study import Study
@@ -32,16 +35,17 @@ CAPTIONS = ROOT / "workflow" / "report"
 SECTIONS = {
     "claims": "Claims",
     "missing": "Missing",
-    "protocol": "Protocol",
     "verdicts": "Beside published numbers",
     "switches": "Which switch matters",
     "scores": "Scores",
+    "shipped": "Beside the run that is shipped",
     "tuning": "Settings that were tried",
     "curves": "Learning curves",
     "ranks": "Where the ranks go",
     "cost": "Cost",
     "crosscheck": "Cross-check against PEFT",
     "updates": "Section 7: what the update looks like",
+    "protocol": "Protocol",
     "data": "Data",
     "provenance": "Provenance",
 }
@@ -56,6 +60,7 @@ class Page:
     SVG files by their names (figure_registry.py), each with its CSV beside it. `facts` are the
     sentences by the names of SECTIONS, `remake` the command that makes a figure again, by figure.
     `pictures` are small SVGs for a table's column `effect`, one for each of its rows, by table.
+    `answer` and `belief` stand first (page_answer.py).
     """
 
     study: Study
@@ -64,6 +69,8 @@ class Page:
     facts: dict[str, str]
     remake: dict[str, str]
     pictures: dict[str, list[str]] = field(default_factory=dict)
+    answer: list[Answer] = field(default_factory=list)
+    belief: list[tuple[str, str]] = field(default_factory=list)
 
 
 def write_page(
@@ -121,16 +128,21 @@ def read_page(
     }
     shown = {path.stem: path for path in figures if len(read_table(path.with_suffix(".csv")))}
     paths, said_of_others = told_apart(shown)
-    machines = machine_facts(processors(records))
-    known = facts(study, {**tidy, **tables, "missing": missing})
+    made_on = processors(records)
+    here, there = Finished(tidy["runs"], records), read_shipped(study.name)
+    evidence["shipped"] = beside_shipped(here, there)
+    known = {**tidy, **tables, "missing": missing}
+    said = facts(study, known) | shipped_fact(evidence["shipped"], here, there)
     for section, sentences in said_of_others.items():
-        known[section] = " ".join(filter(None, [known.get(section), *sentences]))
+        said[section] = " ".join(filter(None, [said.get(section), *sentences]))
     return Page(
         study=study,
         tables=_readable_tables(tables, evidence),
         figures={name: paths[name] for name in FIGURES if name in paths},
-        facts=known | machines | data_facts(study, data, shared),
+        facts=said | machine_facts(made_on) | data_facts(study, data, shared),
         remake=remake,
+        answer=answer(study, known),
+        belief=belief(study, known, made_on),
         pictures={"claims": [effect_picture(row) for row in tables["claims"].to_dict("records")]},
     )
 
@@ -174,6 +186,8 @@ def picture(path: Path, file: str, **texts: str) -> dict:
         file: the name under which a reader saves the CSV.
         texts: `id`, `title`, `alt`, `caption` and `remake`.
     """
+    first, _, rest = texts["caption"].partition(". ")
+    texts |= {"caption": f"{first.rstrip('.')}.", "more": rest}
     table = path.with_suffix(".csv")
     inline = {"image": _data_uri(path, "image/svg+xml"), "csv": _data_uri(table, "text/csv")}
     return {**texts, **inline, "file": file}
@@ -197,70 +211,126 @@ def captions() -> dict[str, str]:
     return {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
 
 
+AT_FIRST = 2
+"""Figures of a section that are seen at first; the others are folded, and all where a table of the
+section has small pictures of the same."""
+
+NARROW = 6
+"""Columns up to which a table may stand beside a figure."""
+
+
 def render(page: Page) -> str:
     """Fill a study's page."""
-    texts = captions()
-    sections = [
-        {
-            "id": name,
-            "title": SECTIONS[name],
-            "fact": page.facts.get(name),
-            "figures": [_picture(page, key, texts) for key in figures],
-            "tables": [
-                {
-                    "id": key,
-                    "title": TABLES[key].title,
-                    "note": texts.get(key) if key not in page.figures else None,
-                }
-                for key in tables
-            ],
-        }
-        for name, (figures, tables) in _sections(page).items()
-    ]
+    texts, hero = captions(), hero_of(page)
+    sections = []
+    for name, (figures, tables) in _sections(page).items():
+        drawn = [_picture(page, key, texts) for key in figures if key != hero]
+        laid = [
+            _laid_out(TABLES[key], page, "" if key in page.figures else texts.get(key, ""))
+            for key in tables
+        ]
+        fact = page.facts.get(name)
+        if drawn or laid or fact:
+            sections.append({"id": name, "title": SECTIONS[name], "fact": fact, "tables": laid})
+            seen = 0 if any(table["pictures"] for table in laid) else AT_FIRST
+            sections[-1] |= {"figures": drawn[:seen], "more": drawn[seen:]}
     return fill(
         name=page.study.name,
         question=page.study.question,
         facts=page.facts,
         incomplete="missing" in page.tables,
+        answer=page.answer,
+        belief=page.belief,
+        hero=_picture(page, hero, texts) if hero else None,
         sections=sections,
-        tables=page.tables,
-        pictures={name: [Markup(one) for one in drawn] for name, drawn in page.pictures.items()},
         sources=sources(page.study.compare) if "verdicts" in page.tables else [],
     )
 
 
-def fill(tables: dict[str, pd.DataFrame], **parts: Any) -> str:
+FIRST_SEEN = ("scores", "verdicts", "switches", "tuning", "claims")
+"""Sections whose first figure may stand beside the answer, in this order."""
+
+
+def hero_of(page: Page) -> str | None:
+    """Return the figure that stands beside the answer: the first of these sections."""
+    for section in FIRST_SEEN:
+        for name in page.figures:
+            if FIGURES[name].section == section:
+                return name
+    return None
+
+
+def _laid_out(entry: Table, page: Page, note: str) -> dict:
+    """Return what the template shows of a table, its folded details with it."""
+    pictures = [Markup(one) for one in page.pictures.get(entry.name, ())]
+    rest = protocol_rest(page.study) if entry.name == "protocol" else ""
+    return shown_table(
+        page.tables[entry.name],
+        entry.name,
+        entry.title,
+        note,
+        first=entry.first,
+        details=entry.details,
+        folded=entry.folded,
+        pictures=pictures,
+        after=f"The same for all runs: {rest}." if rest else "",
+    )
+
+
+def shown_table(
+    table: pd.DataFrame,
+    name: str,
+    title: str,
+    note: str = "",
+    first: int = 0,
+    details: Collection[str] = (),
+    **more: Any,
+) -> dict:
+    """Return what the template shows of a table.
+
+    Args:
+        table: for readers.
+        name, title: what it is called, by programs and by readers.
+        note: how it is read.
+        first, details: as in `table_registry.Table`.
+        more: `folded`, `pictures` for its column `effect`, and a sentence to stand `after` it.
+    """
+    main, others = split(table, details)
+    laid = layout(main, first)
+    return {
+        **{"id": name, "title": title, "note": note, "folded": False, "pictures": []},
+        **more,
+        "main": laid,
+        "narrow": len(laid["columns"]) <= NARROW,
+        "details": layout(others) if len(others) else None,
+    }
+
+
+def fill(**parts: Any) -> str:
     """Fill the template: everything is inline, and every text from data is escaped.
 
     Args:
-        tables: readable ones by the names that `sections` have for them.
-        parts: what report.html.jinja names: name, question, facts, incomplete, sections, sources,
-            and pictures if there are any.
+        parts: what report.html.jinja names: name, question, facts and sections; incomplete,
+            answer, belief, hero and sources where there are any.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["word"] = word
     template = environment.get_template("report.html.jinja")
-    texts = {name: _as_text(table) for name, table in tables.items()}
-    return template.render(tables=texts, **{"pictures": {}, **parts})
+    nothing = {"incomplete": False, "answer": [], "belief": [], "hero": None, "sources": []}
+    return template.render(marks=MARKS, **{**nothing, **parts})
 
 
 def _sections(page: Page) -> dict[str, tuple[list[str], list[str]]]:
-    """Return each section's figures and tables, of sections that have any."""
+    """Return each section's figures and tables, of sections that have something to show."""
     contents = {}
     for section in SECTIONS:
         figures = [name for name in page.figures if FIGURES[name].section == section]
         tables = [name for name in page.tables if TABLES[name].section == section]
-        if figures or tables:
+        if figures or tables or (section == "shipped" and section in page.facts):
             contents[section] = (figures, tables)
     return contents
-
-
-def _as_text(table: pd.DataFrame) -> dict:
-    """Return a table's header and its rows as text; missing values are empty."""
-    rows = [["" if pd.isna(v) else _value(v) for v in row] for row in table.itertuples(index=False)]
-    return {"columns": list(table), "rows": rows}
-
-
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

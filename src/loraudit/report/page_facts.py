@@ -17,7 +17,7 @@ from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import interval, of_which, p_value, points
+from loraudit.report.formatting import interval_or_why, of_which, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
@@ -40,7 +40,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "comparison": f"{unlike}{subjects_text}.",
         "missing": "Section 7 needs every adapter: it is made when the study is complete.",
         "protocol": _protocol_fact(study),
-        "scores": " ".join([_score_fact(study, runs), *_sick_facts(runs, tables["missing"])]),
+        "scores": " ".join([_score_fact(study, runs), *sick_facts(runs, tables["missing"])]),
     }
     if len(tables.get("claims", ())):
         sentences["claims"] = claims_fact(tables["claims"])
@@ -97,7 +97,7 @@ def _made_by(runs: pd.DataFrame, choice: str) -> str:
     return "" if len(names) == parts.ngroups else f" Only {', '.join(names)} made that choice."
 
 
-def _sick_facts(runs: pd.DataFrame, missing: pd.DataFrame) -> list[str]:
+def sick_facts(runs: pd.DataFrame, missing: pd.DataFrame) -> list[str]:
     """Count and name the runs that collapsed, that did not move, and that failed."""
     said, sick = [], first_collapsed(runs)
     if sick.any():
@@ -238,25 +238,36 @@ def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
 
 
 def _switch_fact(effects: pd.DataFrame) -> str:
+    largest = largest_switch(effects)
+    if not largest:
+        return "Too few common seeds to test a switch."
     epoch = first_choice(effects)
     shown = effects[(effects.epoch == epoch) & effects.p_holm.notna()]
-    if shown.empty:
-        return "Too few common seeds to test a switch."
-    largest = shown.loc[shown.difference.abs().idxmax()]
-    counts = largest.get(["collapsed_base", "collapsed"])
-    sick = 0 if counts is None else int(counts.sum())
-    also = f", {sick} of the runs of base and switch collapsed" if sick else ""
     words = {"difference": "a difference", "equivalence": "equality within the margin"}
     found = [
         f"{int((rows.p_holm < SIGNIFICANCE).sum())} show {words[asks]}"
         for asks, rows in shown.groupby("asks")
     ]
     return (
-        f"Largest effect: {largest.switch} on {largest.task} ({largest.model}), "
-        f"{points(largest.difference)} points {interval(largest.low, largest.high)} "
-        f"({epoch} epoch, n={largest.n}, Holm-adjusted p {p_value(largest.p_holm)}{also}). Of the "
-        f"{len(shown)} tests at the {epoch} epoch, for whose number p and interval are adjusted, "
-        f"{' and '.join(found)}."
+        f"{largest}. Of the {len(shown)} tests at the {epoch} epoch, for whose number p and "
+        f"interval are adjusted, {' and '.join(found)}."
+    )
+
+
+def largest_switch(effects: pd.DataFrame) -> str:
+    """Name the switch with the largest tested effect; "" where none was tested."""
+    epoch = first_choice(effects)
+    shown = effects[(effects.epoch == epoch) & effects.p_holm.notna()]
+    if shown.empty:
+        return ""
+    row = shown.loc[shown.difference.abs().idxmax()]
+    counts = row.get(["collapsed_base", "collapsed"])
+    sick = 0 if counts is None else int(counts.sum())
+    also = f", {sick} of the runs of base and switch collapsed" if sick else ""
+    return (
+        f"Largest effect: {row.switch} on {row.task} ({row.model}), "
+        f"{points(row.difference)} points {interval_or_why(row.low, row.high, row.n)} "
+        f"({epoch} epoch, n={row.n}, Holm-adjusted p {p_value(row.p_holm)}{also})"
     )
 
 

@@ -4,41 +4,134 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from loraudit.report.formatting import p_value
+from loraudit.studies.accounts import protocols
 from loraudit.studies.spec import AdapterSpec, RunSpec
 from loraudit.studies.study import BASE, Study
 
 
 def crosscheck_table(checks: pd.DataFrame) -> pd.DataFrame:
-    """List each check's largest difference over all cells, with the cell that has it."""
+    """List each check's largest difference over all cells, the nearest to its tolerance first."""
     if checks.empty:
         return checks
     rows = []
     for key, part in checks.groupby(["check", "against", "dtype"], sort=False):
         worst = part.loc[part.difference.idxmax()]
+        used = (
+            worst.difference / worst.tolerance if worst.tolerance else float(worst.difference > 0)
+        )
+        names = dict(zip(["check", "against", "dtype"], key, strict=True))
         rows.append(
             {
-                **dict(zip(["check", "against", "dtype"], key, strict=True)),
+                "failed": not part.ok.all(),
+                "used": used,
+                **names,
                 "largest difference": f"{worst.difference:.2g}",
                 "tolerance": f"{worst.tolerance:.2g}",
+                "share of it": f"{100 * used:.0f} %",
                 "within": f"{int(part.ok.sum())} of {len(part)}",
                 "largest in": worst.cell,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows).sort_values(["failed", "used"], ascending=False, kind="stable")
+    return table.drop(columns=["failed", "used"]).reset_index(drop=True)
+
+
+def twins_table(twins: pd.DataFrame) -> pd.DataFrame:
+    """Turn `collect.twins`' rows into a table for readers."""
+    if twins.empty:
+        return twins
+    columns = {
+        "cell": [" ".join(cell.split("/")) for cell in twins.cell],
+        "seed": list(twins.seed),
+        "rows": [f"{rows:,}" for rows in twins.rows],
+        "equal predictions": [f"{100 * share:.1f} %" for share in twins.equal_share],
+        "largest difference of a logit": [f"{x:.2g}" for x in twins.largest_logit_difference],
+    }
+    counted = {"only_ours_right": "only ours is right", "only_peft_right": "only PEFT's is right"}
+    for name, words in counted.items():
+        if name in twins:
+            columns[words] = ["" if pd.isna(count) else f"{count:g}" for count in twins[name]]
+    if "mcnemar_p" in twins:
+        columns["p (McNemar)"] = [p_value(p) for p in twins.mcnemar_p]
+    return pd.DataFrame(columns)
 
 
 def protocol_table(study: Study) -> pd.DataFrame:
-    """List every run field, the values it takes, and what decides where they differ."""
+    """List the fields of a run that take several values, or another than the protocol's source.
+
+    Each with its values and what decides them; `protocol_rest` has the others.
+    """
     rows = []
-    flat = [(run.spec, run.spec.flat()) for run in study.runs]
-    for field in dict.fromkeys(key for _, fields in flat for key in fields):
-        values = [_value(spec, fields, field) for spec, fields in flat]
-        distinct = dict.fromkeys(value for value in values if value is not None)
-        row = {"field": field, "value": ", ".join(distinct) or "none", "where it differs": ""}
+    stated = _stated(study)
+    for field, values in _fields(study).items():
+        distinct = _distinct(values)
+        other = field not in HANDLED and _departs(study, field, stated)
+        if len(distinct) < 2 and not other:
+            continue
+        source = dict.fromkeys(_as_text(fields[field]) for fields in stated if field in fields)
+        row = {"field": _words(field), "value": ", ".join(distinct) or "none"}
+        row["where it differs"] = ""
         if len(distinct) > 1 and field not in ("task", "model", "method"):
             row["where it differs"] = _decided_by(study, values)
+        row["in the protocol's source"] = ", ".join(source) if other else ""
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+HANDLED = ("task", "model", "method", "seed", "warm_start", "tuned")
+"""Fields that a protocol's source states in another way, or not at all."""
+
+
+def protocol_rest(study: Study) -> str:
+    """List the fields that have one value in all runs, and not none: "epochs 1; head trained"."""
+    fixed = {_words(field): _distinct(values) for field, values in _fields(study).items()}
+    return "; ".join(
+        f"{field} {values[0]}"
+        for field, values in fixed.items()
+        if len(values) == 1 and values != ["none"]
+    )
+
+
+def _departs(study: Study, field: str, stated: list[dict]) -> bool:
+    """Tell whether a run has another value of a field than the protocol's source states of it."""
+    return any(
+        _value(run.spec, fields := run.spec.flat(), field) not in (None, "tuned")
+        and not isinstance(said[field], dict)
+        and fields[field] != said[field]
+        for run, said in zip(study.runs, stated, strict=False)
+        if field in said
+    )
+
+
+def _words(field: str) -> str:
+    return field.replace("_", " ")
+
+
+def _fields(study: Study) -> dict[str, list[str | None]]:
+    """Return each field of a run with its values as text, in the order of the runs."""
+    flat = [(run.spec, run.spec.flat()) for run in study.runs]
+    names = dict.fromkeys(key for _, fields in flat for key in fields)
+    return {name: [_value(spec, fields, name) for spec, fields in flat] for name in names}
+
+
+def _distinct(values: list[str | None]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _stated(study: Study) -> list[dict]:
+    """Return what the protocol's source states of each run; empty where the study names none."""
+    protocol = next((file for file in protocols() if file.source == study.protocol), None)
+    if protocol is None:
+        return []
+    return [
+        {
+            **protocol.defaults,
+            **protocol.per_task.get(run.spec.task.name, {}),
+            **protocol.per_method.get(run.spec.method, {}),
+        }
+        for run in study.runs
+    ]
 
 
 def _value(spec: RunSpec, fields: dict, field: str) -> str | None:
@@ -52,11 +145,14 @@ def _value(spec: RunSpec, fields: dict, field: str) -> str | None:
 
 
 def _as_text(value: object) -> str:
-    if value is None:
+    if value is None or value in ({}, []):
         return "none"
     if isinstance(value, list):
-        return "+".join(value)
-    return str(value.get("name", value) if isinstance(value, dict) else value)
+        return "+".join(map(str, value))
+    if isinstance(value, dict):
+        own = ", ".join(f"{_words(key)} {_as_text(said)}" for key, said in value.items())
+        return str(value.get("name", own))
+    return str(value)
 
 
 def _decided_by(study: Study, values: list[str | None]) -> str:
@@ -93,9 +189,9 @@ def switched_table(study: Study) -> pd.DataFrame:
         [
             {
                 "switch": switch.name,
-                "field": field,
+                "field": _words(field),
                 "base": _as_text(base.get(field)),
-                "switched": "none" if value is None else str(value),
+                "switched": _as_text(value),
             }
             for switch in study.switches
             for field, value in switch.changes.items()

@@ -171,6 +171,7 @@ def published_product(results: Path, figures: Path) -> Product:
     """
     numbers = own_or_shipped(paths.CONFIG / "published.yaml")
     table, text = (results / "published" / f"verdicts{suffix}" for suffix in (".csv", ".md"))
+    page = results / "published" / "report.html"
     svg, png, rows = (figures / "published" / f"verdicts{s}" for s in (".svg", ".png", ".csv"))
-    make = partial(write_published, numbers, table, text, svg)
-    return Product("published numbers", (numbers,), (table, text, svg, png, rows), make)
+    make = partial(write_published, numbers, table, text, svg, page)
+    return Product("published numbers", (numbers,), (table, text, svg, png, rows, page), make)

@@ -5,8 +5,10 @@ the entries when it is parsed, and must not import pandas or torch for them.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from loraudit.base.named_code import module_of
+from loraudit.base.shipped import shipped
 
 TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors")
 """The tidy tables that are collected from the runs' records."""
@@ -27,6 +29,9 @@ class Table:
     (`page.evidence`); "" takes that as it is. Functions are named as "module:function". A note from
     workflow/report/<name>.rst stands above it on the page, if there is that file. `scores` tells
     that each row is of a model's scores on a task, or on all tasks of the study.
+
+    On the page `first` rows are seen before a reader asks for all (0: all are), the columns
+    `details` stand in a second table that is folded, and one that is `folded` is so as a whole.
     """
 
     name: str
@@ -38,10 +43,16 @@ class Table:
     tidy: tuple[str, ...] = ()
     scores: bool = False
     late: bool = False
+    first: int = 0
+    details: tuple[str, ...] = ()
+    folded: bool = False
 
 
 STUDY = "loraudit.report.tables"
 PAGE = "loraudit.report.page_tables"
+
+TESTED = ("asks", "p (Holm)", "correlation by seed", "family")
+"""Columns on how a difference was tested."""
 
 _TABLES = (
     Table(
@@ -52,6 +63,8 @@ _TABLES = (
         readable="loraudit.report.claim_tables:claim_table",
         scores=True,
         late=True,
+        first=6,
+        details=("holds if", "task", "model", "epoch", "could have shown", "remarks"),
     ),
     Table(
         name="missing",
@@ -65,6 +78,7 @@ _TABLES = (
         section="protocol",
         source="study",
         readable=f"{PAGE}:switched_table",
+        folded=True,
     ),
     Table(
         name="protocol",
@@ -72,6 +86,7 @@ _TABLES = (
         section="protocol",
         source="study",
         readable=f"{PAGE}:protocol_table",
+        folded=True,
     ),
     Table(
         name="verdicts",
@@ -80,6 +95,12 @@ _TABLES = (
         make=f"{STUDY}:verdict_rows",
         readable=f"{STUDY}:verdict_table",
         scores=True,
+        first=8,
+        details=(
+            *("metric", "90 % interval", "margin", "p different (Holm)", "p equivalent"),
+            *("p beyond the margin (Holm)", "chance of reproduced if equal"),
+            *("smallest difference found (80 %)", "why"),
+        ),
     ),
     Table(
         name="switches",
@@ -88,6 +109,8 @@ _TABLES = (
         make=f"{STUDY}:switch_rows",
         readable=f"{STUDY}:switch_table",
         scores=True,
+        first=8,
+        details=TESTED,
     ),
     Table(
         name="summary",
@@ -96,6 +119,8 @@ _TABLES = (
         make=f"{STUDY}:summary_rows",
         readable=f"{STUDY}:summary_table",
         scores=True,
+        first=12,
+        details=("adapter parameters",),
     ),
     Table(
         name="pairs",
@@ -105,6 +130,8 @@ _TABLES = (
         tidy=("row_errors",),
         readable=f"{STUDY}:contrast_table",
         scores=True,
+        first=6,
+        details=(*TESTED, "task: p (Holm)", "task: finding"),
     ),
     Table(
         name="aggregates",
@@ -113,6 +140,15 @@ _TABLES = (
         make=f"{STUDY}:aggregate_rows",
         readable=f"{STUDY}:aggregate_table",
         scores=True,
+        first=6,
+    ),
+    Table(
+        name="shipped",
+        title="Each cell beside its shipped value",
+        section="shipped",
+        source="shipped",
+        readable="loraudit.report.page_shipped:shipped_table",
+        first=5,
     ),
     Table(
         name="tuning",
@@ -122,6 +158,8 @@ _TABLES = (
         readable=f"{STUDY}:tuning_table",
         tidy=("tuning",),
         scores=True,
+        first=8,
+        details=("of so many tried", "lead, points", "over", "at the edge", "rate / full's"),
     ),
     Table(
         name="cost",
@@ -129,6 +167,8 @@ _TABLES = (
         section="cost",
         make=f"{STUDY}:cost_rows",
         readable=f"{STUDY}:cost_table",
+        first=5,
+        details=("head", "share of the model", "disk per task", "padded / real tokens"),
     ),
     Table(
         name="crosscheck",
@@ -136,12 +176,17 @@ _TABLES = (
         section="crosscheck",
         source="tidy/crosscheck",
         readable=f"{PAGE}:crosscheck_table",
+        first=5,
+        details=("tolerance", "within", "largest in"),
     ),
     Table(
         name="twins",
         title="Trained twins on the same validation rows",
         section="crosscheck",
         source="tidy/twins",
+        readable=f"{PAGE}:twins_table",
+        first=4,
+        folded=True,
     ),
     Table(
         name="data",
@@ -149,6 +194,7 @@ _TABLES = (
         section="data",
         source="data",
         readable=f"{PAGE}:data_table",
+        folded=True,
     ),
     Table(
         name="overlaps",
@@ -156,6 +202,7 @@ _TABLES = (
         section="data",
         source="overlaps",
         readable=f"{PAGE}:overlap_table",
+        folded=True,
     ),
     Table(
         name="provenance",
@@ -163,6 +210,7 @@ _TABLES = (
         section="provenance",
         source="records",
         readable=f"{PAGE}:provenance_table",
+        folded=True,
     ),
 )
 
@@ -199,3 +247,10 @@ def table_modules(tables: dict[str, Table]) -> list[str]:
     """Return the modules behind tables: `code_digest` must be told of them."""
     names = [name for table in tables.values() for name in (table.make, table.readable)]
     return sorted({module_of(name) for name in names if name})
+
+
+def shipped_files(study: str) -> list[Path]:
+    """Return the runs and the records of a study that is shipped; none if it is not."""
+    folder = Path("results/committed") / study
+    files = [shipped(folder / name) for name in ("runs.csv", "records.jsonl")]
+    return files if all(file.is_file() for file in files) else []

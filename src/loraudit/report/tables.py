@@ -32,6 +32,7 @@ from loraudit.base.named_code import resolve
 from loraudit.report.formatting import (
     cell_text,
     interval,
+    interval_or_why,
     markdown,
     of_which,
     p_value,
@@ -144,26 +145,50 @@ def cost_rows(study: Study, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Turn `statistics.aggregate`'s rows into a table for readers."""
-    columns: dict[str, list] = {
-        **_cell_columns(summary),
-        "adapter parameters": [f"{count:,}" for count in summary.parameters_adapter],
-        "trainable": [f"{count:,}" for count in summary.parameters_trainable],
-        "n": list(summary.n),
-    }
-    for epoch in (choice for choice in CHOICES if f"{choice}_mean" in summary):
+    """Turn `statistics.aggregate`'s rows into a table for readers: the scores, then the sizes.
+
+    Choices of an epoch that gave the same scores in every row, as all do where there is one epoch,
+    have their columns once.
+    """
+    columns: dict[str, list] = {**cell_columns(summary)}
+    groups = _distinct_choices(summary)
+    for same in groups:
+        name = "" if len(groups) == 1 < len(same) else f"{' and '.join(same)} epoch: "
+        epoch, short = same[0], name.replace(" epoch", "")
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
         sick = summary[f"{epoch}_collapsed"]  # missing where a task does not make the choice
-        columns[f"{epoch} epoch: mean ± SD, %"] = [
+        columns[f"{name}mean ± SD, %"] = [
             percent(mean, sd) if made else ""
             for mean, sd, made in zip(means, sds, sick.notna(), strict=True)
         ]
-        columns[f"{epoch}: median"] = [
+        columns[f"{short}median"] = [
             percent(median, math.nan) if made else ""
             for median, made in zip(summary[f"{epoch}_median"], sick.notna(), strict=True)
         ]
-        columns |= _sick_column(f"{epoch}: of which collapsed", sick)
-    return pd.DataFrame(columns | _sick_column("of which unmoved", summary.unmoved))
+        columns |= _sick_column(f"{short}of which collapsed", sick)
+    columns |= {
+        "n": list(summary.n),
+        **_sick_column("of which unmoved", summary.unmoved),
+        "adapter parameters": [f"{count:,}" for count in summary.parameters_adapter],
+        "trainable": [f"{count:,}" for count in summary.parameters_trainable],
+    }
+    return pd.DataFrame(columns)
+
+
+def _distinct_choices(summary: pd.DataFrame) -> list[list[str]]:
+    """Group the choices of an epoch whose columns are the same in every row."""
+    groups: list[tuple[pd.DataFrame, list[str]]] = []
+    for choice in CHOICES:
+        if f"{choice}_mean" not in summary:
+            continue
+        names = [f"{choice}_{part}" for part in ("mean", "sd", "median", "collapsed")]
+        values = summary[names].set_axis(range(len(names)), axis=1)
+        same = next((group for known, group in groups if known.equals(values)), None)
+        if same is None:
+            groups.append((values, [choice]))
+        else:
+            same.append(choice)
+    return [group for _, group in groups]
 
 
 def _sick_column(name: str, *counts: Iterable[float]) -> dict[str, list[str]]:
@@ -180,7 +205,7 @@ def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn `trials.chosen_settings`' rows into a table for readers."""
     ratios = zip(rows.rate_ratio, rows.ratio_low, rows.ratio_high, strict=True)
     columns = {
-        **_cell_columns(rows),
+        **cell_columns(rows),
         "takes": [values_text(values) for values in rows.chosen],
         "score on selection rows: mean ± SD, %": [
             percent(mean, sd) for mean, sd in zip(rows["mean"], rows.sd, strict=True)
@@ -217,17 +242,19 @@ def _diverging(rows: pd.DataFrame) -> dict[str, list[str]]:
 def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Turn `verdicts.verdicts`' rows into a table for readers."""
     rows = list(verdicts.itertuples())
+    judged = _judged_difference(rows)
     return pd.DataFrame(
         {
-            **_cell_columns(verdicts),
-            "metric": [f"{row.metric}, {row.epoch} epoch" for row in rows],
-            "published": [published_value(row) for row in rows],
-            "source": [row.published for row in rows],
+            **cell_columns(verdicts),
             "ours: mean, %": [f"{100 * row.mean:.1f}" for row in rows],
             "n": [row.n for row in rows],
             **_sick_column("of which collapsed", verdicts.collapsed),
-            **_judged_difference(rows),
+            "published": [published_value(row) for row in rows],
+            "source": [row.published for row in rows],
+            **{name: judged.pop(name) for name in ("difference", "95 % interval")},
             "verdict": [worded(row) for row in rows],
+            "metric": [f"{row.metric}, {row.epoch} epoch" for row in rows],
+            **judged,
             "why": ["" if pd.isna(row.reason) else row.reason for row in rows],
         }
     )
@@ -288,7 +315,14 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Turn `contrasts.method_contrasts`' rows into a table for readers."""
+    """Turn `contrasts.method_contrasts`' rows into a table for readers, a row per pair.
+
+    Its columns are of the first choice of an epoch that was made; what the others gave stands
+    behind them in a column each.
+    """
+    places = {choice: place for place, choice in enumerate(CHOICES)}
+    ordered = contrasts.sort_values("epoch", key=lambda epochs: epochs.map(places), kind="stable")
+    others, contrasts = ordered, ordered.drop_duplicates(PAIR).sort_index()
     rows = list(contrasts.itertuples())
     task = contrasts.assign(
         p_holm=contrasts.task_p_holm, low=contrasts.task_low, high=contrasts.task_high
@@ -296,17 +330,47 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
     columns = {
         **_subject_columns(contrasts),
         "pair": [f"{row.left} - {row.right}" for row in rows],
-        "epoch": [row.epoch for row in rows],
-        "n": [_both(row.n_left, row.n_right) for row in rows],
-        **_sick_column("of which collapsed", contrasts.collapsed_left, contrasts.collapsed_right),
         **_tested_difference(contrasts),
         **_tested_difference(task, "task: "),
+        "n": [_both(row.n_left, row.n_right) for row in rows],
+        **_sick_column("of which collapsed", contrasts.collapsed_left, contrasts.collapsed_right),
+        "epoch": [row.epoch for row in rows],
+        **_other_choices(contrasts, others),
         "correlation by seed": [_two_digits(row.correlation) for row in rows],
         "family": [_family(row) for row in rows],
     }
     del columns["task: difference"], columns["task: asks"]
     shown = {name: values for name, values in columns.items() if any(map(str, values))}
     return pd.DataFrame(shown)
+
+
+PAIR = ["task", "model", "left", "right", "asks", "margin"]
+"""Columns in which the rows of one contrast and several choices of an epoch are equal."""
+
+
+def _other_choices(first: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Return a column for each further choice of an epoch; none where all gave the same."""
+    columns = {}
+    shown = first[[*PAIR, "epoch"]].rename(columns={"epoch": "shown"})
+    for choice in dict.fromkeys(rows.epoch):
+        found = shown.merge(rows[rows.epoch == choice], on=PAIR, how="left", validate="one_to_one")
+        own = found.shown == choice
+        same = (found.difference.to_numpy() == first.difference.to_numpy()) & (
+            found.low.fillna(0).to_numpy() == first.low.fillna(0).to_numpy()
+        )
+        if not (own | same | found.difference.isna()).all():
+            columns[f"{choice} epoch"] = [
+                "" if row.shown == choice or pd.isna(row.difference) else _in_short(row)
+                for row in found.itertuples()
+            ]
+    return columns
+
+
+def _in_short(row) -> str:
+    n = min(row.n_left, row.n_right)
+    said = finding(row.asks, row.difference, row.margin, row.p_holm)
+    text = f"{points(row.difference)} {interval_or_why(row.low, row.high, n)}"
+    return f"{text}{f', {said}' if said else ''}"
 
 
 def aggregate_table(aggregates: pd.DataFrame) -> pd.DataFrame:
@@ -331,7 +395,7 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
     """Turn `cost.cost`'s rows into a table for readers."""
     rows = list(costs.itertuples())
     table = {
-        **_cell_columns(costs),
+        **cell_columns(costs),
         "adapter": [f"{row.parameters_adapter:,}" for row in rows],
         "head": [f"{row.parameters_head:,}" for row in rows],
         "trainable": [f"{row.parameters_trainable:,}" for row in rows],
@@ -402,7 +466,7 @@ def _subject_columns(rows: pd.DataFrame) -> dict[str, list]:
     return {"task": list(rows.task), **({"model": list(rows.model)} if several else {})}
 
 
-def _cell_columns(rows: pd.DataFrame) -> dict[str, list]:
+def cell_columns(rows: pd.DataFrame) -> dict[str, list]:
     """Return the columns that name a cell."""
     columns = {
         **_subject_columns(rows),
@@ -421,11 +485,16 @@ def _tested_difference(table: pd.DataFrame, prefix: str = "") -> dict[str, list]
     columns: dict[str, list] = {
         "asks": [asked[row.asks] for row in rows],
         "difference": [points(row.difference) for row in rows],
-        "interval": [interval(row.low, row.high) for row in rows],
+        "interval": [interval_or_why(row.low, row.high, _fewest(row)) for row in rows],
         "p (Holm)": [p_value(row.p_holm) for row in rows],
         "finding": [finding(row.asks, row.difference, row.margin, row.p_holm) for row in rows],
     }
     return {prefix + name: values for name, values in columns.items()}
+
+
+def _fewest(row) -> float:
+    """Return the seeds of the smaller side of a difference."""
+    return row.n if hasattr(row, "n") else min(row.n_left, row.n_right)
 
 
 def _family(row) -> str:

@@ -59,6 +59,11 @@ def accounts(number: Published, folder: Path = FOLDER) -> dict[str, dict[str, An
     }
 
 
+def protocols(folder: Path = FOLDER) -> list[ProtocolFile]:
+    """Return all protocols that there are."""
+    return [validated(ProtocolFile, read_yaml(p), str(p)) for p in own_and_shipped(folder)]
+
+
 def _stated(name: str, number: Published, folder: Path) -> dict[str, Any]:
     """Return what a protocol states for a number's task and method."""
     path = own_or_shipped(folder / f"{name}.yaml")

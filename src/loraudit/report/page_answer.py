@@ -1,0 +1,305 @@
+"""What stands first on a study's page: its answer in a few sentences, and how far to believe it."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from loraudit.analysis.cells import (
+    CELL,
+    SUBJECT,
+    choices_of,
+    collapsed,
+    first_choice,
+    label_text,
+)
+from loraudit.analysis.contrasts import Named, finding, method_contrasts, named_cells
+from loraudit.analysis.judging import telling
+from loraudit.report.alt_text import listed
+from loraudit.report.claim_tables import effect_text, verdict_text
+from loraudit.report.formatting import cell_words as cell_words_of
+from loraudit.report.formatting import interval_or_why, of_which, percent, points
+from loraudit.report.page_facts import largest_switch, sick_facts
+from loraudit.studies.advice import advice
+from loraudit.studies.methods import METHODS
+from loraudit.studies.study import Study
+from loraudit.studies.study_file import Contrast
+
+MOST_CLAIMS = 5
+"""Claims that are named at the top; the table below has all."""
+
+BASELINES = ("full", "head")
+"""The methods that the best adapter is set beside."""
+
+
+class Verdict(NamedTuple):
+    """A verdict's words, and what it is of with its numbers."""
+
+    word: str
+    text: str
+
+
+class Answer(NamedTuple):
+    """A sentence of the answer, with verdicts that are listed below it."""
+
+    text: str
+    verdicts: tuple[Verdict, ...] = ()
+
+
+def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
+    """Answer a study's question from its tables, each number with its interval and n.
+
+    Args:
+        study: as planned.
+        tables: the tidy tables runs, twins and crosscheck, and the study's tables by name.
+
+    Returns:
+        Up to five: the claims that the study asks about, published numbers, switches, the best
+        adapter beside full fine-tuning and the head alone, and the twins of two codes.
+    """
+    found = [
+        _claims(tables.get("claims", pd.DataFrame())),
+        _published(tables["verdicts"]),
+        _switch(tables["switches"]),
+        best_cells(tables["runs"]),
+        _twins(tables.get("twins", pd.DataFrame()), tables["pairs"], tables["crosscheck"]),
+    ]
+    return [one for one in found if one.text]
+
+
+def _claims(rows: pd.DataFrame) -> Answer:
+    asked = rows[rows.listed.astype(bool)] if len(rows) else rows
+    if asked.empty:
+        return Answer("")
+    records = sorted(asked.to_dict("records"), key=_decided)
+    words = pd.Series([verdict_text(row) for row in records])
+    counts = ", ".join(f"{n} {word}" for word, n in words.value_counts(sort=False).items())
+    shown = [Verdict(verdict_text(row), _claim(row)) for row in records[:MOST_CLAIMS]]
+    many = len(records) > 1
+    return Answer(
+        f"Of the {len(records)} claims that the study asks about: {counts}."
+        if many
+        else "The claim that the study asks about:",
+        tuple(shown),
+    )
+
+
+def _decided(row: dict) -> int:
+    return ("contradicted", "supported", "undecided", "not tested").index(row["verdict"])
+
+
+def _claim(row: dict) -> str:
+    statement = row["statement"].rstrip(".")
+    effect = effect_text(row)
+    return f"{statement}: {effect}, n = {row['n']:g}" if effect else statement
+
+
+def _published(verdicts: pd.DataFrame) -> Answer:
+    if verdicts.empty:
+        return Answer("")
+    counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    tested = verdicts[verdicts.difference.notna()]
+    if tested.empty:
+        return Answer(f"Beside published numbers: {counts}.")
+    row = tested.loc[tested.difference.abs().idxmax()]
+    another = int((tested.protocol == "another").sum())
+    under = f" ({another} of them under another protocol)" if another else ""
+    return Answer(
+        f"Beside published numbers: {counts}{under}. The largest difference is {row.task} "
+        f"{cell_words(row.to_dict())} beside {row.published}: {points(row.difference)} points "
+        f"{interval_or_why(row.low, row.high, row.n)}, n = {row.n:g}, {row.verdict}."
+    )
+
+
+def published_answer(rows: pd.DataFrame) -> Answer:
+    """Count the words of `judging.published_verdicts`, and say each difference."""
+    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    telling_apart = telling(rows)
+    said = [
+        Verdict(
+            row["verdict"],
+            f"{cell_words_of(row, telling_apart)}: {points(row['difference'])} points "
+            f"{interval_or_why(row['low'], row['high'], row['n'])}, n = {row['n']:g}",
+        )
+        for row in rows.to_dict("records")
+        if row["difference"] == row["difference"]
+    ]
+    another = int((rows.protocol == "another").sum())
+    under = f" ({another} of them beside a number of another protocol)" if another else ""
+    return Answer(f"Beside published numbers: {counts}{under}.", tuple(said[:MOST_CLAIMS]))
+
+
+def _switch(effects: pd.DataFrame) -> Answer:
+    text = largest_switch(effects) if len(effects) else ""
+    return Answer(f"{text}." if text else "")
+
+
+def best_cells(runs: pd.DataFrame) -> Answer:
+    """Set the best adapter of each task and model beside full fine-tuning and the head alone.
+
+    The two tests of a task and model are a family of their own.
+    """
+    if "run" not in runs:
+        return Answer("")
+    parts = [_best(part) for _, part in runs.groupby(SUBJECT, sort=False)]
+    said = [(name, text) for name, text in parts if text]
+    if len(said) > 1:
+        return Answer(f"Best adapters: {listed((f'{name}, {text}' for name, text in said), 3)}.")
+    return Answer(f"The best adapter is {said[0][1]}." if said else "")
+
+
+def _best(runs: pd.DataFrame) -> tuple[str, str]:
+    """Return the name of a task and model, and what is said of its best adapter."""
+    first, epoch = runs.iloc[0], choices_of(runs)[0]
+    cells = [one for one in named_cells(runs) if one[1][epoch].notna().all()]
+    adapters = [one for one in cells if METHODS[one[0]["method"]].trains == "adapter"]
+    ours = [one for one in adapters if not _is_twin(one[0], adapters)]
+    others = [one for name in BASELINES for one in cells if one[0]["method"] == name]
+    if not ours or not others:
+        return "", ""
+    best, part = max(ours, key=lambda one: one[1][epoch].mean())
+    scores, sick = part[epoch], int(collapsed(part, epoch).sum())
+    notes = [f"n = {len(part)}"]
+    if len(ours) > 1:
+        notes.append(f"the best of {len(ours)} by these very scores, so optimistic")
+    if sick:
+        notes.append(of_which(sick, len(part), "runs collapsed"))
+    text = (
+        f"{cell_words(best)}, {percent(scores.mean(), scores.std())} % {first.metric} "
+        f"({'; '.join(notes)}): {' and '.join(_beside(runs, best, others[:2], epoch))}"
+    )
+    return f"{first.task} ({first.model})", text
+
+
+def _is_twin(cell: dict, cells: list[Named]) -> bool:
+    """Tell whether a cell repeats one of the others with another code."""
+    keys = ("rank", "targets", "label")
+    counterpart = METHODS[cell["method"]].published_as
+    return any(
+        other["method"] == counterpart and all(other[key] == cell[key] for key in keys)
+        for other, _ in cells
+    )
+
+
+def _beside(runs: pd.DataFrame, best: dict, others: list[Named], epoch: str) -> list[str]:
+    """Say how far the best cell is from each baseline, with the interval and what it shows."""
+    asked = [Contrast(left=best["variant"], right=cell["variant"]) for cell, _ in others]
+    table = method_contrasts(runs, asked)
+    rows = table[table.epoch == epoch].set_index("right_variant") if len(table) else table
+    said = []
+    for cell, _ in others:
+        label = METHODS[cell["method"]].label
+        if cell["variant"] not in rows.index:
+            said.append(f"not compared with {label}, which takes two runs of both")
+            continue
+        row = rows.loc[cell["variant"]]
+        shows = finding(row.asks, row.difference, row.margin, row.p_holm)
+        n = min(row.n_left, row.n_right)
+        said.append(
+            f"{points(row.difference)} points {interval_or_why(row.low, row.high, n)} beside "
+            f"{label}{f' ({shows})' if shows else ''}"
+        )
+    return said
+
+
+def cell_words(cell: dict) -> str:
+    """Name a cell for readers: "LoRA (ours) r8 q+v"."""
+    rank = "" if pd.isna(cell["rank"]) else f"r{cell['rank']:g} {cell['targets']}"
+    parts = [METHODS[cell["method"]].label, rank, label_text(cell["label"])]
+    return " ".join(filter(None, parts))
+
+
+def _twins(twins: pd.DataFrame, pairs: pd.DataFrame, checks: pd.DataFrame) -> Answer:
+    """Say whether two codes of one method agree, when trained and step by step."""
+    said = []
+    if len(twins):
+        same = int((twins.equal_share == 1).sum())
+        least = 100 * twins.equal_share.min()
+        lowest = "" if same == len(twins) else f" (at least {least:.1f} % in the others)"
+        said.append(
+            f"Our LoRA and PEFT's, trained alike, predict the same on every row in {same} of "
+            f"{len(twins)} pairs of runs{lowest}{_gaps(pairs)}"
+        )
+    if len(checks):
+        said.append(f"{int(checks.ok.sum()):,} of {len(checks):,} cross-checks are in tolerance")
+    return Answer(f"{'; '.join(said)}." if said else "")
+
+
+def _gaps(pairs: pd.DataFrame) -> str:
+    """Say how far the means of twins lie apart."""
+    rows = pairs[pairs.role == "twins"] if len(pairs) else pairs
+    if rows.empty or "difference" not in rows:
+        return ""
+    rows = rows[rows.epoch == first_choice(rows)]
+    low, high, n = rows.difference.min(), rows.difference.max(), rows.n_left.min()
+    return f", and their means differ by {points(low)} to {points(high)} points (n = {n})"
+
+
+def belief(
+    study: Study, tables: dict[str, pd.DataFrame], machines: dict[str, int]
+) -> list[tuple[str, str]]:
+    """Return what decides whether the answer can be believed, each as a word and a text.
+
+    Args:
+        study, tables: as for `answer`, with the table `missing`.
+        machines: how many runs were made on each kind of processor.
+    """
+    runs = tables["runs"]
+    told = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study))
+    sick = " ".join(sick_facts(runs, tables["missing"])) or "No run collapsed and none failed."
+    facts = [
+        ("Seeds", _seeds(runs)),
+        ("Rows", rows_fact(runs)),
+        ("Tuned", told or "Settings were chosen on rows held out of the training split."),
+        ("Sick runs", sick),
+        ("Comparable", _comparable(tables["verdicts"])),
+        ("Machine", _machine(runs, machines)),
+    ]
+    return [(word, text) for word, text in facts if text]
+
+
+def _seeds(runs: pd.DataFrame) -> str:
+    if "seed" not in runs or not set(CELL) <= set(runs):
+        return ""
+    counts = runs.groupby(CELL, dropna=False).seed.nunique()
+    low, high = int(counts.min()), int(counts.max())
+    few = " Few: an interval that holds 0 is no sign of equality." if low < 5 else ""
+    return f"{low if low == high else f'{low} to {high}'} per cell, {len(counts)} cells.{few}"
+
+
+def rows_fact(runs: pd.DataFrame) -> str:
+    """Say how many rows each task and model was trained and scored on, and what that leaves open.
+
+    The standard error is the binomial one, sqrt(p (1 - p) / rows).
+    """
+    names = ["model", "task", "rows_train", "rows_validation"]
+    subjects = runs[names].drop_duplicates().itertuples()
+    text = listed(
+        (
+            f"{row.model} on {row.task}, {row.rows_train:,} training and {row.rows_validation:,} "
+            "validation rows"
+            for row in subjects
+        ),
+        4,
+    )
+    scored = runs[runs.metric == "accuracy"] if "metric" in runs else runs[:0]
+    if scored.empty:
+        return f"{text}."
+    rows, p = scored.rows_validation.min(), scored[choices_of(scored)[0]].median()
+    error = 100 * (p * (1 - p) / rows) ** 0.5
+    return (
+        f"{text}. One standard error of an accuracy of {100 * p:.0f} % on {rows:,} rows is "
+        f"{error:.1f} points, whatever the number of seeds."
+    )
+
+
+def _comparable(verdicts: pd.DataFrame) -> str:
+    if verdicts.empty:
+        return "Not set beside published numbers; a verdict “in small” says nothing of the paper."
+    out = int((verdicts.verdict == "not comparable").sum())
+    return f"{len(verdicts) - out} of {len(verdicts)} rows are comparable with published numbers."
+
+
+def _machine(runs: pd.DataFrame, machines: dict[str, int]) -> str:
+    names = "; ".join(dict.fromkeys(name.partition(" (")[0] for name in machines))
+    minutes = f"{runs.seconds.sum() / 60:.0f} minutes of run time in all"
+    return f"{names}, {minutes}." if names else f"{minutes}."

@@ -1,0 +1,114 @@
+"""What stands first on a page: effects with intervals, n and verdict, and doubts."""
+
+import re
+
+import pandas as pd
+
+import tiny_tables
+from loraudit.report.page_answer import answer, belief, best_cells, rows_fact
+from tiny_claims import verdict_table
+from tiny_study import small_study
+
+
+def runs(task: str = "t", **scores: list[float]) -> pd.DataFrame:
+    """Make runs of cells lora, peft, full and head, a score per seed each."""
+    rows = []
+    for name, values in scores.items():
+        method, _, rank = name.partition("_")
+        for seed, score in enumerate(values):
+            cell = {"method": method, "rank": float(rank) if rank else float("nan")}
+            cell |= {"targets": "q+v" if rank else None, "label": "", "metric": "accuracy"}
+            cell |= {"run": f"{task}/m/{name}/s{seed}", "seed": seed, "last": score, "best": score}
+            rows.append({"task": task, "model": "m", **cell})
+    made = pd.DataFrame(rows).assign(seconds=60.0, rows_train=1000, rows_validation=400)
+    return made.assign(best_collapsed=False, last_collapsed=False)
+
+
+CELLS = {
+    "lora_1": [0.80, 0.81, 0.82],
+    "lora_8": [0.84, 0.85, 0.86],
+    "peft_8": [0.84, 0.85, 0.87],
+    "full": [0.85, 0.86, 0.84],
+    "head": [0.60, 0.61, 0.62],
+}
+
+
+def told(**changes) -> dict[str, pd.DataFrame]:
+    names = ("crosscheck", "verdicts", "switches", "pairs", "missing", "twins", "claims")
+    return {"runs": runs(**CELLS), **dict.fromkeys(names, pd.DataFrame()), **changes}
+
+
+def test_the_best_adapter_stands_beside_full_fine_tuning_and_the_head():
+    text = best_cells(runs(**CELLS)).text
+    assert text.startswith("The best adapter is LoRA (ours) r8 q+v, 85.0 ± 1.0 % accuracy (n = 3;")
+    assert "the best of 2 by these very scores, so optimistic" in text  # a twin is no other cell
+    number = r"[+-]\d+\.\d"
+    pattern = rf"\): ({number}) points \[({number}), ({number})\] beside full fine-tuning \(open\)"
+    found = re.search(pattern, text)
+    assert found and float(found[1]) == 0.0 and float(found[2]) < 0 < float(found[3])
+    assert re.search(rf"\+24\.0 points \[{number}, {number}\] beside head only \(higher\)\.$", text)
+
+
+def test_collapsed_runs_of_the_best_adapter_are_counted_beside_its_score():
+    sick = runs(**CELLS)
+    sick["best_collapsed"] = sick.run == "t/m/lora_8/s1"
+    assert "1 of 3 runs collapsed" in best_cells(sick).text
+
+
+def test_one_run_is_compared_with_nothing_and_several_tasks_are_named():
+    text = best_cells(runs(lora_8=[0.8], full=[0.9])).text
+    assert "not compared with full fine-tuning, which takes two runs of both" in text
+    both = pd.concat([runs(**CELLS), runs(task="u", **CELLS)], ignore_index=True)
+    text = best_cells(both).text
+    assert text.startswith("Best adapters: t (m), LoRA") and "; u (m), LoRA" in text
+    assert best_cells(runs(lora_8=[0.8, 0.9])).text == ""
+
+
+def test_the_answer_names_claims_with_effect_n_and_verdict_the_decided_first():
+    claims = verdict_table().assign(listed=True)
+    first = answer(small_study(), told(claims=claims))[0]
+    assert first.text.startswith(f"Of the {len(claims)} claims that the study asks about: ")
+    words = [one.word.split()[0].rstrip(",") for one in first.verdicts]
+    order = ["contradicted", "supported", "undecided", "not"]
+    assert len(words) == 5 and words == sorted(words, key=order.index)
+    assert all(re.search(r": .*, n = \d+$", one.text) for one in first.verdicts)
+    assert answer(small_study(), told(claims=claims.assign(listed=False)))[0].text[:8] == "The best"
+
+
+def test_the_answer_tells_of_twins_and_published_numbers():
+    twins = pd.DataFrame({"equal_share": [1.0, 0.99]})
+    pairs = pd.DataFrame({"role": ["twins", "test"], "epoch": "best", "difference": [0.001, 0.2],
+                          "n_left": 3})  # fmt: skip
+    checks = tiny_tables.checks().assign(ok=True)
+    published = tiny_tables.compared().assign(collapsed=0)
+    tables = told(twins=twins, pairs=pairs, crosscheck=checks, verdicts=published)
+    said = answer(small_study(), tables)
+    texts = [one.text for one in said]
+    assert "1 reproduced, 1 not reproduced, 1 undecided, 1 not comparable" in texts[0]
+    assert "-2.0 points [-2.5, -1.5], n = 5, not reproduced" in texts[0]
+    assert "in 1 of 2 pairs of runs (at least 99.0 % in the others)" in texts[-1]
+    assert "differ by +0.1 to +0.1 points (n = 3)" in texts[-1]
+    assert texts[-1].endswith("4 of 4 cross-checks are in tolerance.")
+
+
+def test_belief_names_what_speaks_against_the_answer():
+    sick = runs(**CELLS)
+    sick["best_collapsed"] = sick.run == "t/m/lora_8/s1"
+    lost = pd.DataFrame(
+        {"what": ["run"], "name": ["t/m/x/s0"], "known": ["error: the loss is nan"]}
+    )
+    said = dict(belief(small_study(), told(runs=sick, missing=lost), {"Xeon (family 6)": 15}))
+    assert said["Seeds"].startswith("3 per cell, 5 cells. Few")
+    assert "t/m/lora_8/s1" in said["Sick runs"] and "t/m/x/s0" in said["Sick runs"]
+    assert said["Machine"] == "Xeon, 15 minutes of run time in all."
+    assert said["Tuned"].startswith("Untuned: ")
+    well = dict(belief(small_study(), told(), {}))
+    assert well["Sick runs"] == "No run collapsed and none failed."
+    verdicts = dict(belief(small_study(), told(verdicts=tiny_tables.compared()), {}))
+    assert verdicts["Comparable"] == "3 of 4 rows are comparable with published numbers."
+
+
+def test_the_sampling_error_of_the_validation_rows_is_binomial():
+    half = runs(lora_8=[0.5, 0.5]).assign(rows_validation=2500)
+    assert "an accuracy of 50 % on 2,500 rows is 1.0 points" in rows_fact(half)
+    assert "standard error" not in rows_fact(half.assign(metric="matthews"))
