@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from remade_page import remade_page
 from test_page import HOSTILE, WORDS, made_page
 
 from loraudit.report.page import render
@@ -304,3 +305,77 @@ def test_it_prints_black_on_white_without_controls(file, opened, scheme):
     assert not tab.locator("nav, .tools").first.is_visible()
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert all(contrast >= 4.5 for contrast, _ in tab.evaluate(CONTRASTS))
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    """Make the quickstart's page from its committed runs: what a first user sees."""
+    return remade_page("quickstart", tmp_path_factory.mktemp("quickstart"))
+
+
+HIGHEST, MOST_PAGES, MOST_STOPS = 6000, 5, 60
+"""Pixels of the quickstart's page at 1440 wide, its printed pages, and stops of the Tab key."""
+
+STOPS = """() => [...document.querySelectorAll(
+  "a[href], button, input, select, summary, [tabindex='0']"
+)].filter(e => e.tabIndex >= 0 && e.checkVisibility()).length"""
+
+CUT = """() => [...document.querySelectorAll(".box")]
+  .filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth)
+  .map(box => box.querySelector("table, img").outerHTML.slice(0, 80))"""
+
+
+def test_the_quickstart_is_short_on_screen_and_on_paper_and_nothing_is_cut(quickstart, opened):
+    tab = opened(quickstart)
+    assert tab.evaluate("document.documentElement.scrollHeight") <= HIGHEST
+    assert tab.evaluate(CUT) == []
+    assert tab.evaluate(STOPS) <= MOST_STOPS
+    pages = tab.pdf(format="A4").count(b"/Type /Page\n")
+    assert 1 < pages <= MOST_PAGES
+
+
+def test_the_quickstart_opens_with_its_answer_and_the_figure_of_scores(quickstart, opened):
+    tab = opened(quickstart)
+    answer, hero, belief = (tab.locator(name) for name in (".answer", ".top figure", ".belief"))
+    text = answer.text_content()
+    assert "The best adapter is" in text and "n = " in text and "beside full fine-tuning" in text
+    for part in (answer, hero, belief):
+        box = part.bounding_box()
+        assert box["y"] + box["height"] < 1000
+    assert hero.bounding_box()["y"] == pytest.approx(answer.bounding_box()["y"], abs=20)
+    terms = belief.locator("dt").all_text_contents()
+    assert terms == ["Seeds", "Rows", "Tuned", "Sick runs", "Comparable", "Machine"]
+
+
+def test_scores_are_seen_beside_the_cells_names_on_a_phone(quickstart, opened):
+    tab = opened(quickstart, SIZES[1])
+    cells = tab.locator("table[data-table=summary] tbody tr:first-child td")
+    for cell in (cells.nth(0), cells.nth(1)):
+        box = cell.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= SIZES[1][0]
+    assert "±" in cells.nth(1).text_content()
+
+
+RAW = ("equal_share", "mcnemar_p", "{}", "None", "NaN", "nan")
+
+
+def test_the_quickstart_has_no_names_of_programs_in_its_tables(quickstart, opened):
+    tab = opened(quickstart)
+    for texts in tab.eval_on_selector_all("th, td", "cells => cells.map(c => c.textContent)"):
+        assert texts.strip() not in RAW
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["file", "quickstart", "published"])
+def test_axe_finds_no_violation(request, opened, name, scheme):
+    """Rules of WCAG 2.0 to 2.2, A and AA, and best practices, with everything unfolded too."""
+    axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is missing")
+    page = {"published": Path("results/committed/published/report.html")}.get(name)
+    tab = opened(page or request.getfixturevalue(name), scheme=scheme)
+    tab.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    for unfold in (False, True):
+        if unfold:
+            tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        found = tab.evaluate("axe.run().then(done => done.violations)")
+        said = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+        assert said == []

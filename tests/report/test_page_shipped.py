@@ -3,13 +3,8 @@
 import pandas as pd
 import pytest
 
-from loraudit.report.page_shipped import (
-    Finished,
-    beside_shipped,
-    read_finished,
-    shipped_fact,
-    shipped_table,
-)
+from loraudit.analysis.finished import Finished, read_finished
+from loraudit.report.page_shipped import beside_shipped, shipped_fact, shipped_table
 from loraudit.report.table_registry import shipped_files
 
 SPEC = {"task": {"name": "t", "source": {"folder": "/here"}}, "epochs": 1, "adapter": {"rank": 1}}

@@ -135,3 +135,22 @@ def test_collapsed_runs_are_counted_beside_both_means(project):
     ((_, _, rows),) = compare.study_sections(found)
     (shown,) = [row for row in rows if "lora" in row[0]]
     assert [str(cell).endswith(" (1 of 2 collapsed)") for cell in shown[2:4]] == [True, True]
+
+
+def test_a_study_is_compared_with_a_shipped_one_by_its_tables(project, tmp_path):
+    study, shipped = Path("results/small"), tmp_path / "shipped"
+    shipped.mkdir()
+    for name in ("runs.csv", "records.jsonl"):
+        shutil.copyfile(study / "tidy" / name, shipped / name)
+    whole = compare.compare_studies(study, study)
+    found = compare.compare_studies(study, shipped)
+    assert found["cells"] == whole["cells"] and found["fields"] == []
+    assert (found["common"], found["only_left"]) == (whole["common"], 0)
+    assert "no predictions: only scores" in compare.study_sentences(found)[-1]
+    runs = pd.read_csv(shipped / "runs.csv")
+    runs.loc[0, "last"] -= 0.25
+    runs.to_csv(shipped / "runs.csv", index=False)
+    records = (shipped / "records.jsonl").read_text()
+    (shipped / "records.jsonl").write_text(records.replace('"epochs": 2', '"epochs": 3'))
+    found = compare.compare_studies(study, shipped)
+    assert found["cells"][0]["difference"] > 0 and "epochs" in found["fields"]

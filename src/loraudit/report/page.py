@@ -215,7 +215,7 @@ AT_FIRST = 2
 """Figures of a section that are seen at first; the others are folded, and all where a table of the
 section has small pictures of the same."""
 
-NARROW = 6
+NARROW = 5
 """Columns up to which a table may stand beside a figure."""
 
 

@@ -1,15 +1,12 @@
 """A study's scores beside those of the shipped run of the same study, cell by cell."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
 from loraudit.analysis.cells import CELL, choices_of
+from loraudit.analysis.finished import Finished, read_finished, unlike
 from loraudit.analysis.statistics import MARGIN
-from loraudit.analysis.tidy_files import read_table
 from loraudit.report.formatting import percent
 from loraudit.report.page_tables import processors
 from loraudit.report.table_registry import shipped_files
@@ -19,28 +16,10 @@ NOT_SHIPPED, OTHER = "not shipped", "other settings"
 """The words of cells that can't be compared."""
 
 
-class Finished(NamedTuple):
-    """A study's tidy runs, and the records of these and of the runs that tune, which come first."""
-
-    runs: pd.DataFrame
-    records: list[dict]
-
-    def specs(self) -> dict[str, dict]:
-        """Return each reported run's spec, as JSON, by its name."""
-        reported = self.records[-len(self.runs) :]
-        return {run: record["spec"] for run, record in zip(self.runs.run, reported, strict=True)}
-
-
 def read_shipped(study: str) -> Finished | None:
     """Return the shipped run of a study; None where there is none."""
     files = shipped_files(study)
     return read_finished(*files) if files else None
-
-
-def read_finished(runs: Path, records: Path) -> Finished:
-    """Read a study's tidy runs and its records, a JSON object per line."""
-    lines = records.read_text().splitlines()
-    return Finished(read_table(runs), [json.loads(line) for line in lines])
 
 
 def beside_shipped(here: Finished, there: Finished | None) -> pd.DataFrame:
@@ -81,22 +60,6 @@ def beside_shipped(here: Finished, there: Finished | None) -> pd.DataFrame:
 
 def _seals(study: Finished) -> list[str | None]:
     return [record.get("record_sha256") for record in study.records]
-
-
-def unlike(one: dict, two: dict) -> list[str]:
-    """Return the fields that two specs, as JSON, have both and with other values.
-
-    Where a task's or model's files were read from is no difference: a copy is written as its name.
-    """
-    return [name for name in one if name in two and not _alike(one[name], two[name])]
-
-
-def _alike(one: object, two: object) -> bool:
-    if isinstance(one, dict) and isinstance(two, dict):
-        if "source" in one and "source" in two:
-            return one["name"] == two["name"]
-        return not unlike(one, two)
-    return one == two
 
 
 def agreement_word(gaps: pd.Series, fields: Sequence[str]) -> str:

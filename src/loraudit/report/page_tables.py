@@ -245,7 +245,7 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
             if key in environment:
                 environment[f"{key} sha256, {name}"] = environment.pop(key)
         for key, value in flat(environment):
-            facts.setdefault(key, {})[str(value)] = None
+            facts.setdefault(key, {})[_as_text(value)] = None
     return pd.DataFrame(
         [{"fact": key, "value": ", ".join(values)} for key, values in facts.items()]
     )

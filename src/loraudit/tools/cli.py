@@ -282,14 +282,21 @@ def compare(
     `loraudit compare quickstart quickstart-mrpc`
 
     `loraudit compare results/quickstart /elsewhere/results/quickstart`
+
+    `loraudit compare quickstart results/committed/quickstart`
     """
     from loraudit.tools import compare as module
 
-    studies = [paths.is_study(name) for name in (left, right)]
+    shipped = [module.is_shipped(Path(name)) for name in (left, right)]
+    studies = [paths.is_study(left) or shipped[0], paths.is_study(right) or shipped[1]]
     if any(studies):
         if not all(studies) and _is_run(right if studies[0] else left):
             raise Misuse(f"{left!r} and {right!r}: give two runs, or two studies")
-        comparison = module.compare_studies(*map(paths.study_folder, (left, right)))
+        folders = [
+            Path(name) if there else paths.study_folder(name)
+            for name, there in zip((left, right), shipped, strict=True)
+        ]
+        comparison = module.compare_studies(*folders)
         parts = module.study_sections(comparison), module.study_sentences(comparison)
     else:
         comparison = module.compare_runs(paths.run_folder(left), paths.run_folder(right), resamples)

@@ -1,11 +1,14 @@
 """Two runs or two studies side by side, from their files."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
+from loraudit.analysis.cells import collapsed
+from loraudit.analysis.finished import Finished, read_finished, unlike
 from loraudit.analysis.resampling import paired_bootstrap
 from loraudit.analysis.run_files import read_run
 from loraudit.analysis.statistics import (
@@ -139,21 +142,22 @@ def compare_studies(left: Path, right: Path) -> dict:
     """Compare two studies' common runs: cell by cell on the same seeds, at the last epochs.
 
     Args:
-        left, right: results/<study> of each.
+        left, right: results/<study> of each, or a shipped one (results/committed/<study>).
 
     Returns:
-        The names, how many runs are common or in one only, how many of them have equal predictions,
-        the fields in which the common runs' specs differ, and a row per cell: seeds, mean scores,
-        how many of them collapsed on each side, paired difference with its 95 % t interval, p, and
-        p by Holm over the cells. Runs that only tune are left out.
+        The names, how many runs are common or in one only, how many of them have equal predictions
+        (None where one is shipped: it has no predictions), the fields in which the common runs'
+        specs differ, and a row per cell: seeds, mean scores, how many of them collapsed on each
+        side, paired difference with its 95 % t interval, p, and p by Holm over the cells. Runs that
+        only tune are left out.
 
     Raises:
         UserError: no finished run in common.
     """
+    if is_shipped(left) or is_shipped(right):
+        return _compare_tables(left, right)
     one, two = _finished(left), _finished(right)
-    common = [name for name in one if name in two]
-    if not common:
-        raise UserError(f"{left} and {right} have no finished run in common")
+    common = _common(one, two, left, right)
     fields: set[str] = set()
     equal, scored = 0, 0
     cells: dict[str, list[Pair]] = {}
@@ -179,6 +183,55 @@ def compare_studies(left: Path, right: Path) -> dict:
         "fields": sorted(fields),
         "cells": _cell_rows(cells),
     }
+
+
+def is_shipped(folder: Path) -> bool:
+    """Tell whether a folder has a study's runs and records alone, as results/committed has."""
+    files = (folder / "runs.csv", folder / "records.jsonl")
+    return all(file.is_file() for file in files) and not (folder / "study.json").is_file()
+
+
+def _common(one: Collection[str], two: Collection[str], left: Path, right: Path) -> list[str]:
+    common = [name for name in one if name in two]
+    if not common:
+        raise UserError(f"{left} and {right} have no finished run in common")
+    return common
+
+
+def _compare_tables(left: Path, right: Path) -> dict:
+    """Compare two studies by their tables of runs, as `compare_studies` does by their runs."""
+    one, two = _tables(left), _tables(right)
+    mine, theirs = one.specs(), two.specs()
+    common = _common(mine, theirs, left, right)
+    fields = {field for name in common for field in unlike(mine[name], theirs[name])}
+    sides = [
+        study.runs.assign(collapsed=collapsed(study.runs, "last")).set_index("run")
+        for study in (one, two)
+    ]
+    cells: dict[str, list[Pair]] = {}
+    for name in common:
+        a, b = (side.loc[name] for side in sides)
+        if a["last"] == a["last"] and b["last"] == b["last"]:
+            pair = Pair(a["last"], b["last"], bool(a.collapsed), bool(b.collapsed))
+            cells.setdefault(f"{name.rpartition('/')[0]} {a.metric}", []).append(pair)
+    return {
+        "left": str(left),
+        "right": str(right),
+        "common": len(common),
+        "only_left": len(mine) - len(common),
+        "only_right": len(theirs) - len(common),
+        "equal_predictions": None,
+        "same_rows": None,
+        "fields": sorted(fields),
+        "cells": _cell_rows(cells),
+    }
+
+
+def _tables(folder: Path) -> Finished:
+    place = folder if is_shipped(folder) else folder / "tidy"
+    if not (place / "records.jsonl").is_file():
+        raise UserError(f"{folder} has no {place.name}/records.jsonl: finish the study first")
+    return read_finished(place / "runs.csv", place / "records.jsonl")
 
 
 def _finished(folder: Path) -> list[str]:
@@ -235,10 +288,15 @@ def study_sentences(comparison: dict) -> list[str]:
     """Say how many runs two studies share and where these differ."""
     left, right = comparison["left"], comparison["right"]
     fields = ", ".join(comparison["fields"]) or "nothing"
+    equal = (
+        "a shipped study has no predictions: only scores are compared"
+        if comparison["same_rows"] is None
+        else f"equal predictions on all rows: {comparison['equal_predictions']} of the "
+        f"{comparison['same_rows']} runs that scored the same rows"
+    )
     return [
         f"left: {left}; right: {right}; {comparison['common']} finished runs in common, "
         f"{comparison['only_left']} only left, {comparison['only_right']} only right",
         f"the common runs' specs differ in: {fields}",
-        f"equal predictions on all rows: {comparison['equal_predictions']} of the "
-        f"{comparison['same_rows']} runs that scored the same rows",
+        equal,
     ]
