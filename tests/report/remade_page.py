@@ -37,6 +37,7 @@ def remade_page(name: str, results: Path) -> Path:
         "row_errors": pd.DataFrame(columns=ROW_ERRORS),
     }
     for part, table in found.items():
+        table = table.fillna({"label": ""}) if "label" in table else table
         table.to_parquet(tidy / f"{part}.parquet")
     write_tables(study, results, results)
     write_late_tables(study, results, results)
