@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from loraudit.base.errors import UserError
+from loraudit.base.yaml_file import read_yaml
 from loraudit.tools import gpu_speeds, plan
 from loraudit.tools.gpu_speeds import COLUMNS, read_speeds, speed
 from tiny import changed, make_spec, tiny_entry
@@ -97,10 +98,36 @@ def test_gpus_that_share_a_step_each_do_their_part(tmp_path, monkeypatch):
     assert four.step_seconds == pytest.approx(speed(spec, read_speeds("h100")).step_seconds / 4)
 
 
+@pytest.mark.parametrize(("precision", "slower"), [("fp32", 67 / 19.5), ("bf16", 989.4 / 312)])
+def test_a_gpu_that_nobody_measured_is_slower_by_its_peak_and_that_is_said(
+    tmp_path, monkeypatch, precision, slower
+):
+    table(tmp_path, monkeypatch, {"precision": "bf16", "steps_per_second": 30.0})
+    spec = changed(SPEC, precision=precision)
+    measured, other = (speed(spec, read_speeds(name)) for name in ("h100", "A100"))
+    assert other.step_seconds == pytest.approx(slower * measured.step_seconds)
+    assert other.device_mib == measured.device_mib
+    assert other.source.startswith("arithmetic from h100: ")
+    assert other.source.endswith(f", times {slower:.3g} for a100's peak")
+    assert measured.source.startswith("measured on h100: ")
+
+
+def test_no_gpu_is_faster_than_what_was_measured(tmp_path, monkeypatch):
+    """The other one's fp32 peak is higher; a short step waits for Python all the same."""
+    table(tmp_path, monkeypatch)
+    peaks = read_yaml(gpu_speeds.PEAKS)
+    assert peaks["rtx4090"]["fp32"] > peaks["h100"]["fp32"]
+    assert speed(SPEC, read_speeds("rtx4090")).step_seconds == pytest.approx(1 / 10)
+    for gpu in peaks.values():
+        assert gpu["source"] and gpu["confidence"] in ("quoted", "memory")
+    assert peaks.keys() - {"h100"} <= set(re.findall(r"\w+", Path("docs/gpu_box.md").read_text()))
+
+
 def test_an_unknown_gpu_or_no_table_is_one_sentence(tmp_path, monkeypatch):
     table(tmp_path, monkeypatch, {"gpu": "l4"})
     with pytest.raises(
-        UserError, match=r"gpu: 'h10' is not known; did you mean 'h100'\? \(legal: h100, l4"
+        UserError,
+        match=r"gpu: 'h10' is not known; did you mean 'h100'\? \(legal: a100, h100, l4, rtx4090",
     ):
         read_speeds("h10")
     pd.DataFrame([ROW]).drop(columns="tokens").to_csv(tmp_path / "gpu.csv", index=False)

@@ -143,7 +143,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Plan for such a GPU by measured speeds (results/committed/bench/gpu.csv).",
+            help="Plan for such a GPU by measured speeds (results/committed/bench/gpu.csv), or by "
+            "arithmetic from them for a100 and rtx4090.",
         ),
     ] = None,
     gpus: Annotated[

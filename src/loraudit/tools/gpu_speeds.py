@@ -5,6 +5,10 @@ method where the table has them, and then the size of a step, batch x tokens, th
 larger step takes longer in proportion to its tokens. A smaller one counts as the row's, because the
 time of a small step is that of starting its kernels. A run's inputs count as `max_length` tokens
 each, so that shorter inputs may take less than estimated.
+
+For a GPU that the table lacks, the speeds of one that it has are scaled by the ratio of the two
+peaks (gpus.yaml). No step is taken to be faster than it was measured, since a short one waits for
+Python.
 """
 
 import math
@@ -15,10 +19,12 @@ import pandas as pd
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.shipped import own_or_shipped
+from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.names import targets_name
 from loraudit.studies.spec import RunSpec
 
 TABLE = Path("results/committed/bench/gpu.csv")
+PEAKS = Path(__file__).with_name("gpus.yaml")
 COLUMNS = (
     *("gpu", "device", "torch", "model", "method", "batch", "tokens", "precision", "compute"),
     *("tool", "runs_per_gpu", "steps_per_second", "q1", "q3", "peak_mib"),
@@ -47,13 +53,16 @@ class Speed(NamedTuple):
 
 
 def read_speeds(name: str) -> pd.DataFrame:
-    """Return the rows of a GPU that are of our own training loop.
+    """Return the rows of a GPU that are of our own training loop, or those of another one, scaled.
 
     Args:
         name: a GPU's short name, such as h100.
 
+    Returns:
+        The rows; `slower` says by how much their speeds were divided, 1 if they were measured.
+
     Raises:
-        UserError: there is no table, it lacks columns, or it has no such GPU.
+        UserError: there is no table, it lacks columns, or nothing is known of such a GPU.
     """
     path = own_or_shipped(TABLE)
     if not path.is_file():
@@ -64,11 +73,22 @@ def read_speeds(name: str) -> pd.DataFrame:
     table = pd.read_csv(path)
     if lacking := [column for column in COLUMNS if column not in table]:
         raise UserError(f"{path}: no column {', '.join(lacking)}; `python benchmarks/gpu.py` has")
-    ours = table[table["tool"] == "loraudit"]
+    ours = table[table["tool"] == "loraudit"].assign(slower=1.0)
     found = ours[ours["gpu"].str.lower() == name.lower()]
-    if found.empty:
-        raise unknown("gpu", name, set(ours["gpu"]))
-    return found
+    return _scaled(ours, name.lower()) if found.empty else found
+
+
+def _scaled(measured: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of the GPUs whose peaks are known too, at the speed of another one's peak."""
+    peaks = read_yaml(PEAKS)
+    known = measured[measured["gpu"].isin(set(peaks))]
+    if name not in peaks or known.empty:
+        raise unknown("gpu", name, {*measured["gpu"], *(() if known.empty else peaks)})
+    ratios = [
+        max(1.0, peaks[gpu][precision] / peaks[name][precision])
+        for gpu, precision in zip(known["gpu"], known["precision"], strict=True)
+    ]
+    return known.assign(steps_per_second=known["steps_per_second"] / ratios, slower=ratios, of=name)
 
 
 def speed(spec: RunSpec, rows: pd.DataFrame, runs_per_gpu: int = 1, processes: int = 1) -> Speed:
@@ -134,10 +154,12 @@ def _source(row: pd.Series, wanted: dict[str, object], share: float, own: bool) 
     size = f"{row['batch']}x{row['tokens']}"
     said = f"{row['gpu']}: {row['model']} {row['method']} {size} {row['precision']}"
     other = [f"{key} {row[key]} for {value}" for key, value in wanted.items() if row[key] != value]
-    if own and not other and math.isclose(share, 1):
+    measured = row.get("of") is None
+    if own and measured and not other and math.isclose(share, 1):
         return f"measured on {said}"
     said += f" ({', '.join(other)})" if other else ""
     if not math.isclose(share, 1):
         scaled = f"times {share:.3g} for the step's tokens"
         said += f", {scaled}" if share > 1 else ", as which the smaller step counts"
+    said += "" if measured else f", times {row['slower']:.3g} for {row['of']}'s peak"
     return f"arithmetic from {said}"

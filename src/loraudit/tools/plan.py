@@ -685,7 +685,8 @@ def _assumed() -> list[str]:
     return [
         "the times are arithmetic from speeds measured on another machine: inputs count as "
         "max_length tokens each, an evaluated row as a third of a trained one, a start as "
-        f"{START_SECONDS:g} s; cross-checks are not counted"
+        f"{START_SECONDS:g} s; cross-checks are not counted; a GPU that was not measured is taken "
+        "to be slower by the ratio of the peaks, but never faster"
     ]
 
 
