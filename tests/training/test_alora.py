@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraudit.adapters import inject
+from loraudit.adapters.base_layers import blocks_of
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
 from loraudit.studies.method_settings import ALoRASettings
-from loraudit.training.block_outputs import KeptOutputs, blocks_of
+from loraudit.training.block_outputs import KeptOutputs
 from loraudit.training.methods import alora
 from loraudit.training.resize_ranks import grow, prune
 from tiny import MILD, changed, make_spec, tiny_entry, tiny_model

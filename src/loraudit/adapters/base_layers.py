@@ -206,6 +206,17 @@ def names_like(model: nn.Module, pattern: str) -> list[str]:
     return [name for name, _ in model.named_modules() if regex.search(name)]
 
 
+def blocks_of(model: nn.Module, entry: ModelEntry) -> dict[str, nn.Module]:
+    """Return {full name: block} in order; a block is what `*` numbers in the entry's module names.
+
+    The result is empty if the entry's names do not agree on where the blocks are.
+    """
+    modules = map(layer_pattern, entry.modules.values())
+    patterns = {f"{name.partition('*')[0]}*" for name in modules if "*" in name}
+    names = [name for pattern in patterns for name in names_like(model, pattern)]
+    return {name: model.get_submodule(name) for name in names} if len(patterns) == 1 else {}
+
+
 def freeze(model: nn.Module, head: tuple[str, ...], train_head: bool) -> None:
     """Freeze every parameter, except the head's when `train_head`."""
     for name, parameter in model.named_parameters():

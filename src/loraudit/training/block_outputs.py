@@ -12,20 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from loraudit.adapters.base_layers import names_like
-from loraudit.studies.entries import ModelEntry, layer_pattern
-
-
-def blocks_of(model: nn.Module, entry: ModelEntry) -> dict[str, nn.Module]:
-    """Return {full name: block} in order; a block is what `*` numbers in the entry's module names.
-
-    The result is empty if the entry's names do not agree on where the blocks are.
-    """
-    modules = map(layer_pattern, entry.modules.values())
-    patterns = {f"{name.partition('*')[0]}*" for name in modules if "*" in name}
-    names = [name for pattern in patterns for name in names_like(model, pattern)]
-    return {name: model.get_submodule(name) for name in names} if len(patterns) == 1 else {}
-
 
 class KeptOutputs:
     """The outputs of blocks in passes that the caller names; without blocks, all passes are whole.

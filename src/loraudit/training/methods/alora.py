@@ -32,6 +32,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from loraudit.adapters.base_layers import blocks_of
 from loraudit.adapters.inject import lora_layers
 from loraudit.adapters.lora import LoRALinear
 from loraudit.base.errors import UserError
@@ -39,7 +40,7 @@ from loraudit.base.progress import progress
 from loraudit.data.batches import Examples, collate, labels_tensor, sorted_batches
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import derive_seed
-from loraudit.training.block_outputs import KeptOutputs, blocks_of
+from loraudit.training.block_outputs import KeptOutputs
 from loraudit.training.loop import to_device
 from loraudit.training.methods.lora import LoRA
 from loraudit.training.rank_moves import RankController
