@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from statsmodels.stats.power import TTestIndPower
 
 from loraudit.analysis.cost import cost
@@ -23,6 +24,7 @@ from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.statistics import aggregate
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.errors import UserError
+from loraudit.base.files import sha256
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figure_style import save
@@ -189,7 +191,7 @@ def test_the_readme_is_one_screen_and_in_order():
         "CPU only",
         "## What came out",
         "is withdrawn until",
-        "report.html](",
+        "docs/assets/report.png",
         "## My machine",
         "![The rules",
         "## Where next",
@@ -199,6 +201,23 @@ def test_the_readme_is_one_screen_and_in_order():
     assert places == sorted(places)
     for image in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert Path(image).is_file(), image
+
+
+def test_the_readmes_first_finding_is_what_the_verdicts_are():
+    verdicts = pd.read_csv(COMMITTED / "published/verdicts.csv").verdict
+    counts = verdicts.value_counts().to_dict()
+    assert counts == {"not reproduced": 2, "different, by how much is open": 1}
+    assert "None of three: two differ by more than the margin, one by how much is open" in " ".join(
+        README.split()
+    )
+
+
+def test_the_picture_of_a_report_is_of_the_committed_page():
+    """If not: python scripts/report_picture.py, on a machine with Chromium."""
+    script = runpy.run_path("scripts/report_picture.py")
+    with Image.open("docs/assets/report.png") as picture:
+        assert picture.text[script["KEY"]] == sha256(script["PAGE"])
+    assert f"(docs/assets/report.png)]({script['PAGE']})" in README
 
 
 def test_the_readmes_bibtex_is_that_of_the_page_on_citing():

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,6 +252,12 @@ def test_a_report_without_an_answer_has_no_first_sentence(tmp_path, page):
     (tmp_path / "report.html").write_text(page)
     assert plugin.first_sentence(tmp_path / "report.html") == ""
     assert plugin.first_sentence(tmp_path / "nowhere.html") == ""
+
+
+def test_the_first_sentence_is_that_of_the_page(tmp_path):
+    """As the template writes it, with the answer that a committed page has."""
+    said = plugin.first_sentence(Path("results/committed/published/report.html"))
+    assert re.match(r"Beside published numbers: \d not reproduced, .*\.$", said)
 
 
 def test_a_sentence_that_ends_in_a_colon_goes_on_with_the_first_item(tmp_path):
