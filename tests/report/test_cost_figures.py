@@ -71,6 +71,23 @@ def test_sizes_within_a_factor_of_two_are_no_axis():
     assert named == ["CPU time per step, ms", "peak memory, MiB"]
 
 
+@pytest.mark.parametrize("methods", [("lora", "full"), ("bitfit", "head")])
+def test_each_run_stands_with_its_own_cells_means(methods):
+    """Where no cell has a rank, the column of ranks holds no numbers to match by."""
+    runs = [
+        {"method": method, "rank": 8.0 if method == "lora" else None, "last": score, "seed": seed}
+        for seed in (0, 1)
+        for method, score in zip(methods, (0.8 + seed / 10, 0.6), strict=True)
+    ]
+    cell = {"task": "t", "model": "m", "targets": None, "label": "", "metric": "accuracy"}
+    costs = {"parameters_trainable": 10, "steps": 5, "seconds_train": 1.0, "last_epoch": 1}
+    memory = {"peak_memory_mib": 100.0, "peak_device_memory_mib": None}
+    rows = cost_figures.pareto_rows(pd.DataFrame(runs).assign(**cell, **costs, **memory))
+    assert rows.run_last.tolist() == pytest.approx([0.8, 0.6, 0.9, 0.6])
+    assert rows.last_mean.tolist() == pytest.approx([0.85, 0.6] * 2)
+    assert rows.method.tolist() == [*methods] * 2 and rows.seed.tolist() == [0, 0, 1, 1]
+
+
 def test_every_seed_is_a_dot_of_its_cells_colour():
     axes = cost_figures.pareto(priced()).axes[0]
     dots = [c for c in axes.collections if len(c.get_offsets()) == 2]

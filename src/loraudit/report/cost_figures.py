@@ -124,8 +124,9 @@ def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
     """
     own = priced(tidy)
     kept = {name: f"run_{name}" for name in ("last", *PRICES)}
-    own = own[[*SCORED_CELL, "seed", *kept]].rename(columns=kept)
-    return own.merge(fronts(tidy), on=SCORED_CELL, how="left", validate="many_to_one")
+    cell = own.groupby(SCORED_CELL, dropna=False, sort=False).ngroup()  # in the order of `fronts`
+    cells = fronts(tidy).loc[cell].set_index(own.index)
+    return pd.concat([cells, own[["seed", *kept]].rename(columns=kept)], axis=1)
 
 
 def _prices(table: pd.DataFrame) -> dict[str, str]:
