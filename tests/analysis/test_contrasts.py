@@ -249,7 +249,7 @@ def test_switches_share_the_spread_of_their_differences():
     assert list(best.p) == pytest.approx([2 * scipy.stats.t.sf(0.02 / error, 8)] * 4)
     assert (best.correlation > 0.9).all()
     shown = switch_table(effects)
-    assert set(shown.family) == {"4 tests", "outside: never above 0"}
+    assert set(shown.family) == {"4 tests", "outside: never better than 0"}
 
 
 def test_methods_that_move_ranks_stand_beside_lora_of_their_rank():

@@ -143,6 +143,12 @@ def test_a_front_within_noise_is_none_and_a_clear_one_is_one():
     assert not noisy.clear_milliseconds_step.any()
 
 
+def test_of_a_log_loss_the_lowest_is_on_the_front():
+    cells = seeds_of({"a": (0.8, 0.1), "b": (0.9, 0.2), "c": (0.7, 0.3)}, noise=0.01)
+    table = pareto(cells.assign(metric="log_loss"))
+    assert list(table.front_milliseconds_step) == ["on", "beaten", "on"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_means_differ_clearly_about_as_rarely_as_the_test_says(seed):
     """Of twelve equal cells, the pairs that differ at 5 % are few; a far one differs from all."""

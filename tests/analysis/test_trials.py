@@ -9,7 +9,7 @@ import pytest
 from loraudit.analysis.trials import chosen_settings, values_text
 from loraudit.report.tables import tuning_table
 
-CELL = {"task": "t", "model": "m", "targets": "q+v", "label": ""}
+CELL = {"task": "t", "model": "m", "targets": "q+v", "label": "", "metric": "accuracy"}
 RATES = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
@@ -41,6 +41,21 @@ def test_each_cell_has_what_it_takes_its_lead_and_its_rate_beside_full_fine_tuni
     assert lora["rate_ratio"] == pytest.approx(10)
     assert (lora["ratio_low"], lora["ratio_high"]) == (pytest.approx(10), pytest.approx(10))
     assert np.isnan(full["rate_ratio"])
+
+
+def test_of_a_log_loss_the_lowest_rate_is_the_best():
+    lost = {rate: [1 - score for score in scores] for rate, scores in clear(1e-3).items()}
+    full = {rate: [1 - score for score in scores] for rate, scores in clear(1e-4).items()}
+    table = pd.concat(
+        [
+            trials("lora", lost, 1e-3, rank=8, metric="log_loss"),
+            trials("full", full, 1e-4, rank=np.nan, targets=None, metric="log_loss"),
+        ]
+    )
+    lora = chosen_settings(table).iloc[0]
+    assert lora["mean"] == pytest.approx(0.095)
+    assert lora.lead == pytest.approx(0.4)
+    assert lora.rate_ratio == pytest.approx(10)
 
 
 def test_seeds_that_disagree_widen_the_ratios_interval():

@@ -37,7 +37,7 @@ LENGTHS = np.random.default_rng(0).integers(3, 60, 1003)
 def test_labels_have_the_dtype_that_losses_and_devices_take(labels, dtype):
     empty = np.zeros(3, int)
     examples = Examples(empty, labels, empty, empty, empty, None)
-    found = labels_tensor(examples, np.array([2, 0]))
+    found = labels_tensor(examples, np.array([2, 0]), make_spec())
     assert found.dtype == dtype
     assert found.tolist() == labels[[2, 0]].tolist()
 

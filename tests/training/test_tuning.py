@@ -9,19 +9,21 @@ from loraudit.studies.record import RunRecord, write_record
 from loraudit.studies.spec import Candidate, Tuned, digest
 from loraudit.training.tuning import choose
 from tiny import TRAIN, changed, make_spec
+from tiny_text import text_spec
 
 RATES = [1e-4, 1e-3, 1e-2]
 BASE = make_spec(selection_rows=10, validate_epochs="none")
 
 
-def tuned(scores: dict[float, list[float | None]], root):
+def tuned(scores: dict[float, list[float | None]], root, base=BASE):
     """Write the records of runs with these scores, and return a spec that waits for them."""
     candidates = []
     for rate, values in scores.items():
         runs = {}
         for seed, score in enumerate(values, 100):
-            spec = changed(BASE, learning_rate=rate, seed=seed)
-            chosen = {"epoch": 1, "scores": {"accuracy_selection": score}}
+            spec = changed(base, learning_rate=rate, seed=seed)
+            metric = f"{base.task.headline}_selection"
+            chosen = {"epoch": 1, "scores": {metric: score}}
             train = TRAIN.model_dump() | {"epochs": {"selected": chosen, "last": chosen}}
             train |= {"epochs": {}, "diverged": 3} if score == "diverged" else {}
             record = RunRecord(spec=spec, spec_sha256=digest(spec), train=train, environment={})
@@ -29,7 +31,7 @@ def tuned(scores: dict[float, list[float | None]], root):
             write_record(root / f"rate{rate}/s{seed}", record)
             runs[f"rate{rate}/s{seed}"] = digest(spec)
         candidates.append(Candidate(values={"learning_rate": rate}, runs=runs))
-    return changed(BASE, validate_epochs="all", tuned=Tuned(candidates=tuple(candidates)))
+    return changed(base, validate_epochs="all", tuned=Tuned(candidates=tuple(candidates)))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,14 @@ def test_the_highest_mean_over_seeds_is_chosen(tmp_path, scores, chosen, at_edge
         assert found.trials[0].mean == pytest.approx(statistics.mean(scores[0]))
         assert found.trials[0].sd == pytest.approx(statistics.stdev(scores[0]))
     assert len(found.seals) == 6 and all(found.seals.values())
+
+
+def test_of_language_models_the_lowest_mean_is_chosen(tmp_path):
+    base = text_spec(selection_rows=10, validate_epochs="none")
+    scores = {1e-4: [3.0, 3.2], 1e-3: [2.0, 2.5], 1e-2: [0.5, "diverged"]}
+    found = choose(tuned(scores, tmp_path, base), tmp_path)
+    assert found.chosen == {"learning_rate": 1e-3}
+    assert found.trials[2].mean > 1e20
 
 
 def test_a_missing_run_and_another_run_are_refused(tmp_path):

@@ -140,7 +140,8 @@ def check_entry(model: nn.Module, entry: ModelEntry, outputs: int) -> None:
     for name in entry.head:
         if name not in modules:
             raise UserError(f"{where} has no head module {name!r}")
-    _check_output(model, entry, outputs)
+    if entry.head:
+        _check_output(model, entry, outputs)
     places: dict[tuple[int, str], str] = {}
     matrices: dict[str, Matrix] = {}
     for matrix, module in entry.modules.items():
@@ -228,12 +229,14 @@ def hold_frozen(model: nn.Module, head: tuple[str, ...], dtype: torch.dtype) -> 
 
     Under autocast to `dtype` this changes no bit of what the model computes, since a linear layer
     then casts its weight anyway, each time that it runs. Embeddings and LayerNorm, with which
-    autocast computes in float32, stay as they are, and so does a frozen head, which is saved.
+    autocast computes in float32, stay as they are, and so does a frozen head, which is saved, and a
+    language model's last layer where its weight is that of the embedding.
     """
+    embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | Conv1D) and not in_head(f"{name}.", head):
             for parameter in layer.parameters(recurse=False):
-                if not parameter.requires_grad:
+                if not parameter.requires_grad and id(parameter) not in embedded:
                     parameter.data = parameter.data.to(dtype)
 
 

@@ -1,6 +1,7 @@
 """Load the pretrained model of a run, and draw its head."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -8,16 +9,17 @@ from torch import nn
 
 from loraudit.adapters.base_layers import check_entry, in_head
 from loraudit.base.errors import UserError
-from loraudit.studies.entries import ModelEntry
+from loraudit.studies.entries import ModelEntry, TaskEntry
 from loraudit.studies.spec import RunSpec, derive_seed
 
 
 def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     """Load the sequence classifier of a run, and draw its head by the run's seed.
 
-    A head in the checkpoint is not used, whatever its size, nor is a pooler that was never trained:
-    the entry's `pretrained_pooler` tells, and is checked against the weights. With `base_bits`, the
-    linear layers outside the head are quantised.
+    Of a task that predicts text it is the causal language model, which has no head. A head in the
+    checkpoint is not used, whatever its size, nor is a pooler that was never trained: the entry's
+    `pretrained_pooler` tells, and is checked against the weights. With `base_bits`, the linear
+    layers outside the head are quantised.
 
     Args:
         spec: the run.
@@ -27,19 +29,20 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
             model's config says.
 
     Raises:
-        UserError: transformers has no sequence classifier of its type, names of the model's entry
-            do not fit the model, its `pretrained_pooler` is not so, the checkpoint lacks weights
+        UserError: transformers has no sequence classifier (or causal language model) of its type,
+            it is a masked language model and the task predicts text, names of the model's entry do
+            not fit the model, its `pretrained_pooler` is not so, the checkpoint lacks weights
             other than the head's or has them in other shapes, `max_length` is more than it can
             read, or `base_group` does not fit its layers.
     """
-    from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     outputs = max(1, len(spec.task.classes))
-    check_classifier(folder, f"model {spec.model.name!r}")
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    check = check_causal_lm if spec.task.causal_lm else check_classifier
+    check(folder, f"model {spec.model.name!r}")
+    model, info = auto_class(spec.task).from_pretrained(
         folder,
         num_labels=outputs,
         output_loading_info=True,
@@ -62,6 +65,41 @@ def load_base(spec: RunSpec, folder: Path, pad: int | None = None) -> nn.Module:
     return model
 
 
+def auto_class(task: TaskEntry) -> Any:
+    """Return the class of transformers that makes the model for a task from its config."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForCausalLM if task.causal_lm else AutoModelForSequenceClassification
+
+
+def check_causal_lm(folder: Path, where: str) -> None:
+    """Refuse a model that does not predict each token from those before it.
+
+    Args:
+        folder: of the model, with config.json.
+        where: start of the error message.
+
+    Raises:
+        UserError: its type is unknown, is that of an encoder, which sees the tokens that are to be
+            predicted, or has an encoder beside its decoder.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    config = _config(folder, where)
+    encoder = type(config) in auto.MODEL_FOR_MASKED_LM_MAPPING
+    encoder = encoder and not getattr(config, "is_decoder", False)
+    if encoder or config.is_encoder_decoder:
+        raise UserError(
+            f"{where}: models of type {config.model_type!r} see the tokens after each token, which "
+            "a task of kind 'causal_lm' asks to predict (legal: a decoder, such as GPT-2 or Llama)"
+        )
+    if type(config) not in auto.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{where}: transformers has no causal language model for models of type "
+            f"{config.model_type!r}"
+        )
+
+
 def check_classifier(folder: Path, where: str) -> None:
     """Refuse a model of which transformers makes no sequence classifier.
 
@@ -72,19 +110,24 @@ def check_classifier(folder: Path, where: str) -> None:
     Raises:
         UserError: its type is unknown, or has no sequence classifier.
     """
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: config.json can't be read: {reason}") from None
+    config = _config(folder, where)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(
             f"{where}: transformers has no sequence classifier for models of type "
             f"{config.model_type!r}"
         )
+
+
+def _config(folder: Path, where: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{where}: config.json can't be read: {reason}") from None
 
 
 def _check_weights(entry: ModelEntry, info: dict) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, TaskType
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -97,11 +97,11 @@ def switch(model: nn.Module, folder: Path) -> nn.Module:
 
     Raises:
         ValueError: the adapters are merged, so their update would stay in the base.
-        UserError: `load` refuses the folder, or it has no head, so that the other task's head would
-            stay in place. The model is then unchanged.
+        UserError: `load` refuses the folder, or it has no head although it is no language model's,
+            so that the other task's head would stay in place. The model is then unchanged.
     """
     config, state = peft_folder.read_folder(folder)
-    if not config.modules_to_save:
+    if not config.modules_to_save and config.task_type != TaskType.CAUSAL_LM:
         raise UserError(f"{folder}: no head (modules_to_save); the one in place is another task's")
     layers = wrapped(model)
     if any(layer.merged for layer in lora_layers(model).values()):

@@ -33,20 +33,25 @@ def lora_config(spec: RunSpec, names: list[str]) -> peft.LoraConfig:
     """
     adapter = spec.lora
     fields = {
-        "task_type": peft.TaskType.SEQ_CLS,
+        "task_type": task_type(spec),
         "base_model_name_or_path": base_name(spec),
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.lora_dropout,
         "init_lora_weights": "gaussian" if adapter.init == "gaussian" else True,
         "target_modules": list(names),
-        "modules_to_save": list(spec.model.head),
+        "modules_to_save": list(spec.model.head) or None,
         "bias": "none",
         "inference_mode": True,
         **adapter.peft,
     }
     with peft_errors(adapter.peft):
         return peft.LoraConfig(**fields)
+
+
+def task_type(spec: RunSpec) -> peft.TaskType:
+    """Return PEFT's name for what the run predicts."""
+    return peft.TaskType.CAUSAL_LM if spec.task.causal_lm else peft.TaskType.SEQ_CLS
 
 
 def base_name(spec: RunSpec) -> str:

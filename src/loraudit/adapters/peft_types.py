@@ -43,9 +43,9 @@ def config_of(model: nn.Module, spec: RunSpec) -> Any:
         own["oft_block_size"] = 0
         own["r"] = 0 if options.get("oft_block_size") else adapter.rank
     fields = {
-        "task_type": peft.TaskType.SEQ_CLS,
+        "task_type": peft_twin.task_type(spec),
         "target_modules": [target.layer for target in targets],
-        "modules_to_save": list(spec.model.head),
+        "modules_to_save": list(spec.model.head) or None,
         **{key: value for key, value in own.items() if key in known},
         **options,
     }

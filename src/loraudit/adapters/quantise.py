@@ -67,6 +67,7 @@ class HQQLinear(hqq.HQQLinear):
 def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
     """Pack every linear layer outside the head in `spec.base_bits` bits, in place.
 
+    A language model's last layer, which often has the embedding's weight, stays as it is.
     Layers keep their `original` weight if their adapters start from its quantisation error.
 
     Raises:
@@ -76,8 +77,9 @@ def quantise(model: nn.Module, spec: RunSpec) -> nn.Module:
     assert bits is not None and group is not None  # the spec sees to it
     starting = adapter.targets if adapter and adapter.from_error else ()
     adapted = target_modules(model, spec.model, starting)
+    last = model.get_output_embeddings() if spec.task.causal_lm else None
     for name, layer in list(model.named_modules()):
-        if not is_linear(layer) or in_head(f"{name}.", spec.model.head):
+        if not is_linear(layer) or in_head(f"{name}.", spec.model.head) or layer is last:
             continue
         weight = (layer.weight if isinstance(layer, nn.Linear) else layer.weight.T).detach()
         _check_group(name, weight.shape[1], group)

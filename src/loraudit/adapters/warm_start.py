@@ -17,7 +17,8 @@ def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
     """Copy another run's adapter into a model of ours or of PEFT's; return the tensors' names.
 
     lora_A and lora_B are copied. If `warm_start.tensors` is "adapter+head", so are the head's
-    tensors, except those of its output layer, whose rows are the other task's classes.
+    tensors, except those of its output layer, whose rows are the other task's classes. A language
+    model has no head, and takes none.
 
     Args:
         model: a model that `apply` has prepared.
@@ -33,11 +34,14 @@ def start_from(model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
     if start is None:
         raise ValueError("the run's spec has no warm_start")
     own = {own_name(name): parameter for name, parameter in model.named_parameters()}
-    state = (read_parts if layouts_of(model) else read_folder)(folder)[1]
+    config, state, *_ = (read_parts if layouts_of(model) else read_folder)(folder)
+    head = spec.model.head or tuple(config.modules_to_save or ())  # a language model has none
     copied = []
     for name, tensor in state.items():
-        if in_head(name, spec.model.head) and (
-            start.tensors == "adapter" or in_head(name, (spec.model.output_layer,))
+        if in_head(name, head) and (
+            start.tensors == "adapter"
+            or not spec.model.head
+            or in_head(name, (spec.model.output_layer,))
         ):
             continue
         if name not in own or own[name].shape != tensor.shape:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +71,9 @@ def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
         tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
         planned = Evidence(planned.name, tuple(tuned))
     plain = _of_scores(claim)
+    if claim.quantity not in SCORES:  # a task of any kind has it
+        cells = (replace(c, runs=c.runs.drop(columns="metric")) for c in planned.cells)
+        planned = Evidence(planned.name, tuple(cells))
     return [part for subject in planned.subjects() for part in parts_of(plain, planned, subject)]
 
 
@@ -103,9 +107,14 @@ def _least_step(spec: RunSpec, name: str) -> float:
     return min(map(max, itertools.pairwise(gaps)), default=math.inf)
 
 
+SCORES = {"score": "points", "log_loss": "nats"}
+"""Quantities of which a planned cell has one or the other, with the unit of each."""
+
+
 def _of_scores(claim: Claim) -> Claim:
     """Return the claim as if it spoke of scores, which all planned cells have."""
-    return claim.model_copy(update={"quantity": "score", "unit": "points"})
+    name = claim.quantity if claim.quantity in SCORES else "score"
+    return claim.model_copy(update={"quantity": name, "unit": SCORES[name]})
 
 
 def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:

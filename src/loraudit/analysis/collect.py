@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from loraudit.analysis import contrasts
-from loraudit.analysis.cells import CELL, SUBJECT, cell_of, choices_of
+from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_of, choices_of
 from loraudit.analysis.resampling import resampled_scores, row_weights
 from loraudit.analysis.statistics import agreement, mcnemar, same_rows
 from loraudit.analysis.tidy_files import write_tidy
@@ -178,7 +178,7 @@ def _last_words(log: Path) -> str:
 
 
 def history(study: Study, folder: Path) -> pd.DataFrame:
-    """Stack every run's scores per epoch: run, the columns of a cell, seed, epoch, loss, score.
+    """Stack every run's scores per epoch: run, a cell's columns, seed, metric, epoch, loss, score.
 
     The score is of the rows that `split` names: validation, or the selection rows of a run that
     scores the validation rows at chosen epochs only. It is NaN at epochs that were not scored: all
@@ -198,7 +198,15 @@ def history(study: Study, folder: Path) -> pd.DataFrame:
                 rows.append((*counts, *map(float, values)))
     names = ["run", "split", "collapsed", "epoch", "step", "train_loss", "score"]
     epochs = pd.DataFrame(rows, columns=names)
-    cells = [{"run": run.id, **cell_of(run), "seed": run.spec.seed} for run in study.runs]
+    cells = [
+        {
+            "run": run.id,
+            **cell_of(run),
+            "seed": run.spec.seed,
+            "metric": run.spec.task.headline,
+        }
+        for run in study.runs
+    ]
     return pd.DataFrame(cells).merge(epochs, on="run", validate="one_to_many")
 
 
@@ -229,8 +237,8 @@ def ranks(study: Study, folder: Path) -> pd.DataFrame:
 
 
 TUNING = [
-    *(*CELL, "seed", "values", "learning_rate", "score", "epoch", "collapsed", "diverged"),
-    *("chosen", "at_edge"),
+    *(*SCORED_CELL, "seed", "values", "learning_rate", "score", "epoch", "collapsed"),
+    *("diverged", "chosen", "at_edge"),
 ]
 
 
@@ -253,6 +261,7 @@ def tuning(study: Study, folder: Path) -> pd.DataFrame:
             for trial in candidate.runs:
                 record = trial_record(trial)  # twins share it
                 fields = {
+                    "metric": run.spec.task.headline,
                     "seed": record.spec.seed,
                     "values": json.dumps(candidate.values),
                     "learning_rate": record.spec.learning_rate,

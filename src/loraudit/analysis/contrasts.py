@@ -30,6 +30,7 @@ from loraudit.analysis.resampling import interquartile_difference
 from loraudit.analysis.statistics import MARGIN, NO_SPREAD, SIGNIFICANCE, holm, holm_factors
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import variant_of
+from loraudit.studies.scores import unit_of
 from loraudit.studies.study import Study
 from loraudit.studies.study_file import Contrast
 
@@ -37,7 +38,7 @@ ROLES = {
     "test": "tested",
     "twins": "twins",
     "copy": "repeats its twin's",
-    "worth": "never above 0",
+    "worth": "never better than 0",
 }
 """What a row is to its family, in words: a test, which alone belongs to it; two codes of one
 method, equal by design; a row of PEFT's that says what our row of the same cells says; what the
@@ -191,6 +192,7 @@ def _contrast_row(
         correlation = correlation_by_seed(both[f"{epoch}_left"], both[f"{epoch}_right"])
         difference = one_sample(_gaps(both, epoch), _spread(_gaps(both, epoch)))
     return {
+        "metric": left["metric"],
         "epoch": epoch,
         "left": cell_name(left),
         "right": cell_name(right),
@@ -316,13 +318,17 @@ def finding(asks: str, difference: float, margin: float, p_holm: float) -> str:
 def task_aggregates(tidy: pd.DataFrame, contrasts: Sequence[Contrast] = ()) -> pd.DataFrame:
     """Compare methods over all tasks that have both of them, if there are several.
 
+    Tasks that predict text are left out: their scores are no fractions that could be averaged with
+    others'.
+
     Returns:
         A row per contrast of two variants, model and epoch choice: the number of tasks and the
         fewest runs, how many of all collapsed, the difference of interquartile means with its
         bootstrap interval (95 %, not adjusted).
     """
     rows = []
-    for model, runs in tidy.groupby("model", sort=False):
+    fractions = tidy[tidy.metric.map(unit_of) == "points"]
+    for model, runs in fractions.groupby("model", sort=False):
         found: dict[tuple[str, str], list[Pair]] = {}
         for _, part in runs.groupby("task", sort=False):
             cells = named_cells(part)
@@ -361,7 +367,7 @@ def switch_effects(study: Study, tidy: pd.DataFrame, base: str) -> pd.DataFrame:
 
     The spread of the differences is pooled over the switches of a task and model. The row "last
     epoch, not the best" is the base against itself: what choosing the epoch on the validation split
-    is worth. It can't be above 0, so it has no p, and a 95 % interval of its own.
+    is worth. It can't be better than 0, so it has no p, and a 95 % interval of its own.
 
     Returns:
         A row per task and switch (and epoch choice): mean difference (switch minus base), n, how
@@ -428,6 +434,7 @@ def _spread(values: pd.Series) -> Spread:
 def _effect(switch: str, epoch: str, base: pd.DataFrame, difference: Difference, n: int) -> dict:
     mean = base[epoch].mean()
     return {
+        "metric": base.metric.iloc[0],
         "switch": switch,
         "epoch": epoch,
         "base": mean,

@@ -16,6 +16,7 @@ from loraudit.analysis.cells import SCORED_CELL, SUBJECT
 from loraudit.analysis.pooling import Spread, pooled
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, aggregate
 from loraudit.studies.methods import METHODS
+from loraudit.studies.scores import sign
 
 TASKS = 10
 """The poster's example: one base model that serves ten tasks."""
@@ -158,7 +159,7 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     """Return a row per cell: last-epoch score, its prices, and where it is to each front.
 
     A cell is "on" the front of a price (`front_<price>`, one of `STANDS`) where no other cell of
-    its task and model has both a mean as high and a mean price as low, one of the two better. It is
+    its task and model has both a mean as good and a mean price as low, one of the two better. It is
     "beaten" where another cell that has both is clearly better in one (`clearly_differ`), else
     "within noise". `clear_<price>` tells whether there is a front to speak of: the cheapest and the
     dearest cell on it differ clearly in price and in score, or one cell clearly beats all others.
@@ -186,7 +187,7 @@ def _front(cells: Sequence[pd.DataFrame], price: str) -> tuple[list[str], bool]:
     """Return of each cell of a task and model where it stands, and whether the front is clear."""
     if not cells:
         return [], False
-    scores = [own["last"].to_numpy(float) for own in cells]
+    scores = [sign(own.metric.iloc[0]) * own["last"].to_numpy(float) for own in cells]
     prices = [own[price].to_numpy(float) for own in cells]
     score, paid = (np.array([one.mean() for one in values]) for values in (scores, prices))
     scored = clearly_differ(scores)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from loraudit.analysis.cells import choices_of, collapsed
 from loraudit.analysis.evidence import Cell, Evidence
+from loraudit.studies.scores import unit_of
 
 EMPTY = pd.Series(dtype=float)
 
@@ -24,7 +25,23 @@ def epoch_of(evidence: Evidence, subject: tuple[str, str], asked: str | None) ->
 
 
 def score(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
-    """Return the headline score, a fraction."""
+    """Return the headline score, a fraction; nothing where text is predicted."""
+    return _headline(cell, epoch) if unit_of(_metric(cell)) == "points" else EMPTY
+
+
+def log_loss(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return the log loss of a task that predicts text, in nats per token; lower is better."""
+    if _metric(cell) == "log_loss":
+        return _headline(cell, epoch)
+    return _column(cell, f"{epoch}_log_loss")
+
+
+def _metric(cell: Cell) -> str:
+    """Return the headline metric of a cell; "" of published numbers, which are fractions."""
+    return str(cell.runs.metric.iloc[0]) if "metric" in cell.runs else ""
+
+
+def _headline(cell: Cell, epoch: str | None) -> pd.Series:
     return _column(cell, epoch, made=epoch is not None and f"{epoch}_epoch" in cell.runs)
 
 

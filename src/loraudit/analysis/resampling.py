@@ -47,7 +47,8 @@ def resampled_scores(
     Args:
         labels, predictions: (rows,) class numbers, or numbers.
         weights: how often each row is in each resample (resamples, rows).
-        metric: accuracy, f1 (binary, class 1), matthews, pearson or spearman.
+        metric: accuracy, f1 (binary, class 1), matthews, pearson or spearman; or of text, where
+            labels are numbers of tokens and predictions losses, log_loss or perplexity.
 
     Raises:
         KeyError: another metric.
@@ -116,12 +117,23 @@ def _correlation(one: np.ndarray, two: np.ndarray, weights: np.ndarray) -> np.nd
     return _ratio(covariance, np.sqrt((weights * one**2).sum(1) * (weights * two**2).sum(1)))
 
 
+def _log_loss(tokens: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    whole = weights.astype(float)
+    return (whole @ losses) / (whole @ tokens)
+
+
+def _perplexity(tokens: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.exp(_log_loss(tokens, losses, weights))
+
+
 _MEASURES = {
     "accuracy": _accuracy,
     "f1": _f1,
     "matthews": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,
+    "log_loss": _log_loss,
+    "perplexity": _perplexity,
 }
 
 

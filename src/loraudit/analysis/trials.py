@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, SUBJECT, label_text
+from loraudit.analysis.cells import SCORED_CELL, SUBJECT, label_text
 from loraudit.studies.methods import METHODS
-from loraudit.studies.record import LOWEST
+from loraudit.studies.scores import sign, worst_score
 
 RESAMPLES = 2000
 """How often the seeds that tune are drawn again, for the interval of a ratio of rates."""
@@ -18,25 +18,24 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         tuning: `collect.tuning`'s rows, one per cell, combination of values, and seed. An undefined
-            score counts as the lowest there is, as where the choice was made.
+            score counts as the worst there is, as where the choice was made.
 
     Returns:
-        CELL; `chosen` and `runner_up` as JSON objects; mean, sd and n of the chosen combination's
-        scores on the selection rows, as fractions, and how many of these n runs collapsed
+        CELL and metric; `chosen` and `runner_up` as JSON objects; mean, sd and n of the chosen
+        combination's scores on the selection rows, and how many of these n runs collapsed
         (`collapsed`) or diverged; `all_diverged`, how many diverged with any combination, and
         `diverging`, which values they tried, as a JSON list; `lead`, how far the runner-up's mean
-        is below; `tried`, the number of combinations; at_edge; and the ratio of the cell's learning
+        is worse; `tried`, the number of combinations; at_edge; and the ratio of the cell's learning
         rate to full fine-tuning's of the same task and model (`rate_ratio`, with its 95 % interval
         ratio_low and ratio_high; NaN for other methods, or where one of them is not tuned).
     """
     rows = []
-    tuning = tuning.assign(score=tuning.score.astype(float).fillna(LOWEST))
-    for key, trials in tuning.groupby(CELL, dropna=False, sort=False):
-        named = dict(zip(CELL, key, strict=True))
-        means = (
-            trials.groupby("values", sort=False)
-            .score.mean()
-            .sort_values(ascending=False, kind="stable")
+    tuning = with_worst(tuning)
+    for key, trials in tuning.groupby(SCORED_CELL, dropna=False, sort=False):
+        named = dict(zip(SCORED_CELL, key, strict=True))
+        way = sign(named["metric"])
+        means = (way * trials.groupby("values", sort=False).score.mean()).sort_values(
+            ascending=False, kind="stable"
         )
         own = trials[trials.chosen.astype(bool)]
         if own.empty:
@@ -56,13 +55,19 @@ def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
                 "diverging": json.dumps(
                     [json.loads(text) for text in trials["values"][trials.diverged].unique()]
                 ),
-                "lead": own.score.mean() - others.iloc[0] if len(others) else np.nan,
+                "lead": way * own.score.mean() - others.iloc[0] if len(others) else np.nan,
                 "tried": len(means),
                 "at_edge": label_text(own.at_edge.iloc[0]),
                 **_ratio(named, trials, _full(tuning, named)),
             }
         )
     return pd.DataFrame(rows)
+
+
+def with_worst(tuning: pd.DataFrame) -> pd.DataFrame:
+    """Return trials with the worst score there is where one is undefined or none was made."""
+    worst = tuning.metric.map(worst_score)
+    return tuning.assign(score=tuning.score.astype(float).fillna(worst))
 
 
 def _full(tuning: pd.DataFrame, cell: dict) -> pd.DataFrame:
@@ -93,7 +98,7 @@ def _best_rates(trials: pd.DataFrame, stream: int) -> np.ndarray:
     """Return the best learning rate of the seeds as they are, then of each resample of them."""
     scores = trials.pivot_table(index="values", columns="seed", values="score", sort=False)
     rates = trials.drop_duplicates("values").set_index("values").learning_rate[scores.index]
-    values, seeds = scores.to_numpy(), scores.shape[1]
+    values, seeds = sign(trials.metric.iloc[0]) * scores.to_numpy(), scores.shape[1]
     drawn = np.random.default_rng(stream).integers(0, seeds, (RESAMPLES, seeds))
     means = np.vstack([values.mean(axis=1), values[:, drawn].mean(axis=2).T])
     return rates.to_numpy()[means.argmax(axis=1)]

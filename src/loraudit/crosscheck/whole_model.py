@@ -38,9 +38,17 @@ from loraudit.adapters.fast_base import fast_base
 from loraudit.adapters.parts import fold, layouts_of
 from loraudit.base.errors import UserError
 from loraudit.crosscheck import single_layer
-from loraudit.data.batches import collate, global_batches, load_examples, pad_id
+from loraudit.data.batches import (
+    NO_LOSS,
+    collate,
+    global_batches,
+    labels_tensor,
+    load_examples,
+    pad_id,
+)
 from loraudit.studies.entries import Rows
 from loraudit.studies.spec import RunSpec, derive_seed
+from loraudit.training.losses import token_losses
 from loraudit.training.schedule import learning_rate, make_schedule
 
 STEPS, ACCUMULATED, ROWS = 8, 2, 2
@@ -76,7 +84,7 @@ def crosscheck(spec: RunSpec, tokens: Path, model_folder: Path) -> list[dict]:
     pad = pad_id(tokens)
     batches = [collate(examples, index, spec, pad) for index in indices]
     for batch, index in zip(batches, indices, strict=True):
-        batch["labels"] = torch.as_tensor(examples.labels[index])
+        batch["labels"] = labels_tensor(examples, index, spec)
     base = load_base(spec, model_folder, pad)
     rows = [row for name in TOLERANCE for row in compare(base, spec, batches, name)]
     return rows + [
@@ -288,7 +296,9 @@ def loss_backward(model: nn.Module, batch: Tensors, seed: int, dropout: bool = T
     torch.manual_seed(seed)
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     outputs = model(**inputs).logits
-    if outputs.shape[1] == 1:
+    if outputs.ndim == 3:  # text is predicted
+        loss = token_losses(outputs, batch["labels"]).sum() / (batch["labels"] != NO_LOSS).sum()
+    elif outputs.shape[1] == 1:
         loss = nn.functional.mse_loss(outputs[:, 0], batch["labels"].to(outputs.dtype))
     else:
         loss = nn.functional.cross_entropy(outputs, batch["labels"])

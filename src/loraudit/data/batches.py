@@ -22,6 +22,9 @@ class Examples:
     `lengths` (n,) whole numbers, `types` the segment id of each of the `ids`, or None. The `ids`
     are the whole split's. They are read-only and mapped into memory, so that all runs on a machine
     share them.
+
+    Where text is to be predicted, the first `given` (n,) tokens of an example carry no loss, and
+    its label is the number of tokens that do; otherwise `given` is None.
     """
 
     rows: np.ndarray
@@ -30,6 +33,7 @@ class Examples:
     lengths: np.ndarray
     ids: np.ndarray
     types: np.ndarray | None
+    given: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +46,17 @@ class Examples:
             labels=self.labels[index],
             starts=self.starts[index],
             lengths=self.lengths[index],
+            given=None if self.given is None else self.given[index],
         )
+
+    def weight(self, index: np.ndarray | None = None) -> int:
+        """Return what the summed loss of some examples, or of all, is divided by for the mean.
+
+        That is their number or, where text is predicted, that of the tokens that carry loss.
+        """
+        if self.given is None:
+            return len(self) if index is None else len(index)
+        return int((self.labels if index is None else self.labels[index]).sum())
 
 
 def load_run(spec: RunSpec, tokens: Path) -> dict[str, Examples]:
@@ -115,7 +129,7 @@ def held_out(labels: np.ndarray, spec: RunSpec) -> np.ndarray:
             f"(legal: 1 to {len(labels) - 1}, or null for none)"
         )
     order = np.random.default_rng(derive_seed(0, "selection", spec.task.name)).permutation
-    if spec.task.regression:
+    if not spec.task.classes:
         return np.sort(order(len(labels))[:count])
     classes, sizes = np.unique(labels, return_counts=True)
     exact = count * sizes / len(labels)
@@ -143,14 +157,15 @@ def _whole_split(spec: RunSpec, tokens: Path, split: str) -> Examples:
     with pa.memory_map(str(file)) as source:
         table = pa.ipc.open_file(source).get_batch(0)
     ids = table["ids"]
-    offsets = ids.offsets.to_numpy()
+    offsets, names = ids.offsets.to_numpy(), table.schema.names
     return Examples(
         rows=table["row"].to_numpy(zero_copy_only=False),
         labels=table["label"].to_numpy(zero_copy_only=False),
         starts=offsets[:-1],
         lengths=np.diff(offsets),
         ids=ids.values.to_numpy(),
-        types=table["types"].values.to_numpy() if "types" in table.schema.names else None,
+        types=table["types"].values.to_numpy() if "types" in names else None,
+        given=table["given"].to_numpy(zero_copy_only=False) if "given" in names else None,
     )
 
 
@@ -205,10 +220,30 @@ def sorted_batches(lengths: np.ndarray, batch: int) -> list[np.ndarray]:
     return [order[i : i + batch] for i in range(0, len(order), batch)]
 
 
-def labels_tensor(examples: Examples, index: np.ndarray) -> torch.Tensor:
-    """Return the labels of the chosen examples: classes in int64, numbers in float32."""
+NO_LOSS = -100
+"""The label of a token that carries no loss, as transformers and torch have it."""
+
+
+def labels_tensor(examples: Examples, index: np.ndarray, spec: RunSpec) -> torch.Tensor:
+    """Return the labels of the chosen examples: classes in int64, numbers in float32.
+
+    Where text is predicted these are the tokens themselves (len(index), longest or max_length),
+    padded as `collate` pads them, and `NO_LOSS` for those that carry no loss.
+    """
+    if examples.given is not None:
+        real, at = _places(examples, index, spec)
+        counted = real & (np.arange(real.shape[1]) >= examples.given[index][:, None])
+        return torch.from_numpy(np.where(counted, examples.ids[at], NO_LOSS).astype(np.int64))
     labels = torch.from_numpy(examples.labels[index])
     return labels.float() if labels.is_floating_point() else labels.long()
+
+
+def _places(examples: Examples, index: np.ndarray, spec: RunSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return which places of a padded batch hold tokens, and where these are in `ids`."""
+    lengths = examples.lengths[index]
+    column = np.arange(spec.max_length if spec.padding == "max_length" else lengths.max())
+    real = column < lengths[:, None]  # (rows, width)
+    return real, np.where(real, examples.starts[index][:, None] + column, 0)
 
 
 def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> dict:
@@ -217,11 +252,7 @@ def collate(examples: Examples, index: np.ndarray, spec: RunSpec, pad: int) -> d
     A batch in which nothing is padded has no attention_mask: models then attend to all tokens and
     save the cost of a mask.
     """
-    lengths = examples.lengths[index]
-    width = spec.max_length if spec.padding == "max_length" else lengths.max()
-    column = np.arange(width)
-    real = column < lengths[:, None]  # (rows, width)
-    at = np.where(real, examples.starts[index][:, None] + column, 0)
+    real, at = _places(examples, index, spec)
 
     def padded(values: np.ndarray, fill: int) -> torch.Tensor:
         return torch.from_numpy(np.where(real, values[at], fill).astype(np.int64))

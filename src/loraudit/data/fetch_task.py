@@ -27,7 +27,8 @@ MOST_CLASSES = 20
 def fetch_task(entry: TaskEntry, out: Path) -> dict:
     """Write train.parquet, validation.parquet, `TEXTS` and manifest.json into `out`, or nothing.
 
-    The tables have the columns row (its number in the source), text_1, text_2 (if any), label.
+    The tables have the columns row (its number in the source), text_1, text_2 (if any), label. The
+    label is 0 in every row where text is predicted.
     `TEXTS` has the keys of each split's texts (rows, text columns), by which overlaps are found.
     Splits of `also_validate` are written too. One that the source does not have, since a local copy
     may hold only a part, is named under "absent" in the manifest.
@@ -53,6 +54,7 @@ def fetch_task(entry: TaskEntry, out: Path) -> dict:
                 "sha256": sha256(folder / f"{split}.parquet"),
             }
         manifest = {"source": entry.source.model_dump(), "dropped": dropped, "absent": absent}
+        manifest |= {"kind": entry.kind}
         manifest |= {"splits": splits, "also_in_train": repeated}
         manifest["remarks"] = remarks(tables, entry, repeated)
         save_file(keys, folder / TEXTS)
@@ -71,6 +73,8 @@ def read_task(entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict[str, int]
 
 
 def _label_counts(table: pd.DataFrame, entry: TaskEntry) -> dict:
+    if entry.causal_lm:
+        return {}
     if entry.regression:
         return {"min": float(table.label.min()), "max": float(table.label.max())}
     return {name: int((table.label == i).sum()) for i, name in enumerate(entry.classes)}
@@ -98,12 +102,16 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 
 def _from_table(table: pd.DataFrame, entry: TaskEntry) -> tuple[dict[str, pd.DataFrame], dict]:
-    if entry.rating is None:
+    rule = entry.rating
+    if rule is None and entry.validation_rows is None:
         raise UserError(f"task {entry.name!r}: a single table needs a 'rating' rule to split it")
-    rating = entry.rating.column
-    for column in (rating, *entry.text):
+    for column in (*([rule.column] if rule else []), *entry.text):
         if column not in table.columns:
             raise unknown(f"task {entry.name!r}: column", column, map(str, table.columns))
+    if rule is None:
+        splits, double = _split(table, entry.text, entry.validation_rows or 0, "validation_rows")
+        return splits, {"duplicate_text": double}
+    rating = rule.column
     numbers = pd.to_numeric(table[rating], errors="coerce")
     if (bad := ~np.isfinite(numbers)).any():
         row = bad.idxmax()
@@ -111,7 +119,7 @@ def _from_table(table: pd.DataFrame, entry: TaskEntry) -> tuple[dict[str, pd.Dat
             f"task {entry.name!r}: row {row} has the rating {table[rating][row]!r} in column "
             f"{rating!r} (legal: finite numbers)"
         )
-    return split_by_rating(table.assign(**{rating: numbers}), entry.rating, entry.text)
+    return split_by_rating(table.assign(**{rating: numbers}), rule, entry.text)
 
 
 def split_by_rating(
@@ -124,29 +132,45 @@ def split_by_rating(
     """
     neutral = table[rule.column].abs() < rule.neutral_below
     kept = table[~neutral]
-    keys = kept[list(text)].agg(" ".join, axis=1).map(normalised)
+    kept = kept.assign(label=(kept[rule.column] > 0).astype(int))
+    splits, double = _split(kept, text, rule.validation_rows, "rating: validation_rows")
+    return splits, {"near_neutral": int(neutral.sum()), "duplicate_text": double}
+
+
+def _split(
+    table: pd.DataFrame, text: tuple[str, ...], rows: int, where: str
+) -> tuple[dict[str, pd.DataFrame], int]:
+    """Drop repeated texts, order rows by their texts' SHA-256, and let the first `rows` validate.
+
+    Returns:
+        The two splits, and how many rows were dropped.
+
+    Raises:
+        UserError: no training row would be left; `where` names the key.
+    """
+    keys = table[list(text)].agg(" ".join, axis=1).map(normalised)
     double = keys.duplicated()
-    kept, keys = kept[~double], keys[~double]
+    keys = keys[~double]
     order = keys.map(lambda key: hashlib.sha256(key.encode()).hexdigest()).sort_values().index
-    kept = kept.loc[order].assign(label=lambda rows: (rows[rule.column] > 0).astype(int))
-    if len(kept) <= rule.validation_rows:
-        raise UserError(f"rating: validation_rows {rule.validation_rows} leaves no training rows")
-    splits = {"train": kept[rule.validation_rows :], "validation": kept[: rule.validation_rows]}
-    return splits, {"near_neutral": int(neutral.sum()), "duplicate_text": int(double.sum())}
+    kept = table.loc[order]
+    if len(kept) <= rows:
+        raise UserError(f"{where} {rows} leaves no training rows")
+    return {"train": kept[rows:], "validation": kept[:rows]}, int(double.sum())
 
 
 def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame:
     """Bring a split into the columns row, text_1, text_2 (if any), label.
 
-    In a pair one of the two texts may be missing or white space, and becomes or stays empty.
+    In a pair one of the two texts may be missing or white space, and becomes or stays empty; a
+    prompt may be, and its completion may not.
 
     Raises:
         UserError: a column is missing, the split is empty, a value is no text, a row has no text in
-            any column, or a label is out of range.
+            any column, a completion is empty, or a label is out of range.
     """
     where = f"task {entry.name!r}, split {split!r}"
-    label = entry.label or "label"
-    for column in (*entry.text, label):
+    label = None if entry.causal_lm else entry.label or "label"
+    for column in filter(None, (*entry.text, label)):
         if column not in table.columns:
             raise unknown(f"{where}: column", column, map(str, table.columns))
     if table.empty:
@@ -154,14 +178,16 @@ def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame
     out = pd.DataFrame({"row": table.index.to_numpy()})
     for i, column in enumerate(entry.text, 1):
         out[f"text_{i}"] = _checked_texts(table[column], f"{where}: column {column!r}")
-    blank = out.filter(like="text_").apply(lambda texts: texts.str.strip() == "").all(axis=1)
+    needed = entry.text[-1:] if entry.causal_lm else entry.text  # all may not be blank
+    blank = out.filter(like="text_").apply(lambda texts: texts.str.strip() == "")
+    blank = blank.iloc[:, -len(needed) :].all(axis=1)
     if blank.any():
         more = f" (and {blank.sum() - 1} more)" if blank.sum() > 1 else ""
         raise UserError(
             f"{where}: row {out.row[blank.idxmax()]}{more} has no text in "
-            f"{' and '.join(entry.text)}; remove it from the source"
+            f"{' and '.join(needed)}; remove it from the source"
         )
-    out["label"] = _checked_labels(table[label], entry, where)
+    out["label"] = _checked_labels(table[label], entry, where) if label else 0
     return out
 
 

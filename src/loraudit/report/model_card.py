@@ -172,7 +172,7 @@ def model_card(
         "base_model": plain(base_model),
         "library_name": "peft",
         "license": plain(licences["adapter"]),
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": "text-generation" if spec.task.causal_lm else "text-classification",
         "tags": ["lora", "loraudit", plain(spec.task.name)],
     }
     if isinstance(spec.task.source, HubSource):
@@ -193,7 +193,8 @@ def model_card(
 
 def _usage(spec: RunSpec) -> str:
     """Say how to load the adapter, in a program that runs with FOLDER and BASE filled in."""
-    text = f"The adapter of the {spec.choices[0]} epoch, its head included."
+    head = "." if spec.task.causal_lm else ", its head included."
+    text = f"The adapter of the {spec.choices[0]} epoch{head}"
     if spec.base_bits is None:
         return f"{text} Load it on the base model:\n\n{_code(_float_base(spec))}"
     return (
@@ -205,13 +206,16 @@ def _usage(spec: RunSpec) -> str:
 
 
 def _float_base(spec: RunSpec) -> list[str]:
-    labels = max(1, len(spec.task.classes))
+    labels = f", num_labels={max(1, len(spec.task.classes))}"
+    kind = "AutoModelForSequenceClassification"
+    if spec.task.causal_lm:
+        labels, kind = "", "AutoModelForCausalLM"
     return [
         "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+        f"from transformers import {kind}, AutoTokenizer",
         "",
         "# FOLDER: where this file is; BASE: the base model's name on the hub, or its folder",
-        f"base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels={labels})",
+        f"base = {kind}.from_pretrained(BASE{labels})",
     ]
 
 

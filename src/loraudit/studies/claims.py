@@ -78,6 +78,12 @@ READ = "loraudit.analysis.quantities"
 
 QUANTITIES = {
     "score": Quantity("score", POINTS, f"{READ}:score", by_epoch=True, positive=False),
+    "log_loss": Quantity(
+        "log loss of text, in nats per token (lower is better)",
+        {"nats": 1.0},
+        f"{READ}:log_loss",
+        by_epoch=True,
+    ),
     "collapsed_share": Quantity(
         "share of collapsed runs",
         SHARE,

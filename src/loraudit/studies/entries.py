@@ -100,7 +100,7 @@ class RatingRule(Frozen):
     """rows of the validation split"""
 
 
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman", "log_loss", "perplexity"]
 
 FITTING: dict[Metric, str] = {
     "accuracy": "classes",
@@ -108,6 +108,8 @@ FITTING: dict[Metric, str] = {
     "matthews": "classes",
     "pearson": "a number to predict",
     "spearman": "a number to predict",
+    "log_loss": "text to predict",
+    "perplexity": "text to predict",
 }
 """What each metric is of. F1 is of the second of two classes."""
 
@@ -118,19 +120,29 @@ class TaskEntry(Frozen):
     `also_validate` maps a name to a further split of the source that is scored after each epoch
     beside the validation split (MNLI's mismatched). `rows` are the published sizes: a run on other
     sizes is a subset and is never compared with a published number.
+
+    A task of kind "causal_lm" has no labels: a decoder predicts each token of a text from those
+    before it. Of one text column every token but the first is predicted. Of two columns the first
+    is the prompt and the second the completion, and only the completion's tokens are predicted.
     """
 
     name: str
     """the entry's own key"""
     source: Source
     """where the data come from"""
+    kind: Literal["labels", "causal_lm"] = "labels"
+    """what is predicted: `labels`, that is classes or a number for each row, or the text itself,
+    token by token (`causal_lm`)"""
     text: tuple[str, ...] = Field(min_length=1, max_length=2)
-    """one or two text columns"""
+    """one or two text columns; of `causal_lm`, two are a prompt and its completion"""
     label: str | None = None
     """label column: class numbers from 0, names of `classes`, or numbers to predict; null where
     `rating` is set"""
     rating: RatingRule | None = None
     """make two classes and a validation split from one table with ratings"""
+    validation_rows: Count | None = None
+    """of `causal_lm` on a single table: how many of its texts validate, the first in the order of
+    the SHA-256 of their normalised text; texts that repeat another are dropped"""
     classes: tuple[str, ...] = ()
     """names of the classes in label order, two or more; left out if a number is to be predicted"""
     train_split: str = "train"
@@ -143,7 +155,7 @@ class TaskEntry(Frozen):
     """published number of rows of each split; a run on other numbers is called a subset"""
     metrics: tuple[Metric, ...]
     """scores to compute; accuracy and matthews are of classes, f1 is of two classes, pearson and
-    spearman are of a number to predict"""
+    spearman are of a number to predict, log_loss and perplexity are of `causal_lm`"""
     headline: str
     """the one of `metrics` that chooses the best epoch and is reported"""
 
@@ -151,8 +163,7 @@ class TaskEntry(Frozen):
     def _consistent(self) -> "TaskEntry":
         if self.headline not in self.metrics:
             raise ValueError(f"headline {self.headline!r} is not among metrics {self.metrics}")
-        if (self.label is None) == (self.rating is None):
-            raise ValueError("give exactly one of 'label' and 'rating'")
+        self._check_kind()
         if len(self.classes) == 1:
             raise ValueError("a classification task needs two classes or more (none: regression)")
         self._check_metrics()
@@ -165,23 +176,48 @@ class TaskEntry(Frozen):
             raise ValueError("a 'rating' makes two classes; name both")
         return self
 
+    def _check_kind(self) -> None:
+        """Refuse labels of a task that predicts text, and a task of labels without them."""
+        if self.causal_lm:
+            for key in ("label", "rating", "classes"):
+                if getattr(self, key):
+                    raise ValueError(f"kind 'causal_lm' predicts the text: leave out {key!r}")
+            table = isinstance(self.source, WheelSource | PartsSource)
+            if table != (self.validation_rows is not None):
+                raise ValueError(
+                    "validation_rows: a single table in a wheel needs it, to be split"
+                    if table
+                    else "validation_rows splits a single table in a wheel; this source has splits"
+                )
+        elif (self.label is None) == (self.rating is None):
+            raise ValueError("give exactly one of 'label' and 'rating'")
+        elif self.validation_rows is not None:
+            raise ValueError("validation_rows goes with kind 'causal_lm' only")
+
     def _check_metrics(self) -> None:
-        """Refuse metrics that can't be computed of the task's labels."""
+        """Refuse metrics that can't be computed of what the task predicts."""
         count = len(self.classes)
         kinds = {0: ["a number to predict"], 2: ["classes", "two classes"]}.get(count, ["classes"])
+        if self.causal_lm:
+            kinds = ["text to predict"]
         legal = [name for name, kind in FITTING.items() if kind in kinds]
         for name in self.metrics:
             if name not in legal:
-                has = f"{count} classes" if count else "a number to predict"
+                has = f"{count} classes" if count else kinds[0]
                 raise ValueError(
                     f"metric {name!r} is of {FITTING[name]}, and the task has {has} "
                     f"(legal: {', '.join(legal)})"
                 )
 
     @property
+    def causal_lm(self) -> bool:
+        """Whether each token of a text is to be predicted from those before it."""
+        return self.kind == "causal_lm"
+
+    @property
     def regression(self) -> bool:
         """Whether the label is a number to predict rather than a class."""
-        return not self.classes
+        return not self.classes and not self.causal_lm
 
 
 class ListedTask(TaskEntry):
@@ -275,8 +311,9 @@ class ModelEntry(Frozen):
     shared_layers: bool = False
     """whether all layers are one block of weights, as in ALBERT, so that an adapter in it is shared
     by all of them too; `plan` says so"""
-    head: tuple[str, ...] = Field(min_length=1)
-    """modules of the classification head; `family` fills it in"""
+    head: tuple[str, ...]
+    """modules of the classification head; `family` fills it in. A run on a task of `causal_lm` has
+    none"""
     output: str | None = None
     """the head's last layer, if it is not the last of `head`"""
     first_token: str | None = None
@@ -319,6 +356,8 @@ class ModelEntry(Frozen):
             if matrix not in self.modules:
                 legal = ", ".join(self.modules)
                 raise ValueError(f"some_layers: {matrix!r} is not in modules (legal: {legal})")
+        if not self.head and (self.output or self.first_token or self.pooler):
+            raise ValueError("head: name the modules of the classification head")
         for outer, inner in itertools.permutations(self.head, 2):
             if f"{inner}.".startswith(f"{outer}."):
                 raise ValueError(f"head: {inner!r} lies in {outer!r}; leave it out")
@@ -326,8 +365,16 @@ class ModelEntry(Frozen):
 
     @property
     def output_layer(self) -> str:
-        """The module whose shape depends on the number of classes."""
-        return self.output or self.head[-1]
+        """The module whose shape depends on the number of classes; "" of a model without head."""
+        return self.output or (self.head[-1] if self.head else "")
+
+    def without_head(self) -> "ModelEntry":
+        """Return the entry of the same model as a language model, which has no head to train.
+
+        The layer that turns hidden states into scores of tokens belongs to the base.
+        """
+        heads = {"head": (), "output": None, "first_token": None, "pooler": None}
+        return ModelEntry(**{**dict(self), **heads, "pretrained_pooler": True})
 
 
 def _check_pair(one: str, two: str, first: Module, second: Module) -> None:

@@ -121,7 +121,7 @@ class ProbeSettings(MethodSettings):
 
     def check(self, spec: "RunSpec") -> None:
         """Check that the task has classes."""
-        if spec.task.regression:
+        if not spec.task.classes:
             raise ValueError(
                 f"method 'probe' tells classes apart, and task {spec.task.name!r} has a number to "
                 "predict"

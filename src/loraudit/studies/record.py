@@ -41,8 +41,8 @@ class Train(Frozen):
 
     `collapsed` names those choices at whose epoch the run predicts (almost) one class only, or
     scores no more than the majority class would; of a regression, at which its outputs are
-    constant. `unmoved` names matrices B of the saved
-    adapter that are still zero, so that their layers are as if they had no adapter.
+    constant. A language model has no constant answer and is never named. `unmoved` names matrices B
+    of the saved adapter that are still zero, so that their layers are as if they had no adapter.
     """
 
     steps: int
@@ -65,14 +65,11 @@ class Train(Frozen):
     what a closed fit has chosen, such as the probe's C."""
 
 
-LOWEST = -1.0
-"""What an undefined score, or none, counts as where values are chosen: no score is below it."""
-
-
 class Trial(Frozen):
     """What one candidate of a tuned run scored on the selection rows, over `n` seeds.
 
-    Of these `collapsed` gave a constant answer, and `diverged` have no score, which counts as -1.
+    Of these `collapsed` gave a constant answer, and `diverged` have no score, which counts as the
+    worst (`scores.worst_score`).
     """
 
     values: dict[str, Any]

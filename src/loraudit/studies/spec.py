@@ -181,6 +181,15 @@ class RunSpec(Frozen):
             raise PydanticKnownError("literal_error", {"expected": ", ".join(METHODS)})
         return value
 
+    @field_validator("model")
+    @classmethod
+    def _as_the_task_needs_it(cls, value: ModelEntry, info: ValidationInfo) -> ModelEntry:
+        """Leave the classification head out of a run that predicts text."""
+        task = info.data.get("task")
+        if isinstance(task, TaskEntry) and not task.causal_lm and not value.head:
+            raise ValueError(f"model {value.name!r} has no head, and task {task.name!r} needs one")
+        return value.without_head() if task and task.causal_lm and value.head else value
+
     @field_validator("settings", mode="before")
     @classmethod
     def _of_the_methods_class(cls, value: Any, info: ValidationInfo) -> Any:
@@ -198,6 +207,11 @@ class RunSpec(Frozen):
             raise ValueError(
                 f"global_batch {self.global_batch} is not divisible by micro_batch "
                 f"{self.micro_batch} (legal micro_batch: a divisor of {self.global_batch})"
+            )
+        if self.facts.trains == "head" and self.task.causal_lm:
+            raise ValueError(
+                f"method {self.method!r} trains a classification head, and task "
+                f"{self.task.name!r} predicts text: it has none"
             )
         if self.facts.trains == "head" and self.head == "frozen":
             raise ValueError(f"method {self.method!r} with head 'frozen' would train nothing")

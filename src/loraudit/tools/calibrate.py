@@ -206,15 +206,15 @@ def _base(spec: RunSpec, folder: Path):
 
     A step costs the same either way.
     """
-    from loraudit.adapters.base_model import load_base
+    from loraudit.adapters.base_model import auto_class, load_base
 
     if (folder / "model.safetensors").is_file():
         return load_base(spec, folder)
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     classes = max(1, len(spec.task.classes))
     config = AutoConfig.from_pretrained(folder, num_labels=classes, trust_remote_code=False)
-    return AutoModelForSequenceClassification.from_config(config)
+    return auto_class(spec.task).from_config(config)
 
 
 def _examples(spec: RunSpec, folders: dict[str, Path]) -> tuple["Examples", int, bool]:
@@ -264,7 +264,8 @@ def _tokens(spec: RunSpec, folders: dict[str, Path]) -> Iterator[Path]:
         some = Path(name)
         table = pd.read_parquet(folders["task"] / "train.parquet")[:SAMPLE_ROWS]
         table.to_parquet(some / "train.parquet", index=False)
-        write_json(some / "manifest.json", {"splits": {"train": {"sha256": ""}}, "absent": []})
+        about = {"splits": {"train": {"sha256": ""}}, "absent": [], "kind": spec.task.kind}
+        write_json(some / "manifest.json", about)
         tokenise(some, folders["model"], spec.max_length, some / "tokens")
         yield some / "tokens"
 
@@ -279,13 +280,15 @@ def random_examples(spec: RunSpec, vocabulary: int, rows: int) -> "Examples":
     """Return rows of random tokens, all as long as the spec's max_length."""
     from loraudit.data.batches import Examples
 
+    lm, labels = spec.task.causal_lm, np.zeros(rows, dtype=float if spec.task.regression else int)
     return Examples(
         rows=np.arange(rows),
-        labels=np.zeros(rows, dtype=float if spec.task.regression else int),
+        labels=np.full(rows, spec.max_length - 1) if lm else labels,
         starts=np.arange(rows) * spec.max_length,
         lengths=np.full(rows, spec.max_length),
         ids=np.random.default_rng(0).integers(0, vocabulary, rows * spec.max_length, np.int32),
         types=None,
+        given=np.ones(rows, dtype=int) if lm else None,
     )
 
 

@@ -19,7 +19,9 @@ from loraudit.analysis.statistics import (
     same_rows,
 )
 from loraudit.base.errors import UserError
-from loraudit.report.formatting import interval, of_which, p_value, points
+from loraudit.report import units
+from loraudit.report.formatting import of_which, p_value
+from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study
 from loraudit.tools.show import Section, spec_values, with_none
@@ -74,7 +76,7 @@ def compare_runs(left: Path, right: Path, resamples: int) -> dict:
         "bootstrap": paired_bootstrap(*values, task.headline, resamples),
         "resamples": resamples,
     }
-    if not task.regression:
+    if task.classes:
         comparison["mcnemar"] = mcnemar(a.prediction == a.label, b.prediction == b.label)
     return comparison
 
@@ -109,11 +111,12 @@ def run_sections(comparison: dict) -> list[Section]:
 
 def run_sentences(comparison: dict) -> list[str]:
     """Turn `compare_runs`' answer into sentences; the numbers are its own."""
-    test = comparison["bootstrap"]
+    test, metric = comparison["bootstrap"], comparison["metric"]
+    word = " points" if unit_of(metric) == "points" else ""
     said = [
         f"{comparison['rows']} {comparison['split']} rows of {comparison['task']}, last epochs; "
-        f"left minus right, {comparison['metric']}: {points(test['difference'])} points, "
-        f"95 % paired bootstrap {interval(test['low'], test['high'])} "
+        f"left minus right, {metric}: {units.difference(metric, test['difference'])}{word}, "
+        f"95 % paired bootstrap {units.interval(metric, test['low'], test['high'])} "
         f"({comparison['resamples']:,} resamples)"
     ]
     if "mcnemar" in comparison:
@@ -255,7 +258,8 @@ def _cell_rows(cells: dict[str, list[Pair]]) -> list[dict]:
         left, right, *sick = map(list, zip(*pairs, strict=True))
         means = {"left": sum(left) / len(left), "right": sum(right) / len(right)}
         counts = dict(zip(("left_collapsed", "right_collapsed"), map(sum, sick), strict=True))
-        rows.append({"cell": name, **means, **counts, **paired(left, right)})
+        facts = {"cell": name, "metric": name.rpartition(" ")[2]}
+        rows.append({**facts, **means, **counts, **paired(left, right)})
     adjusted = holm([row["p"] for row in rows])
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
@@ -268,8 +272,8 @@ def study_sections(comparison: dict) -> list[Section]:
             row["n"],
             _mean(row, "left"),
             _mean(row, "right"),
-            points(row["difference"]),
-            interval(row["low"], row["high"]),
+            units.difference(row["metric"], row["difference"]),
+            units.interval(row["metric"], row["low"], row["high"]),
             p_value(row["p_holm"]),
         ]
         for row in comparison["cells"]
@@ -281,7 +285,8 @@ def study_sections(comparison: dict) -> list[Section]:
 def _mean(row: dict, side: str) -> str:
     """Write a side's mean, and how many of its runs collapsed if any did."""
     sick = row[f"{side}_collapsed"]
-    return f"{100 * row[side]:.1f}" + (f" ({of_which(sick, row['n'])})" if sick else "")
+    mean = units.score(row["metric"], row[side])
+    return mean + (f" ({of_which(sick, row['n'])})" if sick else "")
 
 
 def study_sentences(comparison: dict) -> list[str]:

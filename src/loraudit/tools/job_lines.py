@@ -28,6 +28,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
 from loraudit.base.terminal import duration, roughly
+from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import CHOICES
 from loraudit.tools.status import error_line, tail
 
@@ -124,7 +125,11 @@ def score_of(outputs: list[str]) -> str | None:
         value = record["train"]["epochs"][choice]["scores"][metric]
     except (OSError, ValueError, LookupError, StopIteration, TypeError):
         return None  # the line is a service: what is wrong with a record, its readers say
-    return f"{100 * value:.1f} % {metric}" if isinstance(value, float) else "score undefined"
+    if not isinstance(value, float):
+        return "score undefined"
+    return (
+        f"{100 * value:.1f} % {metric}" if unit_of(metric) == "points" else f"{metric} {value:.3f}"
+    )
 
 
 def last_words(logs: list[str]) -> list[str]:

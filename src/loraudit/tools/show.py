@@ -10,7 +10,7 @@ from humanize import naturalsize
 
 from loraudit.analysis.run_files import read_run
 from loraudit.analysis.trials import values_text
-from loraudit.report.formatting import percent
+from loraudit.report import units
 from loraudit.report.page_tables import flat
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
@@ -39,6 +39,7 @@ def describe(folder: Path) -> dict:
         "epochs": {choice: chosen.epoch for choice, chosen in train.epochs.items()},
         "history": _history(folder / "history.csv"),
         "reported": record.spec.reported_split,
+        "headline": record.spec.task.headline,
         "confusion": confusion(record, predictions),
         "health": health(record),
         "tuning": record.tuning.model_dump(mode="json") if record.tuning else None,
@@ -95,13 +96,17 @@ def health(record: RunRecord) -> dict[str, str]:
     }
 
 
-def tuning_rows(tuning: dict) -> list[list[object]]:
-    """List what each combination of values scored on the selection rows, and which was chosen."""
+def tuning_rows(tuning: dict, metric: str) -> list[list[object]]:
+    """List what each combination of values scored on the selection rows, and which was chosen.
+
+    `metric` is that of the scores.
+    """
     rows = []
     for trial in tuning["trials"]:
         chosen = trial["values"] == tuning["chosen"]
         edge = f", at the edge in {', '.join(tuning['at_edge'])}" if tuning["at_edge"] else ""
-        score = "none" if trial["diverged"] else percent(trial["mean"], trial["sd"] or math.nan)
+        mean, sd = trial["mean"], trial["sd"] or math.nan
+        score = "none" if trial["diverged"] else units.score(metric, mean, sd)
         rows.append(
             [
                 values_text(json.dumps(trial["values"])),
@@ -120,10 +125,10 @@ def confusion(record: RunRecord, predictions: pd.DataFrame) -> dict[str, list[li
 
     They are of the validation rows, or of the selection rows of a run that only tunes.
 
-    None for a regression.
+    None where there are no classes.
     """
     task, train = record.spec.task, record.train
-    if task.regression:
+    if not task.classes:
         return None
     classes = range(len(task.classes))
     scored = predictions[predictions.split == record.spec.reported_split]
@@ -140,7 +145,10 @@ def sections(run: dict) -> list[Section]:
     """Turn `describe`'s answer into tables for the screen."""
     chosen = [f"{choice} epoch ({epoch})" for choice, epoch in run["epochs"].items()]
     scores = [
-        [name, *("undefined" if v is None else f"{100 * v:.2f}" for v in values.values())]
+        [
+            name,
+            *(units.score(name, math.nan if v is None else v, digits=2) for v in values.values()),
+        ]
         for name, values in run["scores"].items()
     ]
     history = [[_number(value) for value in row.values()] for row in run["history"]]
@@ -154,7 +162,7 @@ def sections(run: dict) -> list[Section]:
     if run["tuning"]:
         columns = ["values", "score on selection rows: mean ± SD, %", "seeds"]
         columns += ["of which collapsed", "of which diverged", ""]
-        made.append(("tuning", columns, tuning_rows(run["tuning"])))
+        made.append(("tuning", columns, tuning_rows(run["tuning"], run["headline"])))
     if run["confusion"]:
         for name, counts in run["confusion"].items():
             rows = [[label, *row] for label, row in zip(run["classes"], counts, strict=True)]

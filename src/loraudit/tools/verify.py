@@ -30,6 +30,7 @@ from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import score_name
 from loraudit.studies.record import RunRecord, load_record, run_files, seal
+from loraudit.studies.scores import goodness
 from loraudit.studies.spec import CHOSEN_ON, digest
 from loraudit.studies.study import Run, Study, read_study
 from loraudit.studies.training_code import SCRIPT, training_code
@@ -333,7 +334,8 @@ def _check_history(case: Case) -> Findings:
         yield case.problem("history.csv", f"{len(history)} epochs, the record has {last}")
         return
     for choice, column in scored.items():
-        found = int(history.loc[history[column].fillna(-math.inf).idxmax(), "epoch"])
+        worth = history[column].map(lambda value: goodness(headline, value))
+        found = int(history.loc[worth.idxmax(), "epoch"])
         said_epoch = train.epochs[choice].epoch
         if found != said_epoch:
             text = f"its {choice} epoch is {found}, the record says {said_epoch}"
@@ -353,7 +355,12 @@ def _check_history(case: Case) -> Findings:
 
 
 def _check_labels(case: Case, predictions: pd.DataFrame) -> Findings:
-    """Compare the labels that were scored with the fetched task's, where it is here."""
+    """Compare the labels that were scored with the fetched task's, where it is here.
+
+    Where text is predicted, the label is a number of tokens, which the fetched task does not have.
+    """
+    if case.record.spec.task.causal_lm:
+        return
     task = paths.RESOURCES / "tasks" / case.record.spec.task.name
     for split, rows in predictions.groupby("split", sort=False):
         source = "train" if split == "selection" else split  # held out of it

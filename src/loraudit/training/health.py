@@ -21,13 +21,16 @@ def collapsed(logits: np.ndarray, labels: np.ndarray, task: TaskEntry) -> bool:
 
     That is: at least 99 % of its predictions are of one class, or its headline score is not above
     that of the most frequent class given to every row. Of a regression: its outputs are constant,
-    up to a thousandth of the labels' standard deviation.
+    up to a thousandth of the labels' standard deviation. Where text is predicted there is no
+    constant answer, and the result is False.
 
     Args:
-        logits: (n, classes), or (n, 1) of a regression.
+        logits: (n, classes), or (n, 1) of a regression or of text.
         labels: (n,) classes or numbers.
         task: says what the labels are, and the headline metric.
     """
+    if task.causal_lm:
+        return False
     found = predictions(logits, task)
     if task.regression:
         return bool(found.std() <= CONSTANT * labels.std())

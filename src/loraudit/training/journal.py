@@ -35,8 +35,9 @@ class Best:
     ) -> None:
         """Keep this epoch if it is better, and the weights of `model` if one is given.
 
-        `ranks` are the layers' ranks, if the method moves them. An undefined value (NaN) is worse
-        than any other, and as the first it is kept.
+        `value` is the higher, the better the epoch is (`scores.goodness`). `ranks` are the layers'
+        ranks, if the method moves them. An undefined value (NaN) is worse than any other, and as
+        the first it is kept.
         """
         value = -math.inf if math.isnan(value) else value
         if value > self.value or not self.epoch:

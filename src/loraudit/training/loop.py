@@ -22,8 +22,9 @@ from loraudit.data.batches import (
     sorted_batches,
 )
 from loraudit.studies.names import score_name
+from loraudit.studies.scores import goodness
 from loraudit.studies.spec import CHOSEN_ON, derive_seed
-from loraudit.training import metrics
+from loraudit.training import losses, metrics
 from loraudit.training.accounting import out_of_memory
 from loraudit.training.method import Controller
 from loraudit.training.state import Diverged, State, keep, look, note_ranks, restore
@@ -75,9 +76,9 @@ def choose(state: State, epoch: int) -> None:
     journal, headline = state.journal, state.spec.task.headline
     ranks = state.controller.ranks() if state.controller else None
     for choice, best in journal.choices.items():
-        value = journal.history[epoch - 1][score_name(headline, CHOSEN_ON[choice])]
+        score = journal.history[epoch - 1][score_name(headline, CHOSEN_ON[choice])]
         saved = choice == state.spec.choices[0]
-        best.offer(epoch, value, state.bare if saved else None, ranks)
+        best.offer(epoch, goodness(headline, score), state.bare if saved else None, ranks)
     kept = {epoch, *(best.epoch for best in journal.choices.values())}
     journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
 
@@ -100,7 +101,9 @@ def score_chosen(state: State, examples: dict[str, Examples], splits: list[str])
 
 
 def train_epoch(state: State, examples: Examples) -> float:
-    """Train the journal's epoch, or what is left of it; return the mean loss over its rows.
+    """Train the journal's epoch, or what is left of it; return its mean loss.
+
+    The mean is over the rows, or over the tokens that carry loss where text is predicted.
 
     Raises:
         Diverged: the loss is not finite.
@@ -123,7 +126,7 @@ def train_epoch(state: State, examples: Examples) -> float:
             if state.controller and not state.controller.with_gradients:
                 act(state, state.controller)
         keep(state)
-    return journal.loss / len(examples)
+    return journal.loss / examples.weight()
 
 
 def act(state: State, controller: Controller) -> None:
@@ -135,7 +138,7 @@ def act(state: State, controller: Controller) -> None:
 
 
 def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> torch.Tensor:
-    """Do one optimizer step on a global batch; return the loss summed over its rows here.
+    """Do one optimizer step on a global batch; return the summed loss of its rows here.
 
     The host does not wait for the device: what is returned is a scalar there, of the rows that this
     process has.
@@ -145,7 +148,7 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> torch
     """
     accelerator, spec = state.accelerator, state.spec
     process = accelerator.process_index, accelerator.num_processes
-    cuts, weight = share_of(batch, *process, spec.micro_batch)
+    cuts, weight = share_of(batch, *process, spec.micro_batch, examples.weight(batch))
     total = torch.zeros((), device=accelerator.device)
     for number, index in enumerate(cuts, 1):
         last = number == len(cuts)
@@ -169,33 +172,40 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> torch
 
 
 def share_of(
-    batch: np.ndarray, process: int, processes: int, micro: int
+    batch: np.ndarray, process: int, processes: int, micro: int, counted: int
 ) -> tuple[list[np.ndarray], float]:
     """Return a process's micro batches of a global batch, and the weight of their summed losses.
 
     Each process takes every P-th row and cuts its share into micro batches of at most `micro` rows.
-    Summed losses divided by the global batch's rows give the gradient of the mean loss, however the
-    batch is cut; DDP averages over processes, so the sum is multiplied by P first. A process that
-    has no row of a short last batch runs one row at weight 0, because all must take part in the
-    reduction.
+    Summed losses divided by `counted`, the global batch's rows (or its tokens that carry loss),
+    give the gradient of the mean loss, however the batch is cut; DDP averages over processes, so
+    the sum is multiplied by P first. A process that has no row of a short last batch runs one row
+    at weight 0, because all must take part in the reduction.
     """
     share = batch[process::processes]
-    weight = processes / len(batch) if len(share) else 0.0
+    weight = processes / counted if len(share) else 0.0
     share = share if len(share) else batch[:1]
     return [share[i : i + micro] for i in range(0, len(share), micro)], weight
 
 
 def summed_loss(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
-    """Return cross-entropy (or squared error, for regression) summed over the rows."""
-    (labels,) = to_device(state, labels_tensor(examples, index))  # before the model is busy
+    """Return the loss summed over some rows (`losses.summed_loss`)."""
+    labels = labels_of(state, examples, index)  # before the model is busy
     logits = forward(state, examples, index).float()
-    if state.spec.task.regression:
-        return ((logits[:, 0] - labels.to(logits.dtype)) ** 2).sum()
-    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return losses.summed_loss(state.spec.task, logits, labels)
+
+
+def labels_of(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
+    """Return the labels of some rows on the device."""
+    (labels,) = to_device(state, labels_tensor(examples, index, state.spec))
+    return labels
 
 
 def forward(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
-    """Return the logits (len(index), classes) of some rows; in training, count their tokens."""
+    """Return the logits (len(index), classes) of some rows; in training, count their tokens.
+
+    Where text is predicted they are (len(index), tokens, vocabulary).
+    """
     batch = collate(examples, index, state.spec, state.pad)
     if state.model.training:
         state.journal.tokens["real"] += int(examples.lengths[index].sum())
@@ -222,6 +232,8 @@ def evaluate(state: State, examples: Examples, label: str) -> np.ndarray:
 def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     """Return the model's outputs (n, classes) on all rows in order; each process runs a part.
 
+    Where text is predicted, these are the rows' summed losses (n, 1) in nats.
+
     Raises:
         Diverged: the logits are not finite.
         UserError: there is too little memory.
@@ -236,9 +248,10 @@ def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
         state.heed()
         longest = examples.lengths[index].max()
         with out_of_memory("evaluation", len(index), longest, state.spec.micro_batch):
-            own.append((index, forward(state, examples, index).float()))
-    parts = gather_object([(index, logits.cpu().numpy()) for index, logits in own])
-    whole = np.full((len(examples), parts[0][1].shape[1]), np.nan, dtype=np.float32)
+            own.append((index, row_outputs(state, examples, index)))
+    parts = gather_object([(index, values.cpu().numpy()) for index, values in own])
+    first = parts[0][1]
+    whole = np.full((len(examples), first.shape[1]), np.nan, dtype=first.dtype)
     for index, logits in parts:
         whole[index] = logits
     if not np.isfinite(whole).all():
@@ -246,6 +259,16 @@ def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
             f"the model's outputs are not finite after step {state.journal.step}; no result"
         )
     return whole
+
+
+def row_outputs(state: State, examples: Examples, index: np.ndarray) -> torch.Tensor:
+    """Return the outputs (len(index), classes) that are kept of some rows, or their losses."""
+    logits = forward(state, examples, index)
+    if not state.spec.task.causal_lm:
+        return logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    labels = labels_of(state, examples, index)
+    return losses.row_losses(state.spec.task, logits, labels)[:, None]
 
 
 def report(accelerator: Accelerator, what: str, row: dict[str, float]) -> None:

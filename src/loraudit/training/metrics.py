@@ -18,12 +18,18 @@ def _metric():
 
 
 def predictions(logits: np.ndarray, task: TaskEntry) -> np.ndarray:
-    """Turn logits (n, classes) into class numbers (n,), or regression outputs (n, 1) into (n,)."""
-    return logits[:, 0] if task.regression else logits.argmax(axis=1)
+    """Turn logits (n, classes) into class numbers (n,), or regression outputs (n, 1) into (n,).
+
+    Where text is predicted, the outputs are the rows' losses.
+    """
+    return logits.argmax(axis=1) if task.classes else logits[:, 0]
 
 
 def compute(logits: np.ndarray, labels: np.ndarray, task: TaskEntry) -> dict[str, float]:
-    """Compute the task's metrics, each as a fraction (0.9, not 90); an undefined one is NaN."""
+    """Compute the task's metrics, each as a fraction (0.9, not 90); an undefined one is NaN.
+
+    Those of text are the log loss in nats per token and the perplexity.
+    """
     return _metric().compute(
         predictions=predictions(logits, task), references=labels, names=list(task.metrics)
     )

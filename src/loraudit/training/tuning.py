@@ -5,16 +5,17 @@ from statistics import mean, stdev
 from typing import Any
 
 from loraudit.base.errors import UserError
-from loraudit.studies.record import LOWEST, Trial, Tuning, read_record, selection_score
+from loraudit.studies.record import Trial, Tuning, read_record, selection_score
+from loraudit.studies.scores import goodness, worst_score
 from loraudit.studies.spec import Candidate, RunSpec, Tuned
 
 
 def choose(spec: RunSpec, runs: Path) -> Tuning:
-    """Choose the candidate with the highest mean score on the selection rows.
+    """Choose the candidate with the best mean score on the selection rows.
 
-    A candidate's score is the mean over its runs, each at the epoch that its selection rows choose;
-    of equal candidates the first is taken. An undefined score, and that of a run that diverged,
-    counts as the lowest there is, -1.
+    That is the highest, or of a language model the lowest. A candidate's score is the mean over its
+    runs, each at the epoch that its selection rows choose; of equal candidates the first is taken.
+    An undefined score, and that of a run that diverged, counts as the worst there is.
 
     Args:
         spec: a run with tuned fields, as planned.
@@ -31,7 +32,7 @@ def choose(spec: RunSpec, runs: Path) -> Tuning:
             "tuning: the loss of every run that tries a value stopped being finite, so that there "
             f"is nothing to choose; try other values of {', '.join(tuned.fields)}"
         )
-    best = max(trials, key=lambda trial: trial.mean)
+    best = max(trials, key=lambda trial: goodness(spec.task.headline, trial.mean))
     at_edge = tuple(field for field in best.values if _at_edge(best.values[field], field, tuned))
     return Tuning(chosen=best.values, at_edge=at_edge, trials=tuple(trials), seals=seals)
 
@@ -56,7 +57,7 @@ def _trial(candidate: Candidate, runs: Path, seals: dict[str, str]) -> Trial:
             raise UserError(f"tuning: {runs / run} is not the run that was planned; delete it")
         seals[run] = record.record_sha256 or ""
         score = selection_score(record)
-        scores.append(LOWEST if score is None else score)
+        scores.append(worst_score(record.spec.task.headline) if score is None else score)
         collapsed += "selected" in record.train.collapsed
         diverged += record.train.diverged is not None
     spread = stdev(scores) if len(scores) > 1 else None

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from loraudit.adapters.base_layers import freeze, target_modules
 from loraudit.adapters.peft_folder import PREFIX, write_folder
-from loraudit.adapters.peft_twin import base_name, refreeze_head
+from loraudit.adapters.peft_twin import base_name, refreeze_head, task_type
 from loraudit.base.errors import UserError
 from loraudit.data.batches import Examples
 from loraudit.studies.method_settings import AdaLoRASettings
@@ -56,13 +56,13 @@ class AdaLoRA(Method):
         freeze(model, spec.model.head, train_head=False)
         names = target_modules(model, spec.model, adapter.targets)
         config = peft.AdaLoraConfig(
-            task_type=peft.TaskType.SEQ_CLS,
+            task_type=task_type(spec),
             target_r=adapter.rank,
             init_r=settings.start(adapter.rank),
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.lora_dropout,
             target_modules=list(names),
-            modules_to_save=list(spec.model.head),
+            modules_to_save=list(spec.model.head) or None,
             **settings.model_dump(include={"deltaT", "beta1", "beta2", "orth_reg_weight"}),
             total_step=1,
         )

@@ -42,6 +42,7 @@ from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.spec import derive_seed
 from loraudit.training.block_outputs import KeptOutputs
 from loraudit.training.loop import to_device
+from loraudit.training.losses import row_losses
 from loraudit.training.methods.lora import LoRA
 from loraudit.training.rank_moves import RankController
 from loraudit.training.resize_ranks import gated, grow, prune, resize
@@ -83,6 +84,7 @@ class ALoRAController(RankController):
         rows = scoring_rows(self.settings, len(split), state.spec.seed)
         cuts = sorted_batches(split.lengths[rows], -(-len(rows) // CUTS))
         self.batches = [self._batch(split, rows[cut]) for cut in cuts]
+        self.weight = split.weight(rows)
         compiled = state.spec.compute == "compiled"  # a compiled model runs whole passes only
         self.prefix = KeptOutputs({} if compiled else blocks_of(state.bare, state.spec.model))
         names = ("rounds", "moved_ranks", "scoring_forwards", "scoring_rows", "scoring_tokens")
@@ -142,17 +144,14 @@ class ALoRAController(RankController):
         losses = []
         for batch, labels in self.batches:
             logits = self.state.bare(**batch).logits.float()
-            if self.state.spec.task.regression:
-                errors = (logits[:, 0] - labels.to(logits.dtype)) ** 2
-            else:
-                errors = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-            losses.append(errors)
-        return -torch.cat(losses).cpu().double().sum().item() / self.settings.rows  # one copy
+            losses.append(row_losses(self.state.spec.task, logits, labels))
+        return -torch.cat(losses).cpu().double().sum().item() / self.weight  # one copy
 
     def _batch(self, split: Examples, rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         """Return inputs and labels of some rows, on the device."""
         batch = collate(split, rows, self.state.spec, self.state.pad)
-        *inputs, labels = to_device(self.state, *batch.values(), labels_tensor(split, rows))
+        labels = labels_tensor(split, rows, self.state.spec)
+        *inputs, labels = to_device(self.state, *batch.values(), labels)
         return dict(zip(batch, inputs, strict=True)), labels
 
     def load_state_dict(self, content: dict[str, Any]) -> None:

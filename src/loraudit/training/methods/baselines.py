@@ -28,10 +28,11 @@ class HeadOnly(Method):
     def export(self, model: nn.Module, spec: RunSpec, folder: Path) -> None:
         """Save the head and all other trained parameters as <method>.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
+        tied = getattr(model, "all_tied_weights_keys", {})  # each is the same tensor as another
         state = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in model.state_dict().items()
-            if in_head(name, spec.model.head) or self.trains(name)
+            if name not in tied and (in_head(name, spec.model.head) or self.trains(name))
         }
         save_file(state, folder / f"{spec.method}.safetensors", metadata={"format": "pt"})
 
