@@ -22,7 +22,7 @@ TRAINING = [
 ]
 DRAWING = [*ANALYSIS, "matplotlib.pyplot"]
 LIBRARIES = {
-    **{"launch": TRAINING, "crosscheck": TRAINING, "subspace": TRAINING},
+    **dict.fromkeys(("launch", "crosscheck", "subspace", "forgetting"), TRAINING),
     **{"collect": ANALYSIS, "tables": ANALYSIS, "figures": DRAWING, "report": DRAWING},
 }
 """What takes long to import of what each program imports."""

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from loraudit.adapters import inject, peft_folder, peft_twin, warm_start
 from loraudit.base.errors import UserError
 from loraudit.studies.record import read_record
 from loraudit.studies.spec import digest
+from loraudit.training.method import method_of
 from loraudit.training.run import train
 from tiny import make_spec, make_task, tiny_entry, tiny_model
 
@@ -68,6 +70,28 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path, change, message):
     source(tmp_path)
     with pytest.raises(UserError, match=message):
         started(tmp_path, "adapter", **change)
+
+
+def test_weights_start_where_another_run_ended_but_for_the_head(tiny, tmp_path):
+    first = make_spec(method="full_saved", epochs=1, train_rows=16, learning_rate=1e-3)
+    train(first, tiny / "tokens", tiny / "model", tmp_path / "first")
+    start = {"run": "x", "spec_sha256": digest(first), "tensors": "adapter"}
+    spec = make_spec(method="full_saved", warm_start=start)
+    model = tiny_model()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    copied = method_of(spec).start_from(model, spec, tmp_path / "first/adapter")
+    saved = load_file(tmp_path / "first/adapter/full_saved.safetensors")
+    for name, value in model.named_parameters():
+        head = name.startswith("classifier.")
+        assert torch.equal(value, before[name] if head else saved[name]), name
+        assert (name in copied) != head
+
+
+def test_methods_that_save_nothing_start_cold():
+    start = {"run": "x", "spec_sha256": "0" * 64, "tensors": "adapter"}
+    assert make_spec(method="full", warm_start=start).warm_start is None
+    with pytest.raises(UserError, match="method 'alora' starts cold"):
+        make_spec(method="alora", warm_start=start)
 
 
 def test_a_run_starts_at_the_adapter_of_the_run_that_its_spec_names(tiny, tmp_path):

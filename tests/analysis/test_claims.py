@@ -495,12 +495,31 @@ def test_rates_that_were_tried_too_far_apart_cannot_support_and_say_so(factor, c
     assert coarse == any("lie within a factor of 1.41" in one for one in remarks(row))
 
 
-def test_what_this_version_does_not_measure_is_said_so():
-    fields = {"test": "at_most", "select": {"method": "lora"}, "bound": 2}
-    row = claim_verdicts(
-        evidence(cell([0.8, 0.81])), [claim(quantity="forgetting", **fields)], ["file.one"]
-    ).iloc[0]
-    assert row.verdict == "not tested" and row.missing.endswith("not measured by this version")
+FORGETS = {"test": "at_most", "quantity": "forgetting", "select": {"method": "lora"}, "bound": 2}
+
+
+def test_without_a_chain_of_tasks_nothing_is_forgotten_and_that_is_said():
+    row = claim_verdicts(evidence(cell([0.8, 0.81])), [claim(**FORGETS)], ["file.one"]).iloc[0]
+    assert row.verdict == "not tested"
+    assert row.missing.endswith("no run starts from another one (warm_start)")
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0.01, "supported"), (0.03, "contradicted")])
+def test_forgetting_is_the_mean_over_earlier_tasks_of_their_headline_in_points(lost, verdict):
+    runs = [f"t/m/lora/s{seed}" for seed in range(3)]
+    warm = {"task": "rte", "tensors": "adapter"}
+    own = cell([0.8, 0.81, 0.82], columns={"run": runs}, warm_start=warm)
+    rows = [
+        {"run": run, "metric": metric, "headline": metric == "accuracy", "forgotten": value}
+        for seed, run in enumerate(runs)
+        for metric, value in (
+            ("accuracy", 2 * lost + seed / 1e4), ("accuracy", 0.0), ("f1", 1.0), ("log_loss", 9.0)
+        )
+    ]  # fmt: skip
+    tables = {"forgetting": pd.DataFrame(rows)}
+    row = claim_verdicts(evidence(own, tables=tables), [claim(**FORGETS)]).iloc[0]
+    assert row.effect == pytest.approx(lost + 0.5e-4)
+    assert row.verdict == verdict
 
 
 def test_a_number_of_another_protocol_is_not_at_scale_alone():

@@ -1,10 +1,13 @@
 """A bundle is an RO-Crate that reads back with every file, and no weights unless asked."""
 
+import json
 import shutil
 import zipfile
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from rocrate.rocrate import ROCrate
 
@@ -12,6 +15,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import sha256
 from loraudit.studies.record import read_record
 from loraudit.tools.bundle import RUN_FILES, bundle
+from loraudit.tools.crate_verdicts import PROFILE, read_graph, verdicts_of
 
 STUDY = Path("results/small")
 
@@ -54,6 +58,56 @@ def test_it_names_question_code_and_licence(project, tmp_path):
     assert crate.license.id == "https://spdx.org/licenses/Apache-2.0"
     commit = read_record(next((STUDY / "runs").rglob("record.json"))).environment["git"]["commit"]
     assert str(commit or "unknown") in crate.root_dataset["isBasedOn"]["softwareVersion"]
+
+
+def test_it_follows_the_profile_of_process_runs(project, tmp_path):
+    """What Process Run Crate 0.5 asks for: profile, program, and an action that names its files."""
+    bundle("small", tmp_path / "small.zip")
+    crate = opened(tmp_path / "small.zip", tmp_path / "crate")
+    assert crate.metadata["conformsTo"].id == "https://w3id.org/ro/crate/1.1"
+    root = crate.root_dataset
+    assert root["conformsTo"].id == PROFILE and root["conformsTo"].type == "CreativeWork"
+    assert {"name", "description", "license", "datePublished"} <= set(root.properties())
+    (action,) = (one for one in root["mentions"] if one.type == "CreateAction")
+    assert action["instrument"].type == "SoftwareApplication"
+    assert {"name", "softwareVersion"} <= set(action["instrument"].properties())
+    assert datetime.fromisoformat(action["endTime"]).tzinfo
+    assert [unquote(one.id) for one in action["object"]] == [f"{STUDY}/study.json"]
+    made = {unquote(one.id) for one in action["result"]}
+    assert f"{STUDY}/tables/claims.csv" in made
+    assert all((tmp_path / "crate" / name).is_file() for name in made)
+
+
+def test_every_reference_in_it_leads_to_an_entity(project, tmp_path):
+    bundle("small", tmp_path / "small.zip")
+    with zipfile.ZipFile(tmp_path / "small.zip") as archive:
+        content = json.loads(archive.read("ro-crate-metadata.json"))
+    graph = content["@graph"]
+    names = [entity["@id"] for entity in graph]
+    assert len(names) == len(set(names))
+    referred = set()
+    for entity in graph:
+        for value in entity.values():
+            for one in value if isinstance(value, list) else [value]:
+                assert not isinstance(one, dict) or set(one) == {"@id"}  # flattened
+                referred |= {one["@id"]} if isinstance(one, dict) else set()
+    assert referred - set(names) <= {"https://w3id.org/ro/crate/1.1"}
+    assert content["@context"][1]["ClaimReview"] == "https://schema.org/ClaimReview"
+
+
+def test_it_has_the_verdicts_of_the_studys_table(project, tmp_path):
+    bundle("small", tmp_path / "small.zip")
+    found = verdicts_of(read_graph(tmp_path / "small.zip"))
+    table = pd.read_csv(STUDY / "tables/claims.csv", keep_default_na=False)
+    assert len(found) == len(table) > 1
+    for row in table.to_dict("records"):
+        own = found[row["claim"], row["task"], row["model"]]
+        assert (own["verdict"], own["statement"]) == (row["verdict"], row["statement"])
+        assert own["study"] == "small"
+    asked = found["own.lora-beats-head", "words", "tiny"]
+    assert asked["n"] == 2 and asked["effect"]["unit"] == "points"
+    score = float(table.set_index("claim").effect["own.lora-beats-head"])
+    assert asked["effect"]["value"] == pytest.approx(100 * score)
 
 
 def test_weights_come_when_asked_and_missing_runs_are_named(project, tmp_path):

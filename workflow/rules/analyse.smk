@@ -32,6 +32,7 @@ rule collect:
         history=[f"{RESULTS}/runs/{run}/history.csv" for run in REPORTED],
         predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in REPORTED],
         crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
+        forgetting=[f"{RESULTS}/forgetting/{run}.csv" for run in WARM_RUNS],
     output:
         [f"{RESULTS}/tidy/{name}.csv" for name in TIDY],
         [f"{RESULTS}/tidy/{name}.parquet" for name in TIDY],

@@ -72,6 +72,7 @@ REPORTED = [run.id for run in STUDY.runs]
 CELLS = STUDY.cells()
 LORA_RUNS = lora_runs(STUDY)
 MEASURED_RUNS = measured_runs(STUDY)
+WARM_RUNS = [run.id for run in STUDY.runs if run.spec.warm_start]
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
@@ -139,6 +140,15 @@ def start_record(wildcards):
     """Return the record of the run that this one starts from, or nothing: that run comes first."""
     start = run_spec(wildcards).warm_start
     return f"{RESULTS}/runs/{start.run}/record.json" if start else []
+
+
+def earlier_runs(wildcards):
+    """Return the names of the runs before this one in its chain, the last one first."""
+    found, start = [], run_spec(wildcards).warm_start
+    while start:
+        found.append(start.run)
+        start = RUNS[start.run].warm_start
+    return found
 
 
 def trial_records(wildcards):

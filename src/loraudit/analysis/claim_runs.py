@@ -45,8 +45,7 @@ def lacking(study: Study) -> list[Lacking]:
     found = []
     for claim in select_claims(study.claims):
         if not can_be_tested(claim, planned):
-            plain = _of_scores(claim) if claim.facts.measured else claim
-            why = missing(plain, planned)
+            why = missing(claim if claim.facts.warm else _of_scores(claim), planned)
             if claim.facts.kind == "chosen" and "no run of" not in why:
                 why = missing(claim, planned)
             found.append(Lacking(claim, why, tuple(needed_runs(claim, study, planned))))
@@ -56,16 +55,16 @@ def lacking(study: Study) -> list[Lacking]:
 def can_be_tested(claim: Claim, planned: Evidence) -> bool:
     """Tell whether planned cells have all that a claim compares.
 
-    A claim on chosen settings needs cells that are tuned, and none can be tested of a quantity that
-    this version does not measure.
+    A claim on chosen settings needs cells that are tuned, and one on forgetting cells that start
+    warm.
     """
-    if not claim.facts.measured:
-        return False
     return bool(_planned_parts(claim, planned))
 
 
 def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
     """Return what a claim compares of planned cells, as if it spoke of scores."""
+    if claim.facts.warm:
+        planned = _warm(planned)
     if claim.facts.kind == "chosen":
         name = claim.quantity
         tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
@@ -75,6 +74,12 @@ def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
         cells = (replace(c, runs=c.runs.drop(columns="metric")) for c in planned.cells)
         planned = Evidence(planned.name, tuple(cells))
     return [part for subject in planned.subjects() for part in parts_of(plain, planned, subject)]
+
+
+def _warm(planned: Evidence) -> Evidence:
+    """Return the cells whose runs start from another run's."""
+    warm = (cell for cell in planned.cells if cell.fields.get("warm_start"))
+    return Evidence(planned.name, tuple(warm))
 
 
 def too_coarse(study: Study) -> dict[str, float]:
@@ -122,10 +127,9 @@ def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:
 
     They are made from cells of the study that are in one of the claim's selections, or else from
     its first one, by changing what the selections name. Where a claim leaves open which values an
-    axis has, or is about what this version does not measure, nothing can be named.
+    axis has, nothing can be named.
     """
-    if not claim.facts.measured:
-        return []
+    planned = _warm(planned) if claim.facts.warm else planned
     specs = {run.id: run for run in study.runs}
     made: dict[str, Run] = {}
     for subject in planned.subjects():

@@ -33,7 +33,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
     Args:
         study: the runs to collect.
         cells: the cross-checks to collect.
-        folder: the study's folder, with runs/ and crosscheck/.
+        folder: the study's folder, with runs/, crosscheck/ and, if runs start warm, forgetting/.
 
     Raises:
         UserError: a record that is incomplete, was changed, or was made from another spec.
@@ -53,6 +53,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         "ranks": ranks(study, folder / "runs"),
         "tuning": tuning(study, folder / "runs"),
         "row_errors": row_errors(study, runs, folder / "runs"),
+        "forgetting": forgetting(study, folder / "forgetting"),
     }
 
 
@@ -135,6 +136,28 @@ def _lacks(run: Run, folder: Path) -> str:
         return str(error)
     trial = _missing_trial(run, folder.parents[3])
     return f"waits for {trial}, which tunes it" if trial else ""
+
+
+FORGETTING = [
+    *("run", *CELL, "seed", "earlier", "earlier_task", "distance", "metric", "headline"),
+    *("before", "after", "forgotten"),
+]
+
+
+def forgetting(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack what runs that started warm have forgotten (training/forgetting.py), where it is known.
+
+    Returns a row per run, earlier run of its chain, and metric: the columns of the run's cell, the
+    earlier run and its task, how many runs ago it was, the score before and after this run, and by
+    how much it has become worse.
+    """
+    tables = [pd.DataFrame(columns=FORGETTING)]
+    for run in study.runs:
+        file = Path(folder) / f"{run.id}.csv"
+        if run.spec.warm_start and file.is_file():
+            cell = {**cell_of(run), "seed": run.spec.seed}
+            tables.append(pd.read_csv(file).assign(**cell)[FORGETTING])
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def _missing_trial(run: Run, runs: Path) -> str:

@@ -21,7 +21,7 @@ from loraudit.studies.claims import Side, alternatives
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.reference import Architecture, Published
-from loraudit.studies.spec import AdapterSpec, RunSpec
+from loraudit.studies.spec import ADAPTER_FIELDS, RunSpec
 from loraudit.studies.study import Study
 
 OWN_SETTINGS = tuple(name for name, method in METHODS.items() if method.settings)
@@ -278,7 +278,7 @@ def _differing(one: Cell, two: Cell, free: set[str]) -> set[str]:
     """Return the fields, known of both cells and not free, that differ."""
     skipped = {*free, *NOT_COMPARED, "matrices"}
     if None in (one.fields.get("rank", 0), two.fields.get("rank", 0)):  # a method without adapter
-        skipped |= set(AdapterSpec.model_fields)
+        skipped |= ADAPTER_FIELDS
     if None in (one.fields.get("init", ""), two.fields.get("init", "")):  # it starts its own way
         skipped |= {"init", "init_std"}
     if "targets" not in skipped and "matrices" in one.fields and "matrices" in two.fields:

@@ -130,8 +130,17 @@ def intruder_dimensions(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
 
 
 def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
-    """Return the score that a run lost on an earlier task; no table has it yet."""
-    return EMPTY
+    """Return how much worse a run's earlier tasks score after it, the mean over these; a fraction.
+
+    They are the tasks of its chain of warm starts, but for those that predict text.
+    """
+    table = evidence.tables.get("forgetting", pd.DataFrame())
+    if table.empty or "run" not in cell.runs:
+        return EMPTY
+    points = table.metric.map(unit_of) == "points"
+    rows = table[table.run.isin(cell.runs.run) & points & table.headline.astype(bool)]
+    found = rows.groupby("run").forgotten.mean()
+    return pd.Series(found.to_numpy(), cell.runs.set_index("run").seed.reindex(found.index))
 
 
 def _column(cell: Cell, name: str | None, made: bool = False) -> pd.Series:

@@ -127,10 +127,8 @@ def read_finished(run: Path) -> RunRecord:
 
 def _without_seed(spec: dict) -> dict:
     """Blank what differs between the seeds of one cell: the seed, and the run it starts from."""
-    adapter = spec["adapter"]
-    if adapter and adapter["warm_start"]:
-        adapter = {**adapter, "warm_start": {"tensors": adapter["warm_start"]["tensors"]}}
-    return {**spec, "seed": None, "adapter": adapter}
+    start = spec["warm_start"] and {"tensors": spec["warm_start"]["tensors"]}
+    return {**spec, "seed": None, "warm_start": start}
 
 
 def seed_scores(spec: RunSpec, study: Path) -> list[float]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from loraudit.base.named_code import module_of
 from loraudit.base.shipped import shipped
 
-TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors")
-"""The tidy tables that are collected from the runs' records."""
+TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors", "forgetting")
+"""The tidy tables that are collected from the runs' records and from jobs beside them."""
 
 SECTION7 = ("spectra", "amplification", "intruders", "subspaces")
 """The tidy tables of section 7, which are measured on the saved adapters."""
@@ -151,6 +151,14 @@ _TABLES = (
         first=5,
     ),
     Table(
+        name="forgetting",
+        title="What was forgotten of earlier tasks",
+        section="scores",
+        make="loraudit.report.forgetting_table:forgetting_rows",
+        readable="loraudit.report.forgetting_table:forgetting_table",
+        tidy=("forgetting",),
+    ),
+    Table(
         name="tuning",
         title="What each cell takes of what was tried",
         section="tuning",
@@ -233,7 +241,7 @@ def late_tables() -> dict[str, Table]:
     return {name: table for name, table in study_tables().items() if table.late}
 
 
-READ_LATE = ("runs", "tuning")
+READ_LATE = ("runs", "tuning", "forgetting")
 """The collected tidy tables that late tables are made from."""
 
 

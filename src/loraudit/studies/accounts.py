@@ -14,7 +14,7 @@ from loraudit.base.shipped import own_and_shipped, own_or_shipped
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published
-from loraudit.studies.spec import FLAT_FIELDS, AdapterSpec, RunSpec
+from loraudit.studies.spec import ADAPTER_FIELDS, FLAT_FIELDS, RunSpec
 from loraudit.studies.study_file import ProtocolFile
 from loraudit.studies.values import check_known, validated
 
@@ -52,7 +52,7 @@ def accounts(number: Published, folder: Path = FOLDER) -> dict[str, dict[str, An
     method = METHODS.get(number.method or "")
     no_adapter = method is None or method.trains != "adapter"
     dropped = {*MATCHED, *ROUNDING, *number.unstated}
-    dropped |= set(AdapterSpec.model_fields) if no_adapter else set()
+    dropped |= ADAPTER_FIELDS if no_adapter else set()
     return {
         name: {key: value for key, value in fields.items() if key not in dropped}
         for name, fields in found.items()
@@ -103,7 +103,7 @@ def likeness(
     ]
     differing, name, fields, mine = min(pairs, key=lambda pair: len(pair[0]))
     adapter = "warm_start" in fields or any(mine.get("alpha") is not None for mine in ours)
-    asked = [key for key in MAIN if adapter or key not in AdapterSpec.model_fields]
+    asked = [key for key in MAIN if adapter or key not in ADAPTER_FIELDS]
     gaps = {
         "the number": [key for key in asked if key not in fields],
         "our scores": [key for key in asked if key in fields and key not in mine],

@@ -58,7 +58,7 @@ class Quantity:
     analysis/quantities.py, as "module:function", that returns a cell's values by seed. `tables` are
     the tidy tables that it needs beside the runs; section 7's are there once a study is complete.
     `by_epoch` says that the value depends on the choice of an epoch, `positive` that it is never 0
-    or less, so that ratios can be taken, and `measured` that this version measures it.
+    or less, so that ratios can be taken, and `warm` that only runs that started warm have it.
     """
 
     label: str
@@ -68,7 +68,7 @@ class Quantity:
     tables: tuple[str, ...] = ()
     by_epoch: bool = False
     positive: bool = True
-    measured: bool = True
+    warm: bool = False
 
 
 POINTS = {"points": 0.01, "fraction": 1.0}
@@ -147,11 +147,12 @@ QUANTITIES = {
         positive=False,
     ),
     "forgetting": Quantity(
-        "score lost on an earlier task",
+        "score lost on the earlier tasks of a chain, their mean",
         POINTS,
         f"{READ}:forgetting",
+        tables=("forgetting",),
         positive=False,
-        measured=False,
+        warm=True,
     ),
 }
 """All quantities by name; a new one is an entry here and the function that it names."""

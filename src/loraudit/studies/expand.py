@@ -370,6 +370,8 @@ def make_spec(fields: Mapping[str, Any], where: str) -> RunSpec:
         values["settings"] = validated(cls, own[method.name] or {}, f"{where}: {method.name}")
     if values.get("base_bits") is None:
         values["base_group"] = None
+    if not (method.starts_warm or method.moves_ranks):  # the latter are told that they can't
+        values["warm_start"] = None
     return validated(RunSpec, values, where)
 
 
@@ -481,10 +483,17 @@ def _start(point: Point, spec: RunSpec, starts: Container[tuple]) -> tuple:
         key = (str(asked["task"]), label, *_shared(spec))
         if key in starts:
             return key
-    wanted = (spec.model.name, spec.method, spec.lora.rank, f"{spec.lora.alpha:g}", spec.seed)
+    wanted: list[object] = [spec.model.name, spec.method, spec.seed]
+    names, targets = "model, method and seed", ""
+    if spec.adapter:
+        wanted[2:2] = [spec.adapter.rank, f"{spec.adapter.alpha:g}"]
+        names, targets = (
+            "model, method, rank, alpha and seed",
+            f" and targets {targets_name(spec)!r}",
+        )
     raise UserError(
-        f"{where}: warm_start: the study has no run on task {asked['task']!r} with model, method, "
-        f"rank, alpha and seed {', '.join(map(str, wanted))} and targets {targets_name(spec)!r}"
+        f"{where}: warm_start: the study has no run on task {asked['task']!r} with {names} "
+        f"{', '.join(map(str, wanted))}{targets}"
     )
 
 

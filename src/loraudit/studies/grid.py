@@ -49,10 +49,10 @@ class Point:
 
     @property
     def starts_warm(self) -> bool:
-        """Whether the run starts from another run's adapter."""
+        """Whether the run starts from what another run has saved."""
         method = METHODS.get(self.fields["method"])
-        adapter = method is not None and method.trains == "adapter"
-        return adapter and bool(self.fields.get("warm_start"))
+        may = method is not None and (method.starts_warm or method.moves_ranks)
+        return may and bool(self.fields.get("warm_start"))
 
 
 @dataclass(frozen=True)

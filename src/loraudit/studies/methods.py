@@ -38,6 +38,8 @@ class MethodEntry(Frozen):
     """the method whose published numbers hold for this one too; null: it has its own"""
     crosschecked: bool = False
     """whether it starts as plain LoRA, so that our layers can be compared with PEFT's"""
+    starts_warm: bool = False
+    """whether a run may start from what another run of the method has saved"""
     moves_ranks: bool = False
     """whether it moves ranks between layers while it trains"""
     masks_ranks: bool = False

@@ -43,7 +43,7 @@ class WarmStart(Frozen):
     `spec_sha256` is the digest of that run's spec, so that a run's spec fixes all that it comes
     from. `tensors` says what is copied: lora_A and lora_B alone, or also the head's hidden layers
     (RoBERTa's classifier.dense, which the released code would load too). The output layer is never
-    copied.
+    copied. Of a method that trains weights of the model, these stand for lora_A and lora_B.
     """
 
     run: str
@@ -97,7 +97,6 @@ class AdapterSpec(Frozen):
     lora_dropout: Fraction
     init: Literal["kaiming", "gaussian", "error", "loftq"] | None
     init_std: Positive | None
-    warm_start: WarmStart | None
     lora_plus: Positive | None
     ranks: Literal["uniform", "error"]
     least_rank: Annotated[int, Field(ge=0)]
@@ -120,8 +119,6 @@ class AdapterSpec(Frozen):
             raise ValueError(f"init_std {self.init_std:g} goes with init 'gaussian' only")
         if self.peft:
             check_options(self.peft)
-            if self.warm_start:
-                raise ValueError("a warm_start copies plain LoRA matrices: leave peft empty")
             if kind := self.peft.get("peft_type"):
                 legal = {"lora_dropout": 0, "lora_plus": None, "init": "kaiming"}
                 for key, value in legal.items():
@@ -172,6 +169,7 @@ class RunSpec(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     base_bits: Literal[2, 3, 4, 8] | None
     base_group: Count | None
+    warm_start: WarmStart | None
     tuned: Tuned | None = None
 
     @field_validator("method")
@@ -257,6 +255,8 @@ class RunSpec(Frozen):
         for key, value in self.facts.fixed.items():
             if getattr(self, key) != value:
                 raise ValueError(f"method {self.method!r} goes with {key} {value!r} only")
+        if self.warm_start and not self.facts.starts_warm:
+            raise ValueError(f"method {self.method!r} starts cold (legal warm_start: null)")
         if self.adapter is None:
             return
         if self.adapter.init is None and not self.facts.own_init:
@@ -266,8 +266,8 @@ class RunSpec(Frozen):
                 f"peft {self.adapter.peft} goes with method 'peft' only, not {self.method!r}"
             )
         self._check_parts(self.adapter)
-        if self.adapter.warm_start and self.facts.moves_ranks:
-            raise ValueError(f"method {self.method!r} starts cold (legal warm_start: null)")
+        if self.adapter.peft and self.warm_start:
+            raise ValueError("a warm_start copies plain LoRA matrices: leave peft empty")
 
     def _check_parts(self, adapter: AdapterSpec) -> None:
         """Refuse what only whole layers can have where a target is a part of a fused layer."""
@@ -332,11 +332,6 @@ class RunSpec(Frozen):
         if self.adapter is None:
             raise TypeError(f"method {self.method!r} has no adapter")
         return self.adapter
-
-    @property
-    def warm_start(self) -> WarmStart | None:
-        """The run that this one starts from; None if it starts cold."""
-        return self.adapter.warm_start if self.adapter else None
 
     @property
     def saves(self) -> bool:
@@ -406,6 +401,11 @@ FLAT_FIELDS = (
     *AdapterSpec.model_fields,
 )
 """The names of a run's fields in a study file; methods' own settings stand under their names."""
+
+
+ADAPTER_FIELDS = frozenset({*AdapterSpec.model_fields, "warm_start"})
+"""Fields that mean nothing to full fine-tuning as it is published: those of an adapter, and what it
+starts from."""
 
 
 def digest(value: BaseModel) -> str:

@@ -1,13 +1,19 @@
 """A study as one RO-Crate: specs, records, tables, figures and report, to archive or hand on.
 
 The crate (https://w3id.org/ro/crate) is a zip with ro-crate-metadata.json, which names every file,
-its hash, the code's commit and the licence. It needs the package rocrate (extra "bundle").
+its hash, the code's commit and the licence. By the profile Process Run Crate it also says which
+program made which files from what (a CreateAction), and it has the study's verdicts on claims of
+papers (crate_verdicts.py). It needs the package rocrate (extra "bundle").
 """
 
 import mimetypes
+from datetime import UTC, datetime
 from importlib.metadata import metadata
 from pathlib import Path
 
+import pandas as pd
+
+from loraudit.analysis.tidy_files import read_table
 from loraudit.base.errors import UserError
 from loraudit.base.files import sha256, write_atomic
 from loraudit.base.progress import progress
@@ -16,6 +22,7 @@ from loraudit.base.shipped import ROOT, own_or_shipped, shipped
 from loraudit.studies import paths
 from loraudit.studies.record import read_record
 from loraudit.studies.study import Run, Study, read_study
+from loraudit.tools.crate_verdicts import PROFILE, SCHEMA, TERMS, entities
 
 RUN_FILES = ("spec.json", "record.json", "history.csv", "predictions.parquet")
 KINDS = {".parquet": "application/vnd.apache.parquet", ".jsonl": "application/jsonl"}
@@ -54,6 +61,8 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
     crate = _crate(content, folder, done)
     for path in progress(files, len(files), "bundle"):
         _add(crate, path)
+    _add_action(crate, content, folder, done)
+    _add_verdicts(crate, content.name, folder / "tables" / "claims.csv")
     write_atomic(out, lambda temporary: crate.write_zip(temporary))
     missing = [run.id for run in content.all_runs if run not in done]
     size = sum(path.stat().st_size for path in files)
@@ -86,7 +95,10 @@ def _crate(study: Study, folder: Path, done: list[Run]):
 
     project = metadata("loraudit")
     commits = _commits(folder, done)
-    crate = ROCrate()
+    crate = ROCrate(version="1.1")  # the one that the profile extends
+    crate.metadata.extra_terms.update({term: SCHEMA + term for term in TERMS})
+    profile = {"@type": "CreativeWork", "name": "Process Run Crate", "version": "0.5"}
+    crate.root_dataset["conformsTo"] = crate.add(ContextEntity(crate, PROFILE, profile))
     crate.name = f"loraudit study {study.name}"
     crate.description = f"{study.question} {len(done)} of {len(study.all_runs)} runs are finished."
     crate.keywords = ["LoRA", "reproducibility", study.name]
@@ -101,6 +113,41 @@ def _crate(study: Study, folder: Path, done: list[Run]):
     code["description"] = project["Summary"]
     crate.root_dataset["isBasedOn"] = code
     return crate
+
+
+def _add_action(crate, study: Study, folder: Path, done: list[Run]) -> None:
+    """Say that the code made the crate's results from the study's file, and when it ended."""
+    from rocrate.model import ContextEntity
+
+    records = [folder / "runs" / run.id / "record.json" for run in done]
+    last = datetime.fromtimestamp(max(path.stat().st_mtime for path in records), UTC)
+    asked = crate.get(_name(folder / "study.json"))
+    made = [entity for entity in crate.data_entities if entity not in (asked, crate.get("LICENSE"))]
+    action = {
+        "@type": "CreateAction",
+        "name": f"Study {study.name}: {len(done)} runs, their tables and figures",
+        "description": f"snakemake --cores 2 --config study={study.name}",
+        "endTime": last.isoformat(timespec="seconds"),
+        "instrument": {"@id": "#code"},
+        "object": [{"@id": asked.id}],
+        "result": [{"@id": entity.id} for entity in made],
+    }
+    crate.root_dataset["mentions"] = [crate.add(ContextEntity(crate, "#study", action))]
+
+
+def _add_verdicts(crate, study: str, file: Path) -> None:
+    """Add a study's verdicts on claims, if it has any."""
+    from rocrate.model import ContextEntity
+
+    table = read_table(file) if file.is_file() else pd.DataFrame()
+    if table.empty:
+        return
+    reviews = []
+    for entity in entities(table, study):
+        added = crate.add(ContextEntity(crate, entity.pop("@id"), entity))
+        if entity["@type"] == "ClaimReview":
+            reviews.append(added)
+    crate.root_dataset["mentions"] = [*crate.root_dataset["mentions"], *reviews]
 
 
 def _commits(folder: Path, done: list[Run]) -> list[str]:
@@ -120,5 +167,9 @@ def _add(crate, path: Path) -> None:
     kind = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
     facts = {"sha256": sha256(path), "contentSize": str(path.stat().st_size)}
     facts |= {"encodingFormat": kind} if kind else {}
-    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    crate.add_file(path, name.as_posix(), properties=facts)
+    crate.add_file(path, _name(path), properties=facts)
+
+
+def _name(path: Path) -> str:
+    """Return a file's name in the crate."""
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()

@@ -505,6 +505,8 @@ def bundle(
 ) -> None:
     """Write a study as one RO-Crate (zip): specs, records, tables, figures, report, licence.
 
+    Its metadata have the study's verdicts on claims of papers, which `loraudit merge` reads.
+
     Call `loraudit verify` first to learn whether the study is sound. Specs that name local folders
     go into the zip as they are.
 
@@ -520,6 +522,27 @@ def bundle(
     ]
     lines += [f"left out, because it is not finished: {name}" for name in held["missing"]]
     _print({"out": str(out), **held}, as_json, [], lines)
+
+
+@app.command()
+def merge(
+    left: Annotated[
+        Path, typer.Argument(help="A bundle: the zip of `loraudit bundle`, or its folder.")
+    ],
+    right: Annotated[Path, typer.Argument(help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Show where the verdicts on claims in two bundles agree, such as those of two teams.
+
+    Verdicts are set side by side by claim, task and model: both decide and agree or disagree, one
+    decides, or only one has tested it. Runs that both bundles have are said.
+
+    Example: `loraudit merge ours.zip theirs.zip`
+    """
+    from loraudit.tools import merge as module
+
+    merged = module.merge(left, right)
+    _print(merged, as_json, module.sections(merged), module.sentences(merged))
 
 
 @app.command("import")

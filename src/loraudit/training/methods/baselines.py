@@ -5,6 +5,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
 
+from loraudit.adapters import warm_start
 from loraudit.adapters.base_layers import freeze, in_head
 from loraudit.studies.spec import RunSpec
 from loraudit.training.method import Method
@@ -35,6 +36,10 @@ class HeadOnly(Method):
             if name not in tied and (in_head(name, spec.model.head) or self.trains(name))
         }
         save_file(state, folder / f"{spec.method}.safetensors", metadata={"format": "pt"})
+
+    def start_from(self, model: nn.Module, spec: RunSpec, folder: Path) -> list[str]:
+        """Copy what another run of this method has trained (`Method.start_from`)."""
+        return warm_start.start_from_weights(model, spec, folder / f"{spec.method}.safetensors")
 
 
 class BitFit(HeadOnly):

@@ -1,0 +1,53 @@
+"""The table of what runs of a chain of tasks have forgotten of the tasks before them."""
+
+import pandas as pd
+
+from loraudit.analysis.cells import CELL, label_text
+from loraudit.report import units
+from loraudit.studies.methods import METHODS
+from loraudit.studies.study import Study
+
+
+def forgetting_rows(study: Study, runs: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
+    """Summarise over seeds what each cell has forgotten of each earlier task.
+
+    Args:
+        study, runs: are not needed.
+        forgetting: `collect.forgetting`'s rows; their headline metrics are shown.
+
+    Returns:
+        A row per cell and earlier task: CELL, earlier_task, distance, metric, n, the means of
+        `before` and `after`, and the mean and standard deviation (n - 1) of `forgotten`.
+    """
+    shown = forgetting[forgetting.headline.astype(bool)]
+    keys = [*CELL, "earlier_task", "distance", "metric"]
+    if shown.empty:
+        return pd.DataFrame(columns=[*keys, "n", "before", "after", "forgotten", "sd"])
+    groups = shown.groupby(keys, dropna=False, sort=False)
+    found = groups[["before", "after", "forgotten"]].mean()
+    return found.assign(n=groups.size(), sd=groups.forgotten.std()).reset_index()
+
+
+def forgetting_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn `forgetting_rows` into a table for readers."""
+    records = rows.to_dict("records")
+    labels = [label_text(row["label"]) for row in records]
+    return pd.DataFrame(
+        {
+            "after": [row["task"] for row in records],
+            "model": [row["model"] for row in records],
+            "method": [METHODS[row["method"]].label for row in records],
+            "rank": ["" if pd.isna(row["rank"]) else f"{row['rank']:g}" for row in records],
+            "targets": ["" if pd.isna(row["targets"]) else row["targets"] for row in records],
+            **({"variant": labels} if any(labels) else {}),
+            "earlier task": [row["earlier_task"] for row in records],
+            "runs ago": [row["distance"] for row in records],
+            "metric": [row["metric"] for row in records],
+            "n": [row["n"] for row in records],
+            "before, %": [units.score(row["metric"], row["before"]) for row in records],
+            "after, %": [units.score(row["metric"], row["after"]) for row in records],
+            "forgotten: mean ± SD, points": [
+                units.score(row["metric"], row["forgotten"], row["sd"]) for row in records
+            ],
+        }
+    )
