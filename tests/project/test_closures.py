@@ -30,6 +30,7 @@ PACKAGES = {
     "tokenise": {"base", "data"},
     "train": {*PLAN, "data", "adapters", "training"},
     "crosscheck": {*PLAN, "data", "adapters", "training", "crosscheck"},
+    "forgetting": {*PLAN, "data", "adapters", "training"},
     "collect": SCORED,
     "subspace": {*SCORED, "adapters"},
     "tables": {*SCORED, "report"},
@@ -50,6 +51,7 @@ OTHERS_WORK = {
         *("data.fetch_model", "data.fetch_task", "data.sources", "data.tokenise"),
         *("training.run", "training.loop", "training.checkpoint", "training.metrics"),
     },
+    "forgetting": {"data.tokenise", "data.sources", "training.run", "training.methods.lora"},
     "collect": {"analysis.section7", "analysis.saved_updates", "analysis.verdicts"},
     "subspace": {
         *("analysis.collect", "analysis.statistics", "analysis.verdicts", "analysis.cost"),
