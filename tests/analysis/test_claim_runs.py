@@ -106,9 +106,13 @@ grid:
     assert len(said) == len(found) and all("within a factor of 1.41" in line for line in said)
 
 
-def test_what_this_version_does_not_measure_is_no_ground_for_a_claim(grid):
+def test_without_a_chain_of_tasks_there_is_no_ground_for_a_claim_on_forgetting(grid):
     (found,) = lacking(asking(grid, "pandey2026.lora-forgets-little"))
-    assert found.runs == () and found.why.endswith("not measured by this version")
+    assert found.runs == () and found.why.endswith("no run starts from another one (warm_start)")
+
+
+def test_a_chain_of_tasks_can_test_what_is_forgotten():
+    assert lacking(load_study("config/studies/sequential.yaml")) == []
 
 
 @pytest.mark.parametrize("seconds, shown", [(60.0, "3 min"), (None, "unknown")])

@@ -64,7 +64,9 @@ def test_it_follows_the_profile_of_process_runs(project, tmp_path):
     """What Process Run Crate 0.5 asks for: profile, program, and an action that names its files."""
     bundle("small", tmp_path / "small.zip")
     crate = opened(tmp_path / "small.zip", tmp_path / "crate")
-    assert crate.metadata["conformsTo"].id == "https://w3id.org/ro/crate/1.1"
+    content = json.loads((tmp_path / "crate/ro-crate-metadata.json").read_text())
+    (descriptor,) = (e for e in content["@graph"] if e["@id"] == "ro-crate-metadata.json")
+    assert descriptor["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
     root = crate.root_dataset
     assert root["conformsTo"].id == PROFILE and root["conformsTo"].type == "CreativeWork"
     assert {"name", "description", "license", "datePublished"} <= set(root.properties())

@@ -16,6 +16,7 @@ from loraudit.base.errors import UserError, unknown
 from loraudit.studies.entries import MATRICES, Metric
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published
+from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import FLAT_FIELDS
 from loraudit.studies.values import validated
 
@@ -84,11 +85,15 @@ class Legal(NamedTuple):
 
 
 def legal_names(numbers: Iterable[Published]) -> Legal:
-    """Return the names of methods and metrics that are known here or in published numbers."""
+    """Return the names of methods and metrics that are known here or in published numbers.
+
+    Of those known here they are the ones that are fractions: a score's unit is told by its size.
+    """
     numbers = list(numbers)
     methods = {number.method for number in numbers if number.method}
     metrics = {number.metric for number in numbers}
-    return Legal(frozenset(METHODS) | methods, frozenset(get_args(Metric)) | metrics)
+    fractions = {metric for metric in get_args(Metric) if unit_of(metric) == "points"}
+    return Legal(frozenset(METHODS) | methods, frozenset(fractions | metrics))
 
 
 def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score]:
