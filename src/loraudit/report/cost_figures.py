@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name
 from loraudit.analysis.cost import PRICES, TASKS, priced
 from loraudit.analysis.cost import pareto as fronts
+from loraudit.report import units
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     BARS_FROM,
@@ -18,7 +19,7 @@ from loraudit.report.figure_style import (
     decades,
     legend,
     mark_collapsed,
-    percent_axis,
+    score_axis,
     spread_text,
     subjects,
 )
@@ -167,7 +168,7 @@ def pareto(table: pd.DataFrame) -> Figure:
                     axes.xaxis.set_major_locator(MaxNLocator(3))
                     axes.set_xlim(0, 1.1 * part[f"run_{price}"].max())
             row[0].set_title(f"{task}, {model}", loc="left")
-            percent_axis(row[0], f"last-epoch {part.metric.iloc[0]}")
+            score_axis(row[0], f"last-epoch {part.metric.iloc[0]}", part.metric.iloc[0])
         legend(figure, f"{spread_text(table, CELL)}; black edge: no cell is better and as cheap")
     return figure
 
@@ -223,6 +224,10 @@ def _span(part: pd.DataFrame, column: str, unit: float = 1) -> str:
     return " to ".join(f"{cell[column] / unit:,.0f} ({cell_name(cell)})" for cell in (low, high))
 
 
+def _mean(cell: dict) -> str:
+    return units.with_unit(cell["metric"], cell["last_mean"])
+
+
 def describe_pareto(rows: pd.DataFrame) -> str:
     """Name the cells on the front of each price, with their scores."""
 
@@ -232,7 +237,7 @@ def describe_pareto(rows: pd.DataFrame) -> str:
             cells = _cells(part)
             front = cells[cells[f"front_{price}"] == "on"].sort_values(price, kind="stable")
             front = front.to_dict("records")
-            names = [f"{cell_name(cell)} ({100 * cell['last_mean']:.1f} %)" for cell in front]
+            names = [f"{cell_name(cell)} ({_mean(cell)})" for cell in front]
             noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
             fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(names)}{noise}")
         return listed(fronts)

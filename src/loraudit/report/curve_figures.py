@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.report import units
 from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
@@ -15,7 +16,7 @@ from loraudit.report.figure_style import (
     WIDTH,
     legend,
     mark_collapsed,
-    percent_axis,
+    score_axis,
     seeds,
     subjects,
 )
@@ -59,7 +60,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
             row[0].set_title(textwrap.fill(f"{task}, {model}", TITLE), loc="left")
             row[0].set_ylabel("training loss")
             splits = runs.split.unique()
-            percent_axis(row[1], f"{splits[0]} score" if len(splits) == 1 else "score")
+            name = f"{splits[0]} score" if len(splits) == 1 else "score"
+            score_axis(row[1], name, units.metric_of(runs))
             for axes in row:
                 axes.set_xlabel("epoch")
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,7 +89,8 @@ def describe_learning_curves(rows: pd.DataFrame) -> str:
         cells = []
         for _, line in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
             scored = line.groupby("epoch").score.mean().dropna()
-            ends = [f"{100 * mean:.1f}" for mean in (*scored[:1], *scored[1:][-1:])]
+            metric = units.metric_of(line)
+            ends = [units.score(metric, mean) for mean in (*scored[:1], *scored[1:][-1:])]
             cells.append(f"{cell_name(line.iloc[0].to_dict())} {' to '.join(ends) or 'undefined'}")
         return listed(cells, 6)
 

@@ -11,6 +11,7 @@ Figures are drawn for a light page; a dark page turns black and white round in i
 """
 
 import math
+import textwrap
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from loraudit.analysis.cells import SUBJECT, choices_of, collapsed
 from loraudit.base.files import write_atomic
 from loraudit.report.looks import Look
+from loraudit.report.units import axis_name
+from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import CHOICES
 
 EPOCHS: dict[str, str] = {choice: f"{choice} epoch" for choice in CHOICES}
@@ -162,8 +165,11 @@ def nothing(reason: str) -> Figure:
     return figure
 
 
-def percent_axis(axes: plt.Axes, name: str) -> None:
-    """Write fractions on the y axis as percent."""
+def score_axis(axes: plt.Axes, name: str, metric: str) -> None:
+    """Name the y axis of scores; fractions are written as percent, others in their own unit."""
+    if unit_of(metric) != "points":
+        axes.set_ylabel(textwrap.fill(axis_name(name, metric), TITLE))
+        return
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
     axes.set_ylabel(f"{name}, %")
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from loraudit.analysis.cells import SUBJECT, cell_name, first_choice
 from loraudit.analysis.judging import telling
 from loraudit.analysis.statistics import SIGNIFICANCE
+from loraudit.report import units
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import (
     EPOCHS,
@@ -22,6 +23,7 @@ from loraudit.report.figure_style import (
 )
 from loraudit.report.formatting import cell_words, interval, points
 from loraudit.report.looks import OPEN, SIZE_OPEN, WORDS
+from loraudit.studies.scores import unit_of
 
 ANOTHER = ", another protocol"
 """What a row's name says of a number that was made under another protocol."""
@@ -69,8 +71,11 @@ def describe_published(table: pd.DataFrame) -> str:
 def switch_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Select what `switches` draws: each task's differences at the first choice of an epoch.
 
-    The base's last epoch beside the choice is one of them; the table has the other choices.
+    The base's last epoch beside the choice is one of them; the table has the other choices, and the
+    tasks that predict text, whose differences are not in points.
     """
+    if "metric" in table:
+        table = table[table.metric.map(unit_of) == "points"]
     if table.empty:
         return table
     parts = [part[part.epoch == first_choice(part)] for _, part in table.groupby(SUBJECT)]
@@ -102,10 +107,10 @@ def switches(table: pd.DataFrame) -> Figure:
             looks = [(SWITCH, "o") if own else (OPEN, "o") for own in found]
             _forest(axes, part, rows, looks, found)
             _equal_bands(axes, part)
-            base = 100 * part.base.iloc[0]
+            base = units.with_unit(units.metric_of(part), part.base.iloc[0])
             sick = _sick({"collapsed": _most(part, "collapsed_base")})
             shown = EPOCHS[part.epoch.iloc[0]]
-            title = f"{task}, {model}: base {base:.1f} % ({shown}), n={part.n.max()}{sick}"
+            title = f"{task}, {model}: base {base} ({shown}), n={part.n.max()}{sick}"
             axes.set_title(title)
         column[-1, 0].set_xlabel("switched minus base, points (same seeds, adjusted interval)")
         for colour, face, word in (

@@ -19,6 +19,7 @@ from loraudit.analysis.cells import (
     label_text,
 )
 from loraudit.analysis.cost import without_twins
+from loraudit.report import units
 from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     COLUMN,
@@ -32,7 +33,7 @@ from loraudit.report.figure_style import (
     legend,
     mark_collapsed,
     numbered,
-    percent_axis,
+    score_axis,
     shown_choice,
     spread_text,
     subjects,
@@ -238,7 +239,8 @@ def _hero_row(
         axes.tick_params(labelleft=False)
     _sampling_error([first, *others][-1], runs, choice)
     first.set_title(textwrap.fill(name, TITLE), loc="left")
-    percent_axis(first, f"{runs.metric.iloc[0]}, {epoch_name(runs, choice)}")
+    metric = runs.metric.iloc[0]
+    score_axis(first, f"{metric}, {epoch_name(runs, choice)}", metric)
 
 
 def _rank_axis(axes: plt.Axes, runs: pd.DataFrame) -> None:
@@ -320,7 +322,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
             decades(axes, runs.rows_train)
             axes.set_title(textwrap.fill(name, TITLE), loc="left")
             axes.set_xlabel("training rows")
-            percent_axis(axes, textwrap.fill(_scored(both), 28))
+            score_axis(axes, textwrap.fill(_scored(both), 28), both.metric.iloc[0])
         legend(figure, spread_text(_ours(tidy), [*CELL, "rows_train"]))
     return figure
 
@@ -386,7 +388,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
             axes.grid(axis="x", visible=False)
             axes.set_xlabel("bits of a frozen weight")
             axes.set_title(f"{task}, {model}", loc="left")
-            percent_axis(axes, _scored(part))
+            score_axis(axes, _scored(part), part.metric.iloc[0])
         legend(figure, spread_text(table, CELL), most=2)
     return figure
 
@@ -414,11 +416,11 @@ def _describe_scores(rows: pd.DataFrame, x: str, at: str) -> str:
     """Say each line's means at the choice of an epoch that is drawn."""
 
     def say(part: pd.DataFrame) -> str:
-        choice, lines = _shown(part), []
+        choice, lines, metric = _shown(part), [], units.metric_of(part)
         for name, line in _described_lines(part):
             means = line[choice].astype(float).groupby(line[x], dropna=False).mean().dropna()
             values = [
-                f"{100 * mean:.1f}" + ("" if pd.isna(place) else at.format(f"{place:,.0f}"))
+                units.score(metric, mean) + ("" if pd.isna(place) else at.format(f"{place:,.0f}"))
                 for place, mean in means.items()
             ]
             if values:
@@ -448,11 +450,13 @@ def describe_score_vs_bits(rows: pd.DataFrame) -> str:
     """Say the mean scores of each group by the bits of the base."""
 
     def say(part: pd.DataFrame) -> str:
-        choice, lines = shown_choice(part), []
+        choice, lines, metric = shown_choice(part), [], units.metric_of(part)
         for name, line in part.groupby("line", sort=False):
             means = line.groupby("base_bits", dropna=False)[choice].mean()
             at = ["full precision" if bits != bits else f"{bits:g} bits" for bits in means.index]
-            values = [f"{100 * m:.1f} at {a}" for m, a in zip(means, at, strict=True)]
+            values = [
+                f"{units.score(metric, mean)} at {a}" for mean, a in zip(means, at, strict=True)
+            ]
             lines.append(f"{name} {', '.join(values)}")
         return f"{epoch_name(part, choice)}, {listed(lines, 6)}"
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
 from loraudit.analysis.cost import without_twins
 from loraudit.analysis.trials import values_text
+from loraudit.report import units
 from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     STYLE,
@@ -16,7 +17,7 @@ from loraudit.report.figure_style import (
     WIDTH,
     legend,
     mark_collapsed,
-    percent_axis,
+    score_axis,
     seeds,
     subjects,
 )
@@ -51,7 +52,7 @@ def tuning(table: pd.DataFrame) -> Figure:
             axes.set_xscale("log")
             axes.set_xlabel("learning rate")
             axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE), loc="left")
-            percent_axis(axes, "score on selection rows")
+            score_axis(axes, "score on selection rows", units.metric_of(part))
         column[-1, 0].scatter([], [], **RING, label="chosen")
         if _diverged(table).any():
             column[-1, 0].scatter([], [], **DOWN, color="0.1", label="diverged (counts as worst)")
@@ -120,8 +121,9 @@ def describe_tuning(rows: pd.DataFrame) -> str:
         for _, cell in part[part.chosen].groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
             first = cell.iloc[0]
             edge = ", at the edge of what was tried" if label_text(first.at_edge) else ""
-            rate, score = first.learning_rate, 100 * cell.score.mean()
-            cells.append(f"{_name(first.to_dict())} {rate:g} ({score:.1f} %{edge})")
+            rate, mean = first.learning_rate, cell.score.mean()
+            score = units.with_unit(units.metric_of(cell), mean)
+            cells.append(f"{_name(first.to_dict())} {rate:g} ({score}{edge})")
         return listed(cells, 8)
 
     text = "Chosen learning rates, with their mean score on the selection rows."

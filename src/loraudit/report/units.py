@@ -4,6 +4,8 @@ Numbers in percent or percentage points are written without their unit, which th
 names. Others have it beside them: one column may have tasks of both kinds.
 """
 
+import pandas as pd
+
 from loraudit.report.formatting import percent, points
 from loraudit.studies.scores import unit_of
 
@@ -17,6 +19,16 @@ def score(metric: str, mean: float, sd: float = float("nan"), digits: int = 1) -
     if unit_of(metric) == "points" or mean != mean:
         return percent(mean, sd, digits)
     return f"{mean:.3f}" + (f" ± {sd:.3f}" if sd == sd else "") + _own(metric)
+
+
+def with_unit(metric: str, value: float) -> str:
+    """Write a score with its unit, percent too: "81.2 %", "3.214 nats"."""
+    return score(metric, value) + (" %" if unit_of(metric) == "points" else "")
+
+
+def metric_of(rows: pd.DataFrame) -> str:
+    """Return the headline metric of rows of one task; rows that do not say it are of labels."""
+    return str(rows.metric.iloc[0]) if "metric" in rows else "accuracy"
 
 
 def difference(metric: str, value: float, unit: bool = True) -> str:
