@@ -14,7 +14,7 @@ from matplotlib.text import Text
 import tiny_tables
 from loraudit.base.files import folder_fingerprint
 from loraudit.report.figure_registry import FIGURES
-from loraudit.report.figure_style import COLUMN, WIDTH, save
+from loraudit.report.figure_style import COLUMN, WIDTH, save, score_axis
 from loraudit.report.forest_figures import published
 
 
@@ -109,3 +109,14 @@ def tick_labels(figure) -> tuple[list[Text], list[Text]]:
                 (drawn if shown else hidden).append(tick.label1)
                 hidden.append(tick.label2)
     return drawn, hidden
+
+
+def test_an_axis_of_scores_is_in_percent_or_in_the_scores_own_unit():
+    figure, (one, two) = plt.subplots(1, 2)
+    score_axis(one, "last epoch", "accuracy")
+    assert one.get_ylabel() == "last epoch, %"
+    assert one.yaxis.get_major_formatter()(0.81) == "81"
+    score_axis(two, "last epoch", "log_loss")
+    assert " ".join(two.get_ylabel().split()) == "last epoch (nats per token; lower is better)"
+    assert two.yaxis.get_major_formatter()(3.21) != "321"
+    plt.close(figure)
