@@ -304,12 +304,16 @@ def _interval(row, difference: Difference | None, factor: float) -> tuple[float,
     return difference.interval(1 - sides * SIGNIFICANCE / factor)
 
 
-def finding(asks: str, difference: float, margin: float, p_holm: float) -> str:
-    """Say in words what an adjusted test shows; "" where nothing was tested."""
+def finding(
+    asks: str, difference: float, margin: float, p_holm: float, metric: str = "accuracy"
+) -> str:
+    """Say in words what an adjusted test of a metric shows; "" where nothing was tested."""
     if p_holm != p_holm:
         return ""
     if p_holm >= SIGNIFICANCE:
         return "open"
+    if asks == "equivalence" and unit_of(metric) != "points":
+        return f"equal within {margin:g} {unit_of(metric)}".strip()
     if asks == "equivalence":
         return f"equal within {100 * margin:g} point{'' if margin == 0.01 else 's'}"
     return "higher" if difference > 0 else "lower"

@@ -12,15 +12,18 @@ from loraudit.analysis.cells import (
     first_choice,
     label_text,
 )
-from loraudit.analysis.contrasts import Named, finding, method_contrasts, named_cells
+from loraudit.analysis.contrasts import Named, method_contrasts, named_cells
 from loraudit.analysis.judging import telling
+from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import effect_text, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
-from loraudit.report.formatting import interval_or_why, of_which, percent, points
+from loraudit.report.formatting import interval_or_why, of_which, points
 from loraudit.report.page_facts import largest_switch, sick_facts
+from loraudit.report.tables import found_text
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
+from loraudit.studies.scores import sign, unit_of
 from loraudit.studies.study import Study
 from loraudit.studies.study_file import Contrast
 
@@ -156,7 +159,8 @@ def _best(runs: pd.DataFrame) -> tuple[str, str]:
     others = [one for name in BASELINES for one in cells if one[0]["method"] == name]
     if not ours or not others:
         return "", ""
-    best, part = max(ours, key=lambda one: one[1][epoch].mean())
+    way = sign(first.metric)
+    best, part = max(ours, key=lambda one: way * one[1][epoch].mean())
     scores, sick = part[epoch], int(collapsed(part, epoch).sum())
     notes = [f"n = {len(part)}"]
     if len(ours) > 1:
@@ -164,10 +168,15 @@ def _best(runs: pd.DataFrame) -> tuple[str, str]:
     if sick:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
-        f"{cell_words(best)}, {percent(scores.mean(), scores.std())} % {first.metric} "
+        f"{cell_words(best)}, {_score(first.metric, scores)} {first.metric} "
         f"({'; '.join(notes)}): {' and '.join(_beside(runs, best, others[:2], epoch))}"
     )
     return f"{first.task} ({first.model})", text
+
+
+def _score(metric: str, scores: pd.Series) -> str:
+    unit = " %" if unit_of(metric) == "points" else ""
+    return units.score(metric, scores.mean(), scores.std()) + unit
 
 
 def _is_twin(cell: dict, cells: list[Named]) -> bool:
@@ -192,10 +201,11 @@ def _beside(runs: pd.DataFrame, best: dict, others: list[Named], epoch: str) -> 
             said.append(f"not compared with {label}, which takes two runs of both")
             continue
         row = rows.loc[cell["variant"]]
-        shows = finding(row.asks, row.difference, row.margin, row.p_holm)
-        n = min(row.n_left, row.n_right)
+        shows, n = found_text(row), min(row.n_left, row.n_right)
+        word = " points" if unit_of(row.metric) == "points" else ""
         said.append(
-            f"{points(row.difference)} points {interval_or_why(row.low, row.high, n)} beside "
+            f"{units.difference(row.metric, row.difference)}{word} "
+            f"{units.interval_or_why(row.metric, row.low, row.high, n)} beside "
             f"{label}{f' ({shows})' if shows else ''}"
         )
     return said
@@ -228,6 +238,10 @@ def _gaps(pairs: pd.DataFrame) -> str:
     """Say how far the means of twins lie apart."""
     rows = pairs[pairs.role == "twins"] if len(pairs) else pairs
     if rows.empty or "difference" not in rows:
+        return ""
+    if "metric" in rows:
+        rows = rows[rows.metric.map(unit_of) == "points"]
+    if rows.empty:
         return ""
     rows = rows[rows.epoch == first_choice(rows)]
     low, high, n = rows.difference.min(), rows.difference.max(), rows.n_left.min()

@@ -21,6 +21,7 @@ from loraudit.report.formatting import interval_or_why, of_which, p_value, point
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
+from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Study
 
@@ -76,8 +77,9 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
         said.append("Every run has one epoch, so that none is chosen.")
     else:
         said += [f"{CHOSEN_BY[choice]}{_made_by(runs, choice)}" for choice in choices]
-    if {"selected", "best"} <= set(choices):
-        gap = (runs.best - runs.selected).mean()
+    fractions = runs[runs.metric.map(unit_of) == "points"] if "metric" in runs else runs
+    if {"selected", "best"} <= set(choices) and len(fractions):
+        gap = (fractions.best - fractions.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
     said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study)]
     if "at_edge" in runs and runs.at_edge.fillna("").astype(bool).any():

@@ -29,10 +29,10 @@ from loraudit.analysis.trials import chosen_settings, values_text
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
+from loraudit.report import units
 from loraudit.report.formatting import (
     cell_text,
     interval,
-    interval_or_why,
     markdown,
     of_which,
     p_value,
@@ -151,19 +151,21 @@ def summary_table(summary: pd.DataFrame) -> pd.DataFrame:
     have their columns once.
     """
     columns: dict[str, list] = {**cell_columns(summary)}
-    groups = _distinct_choices(summary)
+    groups, metrics = _distinct_choices(summary), list(map(units.of_row, summary.itertuples()))
     for same in groups:
         name = "" if len(groups) == 1 < len(same) else f"{' and '.join(same)} epoch: "
         epoch, short = same[0], name.replace(" epoch", "")
         means, sds = summary[f"{epoch}_mean"], summary[f"{epoch}_sd"]
         sick = summary[f"{epoch}_collapsed"]  # missing where a task does not make the choice
         columns[f"{name}mean ± SD, %"] = [
-            percent(mean, sd) if made else ""
-            for mean, sd, made in zip(means, sds, sick.notna(), strict=True)
+            units.score(metric, mean, sd) if made else ""
+            for metric, mean, sd, made in zip(metrics, means, sds, sick.notna(), strict=True)
         ]
         columns[f"{short}median"] = [
-            percent(median, math.nan) if made else ""
-            for median, made in zip(summary[f"{epoch}_median"], sick.notna(), strict=True)
+            units.score(metric, median) if made else ""
+            for metric, median, made in zip(
+                metrics, summary[f"{epoch}_median"], sick.notna(), strict=True
+            )
         ]
         columns |= _sick_column(f"{short}of which collapsed", sick)
     columns |= {
@@ -204,18 +206,20 @@ def _sick_column(name: str, *counts: Iterable[float]) -> dict[str, list[str]]:
 def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn `trials.chosen_settings`' rows into a table for readers."""
     ratios = zip(rows.rate_ratio, rows.ratio_low, rows.ratio_high, strict=True)
+    metrics = list(map(units.of_row, rows.itertuples()))
     columns = {
         **cell_columns(rows),
         "takes": [values_text(values) for values in rows.chosen],
         "score on selection rows: mean ± SD, %": [
-            percent(mean, sd) for mean, sd in zip(rows["mean"], rows.sd, strict=True)
+            units.score(metric, mean, sd)
+            for metric, mean, sd in zip(metrics, rows["mean"], rows.sd, strict=True)
         ],
         "seeds": list(rows.n),
         **_sick_column("of which collapsed", rows.collapsed),
         **_sick_column("of which diverged", rows.diverged),
         "of so many tried": list(rows.tried),
         **_diverging(rows),
-        "lead, points": [points(lead) for lead in rows.lead],
+        "lead, points": [units.difference(*one) for one in zip(metrics, rows.lead, strict=True)],
         "over": [values_text(values) for values in rows.runner_up],
         "at the edge": [label_text(edge) for edge in rows.at_edge],
         "rate / full's": [
@@ -302,7 +306,7 @@ def switch_table(effects: pd.DataFrame) -> pd.DataFrame:
             **_subject_columns(effects),
             "switch": [row.switch for row in rows],
             "epoch": [row.epoch for row in rows],
-            "base, %": [f"{100 * row.base:.1f}" for row in rows],
+            "base, %": [units.score(units.of_row(row), row.base) for row in rows],
             "n": [row.n for row in rows],
             **_sick_column(
                 "of which collapsed, base and switched", effects.collapsed_base, effects.collapsed
@@ -368,8 +372,9 @@ def _other_choices(first: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[st
 
 def _in_short(row) -> str:
     n = min(row.n_left, row.n_right)
-    said = finding(row.asks, row.difference, row.margin, row.p_holm)
-    text = f"{points(row.difference)} {interval_or_why(row.low, row.high, n)}"
+    said, metric = found_text(row), units.of_row(row)
+    span = units.interval_or_why(metric, row.low, row.high, n)
+    text = f"{units.difference(metric, row.difference)} {span}"
     return f"{text}{f', {said}' if said else ''}"
 
 
@@ -484,12 +489,20 @@ def _tested_difference(table: pd.DataFrame, prefix: str = "") -> dict[str, list]
     asked = {"difference": "differ?", "equivalence": "equal?"}
     columns: dict[str, list] = {
         "asks": [asked[row.asks] for row in rows],
-        "difference": [points(row.difference) for row in rows],
-        "interval": [interval_or_why(row.low, row.high, _fewest(row)) for row in rows],
+        "difference": [units.difference(units.of_row(row), row.difference) for row in rows],
+        "interval": [
+            units.interval_or_why(units.of_row(row), row.low, row.high, _fewest(row))
+            for row in rows
+        ],
         "p (Holm)": [p_value(row.p_holm) for row in rows],
-        "finding": [finding(row.asks, row.difference, row.margin, row.p_holm) for row in rows],
+        "finding": [found_text(row) for row in rows],
     }
     return {prefix + name: values for name, values in columns.items()}
+
+
+def found_text(row) -> str:
+    """Say in words what an adjusted test of a difference shows."""
+    return finding(row.asks, row.difference, row.margin, row.p_holm, units.of_row(row))
 
 
 def _fewest(row) -> float:

@@ -4,8 +4,11 @@ Numbers in percent or percentage points are written without their unit, which th
 names. Others have it beside them: one column may have tasks of both kinds.
 """
 
+from typing import Any
+
 import pandas as pd
 
+from loraudit.report import formatting
 from loraudit.report.formatting import percent, points
 from loraudit.studies.scores import unit_of
 
@@ -43,6 +46,18 @@ def interval(metric: str, low: float, high: float) -> str:
     if low != low:
         return ""
     return f"[{difference(metric, low, unit=False)}, {difference(metric, high, unit=False)}]"
+
+
+def interval_or_why(metric: str, low: float, high: float, n: float) -> str:
+    """Write an interval, or why there is none, as `formatting.interval_or_why` does."""
+    if unit_of(metric) == "points":
+        return formatting.interval_or_why(low, high, n)
+    return interval(metric, low, high)
+
+
+def of_row(row: Any) -> str:
+    """Return the headline metric of one row; one that does not say it is of labels."""
+    return str(getattr(row, "metric", "accuracy"))
 
 
 def axis_name(name: str, metric: str) -> str:
