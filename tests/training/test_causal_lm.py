@@ -14,13 +14,19 @@ import transformers
 
 from loraudit.adapters import inject
 from loraudit.adapters.base_model import load_base
+from loraudit.analysis import collect
+from loraudit.analysis.contrasts import method_contrasts, task_aggregates
+from loraudit.analysis.statistics import aggregate
 from loraudit.base.errors import UserError
 from loraudit.base.files import folder_fingerprint
 from loraudit.crosscheck.whole_model import crosscheck, require_agreement
 from loraudit.data.batches import NO_LOSS, collate, labels_tensor, load_examples, pad_id
 from loraudit.data.fetch_task import fetch_task
 from loraudit.data.tokenise import tokenise
+from loraudit.report.tables import contrast_table, summary_table
 from loraudit.studies.record import read_record
+from loraudit.studies.study import Run
+from loraudit.studies.study_file import Contrast
 from loraudit.tools import compare, show, verify
 from loraudit.tools.job_lines import score_of
 from loraudit.training import loop, losses, run
@@ -351,3 +357,31 @@ def test_a_row_without_a_token_to_predict_is_refused(tmp_path, table, text, mess
 def test_an_entry_whose_keys_do_not_go_together_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         text_task(**changes)
+
+
+def test_the_reports_tables_write_nats(trained, tmp_path):
+    """From the record to the tables of scores and of differences, of two runs and two methods."""
+    spec = read_record(trained / "record.json").spec
+    runs = tuple(
+        Run(
+            id=f"answers/tiny/{name}/s{seed}",
+            label=name,
+            spec=spec.model_copy(update={"seed": seed}),
+        )
+        for name in ("one", "two")
+        for seed in (0, 1)
+    )
+    rows = [
+        {**collect._tidy_row(runs[0].model_copy(update={"spec": spec}), trained),
+         "run": run.id, "label": run.label, "seed": run.spec.seed, "best": score, "last": score}
+        for run, score in zip(runs, (2.0, 2.1, 3.0, 3.2), strict=True)
+    ]  # fmt: skip
+    tidy = pd.DataFrame(rows)
+    shown = summary_table(aggregate(tidy)).to_dict("records")
+    text = next(value for key, value in shown[0].items() if "mean ± SD" in key)
+    assert text.startswith("2.050 ± ")
+    table = method_contrasts(tidy, [Contrast(left="one", right="two")])
+    assert set(table.metric) == {"log_loss"}
+    (text,) = set(contrast_table(table).difference)
+    assert text == "-1.050 nats"
+    assert task_aggregates(tidy).empty
