@@ -157,6 +157,7 @@ _TABLES = (
         make="loraudit.report.forgetting_table:forgetting_rows",
         readable="loraudit.report.forgetting_table:forgetting_table",
         tidy=("forgetting",),
+        scores=True,
     ),
     Table(
         name="tuning",
