@@ -51,7 +51,7 @@ def test_the_runs_that_a_claim_lacks_are_named_and_make_it_testable(grid):
 
 def test_a_claim_about_the_best_epoch_needs_runs_that_make_one(grid):
     reason = "no best epoch: the runs choose none (validate_epochs and selection_rows)"
-    claim = select_claims(["hu2022.rank-flat"])[0].model_copy(update={"epoch": "best"})
+    claim = select_claims(["hu2022.rank-one-is-enough"])[0].model_copy(update={"epoch": "best"})
     assert can_be_tested(claim, planned_evidence(grid))
     planned = planned_evidence(of_last_epochs(grid))
     assert not can_be_tested(claim, planned)
@@ -77,10 +77,10 @@ def test_an_axis_needs_all_the_values_that_the_claim_names(grid):
     assert cells == {"lora-r64-q+v", "lora-r64-all"}
 
 
-def test_rates_that_no_study_chooses_are_no_ground_for_a_claim(grid):
-    (found,) = lacking(asking(grid, "schulman2025.rate-ratio-ten"))
+def test_values_that_no_study_chooses_are_no_ground_for_a_claim(grid):
+    (found,) = lacking(asking(grid, "zhang2026.alpha-grows-as-the-root"))
     assert "set by hand" in found.why and found.runs == ()
-    tuned = load_study("config/studies/quickstart-tuning.yaml")
+    tuned = load_study("config/studies/tuning.yaml")
     assert lacking(asking(tuned, "schulman2025.rate-ratio-ten")) == []
 
 
@@ -91,7 +91,7 @@ def test_a_grid_that_is_too_coarse_to_support_a_claim_is_told(tmp_path, factor, 
     path.write_text(
         f"""question: Which rate?
 claims: [schulman2025.rate-ratio-ten, schulman2025.rate-independent-of-rank]
-defaults: {{task: snippets, model: minilm, selection_rows: 100, train_rows: 300}}
+defaults: {{task: snippets, model: minilm, selection_rows: 100, train_rows: 300, alpha: 16}}
 tune: {{axes: {{learning_rate: {rates}}}, seeds: [100]}}
 grid:
   - {{method: lora, rank: [1, 8], targets: q+v}}

@@ -141,7 +141,23 @@ def test_seeds_that_are_shared_are_paired():
         cell(common + draws(rng, 0, 6, 0.001), targets="q"),
     )
     row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
-    assert (row.verdict, row.how, row.n) == ("supported", "paired by seed", 6)
+    assert (row.verdict, row.how, row.n) == ("supported", "spread shared by the cells, by seed", 6)
+
+
+@pytest.mark.parametrize("common", [0.0, 0.01])
+def test_a_fifth_seed_makes_a_test_no_weaker(common):
+    """All nine cells' spread counts, with and without luck that the seeds share."""
+
+    def found(random, n: int) -> bool:
+        luck = draws(random, 0, n, common)
+        cells = [cell(draws(random, 0.8, n) + luck, rank=rank) for rank in range(1, 8)]
+        pair = cell(draws(random, 0.82, n) + luck), cell(draws(random, 0.8, n) + luck, targets="q")
+        one = claim(**BETTER)
+        return outcome(one, parts_of(one, evidence(*pair, *cells), ("t", "m"))).supports < 0.05 / 9
+
+    random = np.random.default_rng(10)
+    four, five = (np.mean([found(random, n) for _ in range(60)]) for n in (4, 5))
+    assert five > max(0.4, four - 0.1)
 
 
 def test_holm_is_over_the_claims_that_a_study_lists():
@@ -197,6 +213,27 @@ def test_cells_are_matched_in_all_but_named_fields_and_chosen_settings():
     assert (row.parts, row.unlike) == (1, "learning_rate")
 
 
+@pytest.mark.parametrize("best", [1e-4, 3e-4, 1e-3])
+def test_which_cells_are_compared_does_not_depend_on_what_tuning_chose(best):
+    """Full fine-tuning stands beside each rank and target, whichever of them chose its rate."""
+    tuned = {"tuned": ["learning_rate"]}
+    made = evidence(
+        cell([0.8, 0.81], method="full", rank=None, learning_rate=best, **tuned),
+        cell([0.8, 0.81], learning_rate=1e-4, **tuned),
+        cell([0.8, 0.81], targets="q", learning_rate=3e-4, **tuned),
+        cell([0.8, 0.81], targets="q", learning_rate=best, tuned=None),  # set by hand
+    )
+    sides = {"left": {"method": "full"}, "right": {"method": "lora"}}
+    assert len(parts(made, **{**BETTER, **sides})) == 2
+
+
+@pytest.mark.parametrize("n", [4, 5])
+def test_differences_that_tie_are_tested_by_the_spread_of_the_other_cells(n):
+    others = [cell(draws(np.random.default_rng(0), 0.8, n), rank=rank) for rank in (1, 2)]
+    made = evidence(cell([0.85] * n), cell([0.8] * n, targets="q"), *others)
+    assert word(made, **BETTER) == "supported"
+
+
 def test_one_seed_decides_nothing_unless_a_spread_is_borrowed():
     row = claim_verdicts(two(np.random.default_rng(0), 0.3, 1), [claim(**BETTER)]).iloc[0]
     assert (row.verdict, row.how) == ("undecided", "one seed")
@@ -236,6 +273,15 @@ def test_collapsed_runs_and_known_tasks_are_named():
     row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
     assert row.sick == "t/m/a/s0"
     assert row.caution == "m was trained on data of t before"
+
+
+def test_cells_that_chose_a_value_at_the_edge_of_what_was_tried_are_named():
+    edge = {"tuned": "learning_rate", "at_edge": "learning_rate"}
+    made = evidence(cell([0.8, 0.81], columns=edge), cell([0.7, 0.72], targets="q"))
+    row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
+    assert row.edge == "lora r8 q+v in learning rate"
+    said = "at the edge of what was tried: lora r8 q+v in learning rate"
+    assert said in remarks(row.to_dict()) and said not in remarks({**row, "edge": ""})
 
 
 def test_what_is_counted_needs_no_seeds():

@@ -84,30 +84,42 @@ def test_contrasts_are_the_only_pairs_and_the_only_ones_adjusted_for():
     assert list(table.family) == [1, 1]
 
 
-def test_methods_are_tested_by_the_spread_that_their_cells_share_and_not_by_seed():
-    """Equal spreads: a linear model's contrast. The order of seeds must not matter."""
-    scores = {"a": [0.70, 0.72, 0.74], "b": [0.78, 0.74, 0.76], "c": [0.71, 0.73, 0.75]}
+def test_methods_are_tested_by_the_spread_that_their_cells_share_without_what_seeds_share():
+    """Equal spreads: the contrast of an additive model; a seed that is lucky for all cancels."""
+    scores = {"a": [0.72, 0.70, 0.68], "b": [0.74, 0.78, 0.76], "c": [0.72, 0.70, 0.74]}
     cells = cells_of(scores)
     row = method_contrasts(cells, [contrast("b", "a")]).iloc[0]
-    model = ols("best ~ C(label)", cells).fit()
-    reference = model.t_test("C(label)[T.b] = 0")
+    reference = ols("best ~ C(label) + C(seed)", cells).fit().t_test("C(label)[T.b] = 0")
     assert row.p == pytest.approx(float(reference.pvalue))
     assert (row.low, row.high) == pytest.approx(tuple(reference.conf_int()[0]))
-    moved = cells_of({**scores, "b": [0.74, 0.76, 0.78]})
-    assert method_contrasts(moved, [contrast("b", "a")]).iloc[0].p == pytest.approx(row.p)
+    lucky = cells.assign(best=cells.best + 0.1 * cells.seed)
+    assert method_contrasts(lucky, [contrast("b", "a")]).iloc[0].p == pytest.approx(row.p)
     assert row.p < scipy.stats.ttest_rel(scores["b"], scores["a"]).pvalue
+
+
+def test_methods_of_other_seeds_are_tested_by_the_plain_spread():
+    """What their seeds share does not cancel then."""
+    scores = {"a": [0.72, 0.70, 0.68], "b": [0.74, 0.78, 0.76], "c": [0.72, 0.70, 0.74]}
+    cells = cells_of(scores)
+    cells["seed"] += 10 * (cells.label == "b")
+    row = method_contrasts(cells, [contrast("b", "a")]).iloc[0]
+    reference = ols("best ~ C(label)", cells).fit().t_test("C(label)[T.b] = 0")
+    assert row.p == pytest.approx(float(reference.pvalue))
 
 
 def test_eighteen_points_over_the_head_are_not_lost_in_the_correction():
     """Three seeds, six cells, eight tests: paired by seed, Holm's p was 0.08."""
-    spread = np.array([-0.006, 0.001, 0.005])
-    cells = [tidy(0.84 + spread, method="full", rank=None, targets=None)]
-    cells += [tidy(0.65 - 3 * spread, method="head", rank=None, targets=None)]
-    cells += [tidy(0.82 + spread[::-1], rank=float(r), targets=t)
-              for r in (1, 8) for t in ("q+v", "all")]  # fmt: skip
+    drawn = 0.0055 * np.random.default_rng(0).standard_normal((6, 3))
+    cells = [tidy(0.84 + drawn[0], method="full", rank=None, targets=None)]
+    cells += [tidy(0.65 + 3 * drawn[1], method="head", rank=None, targets=None)]
+    kinds = [(rank, targets) for rank in (1.0, 8.0) for targets in ("q+v", "all")]
+    cells += [
+        tidy(0.82 + some, rank=rank, targets=targets)
+        for some, (rank, targets) in zip(drawn[2:], kinds, strict=True)
+    ]
     table = method_contrasts(pd.concat(cells, ignore_index=True))
     over_head = table[table.right == "head"]
-    assert (over_head.p_holm < 1e-3).all() and (over_head.low > 0.1).all()
+    assert (over_head.p_holm < 0.01).all() and (over_head.low > 0.1).all()
     assert (table.family == 8).all()
 
 

@@ -13,7 +13,16 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.weightstats import DescrStatsW
 
 from loraudit.analysis import pooling
-from loraudit.analysis.pooling import Cell, Difference, Spread, pooled, summed, unpaired
+from loraudit.analysis.pooling import (
+    Cell,
+    Difference,
+    Spread,
+    by_seed,
+    own_spread,
+    pooled,
+    summed,
+    unpaired,
+)
 from loraudit.analysis.statistics import mean_of, tost, welch
 
 pytestmark = pytest.mark.numerics
@@ -50,6 +59,40 @@ def test_two_cells_that_share_nothing_are_compared_by_welchs_test():
     assert found.interval(0.95) == pytest.approx((reference["low"], reference["high"]))
     equal = tost(mean_of(left), mean_of(right), 0.2)
     assert found.p_equivalent(0.2) == pytest.approx(equal)
+
+
+def compared(cells: list[pd.Series]) -> Difference:
+    """Compare the first two cells by the spread that all share without what their seeds share."""
+    own = by_seed(cells)
+    found = [Cell(float(c.mean()), len(c), s) for c, s in zip(cells, pooled(own), strict=True)]
+    return unpaired(found[0], found[1], sum(one.freedom for one in own))
+
+
+def test_without_what_seeds_share_two_cells_are_compared_by_the_paired_t_test():
+    left, right = (pd.Series(one) for one in ([1.0, 2, 4, 3, 6], [2.0, 2.5, 4, 5, 6.5]))
+    reference = scipy.stats.ttest_rel(left, right)
+    found = compared([left, right])
+    assert (found.p(), found.freedom) == (pytest.approx(reference.pvalue), pytest.approx(4))
+
+
+def test_what_the_seeds_share_stays_where_too_little_would_be_left():
+    two = [pd.Series([1.0, 2, 4, 3]), pd.Series([2.0, 2.5, 4, 5])]
+    assert by_seed(two) == list(map(own_spread, two))
+    apart = [pd.Series(one.to_numpy(), [10 * i + j for j in range(4)]) for i, one in enumerate(two)]
+    random = np.random.default_rng(0)
+    others = [pd.Series(random.standard_normal(4)) for _ in range(4)]
+    mixed = by_seed([*others, apart[1]])
+    assert mixed[-1] == own_spread(apart[1]) and mixed[0] != own_spread(others[0])
+
+
+def test_a_collapsed_run_does_not_blur_what_the_seeds_share():
+    random = np.random.default_rng(0)
+    luck = 3 * random.standard_normal(5)
+    well = [pd.Series(random.standard_normal(5) + luck) for _ in range(5)]
+    sick = pd.Series([0.0, 1.0, 400.0, 0.5, 0.2])
+    found = by_seed([*well, sick])
+    assert found[:-1] == by_seed(well) and found[-1] == own_spread(sick)
+    assert max(one.variance for one in found[:-1]) < 4
 
 
 variances = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=12)

@@ -16,9 +16,9 @@ from loraudit.analysis import shares
 from loraudit.analysis.cells import CELL, choices_of, label_text
 from loraudit.analysis.evidence import Cell, Evidence, nearest, selects
 from loraudit.analysis.matching import matching, obstacles
-from loraudit.analysis.pooling import Difference, Spread, pooled, summed
+from loraudit.analysis.pooling import Difference, Spread, by_seed, own_spread, pooled, summed
 from loraudit.analysis.quantities import epoch_of
-from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, exact, mean_of, welch_error
+from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, mean_of, welch_error
 from loraudit.analysis.verdicts import margin_of, published_mean
 from loraudit.analysis.words import MOST_SEEDS, POWER, difference_found
 from loraudit.base.named_code import resolve
@@ -26,10 +26,6 @@ from loraudit.studies.accounts import Likeness, accounts, likeness
 from loraudit.studies.claims import Claim
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published, select
-
-PAIRED = 5
-"""Shared seeds from which values are compared seed by seed, by their own spread: a spread of fewer
-differences would have three degrees of freedom or less."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class Values:
         self.read = resolve(claim.facts.read)
         self.known: dict[int, pd.Series] = {}
         self.epochs: dict[tuple[str, str], str | None] = {}
-        self.spreads: dict[tuple[str, str], tuple[dict[int, Spread], float]] = {}
+        self.spreads: dict[tuple[tuple[str, str], bool], tuple[dict[int, Spread], float]] = {}
 
     def of(self, cell: Cell) -> pd.Series:
         """Return a cell's values by seed, as logarithms where ratios are asked for."""
@@ -194,15 +190,16 @@ class Values:
             self.epochs[subject] = epoch_of(self.evidence, subject, self.claim.epoch)
         return self.epochs[subject]
 
-    def pool(self, subject: tuple[str, str]) -> tuple[dict[int, Spread], float]:
+    def pool(self, subject: tuple[str, str], same_seeds: bool) -> tuple[dict[int, Spread], float]:
         """Return the spread to test each cell of a task and model with, and the freedom of all.
 
-        Twins train the same runs, which count once: a twin has the spread of its counterpart.
+        It is without what the seeds share where cells of the `same_seeds` are compared. Twins train
+        the same runs, which count once: a twin has the spread of its counterpart.
         """
-        if subject not in self.spreads:
+        if (subject, same_seeds) not in self.spreads:
             counted: dict[tuple, int] = {}
             place: dict[int, int] = {}
-            own: list[Spread] = []
+            own: list[pd.Series] = []
             for cell in (c for c in self.evidence.cells if c.subject == subject):
                 values = self.of(cell)
                 if len(values) < 2 or not np.isfinite(values).all():
@@ -210,12 +207,13 @@ class Values:
                 key = _twin_key(cell)
                 if key not in counted:
                     counted[key] = len(own)
-                    own.append(Spread(float(values.var()), len(values) - 1))
+                    own.append(values)
                 place[id(cell)] = counted[key]
-            shared = pooled(own)
+            spreads = by_seed(own) if same_seeds else list(map(own_spread, own))
+            shared = pooled(spreads)
             found = {cell: shared[index] for cell, index in place.items()}
-            self.spreads[subject] = found, sum(spread.freedom for spread in own)
-        return self.spreads[subject]
+            self.spreads[subject, same_seeds] = found, sum(one.freedom for one in spreads)
+        return self.spreads[subject, same_seeds]
 
 
 def _twin_key(cell: Cell) -> tuple:
@@ -255,13 +253,6 @@ def contrast(values: Values, cells: Sequence[Cell], weights: Sequence[float], na
         reach = sum(abs(w) * step for w, step in zip(weights, steps, strict=True))
         how = "chosen from values that were tried"
         return replace(plain, how=how, low=effect - reach, high=effect + reach)
-    shared = pd.concat(series, axis=1, join="inner")
-    if len(shared) >= PAIRED:
-        gaps = shared.to_numpy() @ np.asarray(weights, dtype=float)
-        error, freedom = welch_error(mean_of(gaps.tolist()), exact(0.0))
-        how = "paired by seed" if len(cells) > 1 else "seeds"
-        paired = Difference(float(gaps.mean()), float(error), freedom)
-        return replace(plain, effect=paired, n=len(gaps), how=how if error else TIED)
     error, freedom, how = _pooled_error(values, cells, weights)
     return replace(plain, effect=Difference(effect, error, freedom), how=how)
 
@@ -282,10 +273,15 @@ def _undefined(values: Values, cell: Cell) -> list[str]:
 def _pooled_error(
     values: Values, cells: Sequence[Cell], weights: Sequence[float]
 ) -> tuple[float, float, str]:
-    """Return the standard error of a contrast of few seeds, its freedom, and what it is from."""
-    found, most = values.pool(cells[0].subject)
+    """Return the standard error of a contrast, its freedom, and what it is from.
+
+    What the seeds share cancels where the weights' sum is 0 and the cells have the same seeds.
+    """
+    seeds = [set(values.of(cell).index) for cell in cells]
+    paired = abs(sum(weights)) < NO_SPREAD and all(one == seeds[0] for one in seeds)
+    found, most = values.pool(cells[0].subject, paired)
     spreads = [found.get(id(cell)) for cell in cells]
-    how = "spread shared by the cells"
+    how = "spread shared by the cells" + (", by seed" if paired else "")
     if None in spreads and values.claim.quantity == "score":
         borrowed = values.evidence.borrowed
         if borrowed is not None:

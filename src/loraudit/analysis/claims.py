@@ -12,9 +12,8 @@ Parts: a claim that speaks of several pairs of cells (each rank with each other,
 two settings) has to hold for all. It is supported if every part is (the largest p counts), and
 contradicted if one is, after a correction for their number (the smallest p, times that number).
 
-Seeds: with five shared seeds or more, values are compared seed by seed (a paired t test), by their
-own spread. With fewer these would be too few for a spread of their own: cells are then compared by
-the spread that all cells of the task and model share (pooling.py). A single run on each side can be
+Seeds: cells are compared by the spread that all cells of the task and model share (pooling.py).
+Where the compared cells have the same seeds, what the seeds share is taken out of it. A single run on each side can be
 tested only with a spread from elsewhere (`Evidence.borrowed`). Outcomes that a run has or has not
 (a collapse) are counted, and tested exactly (shares.py).
 
@@ -30,7 +29,7 @@ from typing import Literal
 
 import pandas as pd
 
-from loraudit.analysis.cells import choices_of, collapsed
+from loraudit.analysis.cells import choices_of, collapsed, label_text
 from loraudit.analysis.claim_tests import (
     Outcome,
     Part,
@@ -74,7 +73,8 @@ def claim_verdicts(
         decided if the effect is the one seen. `epoch` is the choice of an epoch that was judged.
         `scale` says whether this is the claim's own setting, and `why` why not; `protocol` (a word)
         and `protocol_why` compare the cell's protocol with a published number's. `sick` names
-        collapsed runs, `undefined` those without a value, `caution` what is known of task and model
+        collapsed runs, `edge` cells whose chosen values lie at the edge of what was tried, so that
+        better ones may lie beyond, `undefined` the runs without a value, `caution` what is known of task and model
         beforehand, `coarse` is the factor within which neighbouring values would have to lie that
         were tried, where they lie too far apart to support the claim, and `missing` what was not
         there to test.
@@ -140,6 +140,7 @@ def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outc
         "protocol": alike.word if alike else "",
         "protocol_why": alike.sentence if alike else "",
         "sick": ", ".join(_sick(found.parts)),
+        "edge": "; ".join(_at_edge(cells)),
         "undefined": ", ".join(
             dict.fromkeys(run for part in found.parts for run in part.undefined)
         ),
@@ -169,6 +170,15 @@ def _sick(parts: Sequence[Part]) -> list[str]:
             epoch = part.epoch or next(iter(choices_of(runs)), "")
             names += runs.run[collapsed(runs, epoch)].tolist()
     return list(dict.fromkeys(names))
+
+
+def _at_edge(cells: Sequence[Cell]) -> list[str]:
+    """Name the cells that chose the smallest or largest value that was tried, and their fields."""
+    found = []
+    for cell in (one for one in cells if "at_edge" in one.runs):
+        fields = label_text(cell.runs.at_edge.iloc[0]).replace("_", " ")
+        found += [f"{cell.name} in {fields}"] if fields else []
+    return found
 
 
 def _coarse(found: Outcome) -> float:
@@ -233,7 +243,7 @@ def _untested(claim: Claim, evidence: Evidence) -> dict:
         "log": claim.test == "ratio" or claim.facts.kind == "chosen",
         "missing": missing(claim, evidence),
         **dict.fromkeys(("task", "model", "part", "how", "epoch", "scale", "why", "protocol"), ""),
-        **dict.fromkeys(("protocol_why", "sick", "undefined", "caution", "unlike"), ""),
+        **dict.fromkeys(("protocol_why", "sick", "edge", "undefined", "caution", "unlike"), ""),
         "coarse": math.nan,
     }
 

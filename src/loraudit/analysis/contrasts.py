@@ -1,10 +1,11 @@
 """Contrasts: methods and switches of one study, set side by side.
 
-Across methods the seeds are independent: a seed decides the start and the order of the data, but
-the scores of two methods with the same seed are not alike. So cells are compared by the spread that
-all cells of a task and model share (pooling.py). Switches and twins change one thing of the same
-run, so they are compared by the differences of the same seeds, and the correlation by seed is
-shown: it says what the pairing was worth.
+Methods are compared by the spread that all cells of a task and model share (pooling.py). A seed
+decides the start and the order of the data, and in some studies which training rows are drawn, so
+that it may be lucky for all cells at once. Where two cells have the same seeds this cancels, and is
+taken out of the spread (`pooling.by_seed`). Switches and twins change one thing of the same run, so
+they are compared by the differences of the same seeds, and the correlation by seed is shown: it
+says what the pairing was worth.
 
 Rows of one table and one epoch choice make a family: their p-values are adjusted for
 their number (Holm), and each interval is the one that belongs to its adjusted test. Rows whose
@@ -13,7 +14,7 @@ answer is known beforehand or said twice stay outside (`ROLES`).
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -25,7 +26,16 @@ from loraudit.analysis.cells import (
     collapsed,
     label_text,
 )
-from loraudit.analysis.pooling import Cell, Difference, Spread, pooled, summed, unpaired
+from loraudit.analysis.pooling import (
+    Cell,
+    Difference,
+    Spread,
+    by_seed,
+    own_spread,
+    pooled,
+    summed,
+    unpaired,
+)
 from loraudit.analysis.resampling import interquartile_difference
 from loraudit.analysis.statistics import MARGIN, NO_SPREAD, SIGNIFICANCE, holm, holm_factors
 from loraudit.studies.methods import METHODS
@@ -49,6 +59,9 @@ Named = tuple[dict, pd.DataFrame]
 
 Pair = tuple[Contrast, Named, Named]
 """A contrast, and its two cells in one task and model."""
+
+Pool = tuple[dict[str, Cell], float]
+"""{variant: its cell to test with} of one task and model, and the freedom of all."""
 
 
 def method_contrasts(
@@ -83,7 +96,10 @@ def method_contrasts(
         cells = named_cells(runs)
         found = pairs(cells, contrasts)
         roles = roles_of(found)
-        pools = {epoch: _pooled_cells(cells, epoch) for epoch in choices_of(runs)}
+        pools = {
+            epoch: {same: _pooled_cells(cells, epoch, same) for same in (True, False)}
+            for epoch in choices_of(runs)
+        }
         for pair, epoch in itertools.product(found, pools):
             role = roles[pair[0].left, pair[0].right]
             row = _contrast_row(pair, epoch, pools[epoch], margin or MARGIN, role)
@@ -158,15 +174,21 @@ def _as_published(cell: dict) -> dict:
     return {**cell, "method": method.published_as or method.name}
 
 
-def _pooled_cells(cells: list[Named], epoch: str) -> tuple[dict[str, Cell], float]:
+def _pooled_cells(cells: list[Named], epoch: str, same_seeds: bool) -> Pool:
     """Return {variant: its cell to test with}, of two runs or more, and all cells' freedom.
 
-    Twins train the same runs, which may count once: a twin has the spread of its counterpart.
+    What the seeds share is taken out for comparisons of cells of the `same_seeds`. Twins train the
+    same runs, which may count once: a twin has the spread of its counterpart.
     """
-    several = {cell_name(cell): (cell, part[epoch]) for cell, part in cells if len(part) > 1}
+    several = {
+        cell_name(cell): (cell, part.set_index("seed")[epoch])
+        for cell, part in cells
+        if len(part) > 1
+    }
     counterpart = {name: cell_name(_as_published(cell)) for name, (cell, _) in several.items()}
     counted = [n for n, other in counterpart.items() if other == n or other not in several]
-    own = [Spread(float(several[n][1].var()), len(several[n][1]) - 1) for n in counted]
+    scores_of = [several[n][1] for n in counted]
+    own = by_seed(scores_of) if same_seeds else list(map(own_spread, scores_of))
     spreads = dict(zip(counted, pooled(own), strict=True))
     made = {}
     for name, (cell, scores) in several.items():
@@ -176,11 +198,14 @@ def _pooled_cells(cells: list[Named], epoch: str) -> tuple[dict[str, Cell], floa
 
 
 def _contrast_row(
-    pair: Pair, epoch: str, pool: tuple[dict[str, Cell], float], margin: float, role: str
+    pair: Pair, epoch: str, pools: Mapping[bool, Pool], margin: float, role: str
 ) -> dict:
-    """Compare two cells; an empty row if one of them has fewer than two runs."""
+    """Compare two cells; an empty row if one of them has fewer than two runs.
+
+    `pools` are those for cells of the same seeds (True) and of others.
+    """
     contrast, (left, one), (right, two) = pair
-    cells, most = pool
+    cells, most = pools[set(one.seed) == set(two.seed)]
     if contrast.left not in cells or contrast.right not in cells:
         return {}
     correlation = math.nan
@@ -190,7 +215,7 @@ def _contrast_row(
         if len(both) < 2:
             return {}
         correlation = correlation_by_seed(both[f"{epoch}_left"], both[f"{epoch}_right"])
-        difference = one_sample(_gaps(both, epoch), _spread(_gaps(both, epoch)))
+        difference = one_sample(_gaps(both, epoch), own_spread(_gaps(both, epoch)))
     return {
         "metric": left["metric"],
         "epoch": epoch,
@@ -399,7 +424,7 @@ def _switch_rows(
     labels = ((switch, runs[runs.label == switch.label]) for switch in study.switches)
     sides = [(switch, _same_seeds(base, switched)) for switch, switched in labels]
     sides = [(switch, both) for switch, both in sides if len(both) > 1]
-    spreads = {e: pooled([_spread(_gaps(both, e)) for _, both in sides]) for e in epochs}
+    spreads = {e: pooled([own_spread(_gaps(both, e)) for _, both in sides]) for e in epochs}
     for place, (switch, both) in enumerate(sides):
         for epoch in epochs:
             difference = one_sample(_gaps(both, epoch), spreads[epoch][place])
@@ -411,7 +436,7 @@ def _switch_rows(
     if "best" not in epochs:
         return rows
     gaps = base["last"] - base["best"]
-    difference = one_sample(gaps, _spread(gaps))
+    difference = one_sample(gaps, own_spread(gaps))
     row = _effect("last epoch, not the best", "best", base, difference, len(base))
     row |= {
         "asks": "difference",
@@ -429,10 +454,6 @@ def _same_seeds(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
 
 def _gaps(both: pd.DataFrame, epoch: str) -> pd.Series:
     return both[f"{epoch}_right"] - both[f"{epoch}_left"]
-
-
-def _spread(values: pd.Series) -> Spread:
-    return Spread(float(values.var()), len(values) - 1)
 
 
 def _effect(switch: str, epoch: str, base: pd.DataFrame, difference: Difference, n: int) -> dict:

@@ -248,10 +248,11 @@ def nearest(cell: Cell, others: Sequence[Cell], free: set[str]) -> list[Cell]:
     """Return those of some cells that agree with a cell in all but free fields and chosen ones.
 
     If several do, it is those of its label, and of these the ones with the fewest other chosen
-    settings.
+    settings. A setting that is tuned in both counts as the same and one that is tuned in one alone
+    as another, whatever was chosen: what is compared must not depend on what the trials found.
     """
     fitting = [
-        (other.label != cell.label, len(differing), other)
+        (other.label != cell.label, len(_others(cell, other, differing, free)), other)
         for other in others
         if other.subject == cell.subject
         and not (differing := _differing(cell, other, free)) - _own_settings(cell, other)
@@ -260,6 +261,12 @@ def nearest(cell: Cell, others: Sequence[Cell], free: set[str]) -> list[Cell]:
         return []
     least = min((label, count) for label, count, _ in fitting)
     return [other for label, count, other in fitting if (label, count) == least]
+
+
+def _others(one: Cell, two: Cell, differing: set[str], free: set[str]) -> set[str]:
+    """Return the settings of two cells that count as others, by how they came about."""
+    tuned, as_well = (set(cell.fields.get("tuned") or ()) for cell in (one, two))
+    return (differing | (tuned ^ as_well)) - (tuned & as_well) - free
 
 
 def differing_settings(cells: Sequence[Cell], free: set[str]) -> list[str]:

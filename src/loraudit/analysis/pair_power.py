@@ -2,8 +2,9 @@
 
 The spread over seeds is one for all cells of a task and model: one that is given, or that of the
 cells which a study has finished. The test is that of two cells by their own spreads (Student's),
-at the level of Holm's first step, 0.05 / the number of tests of the table, which is the hardest.
-The tests of contrasts.py draw on the other cells' spread too and find a little more.
+at the level of Holm's first step, 0.05 / the number of tests of the table, which is the hardest;
+that of two cells alone is the paired one, where this leaves freedom enough (`pooling.LEAST`). The
+tests of contrasts.py draw on the other cells' spread too and find a little more.
 """
 
 import math
@@ -15,6 +16,7 @@ import scipy.stats
 from loraudit.analysis.cells import CELL, SUBJECT, choices_of
 from loraudit.analysis.contrasts import Pair, named_cells, pairs, roles_of
 from loraudit.analysis.matching import planned_runs
+from loraudit.analysis.pooling import LEAST
 from loraudit.analysis.statistics import MARGIN, SIGNIFICANCE
 from loraudit.analysis.words import MOST_SEEDS, POWER, difference_found
 from loraudit.studies.study import Study
@@ -50,16 +52,18 @@ def pair_power(study: Study, spreads: dict[tuple[str, str], float] | float) -> p
         studies; and `seeds`, how many on each side would find a difference as large as the margin
         (or show equality within it if it is exactly true) in 80 % (NaN: not even a thousand).
     """
-    asked: list[tuple[dict, Pair]] = []
+    asked: list[tuple[dict, Pair, bool]] = []
     for (task, model), runs in planned_runs(study).groupby(SUBJECT, sort=False):
         found = pairs(named_cells(runs), study.contrasts)
         roles = roles_of(found)
         names = {"task": task, "model": model}
         tested = [p for p in found if roles[p[0].left, p[0].right] == "test"]
         several = [p for p in tested if min(len(p[1][1]), len(p[2][1])) > 1]
-        asked += [(names, pair) for pair in several]
+        alone = len({one for p in tested for one in (p[0].left, p[0].right)}) == 2
+        asked += [(names, pair, alone) for pair in several]
     level, rows = SIGNIFICANCE / max(len(asked), 1), []
-    for names, (contrast, (_, left), (_, right)) in asked:
+    for names, (contrast, (_, left), (_, right)), alone in asked:
+        paired = alone and set(left.seed) == set(right.seed)
         sd = spreads if isinstance(spreads, float) else spreads.get(tuple(names.values()), math.nan)
         margin = contrast.margin or study.margin or MARGIN
         row = {**names, "left": contrast.left, "right": contrast.right, "asks": contrast.asks}
@@ -67,16 +71,22 @@ def pair_power(study: Study, spreads: dict[tuple[str, str], float] | float) -> p
         row |= {"family": len(asked), "smallest": math.nan, "seeds": math.nan}
         if sd == sd:
             error = sd * math.sqrt(1 / len(left) + 1 / len(right))
-            row["smallest"] = difference_found(error, len(left) + len(right) - 2, level)
-            row["seeds"] = _seeds(sd, margin, contrast.asks, level)
+            freedom = _freedom(np.array((len(left), len(right))), paired)
+            row["smallest"] = difference_found(error, float(freedom.mean()), level)
+            row["seeds"] = _seeds(sd, margin, contrast.asks, level, paired)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _seeds(sd: float, margin: float, asks: str, level: float) -> float:
+def _freedom(n: np.ndarray, paired: bool) -> np.ndarray:
+    """Return the degrees of freedom of a test of n seeds on each side."""
+    return np.where(paired & (n - 1 >= LEAST), n - 1, 2 * (n - 1))
+
+
+def _seeds(sd: float, margin: float, asks: str, level: float, paired: bool) -> float:
     """Return the fewest seeds on each side that decide a pair in 80 % of studies."""
     n = np.arange(2, MOST_SEEDS + 1)
-    size, freedom = margin / (sd * np.sqrt(2 / n)), 2 * (n - 1)
+    size, freedom = margin / (sd * np.sqrt(2 / n)), _freedom(n, paired)
     if asks == "equivalence":  # both one-sided tests pass if the difference seen is this small
         most = size - scipy.stats.t.isf(level, freedom)
         power = 1 - 2 * scipy.stats.t.sf(most, freedom)

@@ -11,6 +11,10 @@ of few seeds call too many differences real where spreads are not alike:
 - A cell whose variance is far beyond the others' (single runs that collapsed, say) keeps its own,
   and is left out when the others' is estimated (`FAR`).
 
+A seed may be lucky for all cells at once, above all where it draws the training rows too. What the
+cells' seeds share cancels in a comparison of cells of the same seeds, so that it is taken out of
+the spread for it (`by_seed`).
+
 In simulations of seven cells (tests/analysis/test_pooling.py) the test between two of them calls
 equal means different, at a nominal 5 %, in 5 % of studies with three or five seeds and 7 % with
 two, if the spreads are alike. If one of the two has four times the others' spread, it does so in
@@ -24,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.stats
 from scipy.special import digamma, polygamma
@@ -37,6 +42,11 @@ FAR = 0.01
 """Level of the test, corrected for the number of cells, that a variance is beyond the others'."""
 
 
+LEAST = 4
+"""Degrees of freedom that have to be left once the seeds' effects are taken out: with fewer, what
+the seeds share is left in the spread, which makes tests cautious where there is any."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """A variance over seeds (n - 1) and its degrees of freedom, which may be infinite or 0."""
@@ -45,12 +55,67 @@ class Spread:
     freedom: float
 
 
+def own_spread(values: pd.Series) -> Spread:
+    """Return the spread of one cell's values over its seeds."""
+    return Spread(float(values.var()), len(values) - 1)
+
+
+def by_seed(cells: Sequence[pd.Series]) -> list[Spread]:
+    """Return the spread of each cell over seeds without what its seeds share with other cells'.
+
+    It is that of the residuals of an additive model (a mean for each cell, an effect for each
+    seed), for comparisons of cells of the same seeds. With C cells of the same S seeds each has
+    the freedom (S - 1) (C - 1) / C; with two cells the comparison is the paired t test's.
+
+    Args:
+        cells: the values of each cell of one task and model, two or more, with the seeds as index.
+
+    Returns:
+        A spread for each cell, in the same order. It is the plain one (`own_spread`) of cells far
+        beyond the others, which would blur the seeds' effects, of cells that share too few of
+        their seeds, and of all where fewer than `LEAST` degrees of freedom would be left.
+    """
+    plain = list(map(own_spread, cells))
+    variance = np.array([cell.variance for cell in plain])
+    tied = variance < NO_SPREAD**2
+    alike = _alike(variance, np.array([cell.freedom for cell in plain]), ~tied) | tied
+    places = np.flatnonzero(alike)
+    found = _residual_spreads([cells[place].dropna() for place in places]) if len(places) else []
+    if sum(spread.freedom for spread in found) < LEAST - ROUNDING:
+        return plain
+    for place, spread in zip(places, found, strict=True):
+        if spread.freedom >= plain[place].freedom / 2 - ROUNDING:
+            plain[place] = spread
+    return plain
+
+
+ROUNDING = 1e-6
+
+
+def _residual_spreads(cells: Sequence[pd.Series]) -> list[Spread]:
+    """Return each cell's mean squared residual of the additive model, and its freedom."""
+    sizes = [len(one) for one in cells]
+    values = np.concatenate([one.to_numpy() - one.mean() for one in cells])
+    cell = np.repeat(np.arange(len(cells)), sizes)
+    _, seed = np.unique(np.concatenate([one.index for one in cells]), return_inverse=True)
+    effects = np.hstack([np.eye(len(cells))[cell], np.eye(seed.max() + 1)[seed]])
+    basis, size, _ = np.linalg.svd(effects, full_matrices=False)
+    basis = basis[:, size > ROUNDING * size[0]]
+    squares = (values - basis @ (basis.T @ values)) ** 2
+    free = 1 - (basis**2).sum(axis=1)
+    totals = (np.bincount(cell, weights=one, minlength=len(cells)) for one in (squares, free))
+    return [
+        Spread(float(total / max(freedom, ROUNDING)), float(freedom))
+        for total, freedom in zip(*totals, strict=True)
+    ]
+
+
 def pooled(own: Sequence[Spread]) -> list[Spread]:
     """Draw the variances of one table's cells towards what they share.
 
     Args:
-        own: each cell's variance over its seeds, with its degrees of freedom (seeds - 1, at least
-            1). Cells whose scores tie have the variance 0; they borrow the others'.
+        own: each cell's variance over its seeds, with its degrees of freedom (above 0; seeds - 1
+            of plain ones). Cells whose scores tie have the variance 0; they borrow the others'.
 
     Returns:
         The spread of each cell to test with, in the same order. With fewer than two cells that
@@ -159,7 +224,7 @@ class Cell:
 
 
 def unpaired(left: Cell, right: Cell, most: float) -> Difference:
-    """Return left minus right, whose seeds are independent.
+    """Return left minus right, whose values are independent but for what `by_seed` takes out.
 
     The degrees of freedom are Welch's and Satterthwaite's, and at most those of all cells of the
     table together (`most`), because the two spreads have been drawn towards the same one.

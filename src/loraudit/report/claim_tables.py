@@ -173,6 +173,8 @@ def remarks(row: dict) -> list[str]:
         said.append(f"undefined: {undefined}")
     if sick := _text(row["sick"]):
         said.append(f"collapsed: {sick}")
+    if edge := _text(row.get("edge")):  # tables of earlier versions have no such column
+        said.append(f"at the edge of what was tried: {edge}")
     if unlike := _text(row["unlike"]):
         said.append(f"also differ in {unlike.replace('_', ' ')}")
     said += [_text(row["caution"]), _text(row["note"])]
