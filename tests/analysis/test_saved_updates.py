@@ -305,6 +305,24 @@ def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
         assert len(shown.axes) == 2 * 3 + 1  # q and v; two layers and the control; colours
 
 
+def test_three_seeds_of_two_ranks_have_phi_of_all_pairs_of_seeds(tmp_path):
+    made = []
+    for rank in (1, 4):
+        for seed in (0, 1, 2):
+            spec = make_spec(seed=seed, rank=rank, alpha=3.0)
+            made.append(Run(id=run_id(spec), label="", spec=spec))
+            save_adapter(tmp_path / "runs" / made[-1].id / "adapter", seed, rank=rank)
+    tiny_model().save_pretrained(tmp_path / "models/tiny")
+    study = Study(name="s", question="q", runs=tuple(made))
+    pairs = study_tables(study, tmp_path, tmp_path / "models")["subspaces"]
+    every = pairs[pairs.pair == "ranks by seed"]
+    assert len(every) == 6 * 4
+    same = ["first", "second", "layer", "matrix"]
+    figure = pairs.query("pair == 'ranks' and i == 1 and j == 1 and not control")
+    both = figure.merge(every, on=same, suffixes=("", "_by_seed"))
+    assert len(both) == 4 and both.phi_by_seed.tolist() == pytest.approx(both.phi.tolist())
+
+
 def test_intruders_are_counted_on_w_plus_the_saved_update(adapter, base):
     rows = list(intruder_rows({"run": "a"}, adapter, base))
     assert [(row["layer"], row["matrix"]) for row in rows] == list(adapter)

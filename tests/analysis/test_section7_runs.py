@@ -3,7 +3,13 @@
 import torch
 
 from loraudit.adapters import inject
-from loraudit.analysis.section7_runs import lora_runs, rank_pairs, seed_pairs, weight_runs
+from loraudit.analysis.section7_runs import (
+    lora_runs,
+    rank_pairs,
+    rank_pairs_by_seed,
+    seed_pairs,
+    weight_runs,
+)
 from loraudit.studies.names import run_id
 from loraudit.studies.study import Run, Study
 from tiny import make_spec, tiny_model
@@ -27,6 +33,15 @@ def test_the_smallest_and_largest_rank_meet_at_different_seeds():
     assert names(rank_pairs(made)) == [((1, 2, ""), (8, 1, ""))]
     assert names(seed_pairs(made)) == [((8, 1, ""), (8, 2, ""))]
     assert names([weight_runs(made)]) == [((8, 1, ""),)]
+
+
+def test_all_pairs_of_different_seeds_are_compared_where_both_ranks_have_three():
+    cells = [("lora", rank, seed, "") for rank in (1, 4, 8) for seed in (0, 1, 2)]
+    found = names(rank_pairs_by_seed(study(*cells, ("lora", 8, 3, ""))))
+    wanted = [(i, j) for i in range(3) for j in range(3) if i != j]
+    assert found == [((1, i, ""), (8, j, "")) for i, j in wanted]
+    assert rank_pairs_by_seed(study(*(one for one in cells if one[2] < 2))) == []
+    assert rank_pairs_by_seed(study(*(one for one in cells if one[1] == 8))) == []
 
 
 def test_groups_are_apart_by_label_and_peft_runs_are_left_out():

@@ -101,8 +101,11 @@ def amplification(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Serie
 def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return phi(1, 1) of the cell's runs and those of the smallest rank, median over layers.
 
-    It is one number of a pair of runs, given for the cell that has the higher rank: it shows no
-    spread over seeds.
+    It is given for the cell that has the highest rank. All pairs of different seeds are compared
+    (equal seeds start alike); pairs that share a seed are not independent, so that the values by
+    seed are the jackknife's: n times the mean of all pairs, less n - 1 times that without the seed
+    (pseudo-values; Tukey 1958, Ann Math Stat 29:614). Their mean is the mean of all pairs. With
+    fewer than three seeds it is one number of one pair, which shows no spread.
     """
     table = evidence.tables.get("subspaces", pd.DataFrame())
     if table.empty:
@@ -111,7 +114,6 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
     rows = table[
         (table.task == cell.task)
         & (table.model == cell.model)
-        & (table.pair == "ranks")
         & ~table.control.astype(bool)
         & (table.i == 1)
         & (table.j == 1)
@@ -121,7 +123,25 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
     ]
     if rows.empty or cell.fields.get("method") != "lora":
         return EMPTY
-    return pd.Series([rows.phi.median()], [0])
+    by_seed = rows[rows.pair == "ranks by seed"]
+    return _jackknife(by_seed) if len(by_seed) else _one_pair(rows[rows.pair == "ranks"])
+
+
+def _one_pair(rows: pd.DataFrame) -> pd.Series:
+    return pd.Series([rows.phi.median()], [0]) if len(rows) else EMPTY
+
+
+def _jackknife(rows: pd.DataFrame) -> pd.Series:
+    """Return the pseudo-values by seed of the mean over pairs of seeds of phi's median."""
+    found = rows.groupby(["first", "second"]).phi.median()
+    seeds = [
+        found.index.get_level_values(n).str.extract(r" s(\d+)$")[0].astype(int) for n in (0, 1)
+    ]
+    pairs = pd.DataFrame({"one": seeds[0], "two": seeds[1], "phi": found.to_numpy()})
+    names = sorted({*pairs.one, *pairs.two})
+    left = [pairs.phi[(pairs.one != seed) & (pairs.two != seed)].mean() for seed in names]
+    n = len(names)
+    return pd.Series(n * pairs.phi.mean() - (n - 1) * pd.Series(left).to_numpy(), names)
 
 
 def intruder_dimensions(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:

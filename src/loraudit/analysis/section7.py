@@ -6,14 +6,16 @@
   W0 + Delta W are like none of W0's (`subspace.intruder_cosines`), for LoRA and for full
   fine-tuning whose weights were kept.
 - subspaces: phi (eq. 4) of pairs: "ranks" (figure 3), "seeds" (figure 4), "weights" (figure 8:
-  Delta W beside W). Rows with `control` are random directions in the same numbers.
+  Delta W beside W). Rows with `control` are random directions in the same numbers. "ranks by seed"
+  has phi(1, 1) of the same two ranks for all pairs of different seeds, where there are three.
 
 The first three grow with the runs: per layer and matrix, r rows, one and one. `subspaces` has at
 most one pair of each kind per target set and label (`section7_runs.py`), i and j up to `most`, and
-one control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair.
+one control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair; and n (n - 1) rows
+for n seeds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from loraudit.analysis.section7_runs import (
     full_runs,
     lora_runs,
     rank_pairs,
+    rank_pairs_by_seed,
     seed_pairs,
     weight_runs,
 )
@@ -116,6 +119,7 @@ def study_tables(
         for one, two in pairs:
             pair = _pair_identity(name, one, f"r{two.spec.lora.rank} s{two.spec.seed}")
             add("subspaces", pair_rows(pair, updates(one), updates(two), side, most))
+    add("subspaces", by_seed_rows(rank_pairs_by_seed(study), updates, side))
     for run in weight_runs(study):
         base = bases[run.spec.model.name]
         pair = _pair_identity("weights", run, "W")
@@ -255,6 +259,34 @@ def pair_rows(
         ]
         counts = [range(1, min(most, directions.shape[1]) + 1) for directions in sides]
         yield from _with_control(identity, place, sides, counts, one)
+
+
+def by_seed_rows(
+    pairs: Sequence[tuple[Run, Run]], updates: Callable[[Run], dict[Place, Update]], side: Side
+) -> Iterator[dict]:
+    """List phi(1, 1) of pairs of runs; each run's updates are read once."""
+    runs = {run.id: run for pair in pairs for run in pair}
+    directions = {name: first_directions(updates(run), side) for name, run in runs.items()}
+    for one, two in pairs:
+        pair = _pair_identity("ranks by seed", one, f"r{two.spec.lora.rank} s{two.spec.seed}")
+        yield from first_rows(pair, directions[one.id], directions[two.id])
+
+
+def first_directions(updates: dict[Place, Update], side: Side) -> dict[Place, Tensor]:
+    """Return the first direction of each factor that moved, as `pair_rows` compares them."""
+    return {
+        place: svd(update.a if side == "right" else update.b).side(side)[:, :1].clone()
+        for place, update in _moved(updates).items()
+    }
+
+
+def first_rows(
+    identity: dict, one: dict[Place, Tensor], two: dict[Place, Tensor]
+) -> Iterator[dict]:
+    """List phi(1, 1) of two adapters, from their first directions."""
+    for place in (place for place in one if place in two):
+        where = {"layer": place[0], "matrix": place[1], "control": False, "i": 1, "j": 1}
+        yield {**identity, **where, "phi": similarity(one[place], two[place])[0, 0].item()}
 
 
 def weight_rows(

@@ -2,6 +2,7 @@
 
 A group is the in-house LoRA runs that differ in rank and seed only. To keep tables and time
 bounded, each group gives at most one pair of ranks, one pair of seeds, and one run to set beside W.
+Of the first direction alone, all pairs of seeds of the lowest and the highest rank are compared.
 """
 
 from loraudit.studies.names import targets_name
@@ -41,6 +42,27 @@ def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
             both = [(one, two) for two in large for one in small]
             apart = [pair for pair in both if pair[0].spec.seed != pair[1].spec.seed]
             pairs.append((apart or both)[0])
+    return pairs
+
+
+def rank_pairs_by_seed(study: Study) -> list[tuple[Run, Run]]:
+    """Return per group each run of its smallest rank with each of its largest, of other seeds.
+
+    They are those of the seeds that both ranks have; a group with fewer than three has no pairs,
+    since nothing is left to compare if one of two seeds is left out.
+    """
+    pairs = []
+    for group in _groups(study):
+        low, high = group[0].spec.lora.rank, group[-1].spec.lora.rank
+        small, large = ([r for r in group if r.spec.lora.rank == rank] for rank in (low, high))
+        seeds = {run.spec.seed for run in small} & {run.spec.seed for run in large}
+        if low < high and len(seeds) > 2:
+            pairs += [
+                (one, two)
+                for one in small
+                for two in large
+                if {one.spec.seed, two.spec.seed} <= seeds and one.spec.seed != two.spec.seed
+            ]
     return pairs
 
 
