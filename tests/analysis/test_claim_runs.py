@@ -79,12 +79,12 @@ def test_an_axis_needs_all_the_values_that_the_claim_names(grid):
 
 def test_values_that_no_study_chooses_are_no_ground_for_a_claim(grid):
     (found,) = lacking(asking(grid, "zhang2026.alpha-grows-as-the-root"))
-    assert "set by hand" in found.why and found.runs == ()
+    assert "set by hand" in found.why
     tuned = load_study("config/studies/tuning.yaml")
     assert lacking(asking(tuned, "schulman2025.rate-ratio-ten")) == []
 
 
-@pytest.mark.parametrize("factor, coarse", [(2.0, True), (1.4, False)])
+@pytest.mark.parametrize("factor, coarse", [(2.0, True), (1.4, True), (1.25, False)])
 def test_a_grid_that_is_too_coarse_to_support_a_claim_is_told(tmp_path, factor, coarse):
     rates = [1e-4 * factor**step for step in range(3)]
     path = tmp_path / "coarse.yaml"
@@ -99,11 +99,11 @@ grid:
 """
     )
     found = too_coarse(load_study(path))
-    limit = pytest.approx(2**0.5)
+    limit = pytest.approx(4 ** (1 / 6))  # 1.41 would leave the exact centre alone
     both = ("schulman2025.rate-ratio-ten", "schulman2025.rate-independent-of-rank")
     assert found == (dict.fromkeys(both, limit) if coarse else {})
     said = _coarse_claims(found)
-    assert len(said) == len(found) and all("within a factor of 1.41" in line for line in said)
+    assert len(said) == len(found) and all("within a factor of 1.25" in line for line in said)
 
 
 def test_without_a_chain_of_tasks_there_is_no_ground_for_a_claim_on_forgetting(grid):

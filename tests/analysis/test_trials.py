@@ -39,7 +39,8 @@ def test_each_cell_has_what_it_takes_its_lead_and_its_rate_beside_full_fine_tuni
     assert (lora["mean"], lora["n"], lora["tried"]) == (pytest.approx(0.905), 2, 4)
     assert lora["lead"] == pytest.approx(0.4)
     assert lora["rate_ratio"] == pytest.approx(10)
-    assert (lora["ratio_low"], lora["ratio_high"]) == (pytest.approx(10), pytest.approx(10))
+    neighbours = pytest.approx(0.1), pytest.approx(1000)
+    assert (lora["ratio_low"], lora["ratio_high"]) == neighbours
     assert np.isnan(full["rate_ratio"])
 
 
@@ -63,7 +64,29 @@ def test_seeds_that_disagree_widen_the_ratios_interval():
     table = pd.concat([trials("lora", scores, 1e-3, rank=8), FULL])
     lora = chosen_settings(table).iloc[0]
     assert lora.rate_ratio == pytest.approx(10)
-    assert (lora.ratio_low, lora.ratio_high) == (pytest.approx(10), pytest.approx(100))
+    assert (lora.ratio_low, lora.ratio_high) == (pytest.approx(0.1), np.inf)  # 1e-2 is the edge
+
+
+@pytest.mark.parametrize(("seeds", "step"), [(1, 3.16), (2, 3.16), (3, 1.41)])
+def test_the_interval_of_a_ratio_of_rates_covers_it(seeds, step):
+    """Best rates are known to a grid and to the trials' noise: a point at a factor 3.16, sd 1."""
+    random = np.random.default_rng(0)
+    grid = step ** np.arange(-4, 5)
+    covered = []
+    for _ in range(100):
+        tables = []
+        for method, rank in (("lora", 8), ("full", np.nan)):
+            rates = grid * step ** random.uniform(-0.5, 0.5)  # the best one is 1
+            scores = {
+                rate: 0.8 - 0.01 * (2 * np.log10(rate)) ** 2
+                + 0.01 * random.standard_normal(seeds)
+                for rate in rates
+            }  # fmt: skip
+            best = max(scores, key=lambda rate, found=scores: found[rate].mean())
+            tables.append(trials(method, scores, best, rank=rank))
+        row = chosen_settings(pd.concat(tables)).iloc[0]
+        covered.append(row.ratio_low <= 1 <= row.ratio_high)
+    assert np.mean(covered) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 100)
 
 
 def test_an_undefined_score_counts_as_the_lowest_as_where_the_choice_was_made():

@@ -85,8 +85,9 @@ def _warm(planned: Evidence) -> Evidence:
 def too_coarse(study: Study) -> dict[str, float]:
     """Return the study's claims that can't be supported, since tried values lie too far apart.
 
-    A chosen value is known only to within its neighbours. With each claim comes the factor within
-    which neighbouring values would have to lie; a claim of which only one end is bounded, and one
+    A chosen value is known only to within its neighbours, which may take two thirds of what the
+    claim allows. With each claim comes the factor within which neighbouring values would have to
+    lie; a claim of which only one end is bounded, and one
     that can't be tested, is left out.
     """
     planned = planned_evidence(study)
@@ -96,11 +97,11 @@ def too_coarse(study: Study) -> dict[str, float]:
         region = regions(claim)
         if claim.facts.kind != "chosen" or not region.bounded:
             continue
-        half = (region.high - region.low) / 2
+        most = (region.high - region.low) / 3
         for part in _planned_parts(claim, planned):
             mine = (specs[cell.runs.run.iloc[0]] for cell in part.cells)
-            if sum(_least_step(spec, claim.quantity) for spec in mine) > half:
-                found[claim.id] = math.exp(half / len(part.cells))
+            if sum(_least_step(spec, claim.quantity) for spec in mine) > most:
+                found[claim.id] = math.exp(most / len(part.cells))
     return found
 
 

@@ -19,6 +19,7 @@ from loraudit.analysis.matching import matching, obstacles
 from loraudit.analysis.pooling import Difference, Spread, by_seed, own_spread, pooled, summed
 from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, mean_of, welch_error
+from loraudit.analysis.trials import known_range
 from loraudit.analysis.verdicts import margin_of, published_mean
 from loraudit.analysis.words import MOST_SEEDS, POWER, difference_found
 from loraudit.base.named_code import resolve
@@ -249,10 +250,12 @@ def contrast(values: Values, cells: Sequence[Cell], weights: Sequence[float], na
         counts = tuple(shares.Count(int(one.sum()), len(one)) for one in series)
         return replace(plain, how="exact test of counts", counts=counts)
     if claim.facts.kind == "chosen":
-        steps = [_step(values, cell) for cell in cells]
-        reach = sum(abs(w) * step for w, step in zip(weights, steps, strict=True))
-        how = "chosen from values that were tried"
-        return replace(plain, how=how, low=effect - reach, high=effect + reach)
+        weighted = list(zip(weights, [_ends(values, cell) for cell in cells], strict=True))
+        low, high = (
+            sum(weight * ends[place if weight > 0 else 1 - place] for weight, ends in weighted)
+            for place in (0, 1)
+        )
+        return replace(plain, how="chosen from values that were tried", low=low, high=high)
     error, freedom, how = _pooled_error(values, cells, weights)
     return replace(plain, effect=Difference(effect, error, freedom), how=how)
 
@@ -298,24 +301,20 @@ def _pooled_error(
     return (error, min(freedom, most), how) if error > NO_SPREAD else (0.0, math.inf, TIED)
 
 
-def _step(values: Values, cell: Cell) -> float:
-    """Return how far, as a logarithm, the neighbours of a chosen value lie; infinite at an edge."""
+def _ends(values: Values, cell: Cell) -> tuple[float, float]:
+    """Return between which ends, as logarithms, a chosen value is known; infinite at an edge."""
     table = values.evidence.tables.get("tuning", pd.DataFrame())
-    name, chosen = values.claim.quantity, float(np.exp(values.of(cell).iloc[0]))
     if table.empty:
-        return math.inf
+        return -math.inf, math.inf
     first = cell.runs.iloc[0]
     same = table.method.isin([first.method, METHODS[first.method].twin])
     for key in CELL:
         if key != "method":
             same &= table[key].map(_comparable) == _comparable(first[key])
-    rows = table[same]
-    tried = sorted({json.loads(text).get(name, chosen) for text in rows["values"]})
-    places = [place for place, one in enumerate(tried) if math.isclose(one, chosen)]
-    if not places or places[0] in (0, len(tried) - 1):
-        return math.inf
-    below, above = tried[places[0] - 1], tried[places[0] + 1]
-    return max(math.log(above / chosen), math.log(chosen / below))
+    if not same.any():
+        return -math.inf, math.inf
+    low, high = known_range(table[same], values.claim.quantity)
+    return math.log(low) if low else -math.inf, math.log(high)
 
 
 def _comparable(value: object) -> str:
@@ -578,12 +577,26 @@ def seeds_to_decide(found: Outcome, family: int) -> float:
     part = found.worst
     if not part.spread:
         return math.nan
-    distance = abs(part.region.beyond(part.effect.value))
     n = np.arange(2, MOST_SEEDS + 1)
     error = part.effect.error * np.sqrt(part.n / n)
     freedom = np.maximum(part.effect.freedom * n / part.n, 1)
-    level = SIGNIFICANCE / max(family, 1) / len(found.parts)
+    inside = part.region.beyond(part.effect.value) < 0
+    # All parts have to support a claim, which needs no correction; any one may contradict it.
+    level = SIGNIFICANCE / max(family, 1) / (1 if inside else len(found.parts))
     limit = scipy.stats.t.isf(level if part.region.bounded else level / 2, freedom)
-    power = scipy.stats.nct.sf(limit, freedom, distance / error)
-    enough = np.flatnonzero(np.nan_to_num(power) >= POWER)
+    enough = np.flatnonzero(_power(part, error, freedom, limit) >= POWER)
     return float(n[enough[0]]) if len(enough) else math.nan
+
+
+def _power(part: Part, error: np.ndarray, freedom: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Return how often the effect that was seen is shown to lie where it does.
+
+    Inside a region with two ends both one-sided tests have to pass; either may fail.
+    """
+    region, value = part.region, part.effect.value
+    if region.bounded and region.beyond(value) < 0:
+        distances = value - region.low, region.high - value
+    else:
+        distances = (abs(region.beyond(value)),)
+    found = (scipy.stats.nct.sf(limit, freedom, one / error) for one in distances)
+    return 1 - sum(1 - np.nan_to_num(power) for power in found)

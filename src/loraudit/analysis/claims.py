@@ -13,13 +13,14 @@ two settings) has to hold for all. It is supported if every part is (the largest
 contradicted if one is, after a correction for their number (the smallest p, times that number).
 
 Seeds: cells are compared by the spread that all cells of the task and model share (pooling.py).
-Where the compared cells have the same seeds, what the seeds share is taken out of it. A single run on each side can be
-tested only with a spread from elsewhere (`Evidence.borrowed`). Outcomes that a run has or has not
-(a collapse) are counted, and tested exactly (shares.py).
+Where the compared cells have the same seeds, what the seeds share is taken out of it. A single run
+on each side can be tested only with a spread from elsewhere (`Evidence.borrowed`). Outcomes that a
+run has or has not (a collapse) are counted, and tested exactly (shares.py).
 
 The smaller of a claim's two p-values is adjusted over the claims that a study lists (Holm); those
 that it does not list are a family of their own. What is counted, such as parameters, needs no test,
-and a setting that was chosen from a few is known only to within its neighbours. Beside a published
+and a setting that was chosen from a few is known only to within the neighbours of those that the
+trials can't tell from the best. Beside a published
 number the margin and the reading of its ± are those of the study's verdicts (verdicts.py).
 """
 
@@ -74,10 +75,10 @@ def claim_verdicts(
         `scale` says whether this is the claim's own setting, and `why` why not; `protocol` (a word)
         and `protocol_why` compare the cell's protocol with a published number's. `sick` names
         collapsed runs, `edge` cells whose chosen values lie at the edge of what was tried, so that
-        better ones may lie beyond, `undefined` the runs without a value, `caution` what is known of task and model
-        beforehand, `coarse` is the factor within which neighbouring values would have to lie that
-        were tried, where they lie too far apart to support the claim, and `missing` what was not
-        there to test.
+        better ones may lie beyond, `undefined` the runs without a value, `caution` what is known of
+        task and model beforehand, `coarse` is the factor within which neighbouring values would
+        have to lie that were tried, where they lie too far apart to support the claim, and
+        `missing` what was not there to test.
     """
     rows: list[dict] = []
     found: list[Outcome | None] = []
@@ -184,14 +185,15 @@ def _at_edge(cells: Sequence[Cell]) -> list[str]:
 def _coarse(found: Outcome) -> float:
     """Return within which factor neighbouring values have to lie to support a claim; NaN: they do.
 
-    Each cell's chosen value is known to within its neighbours, and all of this has to lie within
-    what the claim allows.
+    Each cell's chosen value is known to within its neighbours at best. All of this has to lie
+    within what the claim allows: it takes two thirds of that with this factor, so that the effect
+    need not lie in the very middle.
     """
     coarse = [part for part in found.parts if part.coarse]
     if not coarse:
         return math.nan
     region, cells = coarse[0].region, len(coarse[0].cells)
-    return math.exp((region.high - region.low) / (2 * cells))
+    return math.exp((region.high - region.low) / (3 * cells))
 
 
 def out_of_scope(

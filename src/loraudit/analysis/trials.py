@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from loraudit.analysis.cells import SCORED_CELL, SUBJECT, label_text
+from loraudit.analysis.pooling import Spread, pooled
 from loraudit.studies.methods import METHODS
 from loraudit.studies.scores import sign, worst_score
 
 RESAMPLES = 2000
-"""How often the seeds that tune are drawn again, for the interval of a ratio of rates."""
+"""How often the means of the trials are drawn again, for the interval of a ratio of rates."""
 
 
 def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
@@ -81,27 +82,86 @@ def _full(tuning: pd.DataFrame, cell: dict) -> pd.DataFrame:
 def _ratio(cell: dict, trials: pd.DataFrame, full: pd.DataFrame) -> dict[str, float]:
     """Return the ratio of a cell's best learning rate to full fine-tuning's.
 
-    The interval is the bootstrap's over the seeds that tune, drawn apart for the two. It is no
-    finer than the rates that were tried.
+    The interval is a parametric bootstrap's: the means of the two are drawn again from what they
+    are known to, and each draw's best rate is known to within its neighbours. It has no end (0 or
+    infinite) where a best rate may lie at the edge of what was tried.
     """
     nothing = dict.fromkeys(("rate_ratio", "ratio_low", "ratio_high"), np.nan)
     if METHODS[cell["method"]].trains != "adapter" or full.empty:
         return nothing
     if trials.learning_rate.nunique() < 2 or full.learning_rate.nunique() < 2:
         return nothing
-    ratios = np.log(_best_rates(trials, 0)) - np.log(_best_rates(full, 1))
-    low, high = np.quantile(ratios[1:], [0.025, 0.975])
-    return {"rate_ratio": np.exp(ratios[0]), "ratio_low": np.exp(low), "ratio_high": np.exp(high)}
+    (ours, low, high), (theirs, least, most) = _best_rates(trials, 0), _best_rates(full, 1)
+    tail = int(RESAMPLES * 0.025)
+    return {
+        "rate_ratio": ours / theirs,
+        "ratio_low": np.sort(low / most)[tail],
+        "ratio_high": np.sort(high / least)[-tail - 1],
+    }
 
 
-def _best_rates(trials: pd.DataFrame, stream: int) -> np.ndarray:
-    """Return the best learning rate of the seeds as they are, then of each resample of them."""
-    scores = trials.pivot_table(index="values", columns="seed", values="score", sort=False)
-    rates = trials.drop_duplicates("values").set_index("values").learning_rate[scores.index]
-    values, seeds = sign(trials.metric.iloc[0]) * scores.to_numpy(), scores.shape[1]
-    drawn = np.random.default_rng(stream).integers(0, seeds, (RESAMPLES, seeds))
-    means = np.vstack([values.mean(axis=1), values[:, drawn].mean(axis=2).T])
-    return rates.to_numpy()[means.argmax(axis=1)]
+def _best_rates(trials: pd.DataFrame, stream: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the best learning rate, and the neighbours of the best one of each resample."""
+    means, errors = _means(trials)
+    rates = trials.drop_duplicates("values").set_index("values").learning_rate[means.index]
+    tried = np.unique(rates)
+    random = np.random.default_rng(stream)
+    if errors.isna().any():  # one seed says nothing about how sure a mean is
+        found = random.integers(0, len(rates), RESAMPLES)
+    else:
+        drawn = means.to_numpy() + errors.to_numpy() * random.standard_normal(
+            (RESAMPLES, len(means))
+        )
+        found = drawn.argmax(axis=1)
+    places = np.searchsorted(tried, rates.to_numpy())[found]
+    ends = np.concatenate([[0.0], tried, [np.inf]])
+    return float(rates[means.idxmax()]), ends[places], ends[places + 2]
+
+
+def _means(trials: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return each combination's mean over the seeds that tune, and the standard error of it.
+
+    The means are such that the highest is the best. The spread is the one that the combinations
+    share, as far as they are alike (pooling.py). With one seed it is not known (NaN). A combination
+    with a score that is undefined counts as bad as that for sure (0).
+    """
+    metric = trials.metric.iloc[0]
+    scores = with_worst(trials).pivot_table(
+        index="values", columns="seed", values="score", sort=False
+    )
+    means, n = sign(metric) * scores.mean(axis=1), scores.shape[1]
+    if n < 2:
+        return means, means * np.nan
+    sound = ~(scores == worst_score(metric)).any(axis=1)
+    spreads = pooled([Spread(float(one), n - 1) for one in scores[sound].var(axis=1)])
+    errors = pd.Series(0.0, means.index)
+    errors[sound] = [np.sqrt(one.variance / n) for one in spreads]
+    return means, errors
+
+
+def known_range(trials: pd.DataFrame, name: str) -> tuple[float, float]:
+    """Return the values of a field between which the best one lies, as far as trials tell.
+
+    They are the neighbours of all values that may be the best: whose mean lies no further below
+    the highest one than twice the standard error of their difference. There is no end (0 or
+    infinite) where one of these is the smallest or largest that was tried, or where one seed alone
+    tuned.
+
+    Args:
+        trials: the rows of one cell, as `collect.tuning` gives them.
+        name: the field, whose values are numbers above 0.
+    """
+    means, errors = _means(trials)
+    values = pd.Series([json.loads(text).get(name, np.nan) for text in means.index], means.index)
+    tried = np.unique(values.dropna())
+    best = means.idxmax()
+    error = np.sqrt(errors**2 + errors[best] ** 2)
+    possible = values[~(means < means[best] - 2 * error)]
+    if possible.isna().any():
+        return 0.0, np.inf
+    ends = np.concatenate([[0.0], tried, [np.inf]])
+    low, high = (np.searchsorted(tried, one) for one in (possible.min(), possible.max()))
+    return float(ends[low]), float(ends[high + 2])
 
 
 def values_text(values: str, without: str = "") -> str:

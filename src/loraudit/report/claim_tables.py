@@ -165,9 +165,11 @@ def remarks(row: dict) -> list[str]:
         known = row["seeds"] == row["seeds"]
         said.append(f"{some if known else none} be decided, if the effect is the one seen")
     if row["coarse"] == row["coarse"]:
+        factor = f"{math.floor(100 * row['coarse']) / 100:g}"
         said.append(
-            "the values that were tried lie too far apart to support it: neighbours would have to "
-            f"lie within a factor of {math.floor(100 * row['coarse']) / 100:g}"
+            "the values that were chosen are not known well enough to support it: neighbours that "
+            f"were tried would have to lie within a factor of {factor}, and trials to tell them "
+            "apart"
         )
     if undefined := _text(row["undefined"]):
         said.append(f"undefined: {undefined}")
