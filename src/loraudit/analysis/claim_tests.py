@@ -595,8 +595,8 @@ def _power(part: Part, error: np.ndarray, freedom: np.ndarray, limit: np.ndarray
     """
     region, value = part.region, part.effect.value
     if region.bounded and region.beyond(value) < 0:
-        distances = value - region.low, region.high - value
+        distances = [value - region.low, region.high - value]
     else:
-        distances = (abs(region.beyond(value)),)
+        distances = [abs(region.beyond(value))]
     found = (scipy.stats.nct.sf(limit, freedom, one / error) for one in distances)
     return 1 - sum(1 - np.nan_to_num(power) for power in found)
