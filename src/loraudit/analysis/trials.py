@@ -92,11 +92,13 @@ def _ratio(cell: dict, trials: pd.DataFrame, full: pd.DataFrame) -> dict[str, fl
     if trials.learning_rate.nunique() < 2 or full.learning_rate.nunique() < 2:
         return nothing
     (ours, low, high), (theirs, least, most) = _best_rates(trials, 0), _best_rates(full, 1)
+    with np.errstate(divide="ignore"):  # the ratio to a rate without a lower end is infinite
+        highest = high / least
     tail = int(RESAMPLES * 0.025)
     return {
         "rate_ratio": ours / theirs,
         "ratio_low": np.sort(low / most)[tail],
-        "ratio_high": np.sort(high / least)[-tail - 1],
+        "ratio_high": np.sort(highest)[-tail - 1],
     }
 
 
