@@ -323,7 +323,7 @@ def tuned(chosen: dict[str, float], tried: dict[str, list[float]]):
         cells.append(cell([0.8], columns=columns, method=method, rank=None))
         rows += [
             {**names, "label": "", "values": json.dumps({"learning_rate": one}), "seed": seed}
-            | {"score": 0.8 - abs(math.log(one / rate)) + 0.001 * seed}
+            | {"score": 0.8 - abs(math.log(one / rate)) + 0.001 * seed, "metric": "accuracy"}
             for one in tried[method]
             for seed in range(2)
         ]
@@ -370,7 +370,7 @@ def tuned_by(tried: dict[str, dict[float, list[float]]]):
         cells.append(cell([0.8], columns=columns, method=method, rank=None))
         rows += [
             {**names, "label": "", "values": json.dumps({"learning_rate": rate})}
-            | {"seed": seed, "score": score, "learning_rate": rate}
+            | {"seed": seed, "score": score, "learning_rate": rate, "metric": "accuracy"}
             for rate, found in scores.items()
             for seed, score in enumerate(found)
         ]
