@@ -202,7 +202,8 @@ def test_keys_reach_the_filter_and_the_headers(file, opened):
         tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")
     assert len(column(tab, 0)) == 12
-    for _ in range(2):  # the box, which scrolls now that it is long, the headers
+    tab.keyboard.press("Tab")
+    if tab.evaluate("document.activeElement.matches('.box')"):  # it scrolls where it is too long
         tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.textContent") == "task"
     tab.keyboard.press("ArrowRight")  # one header is a stop of Tab, arrows lead to the others

@@ -103,7 +103,8 @@ def test_belief_names_what_speaks_against_the_answer():
     assert said["Machine"] == "Xeon, 15 minutes of run time in all."
     assert said["Tuned"].startswith("Untuned: ")
     well = dict(belief(small_study(), told(), {}))
-    assert well["Sick runs"] == "No run collapsed and none failed."
+    here = "All 4 runs of the study are here. No run collapsed and none failed."
+    assert well["Sick runs"] == here
     verdicts = dict(belief(small_study(), told(verdicts=tiny_tables.compared()), {}))
     assert verdicts["Comparable"] == "3 of 4 rows are comparable with published numbers."
 

@@ -259,16 +259,22 @@ def belief(
     """
     runs = tables["runs"]
     told = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study))
-    sick = " ".join(sick_facts(runs, tables["missing"])) or "No run collapsed and none failed."
+    sick = sick_facts(runs, tables["missing"]) or ["No run collapsed and none failed."]
     facts = [
         ("Seeds", _seeds(runs)),
         ("Rows", rows_fact(runs)),
         ("Tuned", told or "Settings were chosen on rows held out of the training split."),
-        ("Sick runs", sick),
+        ("Sick runs", " ".join([_present(study, runs, tables["missing"]), *sick])),
         ("Comparable", _comparable(tables["verdicts"])),
         ("Machine", _machine(runs, machines)),
     ]
     return [(word, text) for word, text in facts if text]
+
+
+def _present(study: Study, runs: pd.DataFrame, missing: pd.DataFrame) -> str:
+    if missing.empty:
+        return f"All {len(study.runs)} runs of the study are here."
+    return f"{len(runs)} of {len(study.runs)} runs are here."
 
 
 def _seeds(runs: pd.DataFrame) -> str:
