@@ -331,6 +331,7 @@ def _sections(page: Page) -> dict[str, tuple[list[str], list[str]]]:
     for section in SECTIONS:
         figures = [name for name in page.figures if FIGURES[name].section == section]
         tables = [name for name in page.tables if TABLES[name].section == section]
-        if figures or tables or (section == "shipped" and section in page.facts):
+        said = page.facts.get(section) if section != "missing" else None  # why nothing is drawn
+        if figures or tables or said:
             contents[section] = (figures, tables)
     return contents
