@@ -1,4 +1,4 @@
-"""What LoRA costs on a fused layer of three parts, beside three separate layers, there and back.
+"""Measure what LoRA costs on a fused layer of three parts, beside three separate layers.
 
 One thread, MiniLM's and GPT-2's widths, 8 x 64 tokens, rank 8 on query, key and value. Every round
 times each case once, in random order. Two numbers are given of each case: its time over that of

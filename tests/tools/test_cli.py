@@ -58,8 +58,8 @@ def run(tiny, tmp_path_factory):
     return out
 
 
-COMMANDS = ["plan", "status", "show", "compare", "claims", "verify", "judge", "bundle", "import"]
-COMMANDS += ["export", "crosscheck", "add-task", "add-model"]
+COMMANDS = ["plan", "status", "show", "compare", "claims", "verify", "judge", "bundle", "merge"]
+COMMANDS += ["import", "export", "crosscheck", "add-task", "add-model"]
 
 
 def test_the_page_of_the_command_line_is_its_help():
