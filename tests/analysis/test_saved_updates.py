@@ -302,7 +302,7 @@ def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
     assert left.query(where).phi.tolist() == pytest.approx(grid[0, :2].tolist())
     for pair in ("ranks", "seeds", "weights"):
         shown = section7_figures.subspaces(section7_figures.pair_rows(pairs, pair))
-        assert len(shown.axes) == 2 * 3 + 1  # q and v; two layers and the control; colours
+        assert len(shown.axes) == 2  # over j, and by layer; a line per matrix in both
 
 
 def test_three_seeds_of_two_ranks_have_phi_of_all_pairs_of_seeds(tmp_path):
