@@ -12,6 +12,7 @@ rule claims:
         updates=[f"{RESULTS}/tidy/{name}.parquet" for name in SECTION7 if LORA_RUNS],
         claims=[given(path) for path in own_and_shipped("config/claims")],
         references=[given(path) for path in own_and_shipped("config/reference")],
+        protocols=[given(path) for path in own_and_shipped("config/protocols")],
         methods=given(shipped("src/loraudit/studies/methods.yaml")),
     output:
         [f"{RESULTS}/tables/{name}.csv" for name in LATE_TABLES],

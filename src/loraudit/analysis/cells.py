@@ -1,5 +1,6 @@
 """Cells: the runs of a study that differ in the seed only, by their columns and by their names."""
 
+import numpy as np
 import pandas as pd
 
 from loraudit.studies.names import targets_name
@@ -30,7 +31,9 @@ def cell_of(run: Run) -> dict:
 def chosen_spec(spec: RunSpec, runs: pd.DataFrame) -> RunSpec:
     """Return a cell's spec with the settings that were chosen, as far as its runs tell them."""
     known = {name for name in (spec.tuned.fields if spec.tuned else ()) if name in runs}
-    return spec.with_values({name: runs[name].iloc[0] for name in known}) if known else spec
+    values = {name: runs[name].iloc[0] for name in known}
+    none = {name for name, value in values.items() if np.ndim(value) == 0 and pd.isna(value)}
+    return spec.with_values(values | dict.fromkeys(none)) if known else spec
 
 
 def choices_of(runs: pd.DataFrame) -> list[str]:

@@ -15,9 +15,10 @@ from loraudit.analysis.cells import (
 )
 from loraudit.analysis.overlap import overlap_sentences
 from loraudit.analysis.statistics import SIGNIFICANCE
+from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import interval_or_why, of_which, p_value, points
+from loraudit.report.formatting import of_which, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
@@ -262,13 +263,17 @@ def largest_switch(effects: pd.DataFrame) -> str:
     shown = effects[(effects.epoch == epoch) & effects.p_holm.notna()]
     if shown.empty:
         return ""
-    row = shown.loc[shown.difference.abs().idxmax()]
+    kinds = [unit_of(units.of_row(row)) for row in shown.itertuples()]
+    row = shown.loc[shown[[kind == kinds[0] for kind in kinds]].difference.abs().idxmax()]
+    metric = units.of_row(row)
+    size = units.difference(metric, row.difference)
+    size += " points" if unit_of(metric) == "points" else ""
     counts = row.get(["collapsed_base", "collapsed"])
     sick = 0 if counts is None else int(counts.sum())
     also = f", {sick} of the runs of base and switch collapsed" if sick else ""
     return (
         f"Largest effect: {row.switch} on {row.task} ({row.model}), "
-        f"{points(row.difference)} points {interval_or_why(row.low, row.high, row.n)} "
+        f"{size} {units.interval_or_why(metric, row.low, row.high, row.n)} "
         f"({epoch} epoch, n={row.n}, Holm-adjusted p {p_value(row.p_holm)}{also})"
     )
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from loraudit.report.formatting import p_value
 from loraudit.studies.accounts import protocols
+from loraudit.studies.names import targets_name
 from loraudit.studies.spec import AdapterSpec, RunSpec
 from loraudit.studies.study import BASE, Study
 
@@ -98,7 +99,7 @@ def _departs(study: Study, field: str, stated: list[dict]) -> bool:
     return any(
         _value(run.spec, fields := run.spec.flat(), field) not in (None, "tuned")
         and not isinstance(said[field], dict)
-        and fields[field] != said[field]
+        and (targets_name(run.spec) if field == "targets" else fields[field]) != said[field]
         for run, said in zip(study.runs, stated, strict=False)
         if field in said
     )

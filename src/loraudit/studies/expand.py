@@ -299,7 +299,7 @@ class _Resolver:
         if not spec.saves:
             raise UserError(
                 f"{where}: validate_epochs 'none' is for the runs that `tune` makes; a run that is "
-                "reported is scored on validation rows (legal: all, chosen)"
+                "reported is scored on validation rows (legal: all, chosen, last)"
             )
         if self.tune and (axes := tried(self.tune, point)):
             spec = self._tuned(spec, axes, self.tune.seeds, point, fields)
@@ -459,7 +459,8 @@ def _shared(spec: RunSpec) -> tuple:
     """Return the values that a run must share with the one that it starts from."""
     adapter = spec.adapter
     own = (adapter.rank, adapter.alpha, adapter.targets) if adapter else ()
-    return spec.model.name, spec.method, spec.seed, *own
+    base = spec.model.name, spec.base_bits, spec.base_group
+    return *base, spec.method, spec.seed, *own
 
 
 def _start(point: Point, spec: RunSpec, starts: Container[tuple]) -> tuple:

@@ -31,7 +31,8 @@ from loraudit.training.state import Diverged, State, keep, look, note_ranks, res
 
 EVALUATED = 4
 """An evaluation batch has the rows of so many micro batches: without a backward pass they take no
-more memory than one does in training."""
+more memory than one does in training. Where text is predicted it is one: each row's outputs are as
+many as its tokens times the vocabulary, and take more than what a backward pass would keep."""
 
 
 def run_epochs(
@@ -241,7 +242,8 @@ def outputs(state: State, examples: Examples, label: str) -> np.ndarray:
     """
     accelerator = state.accelerator
     state.model.eval()
-    batches = sorted_batches(examples.lengths, EVALUATED * state.spec.micro_batch)
+    rows = state.spec.micro_batch * (1 if state.spec.task.causal_lm else EVALUATED)
+    batches = sorted_batches(examples.lengths, rows)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     own: list[tuple[np.ndarray, torch.Tensor]] = []
     for index in progress(mine, len(mine), label, not accelerator.is_main_process):
