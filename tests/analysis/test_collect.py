@@ -1,6 +1,7 @@
 """What is collected from predictions: how far a difference depends on the validation rows."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,10 @@ def test_each_field_that_was_chosen_stands_in_the_runs_row(tmp_path):
     row = collect.tidy(study, tmp_path).iloc[0]
     assert {name: row[name] for name in values} == values
     assert chosen_spec(planned.spec, pd.DataFrame([row])).epochs == 4
+
+
+def test_a_value_that_was_chosen_to_be_none_is_none_again():
+    tried = Candidate(values={"lora_plus": 16.0}, runs={"t/m/try/s100": "0" * 64})
+    tuned = changed(make_spec(selection_rows=10), tuned=Tuned(candidates=(tried,)))
+    runs = pd.DataFrame({"lora_plus": [math.nan, math.nan]})
+    assert chosen_spec(changed(tuned, lora_plus=16.0), runs).lora.lora_plus is None

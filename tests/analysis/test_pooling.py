@@ -193,3 +193,11 @@ def test_the_true_size_is_as_said(spreads, n, most):
 def test_with_few_seeds_a_corrected_test_finds_more_than_welchs():
     """Three seeds, one of ten tests, a difference of 4.5 standard errors: Welch finds 22 %."""
     assert simulated(ALIKE, 3, 4.5, 0.005) > 0.45
+
+
+def test_cells_without_a_defined_score_share_no_spread_with_others():
+    undefined = pd.Series([math.nan] * 5)
+    sound = [pd.Series(np.random.default_rng(seed).normal(size=5)) for seed in (0, 1)]
+    with_it, without = by_seed([undefined, *sound]), by_seed(sound)
+    assert with_it[1:] == without
+    assert all(math.isnan(spread.variance) for spread in by_seed([undefined, undefined]))

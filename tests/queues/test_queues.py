@@ -86,6 +86,9 @@ def test_a_job_is_told_to_stop_before_its_limit(tmp_path, monkeypatch):
     (tmp_path / "run").write_text("trap 'touch saved; exit 1' TERM; sleep 50 & wait")
     (tmp_path / "job.sh").write_text(f"cd {tmp_path}\nbash run && exit 0 || exit 1")
     queues.submit("sge", Request("x", 1, 1, 1), tmp_path / "job.sh", tmp_path / "logs")
+    until = time.monotonic() + 20  # what the script started may end later than the script
+    while not (tmp_path / "saved").is_file() and time.monotonic() < until:
+        time.sleep(0.05)
     assert (tmp_path / "saved").is_file()
     assert queues.status("sge", "7", tmp_path / "logs") == "failed"
 

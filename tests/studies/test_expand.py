@@ -228,6 +228,14 @@ def setting(table: str, metric: str) -> dict[str, float]:
     return {n.task: n.value for n in select((table,)) if n.metric == metric}
 
 
+@pytest.mark.parametrize("protocol", ["hu2022", "microsoft-lora"])
+def test_only_adapters_start_from_mnli_in_the_papers_protocols(protocol, tmp_path):
+    methods = "[lora, peft, full, full_saved, bitfit, head]"
+    text = f"protocol: {protocol}\ngrid: [{{task: [mnli, mrpc], method: {methods}}}]"
+    runs = load_study(study_file(tmp_path, text)).runs
+    assert {run.spec.method for run in runs if run.spec.warm_start} == {"lora", "peft"}
+
+
 @pytest.mark.parametrize("method", ["lora", "peft"])
 def test_the_papers_protocol_is_its_table_9(method):
     runs = specs("paper-table2", method=method)

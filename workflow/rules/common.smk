@@ -183,6 +183,8 @@ def _needs(job, wildcards, attempt):
     """Return what config/cluster.yaml gives a job, for its task and model or for all of them."""
     models = [wildcards.model] if "model" in wildcards.keys() else list(MODELS)
     tasks = [wildcards.task] if "task" in wildcards.keys() else list(TASKS)
+    if job == "forgetting":  # scores the rows of the tasks before
+        tasks = [RUNS[run].task.name for run in earlier_runs(wildcards)]
     return CLUSTER.needs(job, models, tasks, attempt)
 
 

@@ -79,7 +79,7 @@ def by_seed(cells: Sequence[pd.Series]) -> list[Spread]:
     variance = np.array([cell.variance for cell in plain])
     tied = variance < NO_SPREAD**2
     alike = _alike(variance, np.array([cell.freedom for cell in plain]), ~tied) | tied
-    places = np.flatnonzero(alike).tolist()
+    places = [place for place in np.flatnonzero(alike).tolist() if cells[place].notna().any()]
     found = _residual_spreads([cells[place].dropna() for place in places]) if places else []
     if sum(spread.freedom for spread in found) < LEAST - ROUNDING:
         return plain

@@ -750,7 +750,7 @@ def _time(answer: dict) -> str:
     at_once = answer["at once"]
     return (
         f"time: {least} {duration(answer['wall_seconds'])} with {whole} "
-        f"({at_once} job{'s' * (at_once != 1)} at once), {busy}; the {answer['other_jobs']} short "
+        f"({at_once} job{'s' * (at_once != 1)} at once), {busy}; the {answer['other_jobs']} other "
         "jobs are not counted"
     )
 

@@ -1,5 +1,6 @@
 """The loss of a batch, by what the task predicts: classes, a number, or the tokens of a text."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -26,12 +27,17 @@ def summed_loss(task: TaskEntry, logits: Tensor, labels: Tensor) -> Float[Tensor
 
 
 def row_losses(task: TaskEntry, logits: Tensor, labels: Tensor) -> Float[Tensor, "rows"]:
-    """Return each row's loss; where text is predicted, the sum over its tokens in float64."""
+    """Return each row's loss; where text is predicted, the sum over its tokens in `wide`."""
     if task.causal_lm:
-        return token_losses(logits, labels).double().sum(1)
+        return token_losses(logits, labels).sum(1, dtype=wide(logits.device))
     if task.regression:
         return (logits[:, 0] - labels.to(logits.dtype)) ** 2
     return cross_entropy(logits, labels, reduction="none")
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return float64 or, on Apple's GPUs, which lack it, float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Float[Tensor, "rows tokens"]:

@@ -82,7 +82,8 @@ def train(
         out: the run's folder; record.json is written last, so a folder with one is complete.
         start: folder of the run whose adapter this one starts from, if its spec says so.
         code: digest of the code that trains, for the record and the checkpoints.
-        checkpoint_minutes: time between checkpoints; 0 is one after every step.
+        checkpoint_minutes: time between checkpoints; 0 is one after every step, or after every
+            tenth where several GPUs train.
         trials: folder below which the runs are that try values for the spec's tuned fields. None
             takes the spec's own values, as where a finished run's spec is trained again.
 
