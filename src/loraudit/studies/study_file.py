@@ -149,8 +149,9 @@ class PublishedFile(Frozen):
     """tables of results by seed, or of single runs, on which claims are tested too"""
     compare: tuple[str, ...]
     """published tables to set them beside"""
-    margin: Margin
-    """largest difference, as a fraction, that counts as equal"""
+    margin: Margin | None = None
+    """largest difference, as a fraction, that counts as equal; left out, it is the published
+    number's own (`margin` in config/reference), or else 0.01, one point"""
     reading: Reading
     """what a ± is taken to mean if its source does not say"""
 
