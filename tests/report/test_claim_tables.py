@@ -81,7 +81,7 @@ def test_the_page_has_every_claim_once_with_the_verdicts_on_record():
     assert poster.verdict.tolist() == ["contradicted"]
     cells = known[known.claim == "hu2022.table2-is-reached"].set_index("task").verdict
     words = cells[["sst2", "qqp", "mrpc"]].tolist()
-        assert words == ["undecided", "contradicted", "undecided"]
+    assert words == ["undecided", "contradicted", "undecided"]
 
 
 def test_verdicts_of_studies_are_found_where_they_are_kept(verdicts, tmp_path, monkeypatch):
