@@ -2,8 +2,11 @@
 
 import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
 
 import tiny_tables
 from loraudit.report.alt_text import listed
@@ -44,6 +47,37 @@ def test_an_update_that_did_not_move_is_described_without_numbers_it_has_not():
     assert "not defined, no adapter has moved" in describe_rows("stable_rank", still)
     still = tiny_tables.rows("spectra").assign(singular_value=0.0)
     assert "nan" not in describe_rows("spectra", still)
+
+
+def places(axes: plt.Axes) -> np.ndarray:
+    """Return x and y of all marks, lines and bars of a panel that stand at values of its data."""
+    dots = [
+        dot.get_offsets()
+        for dot in axes.collections
+        if dot.get_offset_transform() == axes.transData
+    ]
+    lines = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]
+    bars = [
+        np.concatenate(part.get_segments())
+        for container in axes.containers
+        if isinstance(container, ErrorbarContainer)
+        for part in container.lines[2]
+        if part.get_transform() == axes.transData and len(part.get_segments())
+    ]
+    return np.concatenate(
+        [np.empty((0, 2)), *(np.asarray(part, float) for part in dots + lines + bars)]
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_mark_is_within_its_panel(name):
+    figure = FIGURES[name].code("draw")(tiny_tables.rows(name))
+    for axes in figure.axes:
+        found = places(axes)
+        found = found[np.isfinite(found).all(axis=1)]
+        for values, limits in zip(found.T, (axes.get_xlim(), axes.get_ylim()), strict=True):
+            assert (values >= min(limits)).all() and (values <= max(limits)).all(), name
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("name", ["ranks", "cost"])

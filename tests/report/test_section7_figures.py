@@ -83,3 +83,16 @@ def test_intruders_have_a_tick_per_cell_with_full_fine_tuning_last():
         assert dots == [[3, 0], [3.5, 0], [1, 1], [1.5, 1], [0, 2], [0.5, 2]]
     said = section7_figures.describe_intruders(rows)
     assert "t, m: r=1 q+v 3.25, r=8 q+v 1.25, full 0.25" in said
+
+
+def test_a_later_panel_with_more_intruders_shows_all_of_them():
+    """The panels share x: the limits of the first one's rows would hide the others'."""
+    table = intruded()
+    rows = section7_figures.intruder_rows(
+        table.assign(intruders=table.intruders * table.matrix.map({"q": 1, "v": 2}))
+    )
+    _, v = section7_figures.intruders(rows).axes
+    low, high = v.get_xlim()
+    at = [x for marks in v.collections for x, _ in marks.get_offsets()]
+    assert max(at) == 7
+    assert low < min(at) and max(at) < high

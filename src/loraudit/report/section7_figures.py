@@ -190,7 +190,8 @@ def intruders(rows: pd.DataFrame) -> Figure:
             axes.scatter(means, means.index, **look)
             axes.set_yticks(range(len(labels)), labels, fontsize=SMALL)
             axes.set_ylim(len(labels) - 0.4, -0.6)
-            axes.set_xlim(-0.05 * max(1.0, rows.intruders.max()), None)
+        edge = 0.05 * max(1.0, rows.intruders.max())
+        axes.set_xlim(-edge, rows.intruders.max() + edge)  # all panels share x
         legend(figure, f"number among the {rows['of'].max()} leading directions")
     return figure
 
