@@ -36,6 +36,7 @@ from loraudit.studies.expand import load_study
 from loraudit.studies.record import LAYOUT
 from loraudit.studies.reference import select
 from loraudit.tools import plan
+from tiny import save_tiny_model
 
 COMMITTED = Path("results/committed")
 CHANGED_RESULTS = ("shortcuts",)
@@ -58,6 +59,7 @@ def of_today(folder: Path) -> bool:
 TODAYS = [folder for folder in STUDIES if of_today(folder)]
 DOCS = Path("docs/studies.md").read_text()
 README = Path("README.md").read_text()
+TUTORIAL = Path("docs/tutorial.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
 
@@ -180,6 +182,20 @@ def test_the_readmes_estimates_are_the_plans(study, rounded):
     assert shown == pytest.approx(seconds / 3600, abs=0.51 * rounded)
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu_box.md", "docs/speed.md"])
+def test_the_pages_name_the_gpus_and_the_torch_of_the_recorded_tests(page):
+    """They say so too where the lock has another torch."""
+    outcomes = pd.read_csv(COMMITTED / "bench/gpu_tests.csv")
+    paragraphs = [" ".join(part.split()) for part in Path(page).read_text().split("\n\n")]
+    said = next(part for part in paragraphs if "gpu_tests.csv" in part)
+    for gpu in outcomes.device:
+        assert re.search(rf"\b{gpu.split()[1]}\b", said), gpu
+    (tested,) = {torch.partition("+")[0] for torch in outcomes.torch}
+    assert f"torch {tested}" in said
+    (locked,) = re.findall(r"^torch==(\S+)", Path("requirements.lock").read_text(), re.M)
+    assert page == "docs/speed.md" or locked in said
+
+
 def test_the_readme_is_one_screen_and_in_order():
     lines = README.splitlines()
     assert len(lines) <= 100
@@ -282,19 +298,34 @@ def test_the_page_on_undecided_has_the_numbers_that_plan_gives():
 
 
 def test_the_study_of_the_page_on_decoders_is_one(tmp_path, monkeypatch):
+    """Its task is the tutorial's; the entries of both pages are all that a reader has to add."""
     page = Path("docs/decoder.md").read_text()
     model, study = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    task = re.search(r"```yaml\n(# add to config/tasks.yaml.*?)```", TUTORIAL, re.S)[1]
     shutil.copytree("config", tmp_path / "config")
     monkeypatch.chdir(tmp_path)
-    for name, text in (("models", model), ("tasks", "words: {source: {folder: x}, text: [text], ")):
+    for name, text in (("models", model), ("tasks", task)):
         path = Path(f"config/{name}.yaml")
-        more = "label: label, classes: [a, b], metrics: [accuracy], headline: accuracy}\n"
-        path.write_text(path.read_text() + text + (more if name == "tasks" else ""))
+        path.write_text(path.read_text() + text)
     Path("config/studies/decoder.yaml").write_text(study)
     runs = load_study("config/studies/decoder.yaml").runs
     names = [run.spec.adapter.targets for run in runs if run.spec.adapter]
     assert names == [("q", "v"), ("q", "k", "v", "o", "gate", "up", "down")]
     assert runs[0].spec.model.first_token is None  # the page says what the fast path leaves out
+
+
+def test_the_page_on_decoders_makes_the_model_whose_entry_it_shows(tmp_path, monkeypatch):
+    page = Path("docs/decoder.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(Path("resources/models/minilm"))  # stands for the quickstart's: a tokenizer
+    exec(code, {})
+    (entry,) = yaml.safe_load(re.search(r"```yaml\n(  tiny-llama.*?)```", page, re.S)[1]).items()
+    made = json.loads(Path(entry[1]["source"]["folder"], "config.json").read_text())
+    assert entry[0] == entry[1]["source"]["folder"]
+    assert made["model_type"] == entry[1]["family"]
+    assert made["max_position_embeddings"] == entry[1]["max_tokens"]
+    assert f"max_length: {entry[1]['max_tokens']}}}" in page
 
 
 @pytest.mark.parametrize("page", [*PAGES, *map(str, COMMITTED.glob("*/README.md"))])
