@@ -230,8 +230,22 @@ def test_a_long_table_shows_its_first_rows_until_all_are_asked_for(file, page, o
     assert len(column(tab, 1)) == 12
     tab.get_by_role("button", name=f"First {first} rows").click()
     assert len(column(tab, 1)) == first
+
+
+def test_paper_has_all_rows_of_a_short_table_and_the_count_of_a_long_one(file, page, opened):
+    """Rows that were folded on the screen were left out of the print without a word."""
+    tab, first = opened(file), TABLES["verdicts"].first
+    printed = tab.locator(".box:has(table[data-table=verdicts]) + .printed")
+    assert len(column(tab, 1)) == first and not printed.is_visible()
     tab.emulate_media(media="print")
-    assert len(column(tab, 1)) == first
+    assert column(tab, 1) == list(page.tables["verdicts"].difference)
+    assert printed.text_content() == ""
+    headings = tab.locator("h2:visible").all_text_contents()
+    assert "Provenance" not in headings and "Beside published numbers" in headings
+    tab.emulate_media(media="screen")
+    verdicts(tab).locator("select").select_option("reproduced")
+    tab.emulate_media(media="print")
+    assert len(column(tab, 1)) == 3 and printed.text_content() == "Printed: 3 of 12 rows."
 
 
 def test_numbers_stand_right_and_headers_stay(file, opened):

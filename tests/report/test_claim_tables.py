@@ -62,6 +62,7 @@ def test_claims_open_the_page_and_are_counted(verdicts):
     assert next(iter(SECTIONS)) == "claims"
     fact = claims_fact(verdicts)
     assert "3 supported at scale" in fact and "1 not tested" in fact
+    assert "An interval covers one claim alone (95 %)" in fact and "may be wider" in fact
     words = [verdict_text(row) for row in verdicts.to_dict("records")]
     assert words.count("supported at scale") == 3
 

@@ -145,10 +145,23 @@ def test_the_family_of_each_tables_tests_is_said():
     said = facts(small_study(), tables(pairs=pairs))["scores"]
     assert "the 2 tests of one epoch choice" in said
     assert "rows that repeat their twin's (1) stay outside" in said
+    assert "covers these tests together, and may be wider than that of the same difference" in said
     switches = tiny_tables.effects().assign(p_holm=[0.01, 0.01, math.nan] * 2, asks="equivalence")
     said = facts(small_study(), tables(switches=switches))["switches"]
     assert said.endswith("Of the 2 tests at the best epoch, for whose number p and interval are "
                          "adjusted, 2 show equality within the margin.")  # fmt: skip
+
+
+def test_a_caption_is_cut_behind_its_first_sentence_and_not_in_brackets():
+    assert page.first_sentence("Ranks (A et al. 2024): one. Two. Three.") == (
+        "Ranks (A et al. 2024): one.",
+        "Two. Three.",
+    )
+    assert page.first_sentence("Below 0.5 of one") == ("Below 0.5 of one.", "")
+    for name, text in page.captions().items():
+        first, rest = page.first_sentence(text)
+        assert first.count("(") == first.count(")"), name
+        assert " ".join(filter(None, (first, rest))) == " ".join(text.split()), name
 
 
 class Tags(HTMLParser):

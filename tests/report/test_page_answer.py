@@ -49,6 +49,15 @@ def test_the_best_adapter_stands_beside_full_fine_tuning_and_the_head():
     assert re.search(rf"\+24\.0 points \[{number}, {number}\] beside head only \(higher\)\.$", text)
 
 
+def test_the_best_adapter_stands_beside_a_probe_that_is_better_than_the_head():
+    cells = CELLS | {"probe": [0.83, 0.83, 0.83]}
+    text = best_cells(runs(**cells)).text
+    number = r"[+-]\d+\.\d"
+    found = re.search(rf" and ({number}) points \[{number}, {number}\] beside ([\w ,()]+)\.$", text)
+    assert found and float(found[1]) == 2.0 and "probe" in found[2]
+    assert all(text.count(f"beside {name}") == 1 for name in ("full fine-tuning", "head only"))
+
+
 def test_collapsed_runs_of_the_best_adapter_are_counted_beside_its_score():
     sick = runs(**CELLS)
     sick["best_collapsed"] = sick.run == "t/m/lora_8/s1"

@@ -233,6 +233,8 @@ def claims_fact(rows: pd.DataFrame) -> str:
     return (
         f"Verdicts on claims of papers, {text}. Each is of one task and model, and of the "
         "comparison that fits the claim least; p-values are adjusted over the claims that the "
-        "study asks (Holm), the others being a family of their own. In small: another model, task "
+        "study asks (Holm), the others being a family of their own. An interval covers one claim "
+        "alone (95 %); where the same difference stands in another table, its interval covers that "
+        "table's tests together and may be wider. In small: another model, task "
         "or a subset, so that nothing is said of the claim's own setting."
     )

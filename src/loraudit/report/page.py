@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,14 @@ def _data_uri(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
+def first_sentence(text: str) -> tuple[str, str]:
+    """Return a text's first sentence, and the rest: a full stop in brackets ends none."""
+    found = re.match(r"(?:\([^()]*\)|[^(])*?\.(?=\s|$)", text)
+    end = found.end() if found else len(text)
+    first, rest = text[:end], text[end:].strip()
+    return first if first.endswith(".") else f"{first}.", rest
+
+
 def picture(path: Path, file: str, **texts: str) -> dict:
     """Return what the template shows of a figure, all of it inline.
 
@@ -186,8 +195,8 @@ def picture(path: Path, file: str, **texts: str) -> dict:
         file: the name under which a reader saves the CSV.
         texts: `id`, `title`, `alt`, `caption` and `remake`.
     """
-    first, _, rest = texts["caption"].partition(". ")
-    texts |= {"caption": f"{first.rstrip('.')}.", "more": rest}
+    first, rest = first_sentence(texts["caption"])
+    texts |= {"caption": first, "more": rest}
     table = path.with_suffix(".csv")
     inline = {"image": _data_uri(path, "image/svg+xml"), "csv": _data_uri(table, "text/csv")}
     return {**texts, **inline, "file": file}

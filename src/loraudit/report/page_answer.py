@@ -30,8 +30,8 @@ from loraudit.studies.study_file import Contrast
 MOST_CLAIMS = 5
 """Claims that are named at the top; the table below has all."""
 
-BASELINES = ("full", "head")
-"""The methods that the best adapter is set beside."""
+BASELINES = ("full", "head", "probe")
+"""The methods that the best adapter is set beside, the first cell of each that the study has."""
 
 
 class Verdict(NamedTuple):
@@ -57,7 +57,7 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
 
     Returns:
         Up to five: the claims that the study asks about, published numbers, switches, the best
-        adapter beside full fine-tuning and the head alone, and the twins of two codes.
+        adapter beside full fine-tuning and what trains no adapter, and the twins of two codes.
     """
     found = [
         _claims(tables.get("claims", pd.DataFrame())),
@@ -137,9 +137,9 @@ def _switch(effects: pd.DataFrame) -> Answer:
 
 
 def best_cells(runs: pd.DataFrame) -> Answer:
-    """Set the best adapter of each task and model beside full fine-tuning and the head alone.
+    """Set the best adapter of each task and model beside the `BASELINES` that the runs have.
 
-    The two tests of a task and model are a family of their own.
+    The tests of a task and model are a family of their own.
     """
     if "run" not in runs:
         return Answer("")
@@ -156,7 +156,7 @@ def _best(runs: pd.DataFrame) -> tuple[str, str]:
     cells = [one for one in named_cells(runs) if one[1][epoch].notna().all()]
     adapters = [one for one in cells if METHODS[one[0]["method"]].trains == "adapter"]
     ours = [one for one in adapters if not _is_twin(one[0], adapters)]
-    others = [one for name in BASELINES for one in cells if one[0]["method"] == name]
+    others = [one for name in BASELINES for one in _first(cells, name)]
     if not ours or not others:
         return "", ""
     way = sign(first.metric)
@@ -169,9 +169,17 @@ def _best(runs: pd.DataFrame) -> tuple[str, str]:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
         f"{cell_words(best)}, {_score(first.metric, scores)} {first.metric} "
-        f"({'; '.join(notes)}): {' and '.join(_beside(runs, best, others[:2], epoch))}"
+        f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch))}"
     )
     return f"{first.task} ({first.model})", text
+
+
+def _first(cells: list[Named], method: str) -> list[Named]:
+    return [one for one in cells if one[0]["method"] == method][:1]
+
+
+def _joined(parts: list[str]) -> str:
+    return " and ".join(filter(None, ["; ".join(parts[:-1]), parts[-1]]))
 
 
 def _score(metric: str, scores: pd.Series) -> str:

@@ -288,5 +288,6 @@ def _family_fact(pairs: pd.DataFrame) -> str:
     return (
         f" Methods compared: the {int(tested.family.max())} tests of one epoch choice, over all "
         "tasks and models of the table, are the family for whose number p and interval are "
-        f"adjusted (Holm).{text}"
+        "adjusted (Holm). An interval here covers these tests together, and may be wider than that "
+        f"of the same difference in the answer or among the claims, which covers fewer.{text}"
     )
