@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from loraudit.analysis.trials import chosen_settings, values_text
+from loraudit.analysis.trials import chosen_settings
+from loraudit.report.formatting import values_text
 from loraudit.report.tables import tuning_table
 
 CELL = {"task": "t", "model": "m", "targets": "q+v", "label": "", "metric": "accuracy"}

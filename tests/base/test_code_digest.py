@@ -258,7 +258,7 @@ def changed_by(tree, file: str, old: str, new: str) -> set[str]:
         ("training/loop.py", "journal.batch += 1", "journal.batch += 2", TRAINED),
         ("training/measures.py", "f1_score", "fbeta_score", TRAINED),
         ("training/__init__.py", '"""', 'import os\n"""', TRAINED | {"crosscheck"}),
-        ("report/cost_figures.py", "markersize=5", "markersize=4", {"cost figures", "report"}),
+        ("report/cost_figures.py", "s=7", "s=8", {"cost figures", "report"}),
         ("report/tables.py", '"disk per task"', '"disk"', {"tables", "report"}),
         ("analysis/section7.py", "MOST = 8", "MOST = 9", {"subspace"}),
         ("data/fetch_task.py", "na_filter=False", "na_filter=True", {"fetch_task"}),

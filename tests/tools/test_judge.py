@@ -50,7 +50,8 @@ def poster(path):
     return path
 
 
-def test_the_posters_scores_are_judged_as_the_published_ones(tmp_path):
+def test_the_posters_scores_are_judged_as_the_published_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     options = ("--against", "hu2022.table2", "--protocol", "poster-as-run")
     result = call(poster(tmp_path / "poster.csv"), *options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr

@@ -164,15 +164,3 @@ def known_range(trials: pd.DataFrame, name: str) -> tuple[float, float]:
     ends = np.concatenate([[0.0], tried, [np.inf]])
     low, high = (np.searchsorted(tried, one) for one in (possible.min(), possible.max()))
     return float(ends[low]), float(ends[high + 2])
-
-
-def values_text(values: str, without: str = "") -> str:
-    """Write the values of a trial for readers: "learning_rate 0.001, alpha 16".
-
-    Args:
-        values: a JSON object, or "".
-        without: a field to leave out.
-    """
-    content = json.loads(values) if values else {}
-    numbers = {k: f"{v:g}" if isinstance(v, int | float) else str(v) for k, v in content.items()}
-    return ", ".join(f"{name} {value}" for name, value in numbers.items() if name != without)

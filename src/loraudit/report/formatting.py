@@ -1,5 +1,6 @@
 """How numbers and tables are written for readers: rounded, with units, as Markdown."""
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -78,3 +79,15 @@ def _escaped(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return re.sub(r"<(?=[a-zA-Z/!?])", "&lt;", " ".join(value.split())).replace("|", r"\|")
+
+
+def values_text(values: str, without: str = "") -> str:
+    """Write the values of a trial for readers: "learning_rate 0.001, alpha 16".
+
+    Args:
+        values: a JSON object, or "".
+        without: a field to leave out.
+    """
+    content = json.loads(values) if values else {}
+    numbers = {k: f"{v:g}" if isinstance(v, int | float) else str(v) for k, v in content.items()}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items() if name != without)

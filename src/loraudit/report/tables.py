@@ -25,7 +25,7 @@ from loraudit.analysis.contrasts import (
 from loraudit.analysis.cost import TASKS, cost
 from loraudit.analysis.judging import telling
 from loraudit.analysis.statistics import aggregate
-from loraudit.analysis.trials import chosen_settings, values_text
+from loraudit.analysis.trials import chosen_settings
 from loraudit.analysis.verdicts import verdicts
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
@@ -38,6 +38,7 @@ from loraudit.report.formatting import (
     p_value,
     percent,
     points,
+    values_text,
 )
 from loraudit.report.table_registry import (
     READ_LATE,

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
 from loraudit.analysis.cost import without_twins
-from loraudit.analysis.trials import values_text
 from loraudit.report import units
 from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
@@ -21,6 +20,7 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
+from loraudit.report.formatting import values_text
 from loraudit.report.looks import Look, cell_looks
 
 CURVE = ["method", "rank", "targets", "label", "other"]

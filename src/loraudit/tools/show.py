@@ -9,8 +9,8 @@ import pandas as pd
 from humanize import naturalsize
 
 from loraudit.analysis.run_files import read_run
-from loraudit.analysis.trials import values_text
 from loraudit.report import units
+from loraudit.report.formatting import values_text
 from loraudit.report.page_tables import flat
 from loraudit.studies.record import RunRecord
 from loraudit.studies.spec import RunSpec
