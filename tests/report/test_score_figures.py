@@ -215,3 +215,13 @@ def test_one_panel_shows_the_choice_of_an_epoch_that_counts():
         "validation accuracy, best epoch, %",
         "validation accuracy, one epoch, %",
     ]
+
+
+@pytest.mark.parametrize(("majority", "far"), [(0.55, False), (0.4, True)])
+def test_a_majority_class_far_below_everything_is_said_and_takes_no_room(majority, far):
+    rank, sizes = score_figures.hero(scores().assign(majority=majority)).axes
+    assert rank.get_ylim() == sizes.get_ylim()
+    assert ("majority class" in lines(rank)) == ("majority class" in lines(sizes)) == (not far)
+    assert (rank.get_ylim()[0] > majority) == far
+    assert rank.get_ylim()[0] < 0.6  # of the head alone
+    assert [text.get_text() for text in rank.texts] == (["majority class: 40.0 %"] if far else [])

@@ -53,6 +53,9 @@ def test_phi_is_a_line_per_matrix_above_what_random_directions_give():
     over_j, over_layers = section7_figures.subspaces(rows).axes
     for axes in (over_j, over_layers):
         assert [line.get_label() for line in axes.lines][:2] == ["q", "v"]
+    title = over_j.get_title(loc="left")
+    assert title == "t, m, q+v: rank 1 (seed 0) and rank 2 (seed 0)"
+    assert over_j.get_xlabel() == "j, first directions of rank 2 (seed 0)"
     q, v = over_j.lines[:2]
     assert list(q.get_xdata()) == [1, 2]
     assert list(q.get_ydata()) == pytest.approx([0.25 - 0.05, 0.35 - 0.1])

@@ -68,6 +68,8 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     """Draw one unit's rows from top to bottom, each as high as its name has lines."""
     lows, highs = zip(*(_ends(row) for row in rows), strict=True)
     low, high = min(lows), max(highs)
+    if not bool(rows[0]["log"]):  # distances are seen beside that from 0
+        low, high = min(low, 0), max(high, 0)
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin
     for place, row in enumerate(rows):

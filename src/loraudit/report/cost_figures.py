@@ -97,10 +97,10 @@ def _bars(axes: plt.Axes, part: pd.DataFrame, column: str, unit: float, label: s
     if timed:
         axes.hlines(range(len(part)), values - spread, values + spread, color="0", lw=1)
     for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
-        if value != value:
-            continue
+        none = "no steps" if timed else "not known"
+        text, end = (f"{value:,.0f}", reach) if value == value else (none, 0)
         at = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"{value:,.0f}", (reach, place), fontsize=SMALL, **at)
+        axes.annotate(text, (end, place), fontsize=SMALL, **at)
     axes.set_xlim(0, 1.4 * (values + spread).max())
     axes.xaxis.set_major_locator(MaxNLocator(3))
     text = label.format(part.clock.iloc[0]) if timed else label

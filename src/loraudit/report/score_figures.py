@@ -24,6 +24,7 @@ from loraudit.report.alt_text import collapsed_text, each_subject, listed
 from loraudit.report.figure_style import (
     COLUMN,
     SAME_SIZE,
+    SMALL,
     STYLE,
     TITLE,
     WIDTH,
@@ -43,6 +44,9 @@ from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
 
 PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
+FAR = 0.5
+FOOT = 0.15
+"""A majority class further below a panel than `FAR` of its height is said in words, at its foot."""
 FULL = "32"
 """The name of a base that is not quantised, on the axis of bits."""
 
@@ -228,7 +232,6 @@ def _hero_row(
                 draw_means(axes, part[x], part[choice], look, label, joined=False)
                 mark_collapsed(axes, part[x], part, choice)
         _published(axes, numbers, x, choice)
-        _majority(axes, runs)
         axes.set_xlabel(HERO_NAMES[x])
     if "rank" in row:
         _rank_axis(row["rank"], runs)
@@ -238,6 +241,7 @@ def _hero_row(
     for axes in others:
         axes.tick_params(labelleft=False)
     _sampling_error([first, *others][-1], runs, choice)
+    _majority(row.values(), runs)
     first.set_title(textwrap.fill(name, TITLE), loc="left")
     metric = runs.metric.iloc[0]
     score_axis(first, f"{metric}, {epoch_name(runs, choice)}", metric)
@@ -252,11 +256,24 @@ def _rank_axis(axes: plt.Axes, runs: pd.DataFrame) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _majority(axes: plt.Axes, runs: pd.DataFrame) -> None:
-    """Draw the score of answering each row with the most frequent class, where it is known."""
-    scores = _majority_scores(runs)
-    if len(scores):
-        axes.axhline(scores.iloc[0], color="0", linestyle=":", linewidth=1, label="majority class")
+def _majority(row: Iterable[plt.Axes], runs: pd.DataFrame) -> None:
+    """Draw the score of answering each row with the most frequent class, where it is known.
+
+    `row` are panels of one y axis that have all else. Where the score is more than `FAR` below,
+    it is said in words at their foot, and the axis starts above it.
+    """
+    scores, (first, *others) = _majority_scores(runs), row
+    if not len(scores):
+        return
+    score, (low, high) = scores.iloc[0], first.get_ylim()
+    if low - score <= FAR * (high - low):
+        for axes in (first, *others):
+            axes.axhline(score, color="0", linestyle=":", linewidth=1, label="majority class")
+        return
+    first.set_ylim(low - FOOT * (high - low), high)
+    said = f"majority class: {units.with_unit(units.metric_of(runs), score)}"
+    place = {"transform": first.transAxes, "ha": "left", "va": "bottom", "fontsize": SMALL}
+    first.text(0.03, 0.02, said, **place)
 
 
 def _majority_scores(runs: pd.DataFrame) -> pd.Series:
@@ -318,7 +335,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                 draw_means(axes, part.rows_train, part[choice], look, _method_name(*cell))
                 mark_collapsed(axes, part.rows_train, part, choice)
             _published(axes, numbers, "rows_train", choice)
-            _majority(axes, runs)
+            _majority([axes], runs)
             decades(axes, runs.rows_train)
             axes.set_title(textwrap.fill(name, TITLE), loc="left")
             axes.set_xlabel("training rows")
@@ -380,7 +397,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
                 at = line.place + step * (order[name] - (len(order) - 1) / 2)
                 draw_means(axes, at, line[choice], looks[name], name, joined=False)
                 mark_collapsed(axes, at, line, choice)
-            _majority(axes, part)
+            _majority([axes], part)
             axes.set_xticks(range(len(names)), names)
             axes.set_xlim(-0.5, len(names) - 0.5)
             for edge in range(len(names) - 1):

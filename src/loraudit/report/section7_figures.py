@@ -1,5 +1,6 @@
 """Figures of section 7: what the updates of saved adapters look like."""
 
+import re
 import textwrap
 from typing import Any
 
@@ -324,7 +325,8 @@ def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject:
     """Label the panels of one task and model, and draw what random directions would give."""
     cell, first = part.iloc[0], part.j.min()
     name = ", ".join(filter(None, [*subject, cell.targets, _text(cell.label)]))
-    own, other = ("ΔW", "W") if cell.pair == "weights" else (cell["first"], cell["second"])
+    weights = cell.pair == "weights"
+    own, other = ("ΔW", "W") if weights else (_side_name(cell[key]) for key in ("first", "second"))
     left.set_title(f"{name}: {own} and {other}", loc="left")
     left.set_ylabel("φ above random")
     left.set_xlabel(f"j, first directions of {other}")
@@ -332,6 +334,11 @@ def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject:
     for axes in (left, right):
         axes.axhline(0, color="0", linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _side_name(code: str) -> str:
+    """Write a side of a pair out: "rank 8 (seed 0)" of "r8 s0"."""
+    return re.sub(r"^r(\d+) s(\d+)$", r"rank \1 (seed \2)", code)
 
 
 def describe_spectra(rows: pd.DataFrame) -> str:
