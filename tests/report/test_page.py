@@ -164,6 +164,14 @@ def test_a_caption_is_cut_behind_its_first_sentence_and_not_in_brackets():
         assert " ".join(filter(None, (first, rest))) == " ".join(text.split()), name
 
 
+def test_the_contents_name_the_answer_and_what_speaks_against_it(tmp_path):
+    made = made_page(tmp_path)
+    text = page.render(replace(made, belief=[("Seeds", "2 per cell.")]))
+    assert '<li><a href="#top">The answer</a></li>' in text
+    assert '<a href="#belief">Can you believe it?</a>' in text and 'id="belief"' in text
+    assert 'href="#belief"' not in page.render(made)
+
+
 class Tags(HTMLParser):
     """Collects the names of elements and attributes, and the text."""
 

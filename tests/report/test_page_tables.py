@@ -79,7 +79,7 @@ def test_the_check_that_is_nearest_to_its_tolerance_comes_first():
     })  # fmt: skip
     table = crosscheck_table(checks)
     assert table.check.tolist() == ["two", "one", "three"]
-    assert table["share of it"].tolist() == ["50 %", "0 %", "0 %"]
+    assert table["share of tolerance"].tolist() == ["50 %", "0 %", "0 %"]
     assert table["largest in"][1] == "b" and table.within[1] == "2 of 2"
     failed = crosscheck_table(checks.assign(ok=[True, False, True, True]))
     assert failed.check[0] == "one"

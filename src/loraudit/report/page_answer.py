@@ -22,6 +22,7 @@ from loraudit.report.formatting import interval_or_why, of_which, points
 from loraudit.report.page_facts import largest_switch, sick_facts
 from loraudit.report.tables import found_text
 from loraudit.studies.advice import advice
+from loraudit.studies.claims import QUANTITIES
 from loraudit.studies.methods import METHODS
 from loraudit.studies.scores import sign, unit_of
 from loraudit.studies.study import Study
@@ -63,7 +64,7 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
         _claims(tables.get("claims", pd.DataFrame())),
         _published(tables["verdicts"]),
         _switch(tables["switches"]),
-        best_cells(tables["runs"]),
+        best_cells(tables["runs"], untuned=not (study.settings_from or study.tuning)),
         _twins(tables.get("twins", pd.DataFrame()), tables["pairs"], tables["crosscheck"]),
     ]
     return [one for one in found if one.text]
@@ -93,6 +94,8 @@ def _decided(row: dict) -> int:
 def _claim(row: dict) -> str:
     statement = row["statement"].rstrip(".")
     effect = effect_text(row)
+    if effect and row["unit"] == "number":  # a bare number does not say what it is of
+        statement += f" ({QUANTITIES[row['quantity']].label}; {row['part']})"
     return f"{statement}: {effect}, n = {row['n']:g}" if effect else statement
 
 
@@ -136,21 +139,22 @@ def _switch(effects: pd.DataFrame) -> Answer:
     return Answer(f"{text}." if text else "")
 
 
-def best_cells(runs: pd.DataFrame) -> Answer:
+def best_cells(runs: pd.DataFrame, untuned: bool = False) -> Answer:
     """Set the best adapter of each task and model beside the `BASELINES` that the runs have.
 
-    The tests of a task and model are a family of their own.
+    The tests of a task and model are a family of their own. What they show of a study that is
+    `untuned` is said to be so: a difference may be one between the methods' settings.
     """
     if "run" not in runs:
         return Answer("")
-    parts = [_best(part) for _, part in runs.groupby(SUBJECT, sort=False)]
+    parts = [_best(part, untuned) for _, part in runs.groupby(SUBJECT, sort=False)]
     said = [(name, text) for name, text in parts if text]
     if len(said) > 1:
         return Answer(f"Best adapters: {listed((f'{name}, {text}' for name, text in said), 3)}.")
     return Answer(f"The best adapter is {said[0][1]}." if said else "")
 
 
-def _best(runs: pd.DataFrame) -> tuple[str, str]:
+def _best(runs: pd.DataFrame, untuned: bool) -> tuple[str, str]:
     """Return the name of a task and model, and what is said of its best adapter."""
     first, epoch = runs.iloc[0], choices_of(runs)[0]
     cells = [one for one in named_cells(runs) if one[1][epoch].notna().all()]
@@ -169,7 +173,7 @@ def _best(runs: pd.DataFrame) -> tuple[str, str]:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
         f"{cell_words(best)}, {_score(first.metric, scores)} {first.metric} "
-        f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch))}"
+        f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch, untuned))}"
     )
     return f"{first.task} ({first.model})", text
 
@@ -197,7 +201,9 @@ def _is_twin(cell: dict, cells: list[Named]) -> bool:
     )
 
 
-def _beside(runs: pd.DataFrame, best: dict, others: list[Named], epoch: str) -> list[str]:
+def _beside(
+    runs: pd.DataFrame, best: dict, others: list[Named], epoch: str, untuned: bool
+) -> list[str]:
     """Say how far the best cell is from each baseline, with the interval and what it shows."""
     asked = [Contrast(left=best["variant"], right=cell["variant"]) for cell, _ in others]
     table = method_contrasts(runs, asked)
@@ -210,6 +216,7 @@ def _beside(runs: pd.DataFrame, best: dict, others: list[Named], epoch: str) -> 
             continue
         row = rows.loc[cell["variant"]]
         shows, n = found_text(row), min(row.n_left, row.n_right)
+        shows += ", untuned" if untuned and shows in ("higher", "lower") else ""
         word = " points" if unit_of(row.metric) == "points" else ""
         said.append(
             f"{units.difference(row.metric, row.difference)}{word} "

@@ -29,7 +29,7 @@ def crosscheck_table(checks: pd.DataFrame) -> pd.DataFrame:
                 **names,
                 "largest difference": f"{worst.difference:.2g}",
                 "tolerance": f"{worst.tolerance:.2g}",
-                "share of it": f"{100 * used:.0f} %",
+                "share of tolerance": f"{100 * used:.0f} %",
                 "within": f"{int(part.ok.sum())} of {len(part)}",
                 "largest in": worst.cell,
             }
