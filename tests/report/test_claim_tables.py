@@ -85,6 +85,17 @@ def test_the_page_has_every_claim_once_with_the_verdicts_on_record():
     assert words == ["undecided", "contradicted", "undecided"]
 
 
+def test_the_page_of_claims_opens_with_every_verdict_and_its_words():
+    text = Path("docs/claims.md").read_text()
+    first = text[text.index("## The verdicts on record") : text.index("\n### ")]
+    linked = re.findall(r"^\| +\[(\S+)\]\(#(\S+)\)", first, re.M)
+    assert [claim for claim, _ in linked] == on_record(Path("results"), own=False).claim.tolist()
+    assert all(anchor == re.sub(r"[^\w-]", "", claim) for claim, anchor in linked)
+    head = text[: text.index("## The verdicts on record")]
+    assert all(word in head for word in ("At scale", "borrowed", "fits least", "n is the number"))
+    assert "not known on" not in text
+
+
 def test_verdicts_of_studies_are_found_where_they_are_kept(verdicts, tmp_path, monkeypatch):
     for folder in ("results/mine/tables", "results/committed/theirs", "results/committed/mine"):
         (tmp_path / folder).mkdir(parents=True)

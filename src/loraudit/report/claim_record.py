@@ -93,10 +93,15 @@ HEAD = """# Claims, and what was found of them
 Each claim is an entry of a file of config/claims
 (such as [hu2022.yaml](../config/claims/hu2022.yaml)):
 what a paper or page says, in our words, and the test of it.
-[How a claim is added, and what the words mean](adding_claims.md). "In small" is another model, task
-or a subset than the claim was made for: it says nothing of the claim's own setting. "Another
-protocol" is beside a printed score that was made otherwise, "scope not known" where the source's
-models or tasks were not seen. A source marked as not seen could not be read itself.
+[How a claim is added, and what the words mean](adding_claims.md). "At scale" is the model, tasks
+and training rows that the claim was made for. "In small" is another model, task or a subset: it
+says nothing of the claim's own setting. "Another protocol" is beside a printed score that was made
+otherwise, "scope not known" where the source's models or tasks were not seen. A source marked as
+not seen could not be read itself.
+
+n is the number of seeds. One seed has no spread of its own: where it has an interval all the same,
+the remark says from which other cells the spread is borrowed. A claim about several cells makes
+several comparisons; the one that fits least is that which speaks most against the claim.
 """
 
 
@@ -107,24 +112,45 @@ def page(results: Path) -> str:
     count = sum(len(claims) for _, claims in files.values())
     tested = record.claim.nunique()
     said = f"{count} claims of {len(files)} sources; {tested} of them have a verdict on record."
-    parts = [HEAD, f"{said}\n"]
+    parts = [HEAD, f"{said}\n", *_first(record)]
     for source, claims in files.values():
         parts.append(f"\n## {source.title}\n\n{source.authors} {source.year}, <{source.url}>\n")
         parts += [_entry(source, claim, record[record.claim == claim.id]) for claim in claims]
     return "\n".join(parts)
 
 
+def _first(record: pd.DataFrame) -> list[str]:
+    """Return a table of the verdicts on record, to stand before all claims; none if there are none.
+
+    Args:
+        record: `on_record`'s answer.
+    """
+    if record.empty:
+        return []
+    rows = record.to_dict("records")
+    shown = pd.DataFrame(
+        {
+            "claim": [f"[{row['claim']}](#{row['claim'].replace('.', '')})" for row in rows],
+            "study": [row["study"] for row in rows],
+            "task": claim_table(record.assign(note="")).task.tolist(),
+            "effect": [effect_text(row) for row in rows],
+            "verdict": [verdict_text(row) for row in rows],
+        }
+    )
+    return ["## The verdicts on record\n", f"{markdown(shown)}\n"]
+
+
 def _entry(source: Source, claim: Claim, verdicts: pd.DataFrame) -> str:
     """Return one claim's part of the page."""
     where = f"{claim.where}{unseen_text(claim.confidence)}"
     models, tasks = claim.scope.models, claim.scope.tasks
-    scope = f"{_names(models, 'models')} on {_names(tasks, 'tasks')}"
+    scope = _scope(models, tasks)
     lines = [
         f"### {claim.id}",
         "",
         f"**{claim.statement}** ({where}; read in: {claim.source})",
         "",
-        f"Made for {scope}. Seen: {claim.seen}.",
+        f"{scope} Seen: {claim.seen}.",
     ]
     if claim.note:
         lines[-1] += f" Note: {claim.note}."
@@ -143,5 +169,11 @@ def _entry(source: Source, claim: Claim, verdicts: pd.DataFrame) -> str:
     return "\n".join([*lines, "", markdown(shown)])
 
 
-def _names(names: tuple[str, ...] | None, what: str) -> str:
-    return ", ".join(names) if names else f"{what} that are not known"
+def _scope(models: tuple[str, ...] | None, tasks: tuple[str, ...] | None) -> str:
+    """Say which models and tasks a claim was made for."""
+    if models and tasks:
+        return f"Made for {', '.join(models)} on {', '.join(tasks)}."
+    if not models and not tasks:
+        return "Which models and tasks it was made for is not known."
+    known, other = (models, "tasks") if models else (tasks, "models")
+    return f"Made for {', '.join(known or ())}; on which {other} is not known."
