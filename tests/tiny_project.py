@@ -63,7 +63,11 @@ def environment(project, *, warm: bool = False) -> dict[str, str]:
     folders = [Path(sys.executable).parent, os.environ["PATH"]]
     path = os.pathsep.join(map(str, [*([programs()] if warm else []), *folders]))
     return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
+        **{
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("HF_") and key != "COLUMNS"  # lines are not folded
+        },
         "PATH": path,
         "PYTHONPATH": str(project / "src"),
         "HF_ENDPOINT": "http://127.0.0.1:9",

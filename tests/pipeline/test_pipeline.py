@@ -293,7 +293,9 @@ def test_plan_says_what_snakemake_would_do_and_how_long_it_takes(done, project):
     counts = {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
     output = command(project, "loraudit", "plan", "--config", *config, "--cores", "2", "--json")
     found = json.loads(output[output.index("{") :])
-    assert found["jobs"] == {name: count for name, count in counts.items() if name != "all"}
+    assert found["jobs"] == {
+        name: count for name, count in counts.items() if name not in ("all", "default")
+    }
     assert found["runs"] == {"all": 4, "done": 0, "to do": 4}
     assert found["jobs_without_estimate"] == 0
     assert len(found["kinds"]) == 4
@@ -377,7 +379,7 @@ def test_an_edit_of_the_scaling_reruns_in_house_runs_and_cross_checks_only(done,
 
 
 def test_an_edit_of_a_plot_draws_the_figures_again_and_trains_nothing(done, project):
-    with edited(project / "src/loraudit/report/curve_figures.py", "alpha=0.12", "alpha=0.13"):
+    with edited(project / "src/loraudit/report/curve_figures.py", "linewidth=0.5", "linewidth=0.6"):
         jobs = planned(project)
     assert jobs == [DRAWN, "write the report"]
 
@@ -470,9 +472,10 @@ def test_a_hub_study_without_a_network_says_what_to_do(project):
 def test_shipped_studies_of_every_kind_plan_without_a_network(project, name):
     """A grid, an ablation, ranks and bits, and warm starts; test_expand.py expands the others."""
     output = snakemake(project, "-n", "--quiet", "rules", config=f"study={name}")
-    described = re.search(rf"^study {name}: (\d+) runs .*, (\d+) cross-checks$", output, re.M)
-    runs, checks = (int(count) for count in described.groups())
-    assert runs == int(re.search(r"^train +(\d+)$", output, re.M).group(1))
+    form = rf"^study {name}: (\d+) runs .*?(?:after (\d+) runs that tune)?, (\d+) cross-checks$"
+    described = re.search(form, output, re.M)
+    runs, tuning, checks = (int(count or 0) for count in described.groups())
+    assert runs + tuning == int(re.search(r"^train +(\d+)$", output, re.M).group(1))
     assert checks == int(re.search(r"^crosscheck +(\d+)$", output, re.M).group(1))
 
 
