@@ -487,3 +487,12 @@ def test_every_test_that_the_page_of_faults_names_exists():
     assert len(named) > 20
     for file, name in named:
         assert re.search(rf"^def {name}\(", Path("tests", file).read_text(), re.M), (file, name)
+
+
+def test_the_page_on_speed_has_the_fused_layers_measured_times():
+    table = pd.read_csv(COMMITTED / "bench/fused.csv").set_index("what")["median"]
+    ours, theirs = table["one fused layer, ours"], table["one fused layer, loralib"]
+    text = " ".join(Path("docs/speed.md").read_text().split())
+    assert f"takes {ours.iloc[0]:.2f} of the time of three" in text
+    assert f"width and {ours.iloc[1]:.2f} at" in text
+    assert f"takes {theirs.iloc[0]:.1f} and {theirs.iloc[1]:.1f} (medians" in text
