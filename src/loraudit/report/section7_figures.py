@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loraudit.analysis.cells import SUBJECT
 from loraudit.report.alt_text import each_subject
-from loraudit.report.figure_style import SMALL, STYLE, WIDTH, legend, nothing
+from loraudit.report.figure_style import SMALL, STYLE, TITLE, WIDTH, legend, nothing
 from loraudit.report.looks import (
     BLACK,
     MATRIX_COLOURS,
@@ -327,7 +327,7 @@ def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject:
     name = ", ".join(filter(None, [*subject, cell.targets, _text(cell.label)]))
     weights = cell.pair == "weights"
     own, other = ("ΔW", "W") if weights else (_side_name(cell[key]) for key in ("first", "second"))
-    left.set_title(f"{name}: {own} and {other}", loc="left")
+    left.set_title(textwrap.fill(f"{name}: {own} and {other}", 2 * TITLE), loc="left")
     left.set_ylabel("φ above random")
     left.set_xlabel(f"j, first directions of {other}")
     right.set_xlabel(f"layer (j = {first})")
