@@ -18,7 +18,7 @@ from loraudit.report.claim_tables import (
     verdict_text,
     with_sources,
 )
-from loraudit.report.formatting import markdown
+from loraudit.report.formatting import cell_text, markdown
 from loraudit.studies.claims import Claim, Source, load_all_claims
 from loraudit.studies.paths import CONFIG
 from loraudit.studies.reference import select
@@ -132,7 +132,7 @@ def _first(record: pd.DataFrame) -> list[str]:
         {
             "claim": [f"[{row['claim']}](#{row['claim'].replace('.', '')})" for row in rows],
             "study": [row["study"] for row in rows],
-            "task": claim_table(record.assign(note="")).task.tolist(),
+            "task": [cell_text(row["task"]) for row in rows],
             "effect": [effect_text(row) for row in rows],
             "verdict": [verdict_text(row) for row in rows],
         }

@@ -7,6 +7,7 @@ import pandas as pd
 
 from loraudit.analysis.claims import SCOPE_NOT_KNOWN, claim_verdicts
 from loraudit.analysis.evidence import of_study
+from loraudit.report.formatting import cell_text, counted
 from loraudit.studies.claims import QUANTITIES, load_all_claims
 from loraudit.studies.reference import load_models
 from loraudit.studies.study import Study
@@ -50,10 +51,10 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
             "verdict": [verdict_text(row) for row in records],
             "source": [_source(row) for row in records],
             "holds if": [allowed_text(row) for row in records],
-            "task": [_text(row["task"]) for row in records],
-            "model": [_text(row["model"]) for row in records],
+            "task": [cell_text(row["task"]) for row in records],
+            "model": [cell_text(row["model"]) for row in records],
             "n": [int(row["n"]) for row in records],
-            "epoch": [_text(row["epoch"]) for row in records],
+            "epoch": [cell_text(row["epoch"]) for row in records],
             "could have shown": [_smallest(row) for row in records],
             "remarks": ["; ".join(remarks(row)) for row in records],
         }
@@ -75,13 +76,9 @@ def unseen_text(confidence: str) -> str:
     return words.get(confidence, "")
 
 
-def _text(value: object) -> str:
-    return "" if pd.isna(value) else str(value)
-
-
 def verdict_text(row: dict) -> str:
     """Return a verdict with its setting: "supported in small", "supported, scope not known"."""
-    scale = _text(row["scale"])
+    scale = cell_text(row["scale"])
     joint = ", " if scale == SCOPE_NOT_KNOWN else " " if scale else ""
     return f"{row['verdict']}{joint}{scale}"
 
@@ -150,13 +147,13 @@ def _smallest(row: dict) -> str:
 
 def remarks(row: dict) -> list[str]:
     """Say what a reader has to know beside a verdict."""
-    said = [_text(row["missing"]), _text(row["why"]), _text(row["protocol_why"])]
+    said = [cell_text(row["missing"]), cell_text(row["why"]), cell_text(row["protocol_why"])]
     if row["parts"] > 1:
         said.append(f"shown is the one of {row['parts']:g} comparisons that fits least")
     if row["parts"]:
-        epoch = _text(row["epoch"])
+        epoch = cell_text(row["epoch"])
         of_epoch = f", {epoch} epoch" if epoch else ""
-        said.append(f"{_text(row['part'])} ({_text(row['how'])}{of_epoch})")
+        said.append(f"{cell_text(row['part'])} ({cell_text(row['how'])}{of_epoch})")
     if row["verdict"] != row["unadjusted"] and row["parts"]:
         said.append(f"{row['unadjusted']} before the correction for {row['family']:g} tests")
     if row["verdict"] == "undecided" and row["smallest"] == row["smallest"]:
@@ -171,15 +168,15 @@ def remarks(row: dict) -> list[str]:
             f"were tried would have to lie within a factor of {factor}, and trials to tell them "
             "apart"
         )
-    if undefined := _text(row["undefined"]):
+    if undefined := cell_text(row["undefined"]):
         said.append(f"undefined: {undefined}")
-    if sick := _text(row["sick"]):
+    if sick := cell_text(row["sick"]):
         said.append(f"collapsed: {sick}")
-    if edge := _text(row.get("edge")):  # tables of earlier versions have no such column
+    if edge := cell_text(row.get("edge")):  # tables of earlier versions have no such column
         said.append(f"at the edge of what was tried: {edge}")
-    if unlike := _text(row["unlike"]):
+    if unlike := cell_text(row["unlike"]):
         said.append(f"also differ in {unlike.replace('_', ' ')}")
-    said += [_text(row["caution"]), _text(row["note"])]
+    said += [cell_text(row["caution"]), cell_text(row["note"])]
     return [text for text in said if text]
 
 
@@ -227,8 +224,7 @@ def claims_fact(rows: pd.DataFrame) -> str:
     for name, part in (("asked by the study", asked), ("others", rows.drop(asked.index))):
         if len(part):
             words = pd.Series([verdict_text(row) for row in part.to_dict("records")])
-            counts = ", ".join(f"{n} {word}" for word, n in words.value_counts().items())
-            said.append(f"{name}: {counts}")
+            said.append(f"{name}: {counted(words)}")
     text = "; ".join(said)
     return (
         f"Verdicts on claims of papers, {text}. Each is of one task and model, and of the "

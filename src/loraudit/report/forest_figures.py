@@ -21,7 +21,7 @@ from loraudit.report.figure_style import (
     nothing,
     subjects,
 )
-from loraudit.report.formatting import cell_words, interval, points
+from loraudit.report.formatting import cell_words, counted, interval, points
 from loraudit.report.looks import OPEN, SIZE_OPEN, WORDS
 from loraudit.studies.scores import unit_of
 
@@ -58,7 +58,7 @@ def published(table: pd.DataFrame) -> Figure:
 def describe_published(table: pd.DataFrame) -> str:
     """Count the words, and say the differences with their intervals."""
     rows = table[table.verdict != "not comparable"]
-    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    counts = counted(rows.verdict)
     shown = telling(rows)
     differences = [
         f"{cell_words(row, shown)} {points(row['difference'])} {interval(row['low'], row['high'])} "
@@ -226,7 +226,7 @@ def describe_verdicts(rows: pd.DataFrame) -> str:
     rows = rows[rows.verdict != "not comparable"]
     if rows.empty:
         return "Empty: no cell of this study can be compared with a published number."
-    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    counts = counted(rows.verdict)
     differences = [
         f"{row['task']} {cell_name(row)} {points(row['difference'])} "
         f"{interval(row['low'], row['high'])} {row['verdict']}{_sick(row)}"

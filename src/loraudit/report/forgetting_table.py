@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, label_text
+from loraudit.analysis.cells import CELL
 from loraudit.report import units
-from loraudit.studies.methods import METHODS
+from loraudit.report.tables import name_columns
 from loraudit.studies.study import Study
 
 
@@ -31,15 +31,11 @@ def forgetting_rows(study: Study, runs: pd.DataFrame, forgetting: pd.DataFrame) 
 def forgetting_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn `forgetting_rows` into a table for readers."""
     records = rows.to_dict("records")
-    labels = [label_text(row["label"]) for row in records]
     return pd.DataFrame(
         {
-            "after": [row["task"] for row in records],
-            "model": [row["model"] for row in records],
-            "method": [METHODS[row["method"]].label for row in records],
-            "rank": ["" if pd.isna(row["rank"]) else f"{row['rank']:g}" for row in records],
-            "targets": ["" if pd.isna(row["targets"]) else row["targets"] for row in records],
-            **({"variant": labels} if any(labels) else {}),
+            "after": list(rows.task),
+            "model": list(rows.model),
+            **name_columns(rows),
             "earlier task": [row["earlier_task"] for row in records],
             "runs ago": [row["distance"] for row in records],
             "metric": [row["metric"] for row in records],

@@ -41,6 +41,12 @@ def of_which(count: float, n: float, what: str = "collapsed") -> str:
     return f"{count:g} of {n:g} {what}"
 
 
+def counted(words: pd.Series, in_order: bool = False) -> str:
+    """Count words: "3 supported, 1 undecided", the most frequent first, or in their own order."""
+    counts = words.value_counts(sort=not in_order)
+    return ", ".join(f"{n} {word}" for word, n in counts.items())
+
+
 def interval(low: float, high: float) -> str:
     """Write an interval of a difference in percentage points; nothing where n = 1."""
     return "" if low != low else f"[{points(low)}, {points(high)}]"

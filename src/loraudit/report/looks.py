@@ -103,8 +103,8 @@ class Look:
 
     def dots(self) -> dict:
         """Return the keywords of `scatter` for the seeds."""
-        face = self.colour if self.filled else "none"
-        return {"facecolors": face, "edgecolors": self.colour, "linewidths": 0.5, "marker": "o"}
+        sizes = {"linewidths": 0.5, "marker": "o"}
+        return {"facecolors": self.face, "edgecolors": self.colour, **sizes}
 
 
 def line_of(method: str) -> str | tuple:

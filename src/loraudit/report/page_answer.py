@@ -13,12 +13,13 @@ from loraudit.analysis.cells import (
     label_text,
 )
 from loraudit.analysis.contrasts import Named, method_contrasts, named_cells
+from loraudit.analysis.cost import without_twins
 from loraudit.analysis.judging import telling
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import effect_text, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
-from loraudit.report.formatting import interval_or_why, of_which, points
+from loraudit.report.formatting import counted, interval_or_why, of_which, points
 from loraudit.report.page_facts import largest_switch, sick_facts
 from loraudit.report.tables import found_text
 from loraudit.studies.advice import advice
@@ -76,7 +77,7 @@ def _claims(rows: pd.DataFrame) -> Answer:
         return Answer("")
     records = sorted(asked.to_dict("records"), key=_decided)
     words = pd.Series([verdict_text(row) for row in records])
-    counts = ", ".join(f"{n} {word}" for word, n in words.value_counts(sort=False).items())
+    counts = counted(words, in_order=True)
     shown = [Verdict(verdict_text(row), _claim(row)) for row in records[:MOST_CLAIMS]]
     many = len(records) > 1
     return Answer(
@@ -102,7 +103,7 @@ def _claim(row: dict) -> str:
 def _published(verdicts: pd.DataFrame) -> Answer:
     if verdicts.empty:
         return Answer("")
-    counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    counts = counted(verdicts.verdict)
     tested = verdicts[verdicts.difference.notna()]
     if tested.empty:
         return Answer(f"Beside published numbers: {counts}.")
@@ -118,7 +119,7 @@ def _published(verdicts: pd.DataFrame) -> Answer:
 
 def published_answer(rows: pd.DataFrame) -> Answer:
     """Count the words of `judging.published_verdicts`, and say each difference."""
-    counts = ", ".join(f"{n} {word}" for word, n in rows.verdict.value_counts().items())
+    counts = counted(rows.verdict)
     telling_apart = telling(rows)
     said = [
         Verdict(
@@ -157,9 +158,9 @@ def best_cells(runs: pd.DataFrame, untuned: bool = False) -> Answer:
 def _best(runs: pd.DataFrame, untuned: bool) -> tuple[str, str]:
     """Return the name of a task and model, and what is said of its best adapter."""
     first, epoch = runs.iloc[0], choices_of(runs)[0]
-    cells = [one for one in named_cells(runs) if one[1][epoch].notna().all()]
-    adapters = [one for one in cells if METHODS[one[0]["method"]].trains == "adapter"]
-    ours = [one for one in adapters if not _is_twin(one[0], adapters)]
+    named = named_cells(without_twins(runs))
+    cells = [one for one in named if one[1][epoch].notna().all()]
+    ours = [one for one in cells if METHODS[one[0]["method"]].trains == "adapter"]
     others = [one for name in BASELINES for one in _first(cells, name)]
     if not ours or not others:
         return "", ""
@@ -172,7 +173,8 @@ def _best(runs: pd.DataFrame, untuned: bool) -> tuple[str, str]:
     if sick:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
-        f"{cell_words(best)}, {_score(first.metric, scores)} {first.metric} "
+        f"{cell_words(best)}, {units.with_unit(first.metric, scores.mean(), scores.std())} "
+        f"{first.metric} "
         f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch, untuned))}"
     )
     return f"{first.task} ({first.model})", text
@@ -184,21 +186,6 @@ def _first(cells: list[Named], method: str) -> list[Named]:
 
 def _joined(parts: list[str]) -> str:
     return " and ".join(filter(None, ["; ".join(parts[:-1]), parts[-1]]))
-
-
-def _score(metric: str, scores: pd.Series) -> str:
-    unit = " %" if unit_of(metric) == "points" else ""
-    return units.score(metric, scores.mean(), scores.std()) + unit
-
-
-def _is_twin(cell: dict, cells: list[Named]) -> bool:
-    """Tell whether a cell repeats one of the others with another code."""
-    keys = ("rank", "targets", "label")
-    counterpart = METHODS[cell["method"]].published_as
-    return any(
-        other["method"] == counterpart and all(other[key] == cell[key] for key in keys)
-        for other, _ in cells
-    )
 
 
 def _beside(
@@ -217,9 +204,8 @@ def _beside(
         row = rows.loc[cell["variant"]]
         shows, n = found_text(row), min(row.n_left, row.n_right)
         shows += ", untuned" if untuned and shows in ("higher", "lower") else ""
-        word = " points" if unit_of(row.metric) == "points" else ""
         said.append(
-            f"{units.difference(row.metric, row.difference)}{word} "
+            f"{units.difference_with_unit(row.metric, row.difference)} "
             f"{units.interval_or_why(row.metric, row.low, row.high, n)} beside "
             f"{label}{f' ({shows})' if shows else ''}"
         )

@@ -18,7 +18,7 @@ from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import of_which, p_value, points
+from loraudit.report.formatting import counted, of_which, p_value, points
 from loraudit.studies.advice import advice
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
@@ -224,7 +224,7 @@ def _update_fact(updates: pd.DataFrame) -> str:
 
 def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
     """Count a table's verdicts, and say how they were reached."""
-    counts = ", ".join(f"{n} {word}" for word, n in verdicts.verdict.value_counts().items())
+    counts = counted(verdicts.verdict)
     tested = verdicts[verdicts.verdict != "not comparable"]
     if tested.empty:
         return f"{counts[0].upper()}{counts[1:]}."
@@ -266,14 +266,13 @@ def largest_switch(effects: pd.DataFrame) -> str:
     kinds = [unit_of(units.of_row(row)) for row in shown.itertuples()]
     row = shown.loc[shown[[kind == kinds[0] for kind in kinds]].difference.abs().idxmax()]
     metric = units.of_row(row)
-    size = units.difference(metric, row.difference)
-    size += " points" if unit_of(metric) == "points" else ""
     counts = row.get(["collapsed_base", "collapsed"])
     sick = 0 if counts is None else int(counts.sum())
     also = f", {sick} of the runs of base and switch collapsed" if sick else ""
     return (
         f"Largest effect: {row.switch} on {row.task} ({row.model}), "
-        f"{size} {units.interval_or_why(metric, row.low, row.high, row.n)} "
+        f"{units.difference_with_unit(metric, row.difference)} "
+        f"{units.interval_or_why(metric, row.low, row.high, row.n)} "
         f"({epoch} epoch, n={row.n}, Holm-adjusted p {p_value(row.p_holm)}{also})"
     )
 

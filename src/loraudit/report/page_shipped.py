@@ -7,7 +7,7 @@ import pandas as pd
 from loraudit.analysis.cells import CELL, choices_of
 from loraudit.analysis.finished import Finished, read_finished, unlike
 from loraudit.analysis.statistics import MARGIN
-from loraudit.report.formatting import percent
+from loraudit.report.formatting import counted, percent
 from loraudit.report.page_tables import processors
 from loraudit.report.table_registry import shipped_files
 from loraudit.report.tables import cell_columns
@@ -101,7 +101,7 @@ def shipped_fact(rows: pd.DataFrame, here: Finished, there: Finished | None) -> 
     if there is None or rows.empty:
         return {}
     words = rows.agrees.str.replace(r"[,:].*", "", regex=True)
-    counts = ", ".join(f"{n} {word}" for word, n in words.value_counts(sort=False).items())
+    counts = counted(words, in_order=True)
     machines = [" and ".join(processors(study.records)) for study in (here, there)]
     same = "Both were made on" if machines[0] == machines[1] else f"Made on {machines[0]}, shipped:"
     text = (

@@ -473,9 +473,13 @@ def _subject_columns(rows: pd.DataFrame) -> dict[str, list]:
 
 
 def cell_columns(rows: pd.DataFrame) -> dict[str, list]:
-    """Return the columns that name a cell."""
+    """Return the columns that name a cell, its task and model with it."""
+    return {**_subject_columns(rows), **name_columns(rows)}
+
+
+def name_columns(rows: pd.DataFrame) -> dict[str, list]:
+    """Return the columns that name a cell of a task and model."""
     columns = {
-        **_subject_columns(rows),
         "method": [METHODS[method].label for method in rows.method],
         "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
         "targets": ["" if pd.isna(name) else name for name in rows.targets],

@@ -24,9 +24,9 @@ def score(metric: str, mean: float, sd: float = float("nan"), digits: int = 1) -
     return f"{mean:.3f}" + (f" ± {sd:.3f}" if sd == sd else "") + _own(metric)
 
 
-def with_unit(metric: str, value: float) -> str:
-    """Write a score with its unit, percent too: "81.2 %", "3.214 nats"."""
-    return score(metric, value) + (" %" if unit_of(metric) == "points" else "")
+def with_unit(metric: str, mean: float, sd: float = float("nan")) -> str:
+    """Write a score with its unit, percent too: "81.2 %", "81.2 ± 0.4 %", "3.214 nats"."""
+    return score(metric, mean, sd) + (" %" if unit_of(metric) == "points" else "")
 
 
 def metric_of(rows: pd.DataFrame) -> str:
@@ -39,6 +39,11 @@ def difference(metric: str, value: float, unit: bool = True) -> str:
     if unit_of(metric) == "points" or value != value:
         return points(value)
     return f"{value:+.3f}" + (_own(metric) if unit else "")
+
+
+def difference_with_unit(metric: str, value: float) -> str:
+    """Write a signed difference with its unit, points too: "+1.2 points", "-0.031 nats"."""
+    return difference(metric, value) + (" points" if unit_of(metric) == "points" else "")
 
 
 def interval(metric: str, low: float, high: float) -> str:

@@ -21,7 +21,6 @@ from loraudit.analysis.statistics import (
 from loraudit.base.errors import UserError
 from loraudit.report import units
 from loraudit.report.formatting import of_which, p_value
-from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import read_study
 from loraudit.tools.show import Section, spec_values, with_none
@@ -112,10 +111,9 @@ def run_sections(comparison: dict) -> list[Section]:
 def run_sentences(comparison: dict) -> list[str]:
     """Turn `compare_runs`' answer into sentences; the numbers are its own."""
     test, metric = comparison["bootstrap"], comparison["metric"]
-    word = " points" if unit_of(metric) == "points" else ""
     said = [
         f"{comparison['rows']} {comparison['split']} rows of {comparison['task']}, last epochs; "
-        f"left minus right, {metric}: {units.difference(metric, test['difference'])}{word}, "
+        f"left minus right, {metric}: {units.difference_with_unit(metric, test['difference'])}, "
         f"95 % paired bootstrap {units.interval(metric, test['low'], test['high'])} "
         f"({comparison['resamples']:,} resamples)"
     ]
@@ -175,16 +173,20 @@ def compare_studies(left: Path, right: Path) -> dict:
             sick = ["last" in record.train.collapsed for record in (a, b)]
             pair = Pair(left_score, right_score, *sick)
             cells.setdefault(f"{name.rpartition('/')[0]} {metric}", []).append(pair)
+    found = {"equal_predictions": equal, "same_rows": scored, "fields": sorted(fields)}
+    return _studies(left, right, common, one, two) | found | {"cells": _cell_rows(cells)}
+
+
+def _studies(
+    left: Path, right: Path, common: Collection[str], one: Collection[str], two: Collection[str]
+) -> dict:
+    """Name two studies, and count the runs that are common or in one only."""
     return {
         "left": str(left),
         "right": str(right),
         "common": len(common),
         "only_left": len(one) - len(common),
         "only_right": len(two) - len(common),
-        "equal_predictions": equal,
-        "same_rows": scored,
-        "fields": sorted(fields),
-        "cells": _cell_rows(cells),
     }
 
 
@@ -217,17 +219,8 @@ def _compare_tables(left: Path, right: Path) -> dict:
         if a["last"] == a["last"] and b["last"] == b["last"]:
             pair = Pair(a["last"], b["last"], bool(a.collapsed), bool(b.collapsed))
             cells.setdefault(f"{name.rpartition('/')[0]} {a.metric}", []).append(pair)
-    return {
-        "left": str(left),
-        "right": str(right),
-        "common": len(common),
-        "only_left": len(mine) - len(common),
-        "only_right": len(theirs) - len(common),
-        "equal_predictions": None,
-        "same_rows": None,
-        "fields": sorted(fields),
-        "cells": _cell_rows(cells),
-    }
+    found = {"equal_predictions": None, "same_rows": None, "fields": sorted(fields)}
+    return _studies(left, right, common, mine, theirs) | found | {"cells": _cell_rows(cells)}
 
 
 def _tables(folder: Path) -> Finished:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from loraudit.base.errors import UserError
 from loraudit.report.claim_tables import effect_text, in_unit, remarks, verdict_text
+from loraudit.report.formatting import cell_text
 from loraudit.studies.claims import load_all_claims
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
@@ -62,11 +63,11 @@ def _claim(row: dict, sources: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 def _review(row: dict, study: str) -> Iterable[dict[str, Any]]:
     """Return a verdict, its rating and its numbers."""
-    name = "/".join(filter(None, (row["claim"], _text(row["task"]), _text(row["model"]))))
+    name = "/".join(filter(None, (row["claim"], cell_text(row["task"]), cell_text(row["model"]))))
     word = row["verdict"]
     yield {"@id": f"#rating/{word.replace(' ', '-')}", "@type": "Rating", "alternateName": word}
     values: dict[str, Any] = {
-        key: _text(row[key]) for key in ("task", "model", "scale", "test", "quantity")
+        key: cell_text(row[key]) for key in ("task", "model", "scale", "test", "quantity")
     }
     values |= {"study": study, "n": int(row["n"]), "asked": bool(row["listed"])}
     properties = [
@@ -100,10 +101,6 @@ def _effect(row: dict, name: str) -> dict[str, Any]:
         if math.isfinite(row[end]):
             entity[key] = in_unit(row[end], row)
     return entity
-
-
-def _text(value: object) -> str:
-    return "" if pd.isna(value) else str(value)
 
 
 def read_graph(path: Path) -> dict[str, dict[str, Any]]:
