@@ -97,11 +97,10 @@ def too_coarse(study: Study) -> dict[str, float]:
         region = regions(claim)
         if claim.facts.kind != "chosen" or not region.bounded:
             continue
-        most = (region.high - region.low) / 3
         for part in _planned_parts(claim, planned):
             mine = (specs[cell.runs.run.iloc[0]] for cell in part.cells)
-            if sum(_least_step(spec, claim.quantity) for spec in mine) > most:
-                found[claim.id] = math.exp(most / len(part.cells))
+            if sum(_least_step(spec, claim.quantity) for spec in mine) > region.room:
+                found[claim.id] = region.widest_factor(len(part.cells))
     return found
 
 

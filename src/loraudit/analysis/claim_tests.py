@@ -16,7 +16,7 @@ from loraudit.analysis import shares
 from loraudit.analysis.cells import CELL, choices_of, label_text
 from loraudit.analysis.evidence import Cell, Evidence, nearest, selects
 from loraudit.analysis.matching import matching, obstacles
-from loraudit.analysis.pooling import Difference, Spread, by_seed, own_spread, pooled, summed
+from loraudit.analysis.pooling import Difference, Spread, shared_spreads, summed
 from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, mean_of, welch_error
 from loraudit.analysis.trials import known_range
@@ -44,6 +44,18 @@ class Region:
     def bounded(self) -> bool:
         """Whether both ends are finite: a claim that something is equal."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def room(self) -> float:
+        """What neighbours of chosen values may take together, so that a claim can be supported.
+
+        It is two thirds of what the region allows, so that the effect need not lie in its middle.
+        """
+        return (self.high - self.low) / 3
+
+    def widest_factor(self, cells: int) -> float:
+        """Return within which factor the neighbours of the values of so many cells have to lie."""
+        return math.exp(self.room / cells)
 
     def p_inside(self, effect: Difference) -> float:
         """Return the p of "the effect lies outside": small supports the claim.
@@ -210,10 +222,9 @@ class Values:
                     counted[key] = len(own)
                     own.append(values)
                 place[id(cell)] = counted[key]
-            spreads = by_seed(own) if same_seeds else list(map(own_spread, own))
-            shared = pooled(spreads)
+            shared, freedom = shared_spreads(own, same_seeds)
             found = {cell: shared[index] for cell, index in place.items()}
-            self.spreads[subject, same_seeds] = found, sum(one.freedom for one in spreads)
+            self.spreads[subject, same_seeds] = found, freedom
         return self.spreads[subject, same_seeds]
 
 

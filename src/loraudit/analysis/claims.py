@@ -192,8 +192,7 @@ def _coarse(found: Outcome) -> float:
     coarse = [part for part in found.parts if part.coarse]
     if not coarse:
         return math.nan
-    region, cells = coarse[0].region, len(coarse[0].cells)
-    return math.exp((region.high - region.low) / (3 * cells))
+    return coarse[0].region.widest_factor(len(coarse[0].cells))
 
 
 def out_of_scope(

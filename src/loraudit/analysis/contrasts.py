@@ -30,9 +30,9 @@ from loraudit.analysis.pooling import (
     Cell,
     Difference,
     Spread,
-    by_seed,
     own_spread,
     pooled,
+    shared_spreads,
     summed,
     unpaired,
 )
@@ -187,14 +187,13 @@ def _pooled_cells(cells: list[Named], epoch: str, same_seeds: bool) -> Pool:
     }
     counterpart = {name: cell_name(_as_published(cell)) for name, (cell, _) in several.items()}
     counted = [n for n, other in counterpart.items() if other == n or other not in several]
-    scores_of = [several[n][1] for n in counted]
-    own = by_seed(scores_of) if same_seeds else list(map(own_spread, scores_of))
-    spreads = dict(zip(counted, pooled(own), strict=True))
+    shared, freedom = shared_spreads([several[n][1] for n in counted], same_seeds)
+    spreads = dict(zip(counted, shared, strict=True))
     made = {}
     for name, (cell, scores) in several.items():
         spread = spreads[name if name in spreads else counterpart[name]]
         made[cell["variant"]] = Cell(float(scores.mean()), len(scores), spread)
-    return made, sum(spread.freedom for spread in own)
+    return made, freedom
 
 
 def _contrast_row(

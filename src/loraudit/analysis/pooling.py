@@ -110,6 +110,17 @@ def _residual_spreads(cells: Sequence[pd.Series]) -> list[Spread]:
     ]
 
 
+def shared_spreads(cells: Sequence[pd.Series], same_seeds: bool) -> tuple[list[Spread], float]:
+    """Return the spread to test each cell of a task and model with, and the freedom of all.
+
+    Args:
+        cells: as for `by_seed`. Twins train the same runs, which may count once.
+        same_seeds: whether cells of the same seeds are compared, so that what these share is out.
+    """
+    own = by_seed(cells) if same_seeds else list(map(own_spread, cells))
+    return pooled(own), sum(spread.freedom for spread in own)
+
+
 def pooled(own: Sequence[Spread]) -> list[Spread]:
     """Draw the variances of one table's cells towards what they share.
 

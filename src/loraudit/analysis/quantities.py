@@ -158,9 +158,7 @@ def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     if table.empty or "run" not in cell.runs:
         return EMPTY
     points = table.metric.map(unit_of) == "points"
-    rows = table[table.run.isin(cell.runs.run) & points & table.headline.astype(bool)]
-    found = rows.groupby("run").forgotten.mean()
-    return pd.Series(found.to_numpy(), cell.runs.set_index("run").seed.reindex(found.index))
+    return _of_runs(cell, table[points & table.headline.astype(bool)], "forgotten", "mean")
 
 
 def _column(cell: Cell, name: str | None, made: bool = False) -> pd.Series:
@@ -183,6 +181,11 @@ def _over_matrices(cell: Cell, evidence: Evidence, name: str, column: str, how: 
     table = evidence.tables.get(name, pd.DataFrame())
     if table.empty or "run" not in cell.runs:
         return EMPTY
-    rows = table[table.run.isin(cell.runs.run)].groupby("run")[column].agg(how)
-    found = cell.runs.set_index("run").seed.reindex(rows.index)
-    return pd.Series(rows.to_numpy(), found.to_numpy())
+    return _of_runs(cell, table, column, how)
+
+
+def _of_runs(cell: Cell, table: pd.DataFrame, column: str, how: str) -> pd.Series:
+    """Return the mean or median of a column over the rows of each of a cell's runs, by seed."""
+    found = table[table.run.isin(cell.runs.run)].groupby("run")[column].agg(how)
+    seeds = cell.runs.set_index("run").seed.reindex(found.index)
+    return pd.Series(found.to_numpy(), seeds.to_numpy())

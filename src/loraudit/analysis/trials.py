@@ -125,12 +125,10 @@ def _means(trials: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
     The means are such that the highest is the best. The spread is the one that the combinations
     share, as far as they are alike (pooling.py). With one seed it is not known (NaN). A combination
-    with a score that is undefined counts as bad as that for sure (0).
+    with the worst score (`with_worst`) counts as bad as that for sure (0).
     """
     metric = trials.metric.iloc[0]
-    scores = with_worst(trials).pivot_table(
-        index="values", columns="seed", values="score", sort=False
-    )
+    scores = trials.pivot_table(index="values", columns="seed", values="score", sort=False)
     means, n = sign(metric) * scores.mean(axis=1), scores.shape[1]
     if n < 2:
         return means, means * np.nan
@@ -153,7 +151,7 @@ def known_range(trials: pd.DataFrame, name: str) -> tuple[float, float]:
         trials: the rows of one cell, as `collect.tuning` gives them.
         name: the field, whose values are numbers above 0.
     """
-    means, errors = _means(trials)
+    means, errors = _means(with_worst(trials))
     values = pd.Series([json.loads(text).get(name, np.nan) for text in means.index], means.index)
     tried = np.unique(values.dropna())
     best = means.idxmax()
