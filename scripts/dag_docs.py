@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from loraudit.base.files import write_text
+from loraudit.studies.cluster import TARGETS
 
-TARGETS = {"all", "default"}
 COLUMN, ROW, WIDTH, HEIGHT = 118, 44, 92, 28
 """Pixels from one rule to the next, across and down, and the size of a rule's box."""
 

@@ -1,6 +1,5 @@
 """Studies of many runs, as benchmarks/plan.py makes them: what is planned, and how often."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from benchmark import benchmark
 from loraudit.base.errors import UserError
 from loraudit.base.files import write_json
 from loraudit.studies.expand import load_study
@@ -17,7 +17,6 @@ from loraudit.tools import status
 
 pytestmark = pytest.mark.pipeline
 
-ROOT = Path(__file__).parents[2]
 STUDY = "config/studies/synthetic.yaml"
 PLAN = """
 import sys
@@ -37,10 +36,8 @@ finally:
 @pytest.fixture(scope="module")
 def plan():
     """Give benchmarks/plan.py as a module."""
-    spec = importlib.util.spec_from_file_location("plan_benchmark", ROOT / "benchmarks/plan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with benchmark("plan") as module:
+        yield module
 
 
 def planned(plan, root: Path, runs: int) -> dict[str, int]:

@@ -1,27 +1,17 @@
 """benchmarks/fused.py: its cases compute the same, so that their times may be compared."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from benchmark import benchmark
 from tiny import UP_TO_ROUNDING
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def fused():
     """Give benchmarks/fused.py as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        spec = importlib.util.spec_from_file_location("fused", ROOT / "benchmarks/fused.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with benchmark("fused") as module:
         yield module
-    sys.modules.pop("common", None)
 
 
 def test_all_cases_with_adapters_compute_the_same(fused):

@@ -1,28 +1,18 @@
 """benchmarks/gpu.py, as far as it goes without a GPU."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
 
+from benchmark import benchmark
 from loraudit.studies.spec import RunSpec
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def gpu():
     """Give benchmarks/gpu.py as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        spec = importlib.util.spec_from_file_location("gpu_benchmark", ROOT / "benchmarks/gpu.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with benchmark("gpu") as module:
         yield module
-    sys.modules.pop("common", None)
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,21 @@
 """benchmarks/speed.py on models that are small enough for a test."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import transformers
 
-ROOT = Path(__file__).parents[2]
+from benchmark import benchmark
 
 
 @pytest.fixture(scope="module")
 def speed():
     """Give benchmarks/speed.py as a module that measures a tiny RoBERTa in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        spec = importlib.util.spec_from_file_location(
-            "speed_benchmark", ROOT / "benchmarks/speed.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with benchmark("speed") as module, pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "random_model", lambda name: tiny_roberta())
         # what a tiny model takes is lost in what this process has had before
         patch.setattr(module, "alone", lambda *v: (1.0, module.alone_here(*map(str, v))[1]))
         patch.setattr(module, "LONG", (2, 8))
         yield module
-    sys.modules.pop("common", None)
 
 
 def tiny_roberta() -> torch.nn.Module:

@@ -6,6 +6,7 @@ the committed reports are opened too. Needs a Chromium or Chrome on PATH; none i
 
 import base64
 import os
+import runpy
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from loraudit.report.table_registry import TABLES
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+NAMES = runpy.run_path("scripts/report_picture.py")["BROWSERS"]
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on PATH"),

@@ -14,6 +14,9 @@ from loraudit.studies.values import Count, Frozen, validated
 Job = Literal["tokenise", "train", "crosscheck", "subspace", "forgetting"]
 Times = Annotated[float, Field(ge=1)]
 
+TARGETS = ("all", "default")
+"""Rules that only name what is to be made: no jobs."""
+
 
 class Need(Frozen):
     """What a job takes on the smallest model and task."""

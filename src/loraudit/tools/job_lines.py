@@ -28,6 +28,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
 from loraudit.base.terminal import duration, roughly
+from loraudit.studies.cluster import TARGETS
 from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import CHOICES
 from loraudit.tools.status import error_line, tail
@@ -53,9 +54,6 @@ UNITS = {
     "gpu": "runs on GPUs",
 }
 """What a resource of the workflow counts, in words."""
-
-TARGETS = ("all", "default")
-"""Rules that only name what is to be made."""
 
 SILENT = (LogEvent.SHELLCMD, LogEvent.JOB_STARTED, 
           LogEvent.WORKFLOW_STARTED, LogEvent.RULEGRAPH, LogEvent.DEBUG_DAG)  # fmt: skip

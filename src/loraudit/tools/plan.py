@@ -43,7 +43,7 @@ from loraudit.base.shipped import own_or_shipped, shipped
 from loraudit.base.terminal import duration
 from loraudit.studies import paths
 from loraudit.studies.advice import advice
-from loraudit.studies.cluster import read_cluster
+from loraudit.studies.cluster import TARGETS, read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.launcher import (
     gpus_per_machine,
@@ -72,9 +72,6 @@ FREE = (
     *("epochs", "tuned"),
 )
 """Fields that do not change what a step costs; rank does, but too little to matter here."""
-
-TARGETS = ("all", "default")
-"""Rules that only name what is to be made."""
 
 BUSY = 0.5
 """Load per CPU above which the plan notes that other work ran beside the measurements."""
