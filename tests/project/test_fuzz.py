@@ -97,13 +97,15 @@ def test_any_study_file_is_read_or_refused(tmp_path_factory, content):
 
 
 FIELDS = make_spec().model_dump(mode="json")
+GOOD = {"seed": st.integers(0, 9), "epochs": st.integers(1, 9), "learning_rate": st.floats(1e-6, 1)}
 LIKELY = st.integers(1, 64) | st.floats(0, 1) | st.sampled_from(list(FIELDS.values())) | st.none()
 
 
 @fuzzed
 @given(
     st.dictionaries(st.sampled_from(sorted(FIELDS)), LIKELY | VALUES, max_size=2)
-    | st.dictionaries(WORDS, VALUES, max_size=3),
+    | st.dictionaries(WORDS, VALUES, max_size=3)
+    | st.fixed_dictionaries({}, optional=GOOD),
     st.just(()) | st.lists(st.sampled_from(sorted(FIELDS)), max_size=2),
 )
 def test_any_spec_is_read_or_refused(changes, dropped):

@@ -392,7 +392,7 @@ def test_an_undefined_score_is_recorded_as_such(tiny, tmp_path):
     )
     runs = collect.tidy(study, tmp_path)
     assert runs.best.isna().all() and collect.history(study, tmp_path).score.isna().all()
-    assert summary_table(aggregate(runs))["best epoch: mean ± SD, %"].tolist() == ["undefined"]
+    assert summary_table(aggregate(runs))["mean ± SD, %"].tolist() == ["undefined"]
     found = verify.check_run(tmp_path / study.runs[0].id, study.runs[0], None)
     assert {finding.artefact for finding in found if finding.kind == "problem"} == set()
 
