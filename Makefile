@@ -1,14 +1,15 @@
 # make results: tables, figures and report of the default study (the environment is made once).
-# make test: all tests, in the same environment. make quick: lint and the fast tests, before a commit.
-# Other targets: lint, docs, bench, lock, showcase, contact-sheet, test-portable (the tests that compute, as another
-# kind of CPU would, on one and on two threads), test-slurm (the SLURM profile, on a SLURM that is
-# started for it; as root on Debian, about 12 minutes beside other work), test-gpu (what can only be
-# tried on a GPU) and bench-gpu (what it does in a second, for `loraudit plan --gpu`).
+# make test: the tests, in the same environment. make quick: lint and the fast tests, before a commit.
+# Other targets: lint, docs, bench, lock, showcase, contact-sheet, test-long (also the tests that take
+# long, and more random examples), test-portable (the tests that compute, as another kind of CPU
+# would, on one and on two threads), test-slurm (the SLURM profile, on a SLURM that is started for
+# it; as root on Debian, about 12 minutes beside other work), test-gpu (what can only be tried on a
+# GPU) and bench-gpu (what it does in a second, for `loraudit plan --gpu`).
 PYTHON ?= python3.11
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: results test quick test-portable test-slurm test-gpu bench-gpu lint docs bench lock showcase contact-sheet
+.PHONY: results test test-long quick test-portable test-slurm test-gpu bench-gpu lint docs bench lock showcase contact-sheet
 
 results: $(VENV)/.ready
 	snakemake --cores all
@@ -19,8 +20,12 @@ WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.ready
 	pytest $(WORKERS) --durations=15
 
+# All tests, those of `long` too, and each test with random examples with many times as many.
+test-long: $(VENV)/.ready
+	pytest $(WORKERS) --durations=15 --hypothesis-profile=long -m "not slurm and not gpu"
+
 quick: lint
-	pytest $(WORKERS) --durations=5 -m "not pipeline and not slurm and not slow"
+	pytest $(WORKERS) --durations=5 -m "not pipeline and not slurm and not gpu and not long and not slow"
 
 # Torch's own kernels, MKL, oneDNN and OpenBLAS (of numpy and scipy) on instructions that every x86
 # CPU has: sums are rounded otherwise, as they are on another kind of CPU. Threads that wait do not

@@ -28,7 +28,8 @@ from loraudit.studies.training_code import training_code
 from tiny import make_task, save_hub_folder, save_tiny_model
 
 # How long an example takes says nothing of the code where other work runs beside it.
-hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.register_profile("any machine", deadline=None, max_examples=150)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("any machine")
 
 

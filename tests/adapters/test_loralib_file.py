@@ -522,8 +522,7 @@ def fuzzed(base, tmp_path_factory):
 
 @pytest.mark.slow
 @settings(
-    max_examples=2000,
-    deadline=None,
+    max_examples=4 * settings.default.max_examples,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
