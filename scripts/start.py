@@ -21,8 +21,9 @@ TRAINING = [
     *("transformers.models.bert.modeling_bert", "transformers.models.roberta.modeling_roberta"),
 ]
 DRAWING = [*ANALYSIS, "matplotlib.pyplot"]
+FORGETTING = ("forgetting", "language_loss")
 LIBRARIES = {
-    **dict.fromkeys(("launch", "crosscheck", "subspace", "forgetting"), TRAINING),
+    **dict.fromkeys(("launch", "crosscheck", "subspace", *FORGETTING), TRAINING),
     **{"collect": ANALYSIS, "tables": ANALYSIS, "figures": DRAWING, "report": DRAWING},
 }
 """What takes long to import of what each program imports."""

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from loraudit.analysis.cells import SCORED_CELL
-from loraudit.analysis.claim_runs import can_be_tested, lacking, planned_evidence, too_coarse
+from loraudit.analysis.claim_runs import (
+    can_be_tested,
+    lacking,
+    needed_runs,
+    planned_evidence,
+    too_coarse,
+)
 from loraudit.analysis.claims import missing
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.studies.claims import select_claims
@@ -109,6 +115,19 @@ grid:
 def test_without_a_chain_of_tasks_there_is_no_ground_for_a_claim_on_forgetting(grid):
     (found,) = lacking(asking(grid, "pandey2026.lora-forgets-little"))
     assert found.runs == () and found.why.endswith("no run starts from another one (warm_start)")
+
+
+@pytest.mark.parametrize("asked", [None, 100])
+def test_a_claim_on_language_models_needs_a_study_that_reads_its_runs_as_such(grid, asked):
+    facts = {"quantity": "language_loss_rise", "unit": "nats"}
+    (known,) = select_claims(["pandey2026.lora-forgets-little"])
+    claim = known.model_copy(update=facts)
+    study = asking(grid, known.id).model_copy(update={"language_loss": asked})
+    planned = planned_evidence(study)
+    assert can_be_tested(claim, planned) == (asked is not None)
+    if asked is None:
+        assert missing(claim, planned).endswith("the study does not ask for it (language_loss)")
+        assert needed_runs(claim, study, planned) == []
 
 
 def test_a_chain_of_tasks_can_test_what_is_forgotten():

@@ -668,6 +668,31 @@ def test_forgetting_is_the_mean_over_earlier_tasks_of_their_headline_in_points(l
     assert row.verdict == verdict
 
 
+RISES = {"test": "at_most", "quantity": "language_loss_rise", "select": {"method": "lora"}}
+RISES |= {"bound": 0.1, "unit": "nats"}
+
+
+@pytest.mark.parametrize(("rise", "verdict"), [(0.05, "supported"), (0.2, "contradicted")])
+def test_the_rise_of_a_language_models_loss_is_the_mean_over_texts(rise, verdict):
+    runs = [f"t/m/lora/s{seed}" for seed in range(3)]
+    own = cell([0.8, 0.81, 0.82], columns={"run": runs})
+    rows = [
+        {"run": run, "text": text, "rise": value}
+        for seed, run in enumerate(runs)
+        for text, value in (("t", 2 * rise + seed / 1e4), ("earlier", 0.0), ("no head", math.nan))
+    ]
+    tables = {"language_loss": pd.DataFrame(rows)}
+    row = claim_verdicts(evidence(own, tables=tables), [claim(**RISES)]).iloc[0]
+    assert row.effect == pytest.approx(rise + 0.5e-4)
+    assert row.verdict == verdict
+
+
+def test_where_no_run_is_read_as_a_language_model_that_is_said():
+    row = claim_verdicts(evidence(cell([0.8, 0.81])), [claim(**RISES)], ["file.one"]).iloc[0]
+    assert row.verdict == "not tested"
+    assert row.missing.endswith("the study does not ask for it (language_loss)")
+
+
 def test_a_number_of_another_protocol_is_not_at_scale_alone():
     (asked,) = select_claims(["hu2022.table2-is-reached"])
     made = of_published("poster2025", select(POSTER), 0.01)

@@ -29,6 +29,7 @@ RUNS = ["lora-r2-q+v", "peft-r2-q+v", "head", "full"]
 ABLATION = """
 question: What does the frozen head cost, and what is a start from another task worth?
 compare: [hu2022.table2]
+language_loss: 8
 defaults: {task: words, model: tiny, epochs: 2, global_batch: 16, learning_rate: 1.0e-2,
            rank: 2, max_length: 64, seed: [0, 1]}
 grid:
@@ -269,6 +270,16 @@ def test_a_warm_start_is_an_edge_of_the_dag(switched, project):
         for run in ("letters tiny lora-r2-q+v", "words tiny lora-r2-q+v-letters-start")
         for seed in (0, 1)
     ]
+
+
+def test_every_run_is_read_as_a_language_model_on_all_texts_of_its_chain(switched):
+    table = pd.read_parquet(switched / "tidy/language_loss.parquet")
+    texts = table.groupby("run").text.agg(list).to_dict()
+    assert texts["letters/tiny/lora-r2-q+v/s1"] == ["letters"]
+    assert texts["words/tiny/lora-r2-q+v-letters-start/s1"] == ["words", "letters"]
+    assert len(texts) == len(read_study(switched / "study.json").runs)
+    assert set(table.rows) == {8}
+    assert "no mask token" in (switched / "tables/language_loss.md").read_text()
 
 
 def test_two_runs_are_compared_on_their_rows(switched, project):

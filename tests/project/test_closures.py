@@ -31,6 +31,7 @@ PACKAGES = {
     "train": {*PLAN, "data", "adapters", "training"},
     "crosscheck": {*PLAN, "data", "adapters", "training", "crosscheck"},
     "forgetting": {*PLAN, "data", "adapters", "training"},
+    "language_loss": {*PLAN, "data", "adapters", "training"},
     "collect": SCORED,
     "subspace": {*SCORED, "adapters"},
     "tables": {*SCORED, "report"},
@@ -52,6 +53,7 @@ OTHERS_WORK = {
         *("training.run", "training.loop", "training.checkpoint", "training.metrics"),
     },
     "forgetting": {"data.tokenise", "data.sources", "training.run", "training.methods.lora"},
+    "language_loss": {"data.sources", "training.run", "training.methods.lora"},
     "collect": {"analysis.section7", "analysis.saved_updates", "analysis.verdicts"},
     "subspace": {
         *("analysis.collect", "analysis.statistics", "analysis.verdicts", "analysis.cost"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from loraudit.analysis.collect import FORGETTING, ROW_ERRORS, TUNING
+from loraudit.analysis.collect import FORGETTING, LANGUAGE, ROW_ERRORS, TUNING
 from loraudit.analysis.tidy_files import read_table
 from loraudit.report.figure_registry import study_figures
 from loraudit.report.figures import make_figure
@@ -36,6 +36,7 @@ def remade_page(name: str, results: Path) -> Path:
         "tuning": pd.DataFrame(columns=TUNING),
         "row_errors": pd.DataFrame(columns=ROW_ERRORS),
         "forgetting": pd.DataFrame(columns=FORGETTING),
+        "language_loss": pd.DataFrame(columns=LANGUAGE),
     }
     for part, table in found.items():
         table = table.fillna({"label": ""}) if "label" in table else table

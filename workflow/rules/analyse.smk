@@ -33,6 +33,7 @@ rule collect:
         predictions=[f"{RESULTS}/runs/{run}/predictions.parquet" for run in REPORTED],
         crosschecks=[f"{RESULTS}/crosscheck/{cell}.json" for cell in CELLS],
         forgetting=[f"{RESULTS}/forgetting/{run}.csv" for run in WARM_RUNS],
+        language=[f"{RESULTS}/language_loss/{run}.csv" for run in LANGUAGE_RUNS],
     output:
         [f"{RESULTS}/tidy/{name}.csv" for name in TIDY],
         [f"{RESULTS}/tidy/{name}.parquet" for name in TIDY],

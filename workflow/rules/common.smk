@@ -73,6 +73,7 @@ CELLS = STUDY.cells()
 LORA_RUNS = lora_runs(STUDY)
 MEASURED_RUNS = measured_runs(STUDY)
 WARM_RUNS = [run.id for run in STUDY.runs if run.spec.warm_start]
+LANGUAGE_RUNS = [run.id for run in STUDY.language_runs()]
 TASKS = {spec.task.name: spec.task for spec in RUNS.values()}
 MODELS = {spec.model.name: spec.model for spec in RUNS.values()}
 RESULTS = f"results/{STUDY.name}"
@@ -142,13 +143,14 @@ def start_record(wildcards):
     return f"{RESULTS}/runs/{start.run}/record.json" if start else []
 
 
+def chain_runs(wildcards):
+    """Return the names of a run and of those before it in its chain, the last one first."""
+    return STUDY.chain("{task}/{model}/{variant}/s{seed}".format(**wildcards))
+
+
 def earlier_runs(wildcards):
     """Return the names of the runs before this one in its chain, the last one first."""
-    found, start = [], run_spec(wildcards).warm_start
-    while start:
-        found.append(start.run)
-        start = RUNS[start.run].warm_start
-    return found
+    return chain_runs(wildcards)[1:]
 
 
 def trial_records(wildcards):
@@ -183,8 +185,9 @@ def _needs(job, wildcards, attempt):
     """Return what config/cluster.yaml gives a job, for its task and model or for all of them."""
     models = [wildcards.model] if "model" in wildcards.keys() else list(MODELS)
     tasks = [wildcards.task] if "task" in wildcards.keys() else list(TASKS)
-    if job == "forgetting":  # scores the rows of the tasks before
-        tasks = [RUNS[run].task.name for run in earlier_runs(wildcards)]
+    if job in ("forgetting", "language_loss"):  # they read the tasks before
+        names = chain_runs(wildcards)
+        tasks = [RUNS[run].task.name for run in names[job == "forgetting" :]]
     return CLUSTER.needs(job, models, tasks, attempt)
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from loraudit.analysis.claim_tests import Part, parts_of, regions
 from loraudit.analysis.claims import missing
 from loraudit.analysis.evidence import Cell, Evidence, of_study, selects
@@ -33,10 +35,17 @@ class Lacking(NamedTuple):
 
 
 def planned_evidence(study: Study) -> Evidence:
-    """Return a study's cells as planned, with made-up scores."""
+    """Return a study's cells as planned, with made-up scores.
+
+    Of the tables that jobs beside the runs make, only the names of the runs are there.
+    """
     runs = planned_runs(study)
     made = {c: runs[c].mask(runs[c].notna(), 0.5) for c in CHOICES if c in runs}
-    return of_study(study, runs.assign(**made), models=load_models())
+    warm = [run.id for run in study.runs if run.spec.warm_start]
+    read = [run.id for run in study.language_runs()]
+    beside = {"forgetting": warm, "language_loss": read}
+    tables = {name: pd.DataFrame({"run": names}) for name, names in beside.items()}
+    return of_study(study, runs.assign(**made), tables, models=load_models())
 
 
 def lacking(study: Study) -> list[Lacking]:
@@ -45,7 +54,7 @@ def lacking(study: Study) -> list[Lacking]:
     found = []
     for claim in select_claims(study.claims):
         if not can_be_tested(claim, planned):
-            why = missing(claim if claim.facts.warm else _of_scores(claim), planned)
+            why = missing(claim if claim.facts.absent else _of_scores(claim), planned)
             if claim.facts.kind == "chosen" and "no run of" not in why:
                 why = missing(claim, planned)
             found.append(Lacking(claim, why, tuple(needed_runs(claim, study, planned))))
@@ -55,16 +64,15 @@ def lacking(study: Study) -> list[Lacking]:
 def can_be_tested(claim: Claim, planned: Evidence) -> bool:
     """Tell whether planned cells have all that a claim compares.
 
-    A claim on chosen settings needs cells that are tuned, and one on forgetting cells that start
-    warm.
+    A claim on chosen settings needs cells that are tuned, one on forgetting cells that start warm,
+    and one on language models a study that reads its runs as such.
     """
     return bool(_planned_parts(claim, planned))
 
 
 def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
     """Return what a claim compares of planned cells, as if it spoke of scores."""
-    if claim.facts.warm:
-        planned = _warm(planned)
+    planned = _having(claim, planned)
     if claim.facts.kind == "chosen":
         name = claim.quantity
         tuned = (cell for cell in planned.cells if name in (cell.fields.get("tuned") or ()))
@@ -76,10 +84,13 @@ def _planned_parts(claim: Claim, planned: Evidence) -> list[Part]:
     return [part for subject in planned.subjects() for part in parts_of(plain, planned, subject)]
 
 
-def _warm(planned: Evidence) -> Evidence:
-    """Return the cells whose runs start from another run's."""
-    warm = (cell for cell in planned.cells if cell.fields.get("warm_start"))
-    return Evidence(planned.name, tuple(warm))
+def _having(claim: Claim, planned: Evidence) -> Evidence:
+    """Return the cells whose runs will have a claim's quantity, if not all have it."""
+    if not claim.facts.absent:
+        return planned
+    runs = set(planned.tables[claim.facts.tables[0]].run)
+    cells = tuple(cell for cell in planned.cells if runs.issuperset(cell.runs.run))
+    return replace(planned, cells=cells)
 
 
 def too_coarse(study: Study) -> dict[str, float]:
@@ -129,7 +140,7 @@ def needed_runs(claim: Claim, study: Study, planned: Evidence) -> list[Run]:
     its first one, by changing what the selections name. Where a claim leaves open which values an
     axis has, nothing can be named.
     """
-    planned = _warm(planned) if claim.facts.warm else planned
+    planned = _having(claim, planned)
     specs = {run.id: run for run in study.runs}
     made: dict[str, Run] = {}
     for subject in planned.subjects():

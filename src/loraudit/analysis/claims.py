@@ -251,8 +251,8 @@ def _untested(claim: Claim, evidence: Evidence) -> dict:
 
 def missing(claim: Claim, evidence: Evidence) -> str:
     """Say which cells a claim would need: the selections that nothing is in, or that don't meet."""
-    if claim.facts.warm and not any(cell.fields.get("warm_start") for cell in evidence.cells):
-        return f"no {claim.facts.label}: no run starts from another one (warm_start)"
+    if claim.facts.absent and not len(evidence.tables.get(claim.facts.tables[0], ())):
+        return f"no {claim.facts.label}: {claim.facts.absent}"
     empty = [
         f"{name} ({side_text(side)})"
         for name, side in claim.sides.items()

@@ -33,7 +33,8 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
     Args:
         study: the runs to collect.
         cells: the cross-checks to collect.
-        folder: the study's folder, with runs/, crosscheck/ and, if runs start warm, forgetting/.
+        folder: the study's folder, with runs/, crosscheck/ and, where the study has such jobs,
+            forgetting/ and language_loss/.
 
     Raises:
         UserError: a record that is incomplete, was changed, or was made from another spec.
@@ -54,6 +55,7 @@ def collected(study: Study, cells: Iterable[str], folder: Path) -> dict[str, pd.
         "tuning": tuning(study, folder / "runs"),
         "row_errors": row_errors(study, runs, folder / "runs"),
         "forgetting": forgetting(study, folder / "forgetting"),
+        "language_loss": language_loss(study, folder / "language_loss"),
     }
 
 
@@ -144,6 +146,12 @@ FORGETTING = [
 ]
 
 
+LANGUAGE = [
+    *("run", *CELL, "seed", "text", "kind", "rows", "tokens"),
+    *("before", "after", "rise", "why"),
+]
+
+
 def forgetting(study: Study, folder: Path) -> pd.DataFrame:
     """Stack what runs that started warm have forgotten (training/forgetting.py), where it is known.
 
@@ -151,12 +159,35 @@ def forgetting(study: Study, folder: Path) -> pd.DataFrame:
     earlier run and its task, how many runs ago it was, the score before and after this run, and by
     how much it has become worse.
     """
-    tables = [pd.DataFrame(columns=FORGETTING)]
-    for run in study.runs:
+    return _stacked([run for run in study.runs if run.spec.warm_start], folder, FORGETTING)
+
+
+def language_loss(study: Study, folder: Path) -> pd.DataFrame:
+    """Stack what runs did to their base as a language model (training/language_loss.py).
+
+    Returns a row per run and text, where it is known: the columns of the run's cell, the task whose
+    text was read, the kind of model ("" without a head), how many rows and tokens, the loss before
+    and after in nats per token, its rise, and why there is none.
+    """
+    found = _stacked(study.language_runs(), folder, LANGUAGE)
+    words = found[["kind", "why"]].astype(object)
+    return found.assign(**{name: words[name].fillna("") for name in words})
+
+
+def _stacked(runs: Iterable[Run], folder: Path, columns: list[str]) -> pd.DataFrame:
+    """Stack the files that jobs beside the runs have written, with the columns of the runs' cells.
+
+    Args:
+        runs: those that have such a job; one without a file is left out.
+        folder: of the jobs' files, <run>.csv.
+        columns: of the table.
+    """
+    tables = [pd.DataFrame(columns=columns)]
+    for run in runs:
         file = Path(folder) / f"{run.id}.csv"
-        if run.spec.warm_start and file.is_file():
+        if file.is_file():
             cell = {**cell_of(run), "seed": run.spec.seed}
-            tables.append(pd.read_csv(file).assign(**cell)[FORGETTING])
+            tables.append(pd.read_csv(file).assign(**cell)[columns])
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 

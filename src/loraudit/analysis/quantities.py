@@ -161,6 +161,18 @@ def forgetting(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     return _of_runs(cell, table[points & table.headline.astype(bool)], "forgotten", "mean")
 
 
+def language_loss_rise(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
+    """Return how much worse a run's base has become as a language model, in nats per token.
+
+    It is the mean over the texts that were read: of its own task, and of those before it in its
+    chain. Nothing where the checkpoint has no language-model head.
+    """
+    table = evidence.tables.get("language_loss", pd.DataFrame())
+    if table.empty or "run" not in cell.runs:
+        return EMPTY
+    return _of_runs(cell, table[table.rise.notna()], "rise", "mean")
+
+
 def _column(cell: Cell, name: str | None, made: bool = False) -> pd.Series:
     """Return a column of the tidy table by seed; empty where it is missing.
 

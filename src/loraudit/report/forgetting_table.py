@@ -1,4 +1,4 @@
-"""The table of what runs of a chain of tasks have forgotten of the tasks before them."""
+"""The tables of what runs have forgotten: of earlier tasks, and of the pretraining."""
 
 import pandas as pd
 
@@ -47,3 +47,51 @@ def forgetting_table(rows: pd.DataFrame) -> pd.DataFrame:
             ],
         }
     )
+
+
+def language_rows(study: Study, runs: pd.DataFrame, losses: pd.DataFrame) -> pd.DataFrame:
+    """Summarise over seeds what each cell did to its base as a language model.
+
+    Args:
+        study, runs: are not needed.
+        losses: `collect.language_loss`'s rows.
+
+    Returns:
+        A row per cell and text: CELL, text, kind, rows, tokens, why, n, the means of `before` and
+        `after` in nats per token, and the mean and standard deviation (n - 1) of `rise`.
+    """
+    keys = [*CELL, "text", "kind", "rows", "tokens", "why"]
+    if losses.empty:
+        return pd.DataFrame(columns=[*keys, "n", "before", "after", "rise", "sd"])
+    groups = losses.groupby(keys, dropna=False, sort=False)
+    found = groups[["before", "after", "rise"]].mean()
+    return found.assign(n=groups.size(), sd=groups.rise.std()).reset_index()
+
+
+def language_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn `language_rows` into a table for readers."""
+    records = rows.to_dict("records")
+    return pd.DataFrame(
+        {
+            "after": list(rows.task),
+            "model": list(rows.model),
+            **name_columns(rows),
+            "text of": [row["text"] for row in records],
+            "kind": [row["kind"] or row["why"] for row in records],
+            "tokens": [row["tokens"] or "" for row in records],
+            "n": [row["n"] for row in records],
+            "loss before": [_nats(row["before"]) for row in records],
+            "loss after": [_nats(row["after"]) for row in records],
+            "rise: mean ± SD, nats per token": [_rise(row["rise"], row["sd"]) for row in records],
+        }
+    )
+
+
+def _nats(value: float) -> str:
+    return f"{value:.3f}" if value == value else ""
+
+
+def _rise(mean: float, sd: float) -> str:
+    if mean != mean:
+        return ""
+    return f"{mean:+.3f}" + (f" ± {sd:.3f}" if sd == sd else "")

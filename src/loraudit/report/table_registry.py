@@ -10,7 +10,10 @@ from pathlib import Path
 from loraudit.base.named_code import module_of
 from loraudit.base.shipped import shipped
 
-TIDY = ("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors", "forgetting")
+TIDY = (
+    *("runs", "crosscheck", "twins", "history", "ranks", "tuning", "row_errors", "forgetting"),
+    "language_loss",
+)
 """The tidy tables that are collected from the runs' records and from jobs beside them."""
 
 SECTION7 = ("spectra", "amplification", "intruders", "subspaces")
@@ -160,6 +163,15 @@ _TABLES = (
         scores=True,
     ),
     Table(
+        name="language_loss",
+        title="What training did to the base as a language model",
+        section="scores",
+        make="loraudit.report.forgetting_table:language_rows",
+        readable="loraudit.report.forgetting_table:language_table",
+        tidy=("language_loss",),
+        scores=True,
+    ),
+    Table(
         name="tuning",
         title="What each cell takes of what was tried",
         section="tuning",
@@ -242,7 +254,7 @@ def late_tables() -> dict[str, Table]:
     return {name: table for name, table in study_tables().items() if table.late}
 
 
-READ_LATE = ("runs", "tuning", "forgetting")
+READ_LATE = ("runs", "tuning", "forgetting", "language_loss")
 """The collected tidy tables that late tables are made from."""
 
 

@@ -58,7 +58,8 @@ class Quantity:
     analysis/quantities.py, as "module:function", that returns a cell's values by seed. `tables` are
     the tidy tables that it needs beside the runs; section 7's are there once a study is complete.
     `by_epoch` says that the value depends on the choice of an epoch, `positive` that it is never 0
-    or less, so that ratios can be taken, and `warm` that only runs that started warm have it.
+    or less, so that ratios can be taken. `absent` is there if a study has it of some runs at most,
+    those in the first of its `tables`: it says why a study would have it of none.
     """
 
     label: str
@@ -68,7 +69,7 @@ class Quantity:
     tables: tuple[str, ...] = ()
     by_epoch: bool = False
     positive: bool = True
-    warm: bool = False
+    absent: str = ""
 
 
 POINTS = {"points": 0.01, "fraction": 1.0}
@@ -152,7 +153,15 @@ QUANTITIES = {
         f"{READ}:forgetting",
         tables=("forgetting",),
         positive=False,
-        warm=True,
+        absent="no run starts from another one (warm_start)",
+    ),
+    "language_loss_rise": Quantity(
+        "rise of the base's loss as a language model, in nats per token, the mean over texts",
+        {"nats": 1.0},
+        f"{READ}:language_loss_rise",
+        tables=("language_loss",),
+        positive=False,
+        absent="the study does not ask for it (language_loss)",
     ),
 }
 """All quantities by name; a new one is an entry here and the function that it names."""

@@ -11,7 +11,7 @@ from loraudit.base.errors import unknown
 from loraudit.base.shipped import read_table
 from loraudit.studies.values import Count, Frozen, validated
 
-Job = Literal["tokenise", "train", "crosscheck", "subspace", "forgetting"]
+Job = Literal["tokenise", "train", "crosscheck", "subspace", "forgetting", "language_loss"]
 Times = Annotated[float, Field(ge=1)]
 
 TARGETS = ("all", "default")

@@ -157,6 +157,7 @@ def load_study(
         settings_from=source,
         **{key: getattr(file, key) for key in ("compare", "margin", "reading", "contrasts")},
         claims=file.claims,
+        language_loss=file.language_loss,
     )
 
 

@@ -9,7 +9,7 @@ from loraudit.studies.known import Contamination, SharedTexts
 from loraudit.studies.names import cell_id
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study_file import Asks, Contrast, Margin, Reading
-from loraudit.studies.values import Frozen, validated
+from loraudit.studies.values import Count, Frozen, validated
 
 
 class Run(Frozen):
@@ -47,8 +47,9 @@ class Study(Frozen):
     of variants that the question asks for; if there are none, each adapter is compared with each
     baseline. `settings_from` names the study whose `tune` chose the settings that this one
     fixes, if one did. `claims` names claims (config/claims) that the question asks about.
-    `contaminations` and `shared_texts`
-    are what models.yaml and tasks.yaml say of the study's models and tasks (known.py).
+    `language_loss` is how many rows of text saved runs are read on as language models; None: none.
+    `contaminations` and `shared_texts` are what models.yaml and tasks.yaml say of the study's
+    models and tasks (known.py).
     """
 
     name: str
@@ -66,6 +67,7 @@ class Study(Frozen):
     contaminations: tuple[Contamination, ...] = ()
     shared_texts: tuple[SharedTexts, ...] = ()
     claims: tuple[str, ...] = ()
+    language_loss: Count | None = None
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
@@ -82,6 +84,21 @@ class Study(Frozen):
             if run.spec.crosschecked:
                 specs.setdefault(cell_id(run.spec, run.label), run.spec)
         return specs
+
+    def chain(self, run: str) -> list[str]:
+        """Return the names of a run and of those before it in its chain of warm starts."""
+        specs = {one.id: one.spec for one in self.all_runs}
+        names = [run]
+        while start := specs[names[-1]].warm_start:
+            names.append(start.run)
+        return names
+
+    def language_runs(self) -> list[Run]:
+        """Return the runs that are read as language models: those whose base is another after them.
+
+        Their weights, or their plain matrices A and B, are saved.
+        """
+        return [run for run in self.runs if self.language_loss and _changes_the_base(run.spec)]
 
     def cautions(self) -> list[str]:
         """Return what is known beforehand that changes what the results mean, as sentences."""
@@ -110,6 +127,14 @@ class Study(Frozen):
         checks = f"{len(self.cells())} cross-checks"
         tuning = f", after {len(self.tuning)} runs that tune" if self.tuning else ""
         return f"{len(self.runs)} runs ({methods}{started}){tuning}, {checks}"
+
+
+def _changes_the_base(spec: RunSpec) -> bool:
+    """Tell whether what a run has saved can be put on its base, under another head."""
+    facts = spec.facts
+    if spec.adapter is None:
+        return facts.trains == "weights" and facts.saves
+    return not spec.adapter.peft and not facts.masks_ranks  # PEFT's other methods have other files
 
 
 def read_study(path: Path | str) -> Study:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from loraudit.base.errors import unknown
-from loraudit.studies.values import Frozen
+from loraudit.studies.values import Count, Frozen
 
 Margin = Annotated[float, Field(gt=0, le=0.1)]
 
@@ -134,6 +134,10 @@ class StudyFile(Layer):
     settings_from: str | None = None
     """the study whose `tune` chose the settings that stand in this file; on another task or model
     than the file's own they count as untuned"""
+    language_loss: Count | None = None
+    """how many validation rows of its task, and of the earlier tasks of its chain, each saved run
+    is read on [as a language model](studies.md#as-a-language-model), before and after training;
+    null: none"""
     ablation: AblationFile | None = None
     """a base block, and switches flipped on it one at a time"""
 

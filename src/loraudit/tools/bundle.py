@@ -79,7 +79,7 @@ def study_files(study: Study, folder: Path, done: list[Run], weights: bool) -> l
         own = folder / "runs" / run.id
         wanted += [own / name for name in RUN_FILES]
         wanted += sorted((own / "adapter").rglob("*")) if weights else []
-    for part in ("crosscheck", "forgetting", "tidy", "tables"):
+    for part in ("crosscheck", "forgetting", "language_loss", "tidy", "tables"):
         wanted += sorted((folder / part).rglob("*"))
     wanted += sorted((paths.FIGURES / study.name).glob("*"))
     return [path for path in wanted if path.is_file() and not path.name.startswith(".")]
