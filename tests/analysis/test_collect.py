@@ -29,11 +29,13 @@ from tiny_study import small_study
 ROWS = 500
 
 
-def write_run(folder: Path, run: str, right: np.ndarray, rows: range = range(ROWS)) -> None:
-    """Write predictions of two epochs; in the first, all are wrong."""
+def write_run(
+    folder: Path, run: str, right: np.ndarray, rows: range = range(ROWS), label: int = 1
+) -> None:
+    """Write predictions of two epochs; in the first, all are 0, and in the second `right`."""
     tables = [
         pd.DataFrame(
-            {"split": split, "epoch": epoch, "row": list(rows), "label": 1, "prediction": said}
+            {"split": split, "epoch": epoch, "row": list(rows), "label": label, "prediction": said}
         )
         for epoch, said in ((1, 0), (2, right.astype(int)))
         for split in ("validation", "validation_mismatched")
@@ -69,6 +71,17 @@ def test_the_rows_part_is_that_of_the_mean_over_seeds(tmp_path):
     gaps = right["full"].mean(0) - right["head"].mean(0)
     assert list(found.row_error) == pytest.approx([gaps.std() / np.sqrt(ROWS)] * 2, rel=0.1)
     assert list(found.rows) == [ROWS, ROWS] and list(found.epoch) == ["best", "last"]
+
+
+def test_a_run_without_a_score_leaves_the_rows_part_unknown_and_not_0(tmp_path):
+    """F1 has no value where no row is of class 1 and none is said to be."""
+    random = np.random.default_rng(0)
+    for seed in (0, 1):
+        write_run(tmp_path, f"t/m/full/s{seed}", random.random(50) < 0.5, range(50), label=0)
+        write_run(tmp_path, f"t/m/head/s{seed}", np.zeros(50), range(50), label=0)
+    study = small_study(contrasts=(Contrast(left="full", right="head"),))
+    found = row_errors(study, tidy("full", "head").assign(metric="f1"), tmp_path)
+    assert len(found) == 2 and found.row_error.isna().all()
 
 
 def test_runs_that_were_scored_on_different_rows_are_left_out(tmp_path):

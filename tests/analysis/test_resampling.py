@@ -16,6 +16,7 @@ from loraudit.analysis.resampling import (
     resampled_scores,
     row_weights,
 )
+from loraudit.training.measures import MEASURES
 
 pytestmark = pytest.mark.numerics
 
@@ -88,10 +89,37 @@ def test_matthews_of_three_classes_and_constant_predictions():
     once = np.ones((1, 90), dtype=np.uint8)
     found = resampled_scores(labels, predictions, once, "matthews")
     assert found == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predictions))
-    for metric in REFERENCES:
-        constant = resampled_scores(labels == 1, np.zeros(90), once, metric)
-        expected = {"accuracy": np.mean(labels != 1)}.get(metric, 0.0)
-        assert constant[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", REFERENCES)
+@pytest.mark.parametrize("class_one", [True, False])
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_score_is_undefined_where_the_runs_own_metric_says_so(metric, class_one, constant):
+    """Constant predictions, and labels of one class: NaN or 0, as measures.py has it."""
+    labels, other = classified(np.random.default_rng(2), 90, 0.6)
+    labels = labels if class_one else np.zeros(90)
+    predictions = np.zeros(90) if constant else other
+    once = np.ones((1, 90), dtype=np.uint8)
+    (found,) = resampled_scores(labels, predictions, once, metric)
+    assert found == pytest.approx(MEASURES[metric](labels, predictions), nan_ok=True)
+
+
+def test_a_bootstrap_of_an_undefined_score_has_no_number():
+    labels, left = classified(np.random.default_rng(2), 40, 0.9)
+    found = paired_bootstrap(labels, left, np.ones(40), "pearson", 50)
+    assert all(found[name] != found[name] for name in ("difference", "low", "high"))
+    assert found["undefined"] == 50
+
+
+def test_a_resample_without_a_score_is_left_out_and_counted():
+    """One row of 12 is of class 1 for one side: a third of the resamples lack it."""
+    labels, right = np.zeros(12), np.zeros(12)
+    labels[0] = right[0] = 1
+    left = np.where(np.arange(12) < 2, 1 - labels, labels)  # row 0 wrong, row 1 wrong
+    found = paired_bootstrap(labels, right, left, "f1", 2000)
+    assert found["difference"] == pytest.approx(1.0)  # F1 of 1 and of 0
+    assert found["undefined"] == pytest.approx(2000 * (11 / 12) ** 12, rel=0.1)
+    assert (found["low"], found["high"]) == (1.0, 1.0)
 
 
 def test_the_rows_error_of_a_difference_keeps_what_two_methods_share():

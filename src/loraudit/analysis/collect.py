@@ -383,7 +383,8 @@ def row_errors(study: Study, runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
     Returns:
         A row per task, model, epoch choice and pair of variants: the number of rows, and the
         standard deviation over resamples of the difference of the two means over seeds. Pairs that
-        were scored on different rows are left out.
+        were scored on different rows are left out, and so are resamples on which a run's score is
+        undefined; where one of its runs has no score at all, a pair's deviation is NaN.
     """
     found = []
     for (task, model), part in runs.groupby(SUBJECT, sort=False):
@@ -400,7 +401,8 @@ def row_errors(study: Study, runs: pd.DataFrame, folder: Path) -> pd.DataFrame:
             for left, right in chosen:
                 (rows, one), (other, two) = means[left][epoch], means[right][epoch]
                 if len(rows) and np.array_equal(rows, other):
-                    error = float((one - two).std(ddof=1))
+                    gaps = (one - two)[~np.isnan(one - two)]
+                    error = float(gaps.std(ddof=1)) if len(gaps) > 1 else math.nan
                     found.append((task, model, epoch, left, right, len(rows), error))
     return pd.DataFrame(found, columns=ROW_ERRORS)
 

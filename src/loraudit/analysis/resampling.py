@@ -42,7 +42,8 @@ def resampled_scores(
 ) -> np.ndarray:
     """Score each resample of a run's rows: (resamples,).
 
-    A score that is undefined because one side is constant is 0, as in the run's own metrics.
+    A score that is undefined there is NaN, as in the run's own metrics (training/measures.py says
+    which are); Matthews of constant predictions is 0.
 
     Args:
         labels, predictions: (rows,) class numbers, or numbers.
@@ -65,7 +66,8 @@ def _count(chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    """Divide; where nothing is to be divided by, the ratio is undefined (NaN)."""
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
 def _accuracy(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -78,14 +80,15 @@ def _f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.
 
 
 def _matthews(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Gorodkin's R_K, which is Matthews' coefficient for two classes."""
+    """Gorodkin's R_K, which is Matthews' coefficient for two classes; 0 of constant predictions."""
     rows, right = weights.sum(1).astype(float), _count(labels == predictions, weights)
     classes = np.union1d(labels, predictions)
     true = np.stack([_count(labels == one, weights) for one in classes])
     said = np.stack([_count(predictions == one, weights) for one in classes])
     above = right * rows - (true * said).sum(0)
-    below = (rows**2 - (true**2).sum(0)) * (rows**2 - (said**2).sum(0))
-    return _ratio(above, np.sqrt(below))
+    varied, spread = (rows**2 - (counts**2).sum(0) for counts in (true, said))
+    constant = (varied > 0) & (spread == 0)
+    return np.where(constant, 0.0, _ratio(above, np.sqrt(varied * spread)))
 
 
 def _pearson(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,6 +154,11 @@ def paired_bootstrap(
         labels, left, right: (rows,) one value per row, in the same order of rows.
         metric: as for `resampled_scores`.
         resamples: how often rows are drawn with replacement (always the same draws).
+
+    Returns:
+        difference, low and high; and undefined, how many resamples have no score of one side (F1
+        without a row of class 1, a correlation of constant values). These are left out of the
+        interval. Where the score of the rows themselves is undefined, all three are NaN.
     """
     once = np.ones((1, len(labels)), dtype=np.uint8)
 
@@ -159,8 +167,11 @@ def paired_bootstrap(
         return one - two
 
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(gaps(row_weights(len(labels), resamples)), [tail, 100 - tail])
-    return {"difference": float(gaps(once)[0]), "low": float(low), "high": float(high)}
+    difference, drawn = float(gaps(once)[0]), gaps(row_weights(len(labels), resamples))
+    known = drawn[~np.isnan(drawn)]  # none is, if the rows themselves have no score
+    low, high = np.percentile(known, [tail, 100 - tail]) if len(known) else (np.nan, np.nan)
+    ends = {"low": float(low), "high": float(high)}
+    return {"difference": difference, **ends, "undefined": int(np.isnan(drawn).sum())}
 
 
 def interquartile_mean(scores: np.ndarray) -> float:

@@ -108,14 +108,23 @@ def run_sections(comparison: dict) -> list[Section]:
     return [("specs", ["field", "left", "right"], rows or [["(no difference)", "", ""]])]
 
 
-def run_sentences(comparison: dict) -> list[str]:
-    """Turn `compare_runs`' answer into sentences; the numbers are its own."""
+def _bootstrap_sentence(comparison: dict) -> str:
     test, metric = comparison["bootstrap"], comparison["metric"]
-    said = [
-        f"{comparison['rows']} {comparison['split']} rows of {comparison['task']}, last epochs; "
+    if test["difference"] is None or test["difference"] != test["difference"]:
+        return f"{metric} is undefined for one run or both, so there is no difference"
+    without = f"; {test['undefined']:,} have no {metric} and are left out"
+    return (
         f"left minus right, {metric}: {units.difference_with_unit(metric, test['difference'])}, "
         f"95 % paired bootstrap {units.interval(metric, test['low'], test['high'])} "
-        f"({comparison['resamples']:,} resamples)"
+        f"({comparison['resamples']:,} resamples{without if test['undefined'] else ''})"
+    )
+
+
+def run_sentences(comparison: dict) -> list[str]:
+    """Turn `compare_runs`' answer into sentences; the numbers are its own."""
+    said = [
+        f"{comparison['rows']} {comparison['split']} rows of {comparison['task']}, last epochs; "
+        + _bootstrap_sentence(comparison)
     ]
     if "mcnemar" in comparison:
         counts = comparison["mcnemar"]
