@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from loraudit.analysis import words as verdict_words
 from loraudit.analysis.claim_tests import (
     Outcome,
     Part,
@@ -23,7 +24,9 @@ from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.matching import planned_runs
 from loraudit.analysis.pooling import Difference
 from loraudit.analysis.quantities import intruder_dimensions
+from loraudit.analysis.statistics import Mean, exceeds, tost, welch, welch_error
 from loraudit.analysis.verdicts import verdicts
+from loraudit.analysis.words import outside
 from loraudit.report.claim_tables import effect_text, remarks, verdict_text
 from loraudit.studies.claims import select_claims
 from loraudit.studies.expand import load_study
@@ -208,6 +211,38 @@ def test_the_seeds_that_would_show_equality_do_so_in_most_studies(effect):
     errors = error * np.sqrt(random.chisquare(more, 2000) / more)
     drawn = [Difference(v, e, more) for v, e in zip(values, errors, strict=True)]
     assert 0.77 < np.mean([region.p_inside(one) < 0.05 for one in drawn]) < 0.9
+
+
+@pytest.mark.parametrize("region", [Region(-1, 1), Region(low=1), Region(high=-1)])
+def test_a_claim_is_contradicted_only_where_its_whole_interval_lies_outside(region):
+    """Half of these effects have a 90 % interval outside and a 95 % interval that reaches in."""
+    for distance in (1.7, 1.9, 2.2, 3.0):  # in standard errors; t(10) asks for 1.81 and 2.23
+        for edge in (end for end in (region.low, region.high) if math.isfinite(end)):
+            away = math.copysign(0.2 * distance, -1 if edge == region.low else 1)
+            effect = Difference(edge + away, 0.2, 10)
+            low, high = effect.interval(0.95)
+            wholly = low > region.high or high < region.low
+            assert (region.p_outside(effect) < 0.05) == wholly == (distance > 2.23)
+
+
+def test_alone_a_claim_of_equality_and_a_published_number_get_the_same_word():
+    """Of 500 cells beside a number, all three words of a claim come out, and none disagrees."""
+    random, seen = np.random.default_rng(13), set()
+    same = {"supported": "reproduced", "contradicted": "not reproduced"}
+    for _ in range(500):
+        ours = Mean(random.normal(0, 0.015), 0.005 * random.exponential(), 5)
+        theirs, margin = Mean(0.0, 0.004, 5), 0.01
+        found = welch(ours, theirs)
+        beyond = bool(outside(found["low"], found["high"], margin))
+        tests = tost(ours, theirs, margin), exceeds(ours, theirs, margin)
+        word = verdict_words.decide(found["p"], *tests, beyond)
+        effect = Difference(found["difference"], *map(float, welch_error(ours, theirs)))
+        region = Region(-margin, margin)
+        claimed = decide(region.p_inside(effect), region.p_outside(effect))
+        open_words = ("different, by how much is open", "undecided")
+        assert word in (same[claimed],) if claimed in same else word in open_words
+        seen.add(claimed)
+    assert seen == {*same, "undecided"}
 
 
 def test_a_claim_of_several_pairs_has_to_hold_for_all():

@@ -18,7 +18,10 @@ from loraudit.studies.expand import load_configured, load_study
 from loraudit.studies.launcher import read_launcher
 from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.record import read_record, write_record
+from loraudit.studies.spec import WarmStart, digest
+from loraudit.studies.study import Run, Study
 from loraudit.tools import calibrate, plan
+from loraudit.tools.beside import BESIDE, HEADED, Reading, beside_seconds
 from tiny import changed, make_spec, make_task
 from tiny_study import small_study
 
@@ -38,6 +41,10 @@ def test_the_dry_run_is_read():
     assert jobs.runs == {"words/tiny/lora-r2-q+v/s0", "words/tiny/head/s11"}
     assert jobs.cells == {"words/tiny/r2-q+v"}
     assert plan.parse_jobs("").rules == {}
+    beside = {**CELL, "variant": "lora-r2-q+v", "seed": "1"}
+    lines = [json.dumps({"rule": rule, "wildcards": beside}) for rule in BESIDE]
+    found = plan.parse_jobs("\n".join(lines)).beside
+    assert found == {rule: {"words/tiny/lora-r2-q+v/s1"} for rule in BESIDE}
 
 
 def test_a_dry_run_names_every_run_of_a_study_that_is_not_there(project):
@@ -304,6 +311,66 @@ def test_a_local_models_folder_is_enough(planned):
         path.unlink()
     found = planned(ids(), again=True)
     assert {kind["source"] for kind in found["kinds"]} == {"calibration at max_length"}
+
+
+@pytest.fixture
+def chain() -> Study:
+    """Give a study of three runs, each from the one before, on two tasks; nothing is trained."""
+    runs, start = [], None
+    for name, task in (("a", "words"), ("b", "letters"), ("c", "words")):
+        spec = make_spec(task=make_task(name=task, rows={"train": 80, "validation": 30}), epochs=2)
+        spec = changed(spec, warm_start=start)
+        runs.append(Run(id=f"{task}/tiny/{name}/s0", label="", spec=spec))
+        start = WarmStart(run=runs[-1].id, spec_sha256=digest(spec), tensors="adapter")
+    return Study(name="chain", question="?", runs=tuple(runs), language_loss=20)
+
+
+def test_jobs_that_read_a_chain_of_runs_cost_their_models_and_rows(chain):
+    names = [run.id for run in chain.runs]
+    costs = Reading(5, 0.1, 30), Reading(7, 0.2, 10), Reading(9, 0.3, 30)
+    readings = dict(zip(names, costs, strict=True))
+    earlier = (7 + 2 * 10 * 0.2) + (5 + 2 * 30 * 0.1)
+    assert beside_seconds("forgetting", chain, names[2], readings) == pytest.approx(earlier)
+    rows = 2 * (20 * 0.3 + 10 * 0.2 + 20 * 0.1)
+    found = beside_seconds("language_loss", chain, names[2], readings)
+    assert found == pytest.approx(2 * 9 + HEADED * rows)
+    assert beside_seconds("forgetting", chain, names[2], {**readings, names[0]: None}) is None
+
+
+def test_a_plan_prices_jobs_on_forgetting_after_the_runs_that_they_read(
+    chain, tmp_path, monkeypatch
+):
+    """All else is free, so that the plan's seconds are those of the jobs alone."""
+    monkeypatch.chdir(tmp_path)
+    names = [run.id for run in chain.runs]
+    cost = {"ready_seconds": 10.0, "step_seconds": 0.0, "evaluate_row_seconds": 0.5, "ranks": 0}
+    cost |= {"real_rows": True, "saved_values": 0, "memory_mib": 1.0}
+    measured = plan.Calibration({plan.class_key(r.spec): cost for r in chain.runs}, {}, 0.0, [])
+    room = ("cpu", 2, "2.0", 1, 2, str(Path(__file__).parents[2] / CPU), 10**6, (), 1)
+    machine, rules = plan.Machine(*room), {"train": 0, "forgetting": 2, "figures": 1}
+    jobs = plan.Jobs(rules, set(), set(), {"forgetting": {names[1], names[2]}})
+    answer = plan._answer(chain, jobs, machine, {}, measured)
+    each = 10 + 2 * 30 * 0.5
+    assert answer["cpu_seconds"] == pytest.approx(each + 2 * each)
+    assert answer["wall_seconds"] == pytest.approx(3 * each)  # one waits for the other's run
+    assert (answer["jobs_without_estimate"], answer["other_jobs"]) == (0, 1)
+    assert answer["steps"] == 0 and answer["runs"]["to do"] == 0
+    unknown = plan._answer(chain, jobs, machine, {}, plan.Calibration({}, {}, None, []))
+    assert unknown["jobs_without_estimate"] == 2
+    shown = {"power": [], "pairs": [], "claims": [], "coarse": {}}
+    assert any("time: about" in line for line in plan.sentences(answer | shown))
+    said = "\n".join(plan.sentences(unknown | shown))
+    assert "no estimate for 2 runs, cross-checks and jobs that read runs" in said
+
+
+def test_what_finished_runs_tell_of_reading_them_again(chain, tmp_path, monkeypatch):
+    """Two epochs of 30 rows were scored in 12 s; what was neither that nor steps is the start."""
+    monkeypatch.chdir(tmp_path)
+    spec = chain.runs[0].spec
+    room = ("cpu", 2, "2.0", 1, 2, str(Path(__file__).parents[2] / CPU), 10**6, (), 1)
+    known = {plan.cost_key(spec): {"ready": 8.0, "evaluate": 12.0}}
+    nothing = plan.Calibration({}, {}, None, [])
+    assert plan._reading(spec, known, nothing, plan.Machine(*room)) == Reading(8.0, 0.2, 30)
 
 
 def test_a_size_that_nobody_knows_yet_leaves_the_time_open(planned):

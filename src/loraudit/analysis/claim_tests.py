@@ -72,15 +72,12 @@ class Region:
     def p_outside(self, effect: Difference) -> float:
         """Return the p of "the effect lies inside": small contradicts the claim.
 
-        For a region with two ends it is that of the minimum-effect test (`statistics.exceeds`).
+        It is that of a two-sided t test against the nearer end: below 0.05 where the 95 % interval
+        lies outside as a whole, which verdicts on published numbers ask for too (`words.decide`).
         """
         if not effect.error:
             return math.nan
-        if not self.bounded:
-            return self._p_one(effect, self.beyond(effect.value) > 0)
-        half, gap = (self.high - self.low) / 2, abs(self._moved(effect).value)
-        near = scipy.stats.t.sf((gap - half) / effect.error, effect.freedom)
-        return float(near + scipy.stats.t.sf((gap + half) / effect.error, effect.freedom))
+        return self._p_one(effect, self.beyond(effect.value) > 0)
 
     def p_shares_inside(self, counts: Sequence[shares.Count]) -> float:
         """Return the p of "the share, or difference of two, lies outside", by exact tests."""
@@ -594,7 +591,8 @@ def seeds_to_decide(found: Outcome, family: int) -> float:
     inside = part.region.beyond(part.effect.value) < 0
     # All parts have to support a claim, which needs no correction; any one may contradict it.
     level = SIGNIFICANCE / max(family, 1) / (1 if inside else len(found.parts))
-    limit = scipy.stats.t.isf(level if part.region.bounded else level / 2, freedom)
+    one_sided = part.region.bounded and inside  # as TOST's tests are
+    limit = scipy.stats.t.isf(level if one_sided else level / 2, freedom)
     enough = np.flatnonzero(_power(part, error, freedom, limit) >= POWER)
     return float(n[enough[0]]) if len(enough) else math.nan
 

@@ -5,8 +5,11 @@ comes from two tests: one of "it lies outside", which supports the claim when it
 one of "it lies inside", which contradicts it.
 
     region            supported by                                 contradicted by
-    within a margin   TOST                                         the minimum-effect test
+    within a margin   TOST                                         a t test against the nearer end
     beyond a bound    a t test against the bound                   the same, on the other side
+
+The t tests are two-sided: a claim is contradicted where the 95 % interval lies outside as a whole,
+as a published number is not reproduced only then (verdicts.py).
 
 Parts: a claim that speaks of several pairs of cells (each rank with each other, or one pair under
 two settings) has to hold for all. It is supported if every part is (the largest p counts), and

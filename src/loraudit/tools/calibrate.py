@@ -331,10 +331,7 @@ def _time_evaluation(state, examples: "Examples") -> float:
 
 def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
     """Return a run's seconds without its launch, from what `measure` returned."""
-    counts = {"all": spec.epochs, "chosen": min(2, spec.epochs), "last": 1, "none": 0}
-    each = counts[spec.validate_epochs]
-    passes = {"train": 0, "selection": spec.epochs}
-    scored = sum(count * passes.get(split, each) for split, count in rows.items())
+    scored = scored_rows(spec, rows)
     per_epoch = math.ceil(rows["train"] / spec.global_batch)
     steps = spec.epochs * per_epoch
     return (
@@ -343,6 +340,14 @@ def run_seconds(spec: RunSpec, rows: dict[str, int], cost: dict) -> float:
         + scored * cost["evaluate_row_seconds"]
         + scoring_rows(spec, per_epoch, cost["ranks"]) * cost["evaluate_row_seconds"]
     )
+
+
+def scored_rows(spec: RunSpec, rows: dict[str, int]) -> int:
+    """Return how many rows a run scores in all its epochs; a row counts each time."""
+    counts = {"all": spec.epochs, "chosen": min(2, spec.epochs), "last": 1, "none": 0}
+    each = counts[spec.validate_epochs]
+    passes = {"train": 0, "selection": spec.epochs}
+    return sum(count * passes.get(split, each) for split, count in rows.items())
 
 
 def scoring_rows(spec: RunSpec, per_epoch: int, ranks: int) -> int:

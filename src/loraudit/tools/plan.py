@@ -60,6 +60,7 @@ from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
 from loraudit.tools import calibrate
 from loraudit.tools.all_targets import all_targets
+from loraudit.tools.beside import BESIDE, Reading, beside_seconds
 from loraudit.tools.gpu_speeds import START_SECONDS, read_speeds, speed
 from loraudit.tools.room import Room, schedule
 
@@ -81,11 +82,15 @@ PREDICTION_BYTES = 40
 
 
 class Jobs(NamedTuple):
-    """What Snakemake would do: the number of jobs per rule, runs to train and cells to check."""
+    """What Snakemake would do: the number of jobs per rule, runs to train and cells to check.
+
+    `beside` are the runs that have a job of a rule of `BESIDE` to do, by the rule.
+    """
 
     rules: dict[str, int]
     runs: set[str]
     cells: set[str]
+    beside: Mapping[str, set[str]] = {}
 
 
 class Machine(NamedTuple):
@@ -252,7 +257,7 @@ def dry_run(given: list[str]) -> Jobs:
 def parse_jobs(lines: str) -> Jobs:
     """Read the jobs that dry_run.py prints, one a line."""
     jobs = [json.loads(line) for line in lines.splitlines()]
-    names: dict[str, set[str]] = {"train": set(), "crosscheck": set()}
+    names: dict[str, set[str]] = {rule: set() for rule in ("train", "crosscheck", *BESIDE)}
     for job in jobs:
         if job["rule"] in names:
             wildcards = dict(job["wildcards"])
@@ -260,7 +265,8 @@ def parse_jobs(lines: str) -> Jobs:
             parts = [wildcards[name] for name in ("task", "model", "variant")]
             names[job["rule"]].add("/".join(parts + seed))
     counts = Counter(job["rule"] for job in jobs if job["rule"] not in TARGETS)
-    return Jobs(dict(counts), names["train"], names["crosscheck"])
+    beside = {rule: names[rule] for rule in BESIDE}
+    return Jobs(dict(counts), names["train"], names["crosscheck"], beside)
 
 
 def cost_key(spec: RunSpec) -> str:
@@ -295,14 +301,16 @@ def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
             memory = train["peak_memory_mib"], train["peak_device_memory_mib"]
             cost = {"seconds": train["seconds"]["total"], "memory": memory, "bytes": size}
             cost["step"] = train["seconds"]["train"] / train["steps"]
+            cost["evaluate"] = train["seconds"]["evaluate"]
+            cost["ready"] = train["seconds"]["total"] - train["seconds"]["train"]
+            cost["ready"] -= cost["evaluate"]
             seen.setdefault(cost_key(run.spec), []).append(cost)
     return {key: _mean(costs) for key, costs in seen.items()}
 
 
 def _mean(costs: list[dict]) -> dict:
-    means = {
-        name: sum(c[name] for c in costs) / len(costs) for name in ("seconds", "step", "bytes")
-    }
+    names = ("seconds", "step", "bytes", "evaluate", "ready")
+    means = {name: sum(c[name] for c in costs) / len(costs) for name in names}
     return {**means, "memory_mib": max(cost["memory"][0] for cost in costs), "runs": len(costs)}
 
 
@@ -529,6 +537,25 @@ def estimate(spec: RunSpec, known: dict[str, dict], measured: Calibration) -> Es
     return Estimate(seconds, cost["step_seconds"], cost["memory_mib"], size, source)
 
 
+def _reading(
+    spec: RunSpec, known: Mapping[str, dict], measured: Calibration, machine: Machine
+) -> Reading | None:
+    """Return what reading a run again takes on this machine's CPU; None where nothing tells.
+
+    A run's own costs tell it where runs compute on the CPU.
+    """
+    rows = _rows(spec)
+    if rows is None or machine.device != "cpu":
+        return None
+    validated = rows.get("validation", 0)
+    if (cost := known.get(cost_key(spec))) is not None:
+        scored = calibrate.scored_rows(spec, rows)
+        return Reading(max(0.0, cost["ready"]), cost["evaluate"] / max(scored, 1), validated)
+    if (cost := measured.classes.get(class_key(spec))) is not None:
+        return Reading(cost["ready_seconds"], cost["evaluate_row_seconds"], validated)
+    return None
+
+
 def _rows(spec: RunSpec) -> dict[str, int] | None:
     """Return the rows that a run trains and scores, by split; None if nobody knows them yet."""
     return calibrate.row_counts(spec.task, _folders(spec)["task"], spec)
@@ -546,14 +573,16 @@ def _timed_jobs(
     machine: Machine,
     estimates: dict[str, Estimate],
     checks: dict[str, float],
+    readings: Mapping[str, Reading | None],
 ) -> list[list[tuple[Room, float | None]]]:
     """Return what the jobs that are to do take, and their seconds, in waves.
 
-    A run with a warm start waits for the run that it starts from, so it is in the wave after it.
+    A run with a warm start waits for the run that it starts from, so it is in the wave after it,
+    and so is a job that reads a finished run.
     """
     cluster, own = read_cluster(), machine.run_room()
     depths = study.depths()
-    waves: list[list[tuple[Room, float | None]]] = [[] for _ in range(1 + max(depths.values()))]
+    waves: list[list[tuple[Room, float | None]]] = [[] for _ in range(2 + max(depths.values()))]
     for run in study.all_runs:
         if run.id in jobs.runs:
             need = cluster.needs("train", [run.spec.model.name], [run.spec.task.name], 1)
@@ -564,6 +593,13 @@ def _timed_jobs(
             need = cluster.needs("crosscheck", [spec.model.name], [spec.task.name], 1)
             took = Room(machine.threads, need.mem_mb), checks.get(spec.model.name)
             waves[0].append(took)
+    specs = {run.id: run.spec for run in study.all_runs}
+    for rule, names in jobs.beside.items():
+        for name in sorted(names):
+            tasks = [specs[one].task.name for one in study.chain(name)]
+            need = cluster.needs(rule, [specs[name].model.name], tasks, 1)
+            seconds = beside_seconds(rule, study, name, readings)
+            waves[depths[name] + 1].append((Room(machine.threads, need.mem_mb), seconds))
     return waves
 
 
@@ -582,7 +618,11 @@ def _answer(
         for run in study.all_runs
     }
     todo = [run for run in study.all_runs if run.id in jobs.runs]
-    waves = _timed_jobs(study, jobs, machine, estimates, measured.crosschecks)
+    readings = {
+        run.id: _reading(run.spec, known, measured, machine) if any(jobs.beside.values()) else None
+        for run in study.all_runs
+    }
+    waves = _timed_jobs(study, jobs, machine, estimates, measured.crosschecks, readings)
     timed = [[(need, s) for need, s in wave if s is not None] for wave in waves]
     untimed = sum(map(len, waves)) - sum(map(len, timed))
     all_timed = [job for wave in timed for job in wave]
@@ -610,7 +650,9 @@ def _answer(
         "wall_seconds": sum(schedule(part, machine.room) for part in timed),
         "jobs_without_estimate": untimed,
         "other_jobs": sum(
-            count for rule, count in jobs.rules.items() if rule not in ("train", "crosscheck")
+            count
+            for rule, count in jobs.rules.items()
+            if rule not in ("train", "crosscheck", *BESIDE)
         ),
         "memory_mib": sum(memory[:at_once]),
         "disk_bytes": sum(size for size in sizes if size is not None),
@@ -823,7 +865,8 @@ def sentences(answer: dict) -> list[str]:
     ]
     if answer["steps"]:
         lines.append(f"optimizer steps: {answer['steps']:,}")
-    timed = counts["to do"] + answer["jobs"].get("crosscheck", 0) - answer["jobs_without_estimate"]
+    priced = sum(answer["jobs"].get(rule, 0) for rule in ("crosscheck", *BESIDE))
+    timed = counts["to do"] + priced - answer["jobs_without_estimate"]
     if timed:
         lines.append(_time(answer))
         whose = "GPU memory" if answer["planned gpu"] else "memory"
@@ -831,7 +874,9 @@ def sentences(answer: dict) -> list[str]:
     if timed and not answer["planned gpu"]:
         lines[-1] += f"; disk: {naturalsize(answer['disk_bytes'])} of runs"
     if answer["jobs_without_estimate"]:
-        lines.append(f"no estimate for {answer['jobs_without_estimate']} runs and cross-checks")
+        beside = " and jobs that read runs" if any(map(answer["jobs"].get, BESIDE)) else ""
+        what = f"runs{',' if beside else ' and'} cross-checks{beside}"
+        lines.append(f"no estimate for {answer['jobs_without_estimate']} {what}")
     known = [row for row in answer["power"] if row["chance"] is not None]
     if unknown := len(answer["power"]) - len(known):
         have = "1 published number has" if unknown == 1 else f"{unknown} published numbers have"
