@@ -6,11 +6,13 @@ cost on this machine's CPU.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from loraudit.studies.study import Study
 
-BESIDE = ("forgetting", "language_loss")
+Beside = Literal["forgetting", "language_loss"]
+
+BESIDE: tuple[Beside, ...] = get_args(Beside)
 """The rules of these jobs, each with one job for a run."""
 
 HEADED = 1.5
@@ -27,7 +29,7 @@ class Reading(NamedTuple):
 
 
 def beside_seconds(
-    rule: str, study: Study, run: str, readings: Mapping[str, Reading | None]
+    rule: Beside, study: Study, run: str, readings: Mapping[str, Reading | None]
 ) -> float | None:
     """Return the seconds of a job beside a run; None where a run of its chain has no reading.
 

@@ -60,7 +60,7 @@ from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
 from loraudit.tools import calibrate
 from loraudit.tools.all_targets import all_targets
-from loraudit.tools.beside import BESIDE, Reading, beside_seconds
+from loraudit.tools.beside import BESIDE, Beside, Reading, beside_seconds
 from loraudit.tools.gpu_speeds import START_SECONDS, read_speeds, speed
 from loraudit.tools.room import Room, schedule
 
@@ -90,7 +90,7 @@ class Jobs(NamedTuple):
     rules: dict[str, int]
     runs: set[str]
     cells: set[str]
-    beside: Mapping[str, set[str]] = {}
+    beside: Mapping[Beside, set[str]] = {}
 
 
 class Machine(NamedTuple):
