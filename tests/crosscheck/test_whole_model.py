@@ -72,6 +72,62 @@ def test_twins_agree_when_they_start_from_the_error(change, dtype):
     assert not [row for row in rows if not row["ok"]]
 
 
+BF16_CHECKS = {"outputs", "gradients", "merged outputs", "merged weights", "merged equals unmerged"}
+FAST = changed(SPEC, precision="bf16", learning_rate=0.1)
+"""A run in bf16 whose updates are soon as large as the weights, so that a wrong one shows."""
+
+
+def in_bf16(spec=FAST, family: str = "bert") -> dict[str, dict]:
+    """Return the rows of the comparison in bf16: {check: row}."""
+    rows = compare(tiny_model(family), spec, batches(), "float32")
+    return {row["check"]: row for row in rows if row["dtype"] == "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"targets": ("q", "k", "v", "o", "up", "down"), "lora_dropout": 0.1},
+        {"compute": "plain"},
+        {"head": "frozen"},
+    ],
+)
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_the_twins_of_a_run_in_bf16_agree_in_bf16_and_merged(family, change):
+    rows = in_bf16(changed(FAST, model=tiny_entry(family), **change), family)
+    assert set(rows) == BF16_CHECKS
+    assert not [row for row in rows.values() if not row["ok"]]
+
+
+def test_a_merge_that_is_wrong_only_into_bf16_fails(monkeypatch):
+    good = LoRALinear.merge
+
+    def careless(layer):
+        scaling = layer.scaling
+        if layer.base.weight.dtype == torch.bfloat16:
+            layer.scaling = 1.0
+        good(layer)
+        layer.scaling = scaling
+
+    monkeypatch.setattr(LoRALinear, "merge", careless)
+    wrong = {check for check, row in in_bf16().items() if not row["ok"]}
+    assert wrong >= {"merged weights"} and not wrong & {"outputs", "gradients"}
+
+
+def test_an_adapter_that_is_lost_only_in_bf16_fails(monkeypatch):
+    good = whole_model.hold_frozen
+
+    def careless(model, *rest):
+        good(model, *rest)
+        for layer in inject.lora_layers(model).values():  # ours: PEFT's twin has none
+            layer.lora_B.data.zero_()
+
+    monkeypatch.setattr(whole_model, "hold_frozen", careless)
+    assert {check for check, row in in_bf16().items() if not row["ok"]} >= BF16_CHECKS - {
+        "merged equals unmerged"
+    }
+
+
 def quantised(bits: int, **changes):
     fields = {"base_bits": bits, "base_group": 16, "targets": ("o", "up"), "learning_rate": 1e-2}
     return make_spec(**fields, **changes)

@@ -237,9 +237,8 @@ def test_merging_changes_no_output(base):
         assert (adapted(**batch).logits - apart).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("dtype", whole_model.TOLERANCE)
-def test_the_cross_check_holds_on_the_gpu(dtype, base, folders):
-    """In float32 as in float64: TF32 is off unless the spec asks for it."""
+def cross_checked(base, folders, dtype: str, **changes) -> list[dict]:
+    """Return the cross-check's rows on batches that are on the GPU."""
     model, spec, _ = base
     torch.set_float32_matmul_precision("highest")
     tokens = folders / "tokens-128"
@@ -250,9 +249,22 @@ def test_the_cross_check_holds_on_the_gpu(dtype, base, folders):
         batch = collate(examples, index, spec, pad_id(tokens))
         batch["labels"] = torch.as_tensor(examples.labels[index])
         batches.append({name: tensor.to("cuda") for name, tensor in batch.items()})
-    rows = whole_model.compare(copy.deepcopy(model), spec, batches, dtype)
+    return whole_model.compare(copy.deepcopy(model), changed(spec, **changes), batches, dtype)
+
+
+@pytest.mark.parametrize("dtype", whole_model.TOLERANCE)
+def test_the_cross_check_holds_on_the_gpu(dtype, base, folders):
+    """In float32 as in float64: TF32 is off unless the spec asks for it."""
+    rows = cross_checked(base, folders, dtype)
     assert [row for row in rows if not row["ok"]] == []
     assert len(rows) > 8
+
+
+def test_the_cross_check_holds_in_bf16_on_the_gpu(base, folders):
+    rows = cross_checked(base, folders, "float32", precision="bf16")
+    assert [row for row in rows if not row["ok"]] == []
+    in_bf16 = {row["check"] for row in rows if row["dtype"] == "bfloat16"}
+    assert {"outputs", "gradients", "merged outputs", "merged weights"} <= in_bf16
 
 
 @pytest.mark.parametrize("runs", [1, 2])

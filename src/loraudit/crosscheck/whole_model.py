@@ -10,10 +10,11 @@ step every trainable tensor is compared. After training, when B is no longer zer
     - two adapters that are switched on one base
     - the run's fast path with the plain layers on the whole model
 
-All of this is done in float64 and in float32. Then each shape of the adapted layers is compared
-alone, with loralib too (single_layer.py). On a quantised base (in float64 its same integers are
-unpacked to float64) nothing can be merged, so the check is that merging is refused; the layers
-compared alone are unquantised ones of the same shapes.
+All of this is done in float64 and in float32. If the run computes in bf16, the trained twins do so
+at the end, and outputs, gradients and the merged models are compared once more. Then each shape of
+the adapted layers is compared alone, with loralib too (single_layer.py). On a quantised base (in
+float64 its same integers are unpacked to float64) nothing can be merged, so the check is that
+merging is refused; the layers compared alone are unquantised ones of the same shapes.
 
 The models that are compared share the frozen tensors of an unquantised base, so that memory holds
 these once in the checked dtype and not once for each model. A check makes sure that nothing has
@@ -28,11 +29,12 @@ from pathlib import Path
 import numpy as np
 import peft
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from loraudit.adapters import inject, peft_folder, peft_twin
-from loraudit.adapters.base_layers import in_head, linear_sizes, targets_of
+from loraudit.adapters.base_layers import hold_frozen, in_head, linear_sizes, targets_of
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.fast_base import fast_base
 from loraudit.adapters.parts import fold, layouts_of
@@ -66,6 +68,12 @@ times as much in float64 and 10 times in float32, since AdamW divides by the roo
 gradient and so magnifies the rounding of small ones. "exact" is for names and initial values, which
 no arithmetic changes. "read" is for adapters that PEFT loads on a quantised base: it holds them in
 float32 (a rounding of 6e-8), whatever the base's dtype."""
+
+BF16_TOLERANCE = 0.1
+"""The largest difference allowed between twins in bfloat16, some 25 of its roundings (4e-3).
+
+Outputs are taken relative to the larger of 1 and the largest output. Gradients and merged weights,
+most of which are far below 1, are taken relative to the largest of them."""
 
 Tensors = dict[str, torch.Tensor]
 Copy = Callable[[nn.Module], nn.Module]
@@ -154,6 +162,8 @@ def compare(base: nn.Module, spec: RunSpec, batches: list[Tensors], dtype: str) 
             check("base unchanged", _moved(whole, original), "exact")
             for name, difference in _merging(ours, twin, original, probe).items():
                 check(name, difference, "close")
+        if spec.precision == "bf16" and dtype == "float32":
+            rows += _bf16_rows(ours, twin, spec, probe)
     return rows
 
 
@@ -215,6 +225,50 @@ def _merging(
         "unmerged weights": max(left),
         "unmerged again": (logits(ours, probe) - unmerged).abs().max().item(),
     }
+
+
+def _bf16_rows(ours: nn.Module, twin: nn.Module, spec: RunSpec, probe: Tensors) -> list[dict]:
+    """Compare the trained twins in bf16, in which they are left merged; returns `compare`'s rows.
+
+    Runs in bf16 have no quantised base.
+    """
+    twin.unmerge_adapter()
+    left, right = (_in_bf16(model, spec, probe) for model in (ours, twin))
+    gaps = {name: _relative(left[name], right[name], name.endswith("outputs")) for name in left}
+    gaps["merged equals unmerged"] = _relative(left["merged outputs"], left["outputs"], True)
+    facts = {"against": "PEFT", "dtype": "bfloat16"}
+    return [
+        {"check": name, **facts, "difference": gap, "tolerance": BF16_TOLERANCE,
+         "ok": bool(gap <= BF16_TOLERANCE)}
+        for name, gap in gaps.items()
+    ]  # fmt: skip
+
+
+def _in_bf16(model: nn.Module, spec: RunSpec, probe: Tensors) -> dict[str, Tensors]:
+    """Return what a twin computes in bf16 as a run does, apart and merged: {check: tensors}.
+
+    As in a run, the frozen linear layers are held in bfloat16 and Accelerate's autocast computes.
+    There is no dropout: PEFT drops entries of x in float32, and a GPU then draws another mask.
+    """
+    hold_frozen(model, spec.model.head, torch.bfloat16)
+    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+    model.forward = convert_outputs_to_fp32(autocast(model.forward))
+    gradient = gradients(model, probe, dropout=False)
+    found = {"outputs": {"": logits(model, probe)}, "gradients": gradient}
+    if isinstance(model, peft.PeftModel):
+        model.merge_adapter()
+    else:
+        inject.merge(model)
+    return found | {
+        "merged outputs": {"": logits(model, probe)},
+        "merged weights": base_weights(model),
+    }
+
+
+def _relative(left: Tensors, right: Tensors, at_least_one: bool) -> float:
+    """Return the largest difference divided by the largest value, or by 1 if that is to be more."""
+    largest = max(tensor.abs().max().item() for tensor in right.values())
+    return _largest(left, right) / (max(1.0, largest) if at_least_one else largest)
 
 
 def _merged_anyway(ours: nn.Module) -> float:
