@@ -48,6 +48,10 @@ Made by `make bench` and `make showcase STUDY=bench`. `speed.md` sets them besid
 ([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from. They were
 measured on two cores of a virtual machine in several calls, at times beside other work: ratios are
 of interleaved rounds.
+
+Made apart, on the same machine: `fused.csv` (`python benchmarks/fused.py`) and `job_memory.csv`
+(`python benchmarks/memory.py`). Made on GPUs, which they name: `gpu.csv` and `gpu_workspace.csv`
+(`make bench-gpu`), `gpu_tests.csv` (`make test-gpu`).
 """
 
 HIDDEN = """
@@ -57,16 +61,24 @@ The folder of the GLUE copy is written as `glue` in these files; the records' `s
 
 
 def copy(
-    source: Path, patterns: tuple[str, ...], out: Path, note: str = "", hidden: str | None = None
+    source: Path,
+    patterns: tuple[str, ...],
+    out: Path,
+    note: str = "",
+    hidden: str | None = None,
+    keep: bool = False,
 ) -> None:
     """Copy the files that match into a folder, whole or not at all.
 
-    `hidden` is a path of this machine that is written as "glue" in every text file.
+    `hidden` is a path of this machine that is written as "glue" in every text file. With `keep`,
+    other files of the folder stay.
     """
     files = [file for pattern in patterns for file in sorted(source.glob(pattern))]
     if not files:
         raise UserError(f"nothing to copy in {source}: run the study first")
     with folder_atomic(out) as folder:
+        if keep and out.is_dir():
+            shutil.copytree(out, folder, dirs_exist_ok=True)
         for file in files:
             shutil.copyfile(file, folder / file.name)
             if hidden and file.suffix != ".png":
@@ -99,8 +111,9 @@ def main() -> None:
     note = BENCH_NOTE if name == BENCH else study_note(name, arguments.command, records)
     note += HIDDEN if arguments.glue else ""
     patterns = ("*.*",) if name == BENCH else COPIED
-    copy(results / name, patterns, results / "committed" / name, note, arguments.glue)
-    copy(figures / name, ("*.*",), figures / "committed" / name, hidden=arguments.glue)
+    keep = name == BENCH  # what was measured on a GPU is not made here
+    copy(results / name, patterns, results / "committed" / name, note, arguments.glue, keep)
+    copy(figures / name, ("*.*",), figures / "committed" / name, "", arguments.glue, keep)
     if name != BENCH:
         copy(results / "published", PUBLISHED, results / "committed" / "published")
         copy(figures / "published", ("*.*",), figures / "committed" / "published")

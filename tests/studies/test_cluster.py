@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 
 from loraudit.base.errors import UserError
-from loraudit.studies.cluster import node_request, read_cluster
+from loraudit.studies.cluster import ClusterFile, node_request, read_cluster
 
 TABLE = """
 jobs: {train: {minutes: 10, mem_mb: 1000}}
@@ -117,3 +118,25 @@ def test_a_run_asks_slurm_for_its_nodes_and_for_its_gpus_on_each(launch, asked):
     several = places if launch != "two_nodes" else (*places, "--ntasks=")
     assert {option for option in options if option.startswith(several)} == asked
     assert "--signal=TERM@90" in options
+
+
+MEASURED = Path("results/committed/bench/job_memory.csv")
+MARGIN = 1.25
+"""How many times the measured peak a job asks for; the rest is for Snakemake beside it."""
+
+
+def shipped_table_with_its_example() -> ClusterFile:
+    """Read config/cluster.yaml with the line for RoBERTa-large, which is a comment there."""
+    text = Path("config/cluster.yaml").read_text().replace("  # roberta-large:", "  roberta-large:")
+    return ClusterFile(**yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "row", [*pd.read_csv(MEASURED).itertuples()], ids=lambda row: str(row.case)
+)
+def test_a_job_asks_for_a_quarter_more_memory_than_it_was_measured_to_take(row):
+    """A run on rows of more than 128 tokens gets it at its last attempt only."""
+    job = "crosscheck" if row.job == "layers" else row.job
+    attempt = 3 if job == "train" and row.tokens > 128 else 1
+    need = shipped_table_with_its_example().needs(job, [row.model], ["mrpc"], attempt)
+    assert need.mem_mb >= MARGIN * row.peak_mib * 2**20 / 1e6
