@@ -224,7 +224,18 @@ def test_the_readmes_first_finding_is_what_the_verdicts_are():
     counts = verdicts.value_counts().to_dict()
     assert counts == {"not reproduced": 1, "different, by how much is open": 2}
     finding = "None of three: one differs by more than the margin, two by how much is open"
-    assert finding in " ".join(README.split())
+    said = " ".join(README.split())
+    assert "A course poster, not loraudit, trained LoRA" in said
+    assert finding in said
+
+
+def test_the_readme_says_how_far_the_open_intervals_reach_into_the_margin():
+    rows = pd.read_csv(COMMITTED / "published/verdicts.csv").set_index("task")
+    is_open = rows[rows.verdict == "different, by how much is open"]
+    assert is_open.index.tolist() == ["sst2", "mrpc"]
+    assert (is_open.high > -is_open.margin).all()
+    ends = [f"{100 * high:.2f}" for high in is_open.high]
+    assert f"reach into the margin, to {ends[0]} and {ends[1]} points" in " ".join(README.split())
 
 
 def test_the_picture_of_a_report_is_of_the_committed_page():
