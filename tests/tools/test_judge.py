@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from loraudit.report.judged import FILES
 from loraudit.studies.reference import select
 from loraudit.studies.score_files import legal_names
 from loraudit.tools.cli import app
-from loraudit.tools.judge import read
+from loraudit.tools.judge import called, read
 
 HEAD = "task,model,method,rank,targets,seed,metric,score,epoch_choice"
 ROWS = [f"mrpc,roberta-base,lora,8,q+v,{seed},accuracy,{89 + seed / 2},best" for seed in range(4)]
@@ -80,6 +81,18 @@ def test_the_page_is_whole_and_says_the_verdicts(table, tmp_path):
     assert 'src="http' not in page
     again = call(table, "--against", "hu2022.table2", "--out", out, "--json")
     assert json.loads(again.stdout)["rows"][0]["task"] == "mrpc"
+
+
+def test_the_folder_is_called_as_the_file_without_its_ending(table, tmp_path, monkeypatch):
+    """A folder called results.csv was taken for a table."""
+    monkeypatch.chdir(tmp_path)
+    result = call("results.csv", "--against", "hu2022.table2")
+    assert result.exit_code == 0, result.stderr
+    assert sorted(path.name for path in Path("judged/results").iterdir()) == sorted(FILES)
+    Path("runs.v2").mkdir()
+    assert called([Path("runs.v2")], short=True) == "runs.v2"  # a folder's name has no ending
+    assert called([table, Path("runs.v2")], short=True) == "results and 1 more"
+    assert called([table]) == "results.csv"
 
 
 def test_nothing_is_written_where_nothing_can_be_said(table, tmp_path):

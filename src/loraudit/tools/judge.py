@@ -64,13 +64,19 @@ def judge(asked: Asked) -> tuple[pd.DataFrame, Path]:
     name = called(asked.files)
     protocol = (asked.protocol,) if asked.protocol else ()
     ours = as_published(read(asked.files, asked.given, legal_names(theirs)), name, protocol)
-    out = asked.out or Path("judged") / name
+    out = asked.out or Path("judged") / called(asked.files, short=True)
     return write_judged(ours, theirs, asked.margin, asked.reading, out, _command(asked)), out
 
 
-def called(files: Sequence[Path]) -> str:
-    """Name the scores: the file's or folder's name, and how many more there are."""
-    name = files[0].resolve().name
+def called(files: Sequence[Path], short: bool = False) -> str:
+    """Name the scores: the file's or folder's name, and how many more there are.
+
+    Args:
+        files: as they are given.
+        short: leave out what a file's name says of its kind: "results" of results.csv.
+    """
+    first = files[0].resolve()
+    name = first.stem if short and first.is_file() else first.name
     return name if len(files) == 1 else f"{name} and {len(files) - 1} more"
 
 
