@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -9,13 +10,14 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+import rocrate
 from rocrate.rocrate import ROCrate
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import sha256
 from loraudit.studies.record import read_record
 from loraudit.tools.bundle import RUN_FILES, bundle
-from loraudit.tools.crate_verdicts import PROFILE, read_graph, verdicts_of
+from loraudit.tools.crate_verdicts import PROFILE, SCHEMA, read_graph, verdicts_of
 
 STUDY = Path("results/small")
 
@@ -78,6 +80,38 @@ def test_it_follows_the_profile_of_process_runs(project, tmp_path):
     made = {unquote(one.id) for one in action["result"]}
     assert f"{STUDY}/tables/claims.csv" in made
     assert all((tmp_path / "crate" / name).is_file() for name in made)
+
+
+VALIDATOR = shutil.which("rocrate-validator")
+
+
+def missing_in(crate: Path, work: Path) -> list[str]:
+    """Return what rocrate-validator finds missing of all that the profile requires, offline."""
+    script = Path(VALIDATOR or "").read_text().splitlines()[0].removeprefix("#!")
+    context = Path(rocrate.__file__).parent / "data/ro-crate.jsonld"
+    warm = Path(__file__).parents[1] / "crate_context.py"
+    subprocess.run([script, warm, work / "cache", context], check=True)
+    command = [VALIDATOR, "--no-interactive", "validate", "--offline", "--no-paging"]
+    command += ["--cache-path", work / "cache", "--profile-identifier", "process-run-crate"]
+    command += ["--requirement-severity", "required"]
+    command += ["--output-format", "json", "--output-file", work / "found.json", crate]
+    subprocess.run(command, check=False, capture_output=True)
+    found = json.loads((work / "found.json").read_text())
+    return [one["message"] for one in found["issues"]] + ["failed"] * (not found["passed"])
+
+
+@pytest.mark.skipif(
+    VALIDATOR is None,
+    reason="no rocrate-validator on PATH; it needs rich < 14, so that requirements.lock can't have "
+    "it: pipx install roc-validator==0.13.0",
+)
+def test_the_validator_of_the_profile_misses_nothing(project, tmp_path):
+    bundle("small", tmp_path / "small.zip")
+    opened(tmp_path / "small.zip", tmp_path / "crate")
+    assert missing_in(tmp_path / "crate", tmp_path) == []
+    metadata = tmp_path / "crate/ro-crate-metadata.json"
+    metadata.write_text(metadata.read_text().replace(PROFILE, f"{SCHEMA}Thing"))
+    assert missing_in(tmp_path / "crate", tmp_path) != []  # it does look
 
 
 def test_every_reference_in_it_leads_to_an_entity(project, tmp_path):
