@@ -128,6 +128,7 @@ def test_a_launch_file_that_does_not_fit_is_refused_before_anything_starts(study
     assert "can't be shared by 3 processes (legal: 1, 2, 4, 8" in said
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_as_a_module_with_a_prefix_all_files_are_below_it(study):
     """The whole study by real programs. Keys that the module's config leaves out are as shipped."""

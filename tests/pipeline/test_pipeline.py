@@ -409,6 +409,7 @@ def test_a_changed_field_reruns_the_runs_that_have_it(done, project):
     assert trained == ["train words tiny full seed 0", "train words tiny head seed 0"]
 
 
+@pytest.mark.long
 def test_a_deleted_run_is_redone_with_what_depends_on_it(done, project):
     folder = done / "runs/words/tiny/head/s0"
     before = (folder / "predictions.parquet").read_bytes()
@@ -510,8 +511,14 @@ runpy.run_path("scripts/train.py", run_name="__main__")
     "changes",
     [
         {"method": "lora"},
-        {"method": "alora", "alora": ALoRASettings(rows=16, first=0.5, between=0.5)},
-        {"method": "adalora", "adalora": AdaLoRASettings(deltaT=2), "init": None},
+        pytest.param(
+            {"method": "alora", "alora": ALoRASettings(rows=16, first=0.5, between=0.5)},
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            {"method": "adalora", "adalora": AdaLoRASettings(deltaT=2), "init": None},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=lambda changes: changes["method"],
 )

@@ -26,7 +26,7 @@ from tiny_project import (
     snakemake,
 )
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.long]
 
 CONFIG = "study=faulty checkpoint_minutes=0"
 STUDY = """

@@ -100,6 +100,7 @@ def run_process(tiny, out, spec, program=None) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux's /proc")
 def test_too_little_memory_names_batch_and_length(tiny, tmp_path):
     out = tmp_path / "run"

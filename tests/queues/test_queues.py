@@ -198,6 +198,7 @@ def test_jobs_that_end_badly_are_submitted_again_with_more_time(profile, gpu, pr
         assert all(gpu in " ".join(job["words"]) + " " for job in tries)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.pipeline
 @plugin("cluster-generic")

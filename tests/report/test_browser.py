@@ -26,7 +26,14 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-COMMITTED = sorted(Path("results/committed").glob("*/report.html"))
+COMMITTED = [
+    pytest.param(
+        path,
+        id=path.parent.name,
+        marks=[] if path.parent.name in ("quickstart", "published") else [pytest.mark.long],
+    )
+    for path in sorted(Path("results/committed").glob("*/report.html"))
+]
 SIZES = [(1440, 900), (390, 844)]
 SCHEMES = ["light", "dark"]
 
@@ -140,7 +147,7 @@ def test_it_opens_alone_and_can_be_read(file, opened, size, scheme):
     assert set(tab.eval_on_selector_all(".plot img", filters)) == {turned[scheme]}
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", COMMITTED)
 @pytest.mark.parametrize(("size", "scheme"), VIEWS)
 def test_committed_reports_can_be_read(path, opened, size, scheme):
     check_view(opened(path, size, scheme))

@@ -39,6 +39,7 @@ def save_all(folder: str) -> None:
         save(draw(rows()), rows(), Path(folder) / name)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_equal_data_give_equal_bytes_in_any_process(tmp_path):
     """Whatever the hash seed and a matplotlibrc of the user's."""

@@ -202,6 +202,7 @@ def left_alone(tiny, tmp_path_factory):
     return bits(out)
 
 
+@pytest.mark.long
 def test_kill_9_at_a_random_step_changes_no_bit(left_alone, tiny, tmp_path):
     """Killed twice on the way; compared with a process that was left alone."""
     killed, reached = tmp_path / "run", 0
@@ -282,6 +283,7 @@ def waiting(process: subprocess.Popen) -> None:
     raise AssertionError("it did not wait")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_second_process_waits_and_keeps_the_result_or_goes_on(killed, left_alone, tiny, tmp_path):
     """The first is killed or completes the run; in neither case is anything trained twice."""

@@ -107,6 +107,7 @@ def test_accumulation_keeps_the_global_batch(reference, tiny, tmp_path):
     assert np.abs(logits(predictions[0]) - logits(predictions[1])).max() < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.shapes_unchecked  # the compiler can't follow the check
 def test_every_way_to_compute_gives_the_same_predictions(tiny, tmp_path, monkeypatch):
     """Compiled without a code generator (which takes a minute): the graph is what is tested."""
