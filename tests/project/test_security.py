@@ -110,7 +110,7 @@ def test_every_shell_command_of_a_rule_quotes_what_it_is_given():
     plain = {"params.code", "resources.threads_per_process", "wildcards.length", "wildcards.figure"}
     plain |= {"resources.checkpoint", "resources.runs_per_gpu"}
     for path in [*Path("workflow/rules").glob("*.smk")]:
-        for block in re.findall(r"^    shell:\n((?:        .*\n)+)", path.read_text(), re.M):
+        for block in re.findall(r"^ +shell:\n((?:        .*\n)+)", path.read_text(), re.M):
             for name, quoted in re.findall(r"\{([\w.]+)(:q)?\}", block):
                 assert quoted or name in plain, f"{path}: {name}"
 

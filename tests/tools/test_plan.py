@@ -47,6 +47,16 @@ def test_the_dry_run_is_read():
     assert found == {rule: {"words/tiny/lora-r2-q+v/s1"} for rule in BESIDE}
 
 
+def test_the_dry_run_names_the_runs_of_packs():
+    names = [["t/m/lora/s0", "t/m/lora/s1"], ["t/m/lora/s2", "t/m/lora/s3"]]
+    lines = [
+        json.dumps({"rule": f"train_packed_{number}", "wildcards": {}, "runs": runs})
+        for number, runs in enumerate(names)
+    ]
+    jobs = plan.parse_jobs("\n".join(lines))
+    assert jobs.rules == {"train_packed": 2} and jobs.runs == {*names[0], *names[1]}
+
+
 def test_a_dry_run_names_every_run_of_a_study_that_is_not_there(project):
     root = Path(__file__).parents[2]
     shutil.copyfile(root / "Snakefile", "Snakefile")

@@ -26,7 +26,8 @@ from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.launcher import idle_gpus, launch_file, local_limits, read_launcher
 from loraudit.studies.launcher import require_fit
-from loraudit.studies.paths import configuration, tokens_folder
+from loraudit.studies.packs import pack_note, packed_code, require_packs
+from loraudit.studies.paths import configuration, tokens_folder, training_log
 from loraudit.studies.spec import digest
 from loraudit.studies.study_file import Config
 from loraudit.studies.training_code import training_code
@@ -64,6 +65,7 @@ try:
     LAUNCH = launch_file(config["launch"])
     LAUNCHER = read_launcher(LAUNCH)
     require_fit(STUDY.all_runs, config["launch"], LAUNCHER)
+    PACKS = require_packs(STUDY.all_runs, config["runs_per_batch"], LAUNCHER["num_processes"])
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -84,7 +86,7 @@ EARLY_TABLES = early_tables()
 LATE_TABLES = late_tables()
 DEFAULTS = configuration()
 # The keys that decide what the study is, without those that say how its runs are launched.
-HOW = {"launch", "threads", "runs_per_gpu", "checkpoint_minutes"}
+HOW = {"launch", "threads", "runs_per_gpu", "runs_per_batch", "checkpoint_minutes"}
 CHOICES = Config(**config).model_dump(exclude=HOW)
 SWITCHES = " ".join(  # what to write after --config to get this study; the report shows it
     shlex.quote(f"{key}={value}")
@@ -98,6 +100,8 @@ if workflow.is_main_process:  # each job parses this file again and need not rep
     logger.info(f"study {STUDY.name}: {STUDY.describe()}")
     for sentence in advice(STUDY):
         logger.info(f"note: {sentence}")
+    if PACKS:
+        logger.info(f"note: {pack_note(PACKS, len(STUDY.all_runs))}")
 PROCESSES = LAUNCHER["num_processes"]
 NODES = LAUNCHER["num_machines"]
 ENVIRONMENT = "../envs/loraudit.yaml"
@@ -159,6 +163,12 @@ def trial_records(wildcards):
     return [f"{RESULTS}/runs/{run}/record.json" for run in tuned.runs] if tuned else []
 
 
+def trials_of_pack(pack):
+    """Return the records of the runs that try values for the runs of a pack."""
+    runs = [run for member in pack if member.spec.tuned for run in member.spec.tuned.runs]
+    return [f"{RESULTS}/runs/{run}/record.json" for run in dict.fromkeys(runs)]
+
+
 def cell_spec(wildcards):
     """Return the spec behind results/<study>/crosscheck/<task>/<model>/<variant>.json."""
     return CELLS[f"{wildcards.task}/{wildcards.model}/{wildcards.variant}"]
@@ -178,6 +188,22 @@ def needs(job):
         "htcondor_request_mem_mb": lambda wildcards, attempt: (
             _needs(job, wildcards, attempt).mem_mb
         ),
+    }
+
+
+def pack_needs(pack):
+    """Return a pack's time limit and memory, as `needs` does: those of its runs together."""
+
+    def need(attempt):
+        spec = pack[0].spec
+        one = CLUSTER.needs("train", [spec.model.name], [spec.task.name], attempt)
+        return min(one.minutes * len(pack), CLUSTER.most_minutes), one.mem_mb * len(pack)
+
+    return {
+        "runtime": lambda wildcards, attempt: need(attempt)[0],
+        "mem_mb": lambda wildcards, attempt: need(attempt)[1],
+        "allowed_execute_duration": lambda wildcards, attempt: 60 * need(attempt)[0],
+        "htcondor_request_mem_mb": lambda wildcards, attempt: need(attempt)[1],
     }
 
 

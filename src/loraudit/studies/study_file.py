@@ -171,4 +171,5 @@ class Config(Frozen):
     launch: str = "cpu"
     threads: Annotated[int, Field(ge=1)] = 1
     runs_per_gpu: Annotated[int, Field(ge=1)] = 1
+    runs_per_batch: Annotated[int, Field(ge=1)] = 1
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10

@@ -1,4 +1,6 @@
-"""A dry run of Snakemake that prints each of its jobs as a line of JSON: rule and wildcards.
+"""A dry run of Snakemake that prints each of its jobs as a line of JSON.
+
+A line has the job's rule, its wildcards, and the names of the runs whose records it writes.
 
 `python -m loraudit.tools.dry_run OPTIONS` takes Snakemake's options. A logger plugin, the interface
 at which Snakemake hands out what it says as data, prints the jobs on stdout and errors on stderr,
@@ -16,6 +18,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 NAME = "loraudit-jobs"
+RECORD = "/record.json"
 
 
 class LogHandler(LogHandlerBase):
@@ -26,7 +29,10 @@ class LogHandler(LogHandlerBase):
         if getattr(record, "event", None) == LogEvent.JOB_INFO:
             fields = vars(record)
             wildcards = dict(fields["wildcards"] or {})
-            print(json.dumps({"rule": fields["rule_name"], "wildcards": wildcards}))
+            records = [str(path) for path in fields["output"] or [] if path.endswith(RECORD)]
+            runs = [path.removesuffix(RECORD).partition("/runs/")[2] for path in records]
+            job = {"rule": fields["rule_name"], "wildcards": wildcards, "runs": runs}
+            print(json.dumps(job))
         elif record.levelno >= logging.ERROR:
             print(record.getMessage(), file=sys.stderr)
 

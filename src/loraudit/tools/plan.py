@@ -77,6 +77,15 @@ FREE = (
 BUSY = 0.5
 """Load per CPU above which the plan notes that other work ran beside the measurements."""
 
+PACKED = "train_packed"
+"""How the names of the rules begin that train packs of runs, one for each pack."""
+
+UNTIMED = (
+    "runs_per_batch: what packing saves is not measured; the runs of a pack are counted as if each "
+    "were trained alone"
+)
+"""The note of a plan with packs."""
+
 PREDICTION_BYTES = 40
 """The most that a row of predictions.parquet takes: row, label, prediction and logits."""
 
@@ -264,6 +273,9 @@ def parse_jobs(lines: str) -> Jobs:
             seed = [f"s{wildcards.pop('seed')}"] if "seed" in wildcards else []
             parts = [wildcards[name] for name in ("task", "model", "variant")]
             names[job["rule"]].add("/".join(parts + seed))
+        elif job["rule"].startswith(PACKED):
+            names["train"].update(job["runs"])
+            job["rule"] = PACKED
     counts = Counter(job["rule"] for job in jobs if job["rule"] not in TARGETS)
     beside = {rule: names[rule] for rule in BESIDE}
     return Jobs(dict(counts), names["train"], names["crosscheck"], beside)
@@ -295,7 +307,8 @@ def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
             continue
         record = read_json(folder / "record.json")
         whole = record["train"].get("diverged") is None  # what diverged ended early
-        if whole and _same_machine(record["environment"], machine):
+        alone = "packed" not in record["environment"]  # a pack's time is no run's own
+        if whole and alone and _same_machine(record["environment"], machine):
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             train = record["train"]
             memory = train["peak_memory_mib"], train["peak_device_memory_mib"]
@@ -652,7 +665,7 @@ def _answer(
         "other_jobs": sum(
             count
             for rule, count in jobs.rules.items()
-            if rule not in ("train", "crosscheck", *BESIDE)
+            if rule not in ("train", PACKED, "crosscheck", *BESIDE)
         ),
         "memory_mib": sum(memory[:at_once]),
         "disk_bytes": sum(size for size in sizes if size is not None),
@@ -660,6 +673,7 @@ def _answer(
         "launch_seconds": measured.launch_seconds,
         "notes": [
             *measured.notes,
+            *([UNTIMED] if PACKED in jobs.rules else []),
             *(idle_gpus(machine.profile()) if speeds is None else _assumed()),
             *_unknown_sizes(todo),
             *advice(study),

@@ -29,6 +29,7 @@ from loraudit.studies.entries import FolderSource, HubSource, range_sizes
 from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.expand import load_configured
 from loraudit.studies.names import score_name
+from loraudit.studies.packs import packed_code
 from loraudit.studies.record import RunRecord, load_record, run_files, seal
 from loraudit.studies.scores import goodness
 from loraudit.studies.spec import CHOSEN_ON, digest
@@ -241,8 +242,15 @@ def _check_code(case: Case) -> Findings:
         yield case.note("record.json", "the code that made it is not recorded: may be stale")
     elif not shipped(SCRIPT).is_file():
         yield case.note("record.json", f"no {SCRIPT} here to compare its code with")
-    elif said != training_code(case.record.spec.method):
+    elif said != _code_of_today(case.record):
         yield case.problem("record.json", "stale: made by other code than today's")
+
+
+def _code_of_today(record: RunRecord) -> str:
+    """Return the digest of what would train a run today, alone or in a pack as it was."""
+    if "packed" in record.environment:
+        return packed_code()
+    return training_code(record.spec.method)
 
 
 def _check_evidence(case: Case) -> Findings:
