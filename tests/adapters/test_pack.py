@@ -30,7 +30,7 @@ def packed(kind: str, all_targets, **fields):
         spec = make_spec(model=entry, targets=targets, rank=rank, alpha=3.0, seed=rank, **fields)
         model = apply(copy_sharing(base, entry.head), spec)
         torch.manual_seed(rank)
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 nn.init.normal_(parameter, std=MILD)
         models.append(model)
@@ -63,9 +63,7 @@ def test_values_and_gradients_are_those_of_the_runs_alone(kind, compute, batch):
 
 def test_the_frozen_weights_are_held_once():
     _, models, _ = packed("bert", KINDS["bert"])
-    first, second = (
-        {id(p) for p in model.parameters() if not p.requires_grad} for model in models
-    )
+    first, second = ({id(p) for p in model.parameters() if not p.requires_grad} for model in models)
     assert first == second
     trained = [{id(p) for p in model.parameters() if p.requires_grad} for model in models]
     assert not trained[0] & trained[1]
@@ -85,7 +83,7 @@ def test_a_layer_that_shares_products_among_rows_is_refused(batch):
     pack, _, _ = packed("deberta-v2", [("q", "v"), ("q",)])
     pack.pull()
     both = {name: torch.cat([values, values]) for name, values in batch.items()}
-    with pytest.raises(UserError, match="query_proj.*can't be trained together"):
+    with pytest.raises(UserError, match=r"query_proj.*can't be trained together"):
         pack.model.eval()(**both)
 
 

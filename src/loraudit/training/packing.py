@@ -199,7 +199,8 @@ def assemble(
         examples: each run's splits.
         pad: id of the token that fills short rows.
     """
-    models, head = [], specs[0].model.head
+    models: list[torch.nn.Module] = []
+    head = specs[0].model.head
     for spec in specs:
         own = copy_sharing(base, head)
         reset_head(own, spec)
