@@ -10,8 +10,8 @@ pytestmark = pytest.mark.pipeline
 
 STUDY = """
 question: Can runs share a batch?
-defaults: {task: words, model: tiny, epochs: 1, global_batch: 16, learning_rate: 1.0e-2,
-           max_length: 64, train_rows: 32}
+defaults: {task: words, model: tiny, epochs: 1, global_batch: 16, micro_batch: 8,
+           learning_rate: 1.0e-2, max_length: 64, train_rows: 32}
 per_method: {head: {learning_rate: 1.0e-2}}
 grid:
   - {method: lora, rank: [1, 2], targets: q+v, seed: [0, 1]}
@@ -26,6 +26,8 @@ def test_packed_runs_have_their_own_folders_records_and_logs(tmp_path):
     records = [f"results/small/runs/{run}/record.json" for run in RUNS]
     refused = snakemake(project, "-n", config="study=small runs_per_batch=3 launch=cpu2", ok=False)
     assert "a pack is trained by one" in refused
+    planned = command(project, "loraudit", "plan", "--no-measure", "--config", *config.split())
+    assert "what packing saves is not measured" in " ".join(planned.split())
     said = snakemake(project, "results/small/study.json", *records, config=config)
     assert "train 3 runs of words tiny together" in said
     assert "note: 3 of 5 runs are trained in packs of up to 3" in said
@@ -50,5 +52,3 @@ def test_packed_runs_have_their_own_folders_records_and_logs(tmp_path):
     assert not [line for line in found.splitlines() if "lora-r" in line and "runs/" in line]
     again = snakemake(project, "-n", *records, config=config)
     assert "Nothing to be done" in again
-    planned = command(project, "loraudit", "plan", "--no-measure", "--config", *config.split())
-    assert "what packing saves is not measured" in " ".join(planned.split())
