@@ -100,3 +100,12 @@ def _named(nav) -> list[str]:
 def on_page_markdown(markdown, page, config, files):
     """Make a page's links lead to the site's copies."""
     return rewritten(markdown, _origin[page.file.src_uri])
+
+
+SEARCH = 'data-md-component="search" role="dialog"'
+"""The theme's field of search, a dialog without a name."""
+
+
+def on_post_page(output, page, config):
+    """Give the field of search a name for those who do not see it."""
+    return output.replace(SEARCH, f'{SEARCH} aria-label="Search"')

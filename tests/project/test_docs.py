@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import re
 import runpy
 import shutil
@@ -447,41 +446,6 @@ def test_a_table_of_keys_on_another_page_links_to_the_page_of_configuration():
     there = KEYS.filled(marked, "api.md")
     assert "](configuration.md#alora)" in there and "](#" not in there
     assert "`learning_rate`" in there and marked in Path("docs/api.md").read_text()
-
-
-SOUGHT = {
-    "HF_TOKEN": "gpu_box.html",
-    "mirror": "gpu_box.html",
-    "offline": "gpu_box.html",
-    "decoder": "decoder.html",
-    "llama": "decoder.html",
-}
-"""Words that a reader looks for, and the page that must be among what the search finds."""
-
-
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
-    if not shutil.which("mkdocs"):
-        pytest.skip("mkdocs is not installed (the docs extra)")
-    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # of the next major version
-    command = ["mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
-    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
-    for page in tmp_path.rglob("*.html"):
-        if "committed" not in page.parts:
-            loaded = re.findall(r"<(?:script|link|img)[^>]*https?://[^>]*>", page.read_text())
-            assert not loaded, (page, loaded)
-    index = json.loads((tmp_path / "search/search_index.json").read_text())["docs"]
-    for word, page in SOUGHT.items():
-        found = {
-            part["location"].partition("#")[0]
-            for part in index
-            for token in re.split(r"<[^>]*>|[\s\-]+", f"{part['title']} {part['text']}".lower())
-            if token.startswith(
-                word.lower()
-            )  # as the site's search splits texts and completes words
-        }
-        assert page in found, (word, found)
 
 
 def test_the_citation_is_of_this_version():

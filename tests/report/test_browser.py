@@ -5,26 +5,17 @@ the committed reports are opened too. Needs a Chromium or Chrome on PATH; none i
 """
 
 import base64
-import os
-import runpy
-import shutil
 from pathlib import Path
 
 import pytest
 from remade_page import remade_page
 from test_page import HOSTILE, WORDS, made_page
 
+from browsing import MARKS, SCHEMES, launched, load_axe, violations
 from loraudit.report.page import render
 from loraudit.report.table_registry import TABLES
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-NAMES = runpy.run_path("scripts/report_picture.py")["BROWSERS"]
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on PATH"),
-    pytest.mark.slow,
-]
+pytestmark = MARKS
 
 COMMITTED = [
     pytest.param(
@@ -35,7 +26,6 @@ COMMITTED = [
     for path in sorted(Path("results/committed").glob("*/report.html"))
 ]
 SIZES = [(1440, 900), (390, 844)]
-SCHEMES = ["light", "dark"]
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +42,8 @@ def file(page, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses root otherwise
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=sandbox)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -391,14 +378,10 @@ def test_the_quickstart_has_no_names_of_programs_in_its_tables(quickstart, opene
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", ["file", "quickstart", "published"])
 def test_axe_finds_no_violation(request, opened, name, scheme):
-    """Rules of WCAG 2.0 to 2.2, A and AA, and best practices, with everything unfolded too."""
-    axe = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is missing")
+    """Neither as the page opens nor with everything unfolded."""
     page = {"published": Path("results/committed/published/report.html")}.get(name)
     tab = opened(page or request.getfixturevalue(name), scheme=scheme)
-    tab.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
-    for unfold in (False, True):
-        if unfold:
-            tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        found = tab.evaluate("axe.run().then(done => done.violations)")
-        said = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
-        assert said == []
+    load_axe(tab)
+    assert violations(tab) == []
+    tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert violations(tab) == []
