@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,7 @@ from loraudit.analysis.quantities import intruder_dimensions
 from loraudit.analysis.statistics import Mean, exceeds, tost, welch, welch_error
 from loraudit.analysis.verdicts import verdicts
 from loraudit.analysis.words import outside
-from loraudit.report.claim_tables import effect_text, remarks, verdict_text
+from loraudit.report.claim_tables import effect_text, effect_words, remarks, verdict_text
 from loraudit.studies.claims import select_claims
 from loraudit.studies.expand import load_study
 from loraudit.studies.reference import load_models, select
@@ -526,11 +527,41 @@ def test_a_cell_of_undefined_scores_alone_is_not_taken_for_missing():
 
 def test_the_similarity_of_one_pair_of_runs_decides_nothing():
     names = {"task": "t", "model": "m", "pair": "ranks", "control": False, "i": 1, "j": 1}
-    pair = {**names, "targets": "q+v", "label": "", "second": "r8 s0", "phi": 0.7}
+    pair = {**names, "targets": "q+v", "label": "", "phi": 0.7}
+    pair |= {"first": "r1 s0", "second": "r8 s0"}
     made = evidence(cell([0.8, 0.81]), tables={"subspaces": pd.DataFrame([pair])})
     fields = {"test": "at_least", "select": {"method": "lora"}, "bound": 0.5, "unit": "number"}
     row = claim_verdicts(made, [claim(quantity="subspace_similarity", **fields)]).iloc[0]
     assert (row.verdict, row.effect, row.how) == ("undecided", 0.7, "one value, no spread")
+    assert row.beside == "ranks 1 and 8"
+    assert effect_words(row.to_dict()) == "0.7 (ranks 1 and 8)"
+
+
+def test_an_interval_of_phi_ends_where_phi_does_and_has_two_digits():
+    """A t interval of small values reached below 0, where no phi can be."""
+    made = phis(np.random.default_rng(3), 0.0)
+    table = made.tables["subspaces"]
+    table = table.assign(phi=np.where(table["first"] == "r1 s0", 0.05, 0.002))
+    fields = {"test": "at_least", "select": {"method": "lora"}, "bound": 0.5, "unit": "number"}
+    row = claim_verdicts(
+        evidence(*made.cells, tables={"subspaces": table}),
+        [claim(quantity="subspace_similarity", **fields)],
+    ).iloc[0]
+    assert row.low < 0 < row.effect
+    assert re.fullmatch(r"0\.0\d\d? \[0, 0\.\d{1,3}\]", effect_text(row.to_dict()))
+    difference = row.to_dict() | {"test": "better"}
+    assert "[-" in effect_text(difference)  # one of two values may be below 0
+
+
+def test_a_trainable_share_says_what_the_adapter_alone_has():
+    counts = {"parameters_trainable": 300, "parameters_adapter": 100, "parameters_model": 10_000}
+    fields = {"test": "at_most", "quantity": "trainable_share", "bound": 1, "unit": "percent"}
+    asked = claim(select={"method": "lora"}, **fields)
+    row = claim_verdicts(evidence(cell([0.8], columns=counts)), [asked]).iloc[0].to_dict()
+    assert effect_words(row) == "3 percent (head included; adapter alone 1 percent)"
+    frozen = counts | {"parameters_trainable": 100}
+    row = claim_verdicts(evidence(cell([0.8], columns=frozen)), [asked]).iloc[0].to_dict()
+    assert effect_words(row) == "1 percent"
 
 
 def phis(random, mean: float, n: int = 5):

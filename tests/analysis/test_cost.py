@@ -54,7 +54,7 @@ def test_a_fit_that_takes_no_steps_has_no_time_of_one_and_is_on_no_front_of_time
     runs = pd.concat([tidy(), probe], ignore_index=True).assign(last=0.8, best=0.8, seed=0)
     table = cost(runs)
     assert table.step.isna().tolist() == [False, False, True]
-    assert list(cost_table(table)["ms per step"]) == ["200", "400", ""]
+    assert list(cost_table(table)["time per step, ms"]) == ["200", "400", ""]
     front = pareto(runs).set_index("method").front_milliseconds_step
     assert front["lora"] == "on" and pd.isna(front["probe"])
 
@@ -62,7 +62,7 @@ def test_a_fit_that_takes_no_steps_has_no_time_of_one_and_is_on_no_front_of_time
 def test_readers_see_units_and_no_empty_column():
     table = cost_table(cost(tidy()))
     assert list(table["disk for 10 tasks"]) == ["535.0 MB", "5.0 GB"]
-    assert list(table["ms per step"]) == ["200", "400"]
+    assert list(table["time per step, ms"]) == ["200", "400"]
     assert "on the GPU, MiB" not in table
 
 
@@ -129,8 +129,8 @@ def test_a_step_costs_its_processor_time_and_not_that_of_a_busy_machines_clock()
     assert not cost(seeds_of({"a": (0.8, 0.1), "b": (0.9, 0.101)}, noise=0.1)).steps_differ.any()
     gpu = cost(runs.assign(device="cuda:0")).set_index("label")
     assert set(gpu.clock) == {"wall"} and list(gpu.step) == list(gpu.seconds_step)
-    assert list(cost_table(cost(runs))["CPU ms per step"]) == ["100 ± 1", "200 ± 2"]
-    assert "CPU ms per step" not in cost_table(cost(runs.assign(device="cuda:0")))
+    assert list(cost_table(cost(runs))["CPU time per step, ms"]) == ["100 ± 1", "200 ± 2"]
+    assert "CPU time per step, ms" not in cost_table(cost(runs.assign(device="cuda:0")))
 
 
 def test_a_front_within_noise_is_none_and_a_clear_one_is_one():

@@ -17,6 +17,7 @@ from loraudit.report.table_registry import TABLES
 
 pytestmark = MARKS
 
+PUBLISHED = Path("results/committed/published/report.html")
 COMMITTED = [
     pytest.param(
         path,
@@ -150,16 +151,20 @@ def test_hostile_names_are_only_text(file, opened):
     assert any(HOSTILE in alt for alt in alts)
 
 
+COLUMNS = ("task", "verdict", "difference", "95 % interval", "disk", "p")
+"""The first columns of the table of verdicts on the page."""
+
+
 def column(tab, number: int) -> list[str]:
     rows = tab.locator(f"table[data-table=verdicts] tbody tr:visible td:nth-child({number + 1})")
     return rows.all_text_contents()
 
 
 ORDERS = {
-    1: lambda table: table.difference.replace("", "nan").astype(float),
-    2: lambda table: table["95 % interval"].str.extract(r"\[([+-][\d.]+)")[0].astype(float),
-    3: lambda table: table.disk.map(lambda text: _bytes(*text.split())),
-    4: lambda table: table.p.astype(float),
+    2: lambda table: table.difference.replace("", "nan").astype(float),
+    3: lambda table: table["95 % interval"].str.extract(r"\[([+-][\d.]+)")[0].astype(float),
+    4: lambda table: table.disk.map(lambda text: _bytes(*text.split())),
+    5: lambda table: table.p.astype(float),
 }
 
 
@@ -175,7 +180,7 @@ def test_a_column_sorts_by_its_numbers_both_ways(file, page, opened, number):
     for ascending, word in ((True, "ascending"), (False, "descending")):
         head.locator("button").click()
         order = ORDERS[number](table).sort_values(ascending=ascending, kind="stable").index
-        assert column(tab, number) == list(table.iloc[:, number][order])
+        assert column(tab, number) == list(table[COLUMNS[number]][order])
         assert head.get_attribute("aria-sort") == word
     others = tab.locator("table[data-table=verdicts] th[aria-sort=none]")
     assert others.count() == tab.locator("table[data-table=verdicts] th").count() - 1
@@ -202,25 +207,28 @@ def test_keys_reach_the_filter_and_the_headers(file, opened):
         tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.textContent") == "task"
     tab.keyboard.press("ArrowRight")  # one header is a stop of Tab, arrows lead to the others
+    assert tab.evaluate("document.activeElement.textContent") == "verdict"
+    tab.keyboard.press("ArrowRight")
     assert tab.evaluate("document.activeElement.textContent") == "difference"
     tab.keyboard.press("Enter")
-    assert column(tab, 1)[0] == "-0.3"
+    assert column(tab, 2)[0] == "-0.3"
     tab.keyboard.press("Space")
-    assert column(tab, 1)[0] == "+10.0"
-    assert column(tab, 1)[-1] == ""
+    assert column(tab, 2)[0] == "+10.0"
+    assert column(tab, 2)[-1] == ""
     assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    tab.keyboard.press("ArrowLeft")
+    for _ in range(2):
+        tab.keyboard.press("ArrowLeft")
     assert tab.evaluate("document.activeElement.textContent") == "task"
 
 
 def test_a_long_table_shows_its_first_rows_until_all_are_asked_for(file, page, opened):
     tab, first = opened(file), TABLES["verdicts"].first
     button = tab.get_by_role("button", name="All 12 rows")
-    assert column(tab, 1) == list(page.tables["verdicts"].difference[:first])
-    head = tab.locator("table[data-table=verdicts] th").nth(1).locator("button")
+    assert column(tab, 2) == list(page.tables["verdicts"].difference[:first])
+    head = tab.locator("table[data-table=verdicts] th").nth(2).locator("button")
     for _ in range(2):
         head.click()
-    assert column(tab, 1)[0] == "+10.0" and len(column(tab, 1)) == first  # the first as sorted
+    assert column(tab, 2)[0] == "+10.0" and len(column(tab, 2)) == first  # the first as sorted
     button.click()
     assert len(column(tab, 1)) == 12
     tab.get_by_role("button", name=f"First {first} rows").click()
@@ -233,7 +241,7 @@ def test_paper_has_all_rows_of_a_short_table_and_the_count_of_a_long_one(file, p
     printed = tab.locator(".box:has(table[data-table=verdicts]) + .printed")
     assert len(column(tab, 1)) == first and not printed.is_visible()
     tab.emulate_media(media="print")
-    assert column(tab, 1) == list(page.tables["verdicts"].difference)
+    assert column(tab, 2) == list(page.tables["verdicts"].difference)
     assert printed.text_content() == ""
     headings = tab.locator("h2:visible").all_text_contents()
     assert "Provenance" not in headings and "Beside published numbers" in headings
@@ -247,7 +255,7 @@ def test_numbers_stand_right_and_headers_stay(file, opened):
     tab = opened(file)
     style = "(cells, name) => [...new Set(cells.map(cell => getComputedStyle(cell)[name]))]"
     table = "table[data-table=verdicts]"
-    assert tab.eval_on_selector_all(f"{table} :is(th, td):nth-child(2)", style, "textAlign") == [
+    assert tab.eval_on_selector_all(f"{table} :is(th, td):nth-child(3)", style, "textAlign") == [
         "right"
     ]
     assert "right" not in tab.eval_on_selector_all(f"{table} td:first-child", style, "textAlign")
@@ -270,7 +278,7 @@ def test_filters_by_text_and_by_verdict(file, opened):
     assert words.locator("option").all_text_contents() == ["all", *WORDS]
     words.select_option("reproduced")  # not "not reproduced"
     assert count.text_content() == "3 of 12 rows"
-    assert column(tab, 5) == ["● reproduced"] * 3
+    assert column(tab, 1) == ["● reproduced"] * 3
     words.select_option("")
     search.fill("<script>")
     assert count.text_content() == "6 of 12 rows"
@@ -366,6 +374,20 @@ def test_scores_are_seen_beside_the_cells_names_on_a_phone(quickstart, opened):
     assert "±" in cells.nth(1).text_content()
 
 
+def test_verdicts_are_seen_and_figures_are_whole_on_a_phone(quickstart, opened):
+    """Verdicts stood off the screen, and figures were cut at the right."""
+    for path, name in ((quickstart, "claims"), (PUBLISHED, "verdicts")):
+        tab = opened(path, SIZES[1])
+        cells = tab.locator(f"table[data-table={name}] td.word:visible")
+        assert cells.count() > 0
+        for number in range(cells.count()):
+            cell = cells.nth(number).bounding_box()
+            assert cell["x"] >= 0 and cell["x"] + cell["width"] <= SIZES[1][0]
+        cut = "boxes => boxes.filter(box => box.scrollWidth > box.clientWidth).length"
+        assert tab.locator(".plot:visible").count() > 0
+        assert tab.eval_on_selector_all(".plot", cut) == 0
+
+
 RAW = ("equal_share", "mcnemar_p", "{}", "None", "NaN", "nan")
 
 
@@ -379,8 +401,8 @@ def test_the_quickstart_has_no_names_of_programs_in_its_tables(quickstart, opene
 @pytest.mark.parametrize("name", ["file", "quickstart", "published"])
 def test_axe_finds_no_violation(request, opened, name, scheme):
     """Neither as the page opens nor with everything unfolded."""
-    page = {"published": Path("results/committed/published/report.html")}.get(name)
-    tab = opened(page or request.getfixturevalue(name), scheme=scheme)
+    path = PUBLISHED if name == "published" else request.getfixturevalue(name)
+    tab = opened(path, scheme=scheme)
     load_axe(tab)
     assert violations(tab) == []
     tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")

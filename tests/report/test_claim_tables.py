@@ -1,5 +1,6 @@
 """Verdicts on claims for readers: words, numbers in units, small pictures, what is on record."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,7 +8,13 @@ import pandas as pd
 import pytest
 
 from loraudit.report.claim_record import on_record, page, study_claims
-from loraudit.report.claim_tables import claim_table, claims_fact, effect_picture, verdict_text
+from loraudit.report.claim_tables import (
+    allowed_text,
+    claim_table,
+    claims_fact,
+    effect_picture,
+    verdict_text,
+)
 from loraudit.report.page import SECTIONS
 from loraudit.studies.claims import load_all_claims
 from loraudit.tools import claims as command
@@ -39,6 +46,23 @@ def test_a_table_has_each_effect_in_the_claims_unit_and_its_word(verdicts):
     assert "supported before the correction for 5 tests" in shown.remarks["file.open"]
     seeds = r"with \d+ seeds per cell it would be decided, if the effect is the one seen"
     assert re.search(seeds, shown.remarks["file.open"])
+
+
+def test_a_unit_agrees_with_its_number(verdicts):
+    row = verdicts[verdicts.claim == "file.wide"].iloc[0].to_dict()
+    assert allowed_text(row) == "within ±5 points"
+    one = row | {"region_low": -0.01, "region_high": 0.01}
+    assert allowed_text(one) == "within ±1 point"
+    bound = row | {"region_low": -math.inf, "test": "at_most", "quantity": "adapter_parameters"}
+    assert allowed_text(bound | {"unit": "millions", "region_high": 3e5}) == "at most 0.3 million"
+    bound |= {"quantity": "adapter_bytes", "unit": "bytes"}
+    assert allowed_text(bound | {"region_high": 2}) == "at most 2 bytes"
+    assert allowed_text(bound | {"region_high": 1}) == "at most 1 byte"
+
+
+def test_verdicts_of_an_untuned_study_are_said_to_be_so(verdicts):
+    assert "untuned" in claims_fact(verdicts, untuned=True)
+    assert "untuned" not in claims_fact(verdicts)
 
 
 def test_what_was_not_seen_in_its_source_is_marked(verdicts):

@@ -1,5 +1,7 @@
 """Figures of cost and of scores against their price."""
 
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ from matplotlib.colors import to_hex
 
 from loraudit.report import cost_figures
 from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figure_style import epoch_name
 from loraudit.report.figures import undrawn
 from loraudit.report.looks import look_of
 from tiny_tables import costs, priced
@@ -123,3 +126,18 @@ def test_the_front_has_a_black_edge_and_is_joined():
     marks = [line for line in axes.lines if len(line.get_xdata()) == 1]
     edges = [to_hex(line.get_markeredgecolor()) for line in marks]
     assert [edge == "#000000" for edge in edges] == [True, False, True]
+
+
+def test_the_epoch_of_a_score_is_called_as_in_the_figure_of_scores():
+    table = priced()
+    for last, name in ((1, "one epoch"), (3, "last epoch")):
+        axes = cost_figures.pareto(table.assign(last_epoch=last)).axes[0]
+        assert axes.get_ylabel() == f"accuracy, {name}, %"
+        assert name == epoch_name(table.assign(last_epoch=last), "last")
+
+
+def test_ticks_are_written_as_the_numbers_beside_bars():
+    axes = cost_figures.cost(costs().assign(peak_mib=[900, 12_000])).axes
+    ticks = [text.get_text() for panel in axes for text in panel.get_xticklabels()]
+    assert any("," in text for text in ticks)
+    assert not any(re.search(r"\d{4}", text) for text in ticks)

@@ -122,6 +122,47 @@ def test_facts_come_from_the_numbers():
     assert said["verdicts"].startswith("1 reproduced, 1 not reproduced")
 
 
+def planned(*fields: dict) -> Study:
+    """Make a study with a run of each of some fields."""
+    runs = [
+        Run(id=f"t/m/{n}/s0", label="", spec=make_spec(**each)) for n, each in enumerate(fields)
+    ]
+    return small_study(runs=tuple(runs))
+
+
+def test_the_protocol_names_a_rule_of_alpha_and_no_rate_of_what_takes_no_steps():
+    roots = [{"rank": rank, "alpha": 6 * rank**0.5, "learning_rate": 4e-3} for rank in (1, 2, 8)]
+    probe = {"method": "probe", "epochs": 1, "learning_rate": 5e-4}
+    study = planned(*roots, {**roots[0], "targets": "all"}, probe)
+    said = facts(study, tables())["protocol"]
+    where = "Adapters of rank 1, 2, 8 on q+v and on all linear layers with alpha 6 times the square"
+    assert f"{where} root of the rank." in said
+    assert "learning rate 0.004, head" in said
+    rows = protocol_table(study).set_index("field")
+    assert rows.value["alpha"] == "6 times the square root of the rank"
+    assert rows["where it differs"]["alpha"] == "by rank"
+    assert "learning rate" not in rows.index  # one value in all runs that have one
+    both = [{"rank": rank, "alpha": 2.0 * rank} for rank in (4, 8)]
+    assert "with alpha 2 times the rank." in facts(planned(*both), tables())["protocol"]
+    odd = [{"rank": rank, "alpha": alpha} for rank, alpha in ((1, 8), (4, 8), (8, 9))]
+    said = facts(planned(*odd), tables())["protocol"]
+    assert "with alpha 8 at rank 1, 8 at rank 4, 9 at rank 8." in said
+
+
+def test_the_margin_of_verdicts_is_one_point_or_several_points():
+    for margin, text in ((0.01, "Margin: 1 point."), (0.015, "Margin: 1.5 points.")):
+        said = facts(small_study(), tables(verdicts=tiny_tables.compared().assign(margin=margin)))
+        assert text in said["verdicts"]
+
+
+def test_the_title_is_in_words_and_says_what_was_trained_on_what(tmp_path):
+    assert page.title_of(small_study(name="frozen-head")) == "Frozen head: LoRA on tinytask (tiny)"
+    only = small_study().runs[2:]
+    assert page.title_of(small_study(runs=only)).startswith("Small: full fine-tuning on ")
+    text = page.render(replace(made_page(tmp_path), study=small_study(name="frozen-head")))
+    assert "<h1>Frozen head: LoRA on tinytask (tiny)</h1>" in text
+
+
 def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(tmp_path):
     known = Contamination(model="tiny", task="tinytask", what="a corpus")
     study = small_study(contaminations=(known,))

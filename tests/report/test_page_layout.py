@@ -40,6 +40,16 @@ def test_one_row_keeps_its_columns_and_equal_rows_keep_one():
     assert verdicts["columns"] == ["task", "verdict"]
 
 
+def test_a_verdict_stands_right_behind_what_names_its_row():
+    """Behind the numbers it was off a phone's screen."""
+    shown = layout(table().assign(task=["a", "b"], verdict=["undecided", "reproduced"]))
+    assert shown["columns"][:3] == ["task", "cell", "verdict"]
+    assert [row[2] for row in shown["rows"]] == ["undecided", "reproduced"]
+    claims = pd.DataFrame({"claim": ["A.", "B."], "effect": ["1", "2"], "verdict": "undecided"})
+    assert layout(claims)["columns"] == ["claim", "verdict", "effect"]
+    assert layout(claims[["verdict"]])["columns"] == ["verdict"]
+
+
 def test_details_stand_in_a_table_of_their_own_beside_the_names():
     main, details = split(table(), ("why", "interval", "not there"))
     assert list(details) == ["task", "method", "rank", "targets", "interval", "why"]

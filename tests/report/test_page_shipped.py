@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from loraudit.analysis.finished import Finished, read_finished
+from loraudit.report.page import joined_facts
 from loraudit.report.page_shipped import beside_shipped, shipped_fact, shipped_table
 from loraudit.report.table_registry import shipped_files
 
@@ -57,6 +58,20 @@ def test_runs_of_other_settings_are_not_compared(fields, word):
     rows = beside_shipped(finished({"q": [0.8]}), finished({"q": [0.8]}, "EPYC", **fields))
     assert rows.agrees.tolist() == [word]
     assert len(shipped_table(rows)) == (word == "the same scores")
+
+
+def test_where_no_cell_can_be_compared_there_is_no_section_but_a_line_on_it():
+    """A section that compared nothing stood before the costs and the cross-check."""
+    here = finished({"q": [0.8], "v": [0.7]})
+    there = finished({"q": [0.8]}, "EPYC", epochs=2)
+    rows = beside_shipped(here, there)
+    assert shipped_table(rows).empty
+    assert shipped_fact(rows, here, there) == {
+        "provenance": "A run of this study is shipped too, but no cell of it can be compared with "
+        "these: 1 other settings, 1 not shipped."
+    }
+    said = joined_facts({"provenance": "Made on Xeon."}, shipped_fact(rows, here, there))
+    assert said["provenance"].startswith("Made on Xeon. A run of this study")
 
 
 def test_a_study_is_not_compared_with_itself_nor_with_nothing():

@@ -48,7 +48,7 @@ def test_the_protocol_says_what_decides_a_field_and_leaves_out_what_never_differ
         for n in range(4)
     ]
     why = protocol_table(small_study(runs=tuple(runs))).set_index("field")["where it differs"]
-    assert why["alpha"] == "by variant: 16.0 for x0; else 8.0"
+    assert why["alpha"] == "by variant: 16 for x0; else 8"
 
 
 def test_the_protocol_shows_where_all_runs_depart_from_its_source():
@@ -65,7 +65,7 @@ def test_switches_stand_beside_the_bases_value():
     switches = (Switch(label="a", name="alpha 8", changes={"alpha": 8.0, "init_std": None}),)
     table = switched_table(small_study(runs=(base,), switches=switches))
     assert table.values.tolist() == [
-        ["alpha 8", "alpha", "16.0", "8.0"],
+        ["alpha 8", "alpha", "16", "8"],
         ["alpha 8", "init std", "none", "none"],
     ]
     assert switched_table(small_study()).empty

@@ -99,3 +99,11 @@ def test_a_later_panel_with_more_intruders_shows_all_of_them():
     at = [x for marks in v.collections for x, _ in marks.get_offsets()]
     assert max(at) == 7
     assert low < min(at) and max(at) < high
+
+
+def test_target_sets_of_one_rank_have_lines_of_their_own():
+    """Both were one blue, and the markers lay on each other."""
+    lines = section7_figures.stable_rank(projections()).axes[0].lines
+    assert [line.get_label() for line in lines] == ["r=2 q", "r=2 q+v"]
+    assert lines[0].get_linestyle() == "-" != lines[1].get_linestyle()
+    assert lines[0].get_marker() != lines[1].get_marker()

@@ -6,11 +6,14 @@ import types
 import pandas as pd
 import pytest
 
+from loraudit.analysis.contrasts import method_contrasts
 from loraudit.base.named_code import resolve
 from loraudit.report import page
 from loraudit.report.table_registry import TABLES, TIDY, Table, study_tables, table_modules
 from loraudit.report.tables import readable, write_tables
 from loraudit.studies.known import Contamination
+from loraudit.studies.study_file import Contrast
+from tiny_claims import verdict_table
 from tiny_study import small_study
 
 
@@ -81,3 +84,36 @@ def test_rows_of_a_task_that_the_model_knows_say_so_where_they_are_scores(monkey
 
 def test_all_study_tables_but_that_of_costs_are_of_scores():
     assert {name for name, table in study_tables().items() if not table.scores} == {"cost"}
+
+
+def contrasts() -> pd.DataFrame:
+    cells = pd.DataFrame(
+        [
+            {"method": method, "seed": seed, "best": score + seed / 1000}
+            | {"run": f"t/m/{method}/s{seed}"}
+            for method, score in (("lora", 0.9), ("head", 0.7))
+            for seed in (0, 1, 2)
+        ]
+    )
+    names = {"task": "t", "model": "m", "rank": float("nan"), "targets": None, "label": ""}
+    runs = cells.assign(**names, metric="accuracy", last=cells.best)
+    return method_contrasts(runs, [Contrast(left="lora", right="head")])
+
+
+def test_methods_of_an_untuned_study_are_found_to_differ_untuned():
+    rows = contrasts()
+    shown = readable(TABLES["pairs"], rows, small_study())
+    assert shown.finding.tolist() == ["higher, untuned"]
+    assert readable(TABLES["pairs"], rows, small_study(settings_from="t")).finding[0] == "higher"
+
+
+def test_where_there_is_one_epoch_no_choice_of_one_is_named():
+    once = [
+        run.model_copy(update={"spec": run.spec.model_copy(update={"epochs": 1})})
+        for run in small_study().runs
+    ]
+    for name, rows in (("pairs", contrasts()), ("claims", verdict_table())):
+        assert "epoch" in readable(TABLES[name], rows, small_study())
+        shown = readable(TABLES[name], rows, small_study(runs=tuple(once)))
+        assert "epoch" not in shown
+        assert not shown.to_string().count("best epoch")

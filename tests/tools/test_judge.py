@@ -72,7 +72,7 @@ def test_the_page_is_whole_and_says_the_verdicts(table, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     page = (out / "report.html").read_text()
     for part in (
-        "results.csv beside hu2022.table2",
+        "results.csv beside Hu et al. 2022",
         "LoRA: Low-Rank Adaptation",
         "89.50",
         "data:image",

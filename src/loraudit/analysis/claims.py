@@ -47,6 +47,7 @@ from loraudit.analysis.claim_tests import (
 from loraudit.analysis.evidence import Cell, Evidence, differing_settings, selects
 from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import SIGNIFICANCE, holm
+from loraudit.base.named_code import resolve
 from loraudit.studies.claims import Claim
 
 Verdict = Literal["supported", "contradicted", "undecided", "not tested"]
@@ -70,9 +71,10 @@ def claim_verdicts(
         A row per claim, task and model. effect and its 95 % and 90 % intervals (low, high, low90,
         high90) are in the quantity's own unit, or logarithms where `log` is true; region_low and
         region_high are the effects that the claim allows; they are those of the part that fits the
-        claim least (`part`, of `parts`). n is the fewest runs of a cell. `supports` and
-        `contradicts` are p-values, p_holm the smaller of them adjusted over the `family`. `verdict`
-        is by p_holm, `unadjusted` without that correction. `smallest` is how far from the region's
+        claim least (`part`, of `parts`; `beside` says what its value alone does not tell). n is the
+        fewest runs of a cell. `supports` and `contradicts` are p-values, p_holm the smaller of them
+        adjusted over the `family`. `verdict` is by p_holm, `unadjusted` without that correction.
+        `smallest` is how far from the region's
         edge an effect is found in 80 % of such studies; `seeds` with how many per cell it would be
         decided if the effect is the one seen. `epoch` is the choice of an epoch that was judged.
         `scale` says whether this is the claim's own setting, and `why` why not; `protocol` (a word)
@@ -132,6 +134,7 @@ def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outc
         **{"low": low, "high": high, "low90": low90, "high90": high90},
         **{"region_low": found.worst.region.low, "region_high": found.worst.region.high},
         "part": found.worst.name,
+        "beside": _beside(claim, evidence, found.worst),
         "parts": len(found.parts),
         "n": min(part.n for part in found.parts),
         "how": found.worst.how,
@@ -153,6 +156,13 @@ def _row(claim: Claim, evidence: Evidence, subject: tuple[str, str], found: Outc
         "unlike": ", ".join(_unlike(claim, found)),
         "missing": "",
     }
+
+
+def _beside(claim: Claim, evidence: Evidence, part: Part) -> str:
+    """Say what the value of a part's only cell does not tell; "" of a comparison of cells."""
+    if not claim.facts.beside or len(part.cells) > 1:
+        return ""
+    return str(resolve(claim.facts.beside)(part.cells[0], evidence))
 
 
 def _unlike(claim: Claim, found: Outcome) -> list[str]:
@@ -248,6 +258,7 @@ def _untested(claim: Claim, evidence: Evidence) -> dict:
         "missing": missing(claim, evidence),
         **dict.fromkeys(("task", "model", "part", "how", "epoch", "scale", "why", "protocol"), ""),
         **dict.fromkeys(("protocol_why", "sick", "edge", "undefined", "caution", "unlike"), ""),
+        "beside": "",
         "coarse": math.nan,
     }
 

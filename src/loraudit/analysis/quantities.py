@@ -72,6 +72,15 @@ def trainable_share(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Ser
     return _column(cell, "parameters_trainable") / _column(cell, "parameters_model")
 
 
+def head_counted(cell: Cell, evidence: Evidence) -> str:
+    """Say which share of all parameters the adapter alone has, where a trained head counts too."""
+    whole, adapter = _column(cell, "parameters_trainable"), _column(cell, "parameters_adapter")
+    if adapter.empty or not (whole > adapter).any() or not adapter.any():
+        return ""
+    share = 100 * (adapter / _column(cell, "parameters_model")).max()
+    return f"head included; adapter alone {share:.3g} percent"
+
+
 def adapter_parameters(cell: Cell, evidence: Evidence, epoch: str | None) -> pd.Series:
     """Return the parameters of A and B, without the head's; nothing where there are none."""
     found = _column(cell, "parameters_adapter")
@@ -107,11 +116,28 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
     (pseudo-values; Tukey 1958, Ann Math Stat 29:614). Their mean is the mean of all pairs. With
     fewer than three seeds it is one number of one pair, which shows no spread.
     """
-    table = evidence.tables.get("subspaces", pd.DataFrame())
-    if table.empty:
+    rows = _first_directions(cell, evidence)
+    if rows.empty:
         return EMPTY
-    rank = cell.fields.get("rank")
-    rows = table[
+    by_seed = rows[rows.pair == "ranks by seed"]
+    return _jackknife(by_seed) if len(by_seed) else _one_pair(rows[rows.pair == "ranks"])
+
+
+def ranks_compared(cell: Cell, evidence: Evidence) -> str:
+    """Name the two ranks that `subspace_similarity` compares: "ranks 1 and 8"."""
+    rows = _first_directions(cell, evidence)
+    if rows.empty:
+        return ""
+    low = rows["first"].str.extract(r"^r(\d+) ")[0].astype(int).min()
+    return f"ranks {low} and {cell.fields['rank']:g}"
+
+
+def _first_directions(cell: Cell, evidence: Evidence) -> pd.DataFrame:
+    """Return phi(1, 1) of a cell beside another rank; nothing of what is not our LoRA."""
+    table = evidence.tables.get("subspaces", pd.DataFrame())
+    if table.empty or cell.fields.get("method") != "lora":
+        return pd.DataFrame()
+    return table[
         (table.task == cell.task)
         & (table.model == cell.model)
         & ~table.control.astype(bool)
@@ -119,12 +145,9 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
         & (table.j == 1)
         & (table.targets == cell.fields.get("targets"))
         & (table.label.fillna("") == cell.label)
-        & table.second.str.startswith(f"r{rank} ")
+        & table.second.str.startswith(f"r{cell.fields.get('rank')} ")
+        & table.pair.isin(("ranks", "ranks by seed"))
     ]
-    if rows.empty or cell.fields.get("method") != "lora":
-        return EMPTY
-    by_seed = rows[rows.pair == "ranks by seed"]
-    return _jackknife(by_seed) if len(by_seed) else _one_pair(rows[rows.pair == "ranks"])
 
 
 def _one_pair(rows: pd.DataFrame) -> pd.Series:

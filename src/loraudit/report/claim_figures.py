@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loraudit.report.alt_text import listed
-from loraudit.report.claim_tables import allowed_text, effect_text, in_unit, verdict_text
+from loraudit.report.claim_tables import (
+    allowed_text,
+    effect_text,
+    in_unit,
+    possible,
+    unit_text,
+    verdict_text,
+)
 from loraudit.report.figure_style import SMALL, STYLE, WIDTH, legend, nothing
 from loraudit.report.looks import WORDS
 from loraudit.studies.claims import QUANTITIES
@@ -78,7 +85,7 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
         colour, marker = WORDS[row["unadjusted"]]
         for inner, outer, width in (("low", "high", 1.0), ("low90", "high90", 2.8)):
             if row[inner] == row[inner] and row[inner] != row[outer]:
-                ends = [_clipped(row[key], row, low, high) for key in (inner, outer)]
+                ends = [_clipped(possible(row, key), row, low, high) for key in (inner, outer)]
                 axes.plot(ends, [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
         full = row["verdict"] == row["unadjusted"] != "undecided"
         face = colour if full else "white"
@@ -111,13 +118,14 @@ def _axis(row: dict) -> str:
 
 def _beside(row: dict) -> str:
     """Return the effect and its interval for the right margin, without the unit."""
-    return effect_text(row).removesuffix(f" {row['unit']}")
+    return effect_text(row).removesuffix(unit_text(row))
 
 
 def _ends(row: dict) -> tuple[float, float]:
     """Return the smallest and largest finite value that a row shows, in its unit."""
-    keys = ("effect", "low", "high", "region_low", "region_high")
-    known = [in_unit(row[key], row) for key in keys if np.isfinite(row[key])]
+    ends = [row["effect"], *(possible(row, end) for end in ("low", "high"))]
+    ends += [row["region_low"], row["region_high"]]
+    known = [in_unit(end, row) for end in ends if np.isfinite(end)]
     return min(known), max(known)
 
 

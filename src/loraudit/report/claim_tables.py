@@ -47,7 +47,7 @@ def claim_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": [_statement(row) for row in records],
-            "effect": [effect_text(row) for row in records],
+            "effect": [effect_words(row) for row in records],
             "verdict": [verdict_text(row) for row in records],
             "source": [_source(row) for row in records],
             "holds if": [allowed_text(row) for row in records],
@@ -97,8 +97,27 @@ def _number(value: float, row: dict) -> str:
     if QUANTITIES[row["quantity"]].kind == "seeds" and not bool(row["log"]):
         if row["test"] not in ("at_most", "at_least"):
             return f"{shown:+.1f}" if row["unit"] == "points" else f"{shown:+.3g}"
+        if row["unit"] == "number" and math.isfinite(QUANTITIES[row["quantity"]].span[1]):
+            return f"{float(f'{shown:.2g}'):g}"  # of one at most: two digits
         return f"{shown:.1f}" if row["unit"] == "points" else f"{shown:.3g}"
     return f"{shown:.3g}"
+
+
+def possible(row: dict, end: str) -> float:
+    """Return an end of an interval, cut where the quantity's own values end.
+
+    Differences are not cut: only a value itself is known to lie within the quantity's span.
+    """
+    if row["test"] not in ("at_most", "at_least"):
+        return row[end]
+    least, most = QUANTITIES[row["quantity"]].span
+    return min(max(row[end], least), most)
+
+
+def effect_words(row: dict) -> str:
+    """Write an effect as `effect_text` does, with what its value alone does not tell."""
+    beside = cell_text(row.get("beside"))  # tables of earlier versions have no such column
+    return f"{effect_text(row)} ({beside})" if beside else effect_text(row)
 
 
 def effect_text(row: dict) -> str:
@@ -108,15 +127,22 @@ def effect_text(row: dict) -> str:
     if row["effect"] != row["effect"]:
         return "undefined"
     text = _number(row["effect"], row)
-    low, high = row["low"], row["high"]
+    low, high = possible(row, "low"), possible(row, "high")
     if low == low and (low, high) != (row["effect"], row["effect"]):
         text += f" [{_number(low, row)}, {_number(high, row)}]"
-    return f"{text}{_unit(row)}"
+    return f"{text}{unit_text(row)}"
 
 
-def _unit(row: dict) -> str:
+ALIKE = {"millions": "million", "thousands": "thousand"}
+"""Units that stand behind any number in one form."""
+
+
+def unit_text(row: dict, value: str = "") -> str:
     """Return a claim's unit behind a value; a bare number has none."""
-    return "" if row["unit"] == "number" else f" {row['unit']}"
+    unit = ALIKE.get(row["unit"], row["unit"])
+    if value == "1" and unit != "times":
+        unit = unit.removesuffix("s")
+    return "" if unit == "number" else f" {unit}"
 
 
 def allowed_text(row: dict) -> str:
@@ -127,13 +153,17 @@ def allowed_text(row: dict) -> str:
         return "within the margin of the published number"
     if math.isfinite(low) and math.isfinite(high):
         if math.isclose(low, -high) and not log:
-            return f"within ±{in_unit(high, row):g}{_unit(row)}"
-        return f"{in_unit(low, row):.3g} to {in_unit(high, row):.3g}{_unit(row)}"
+            return f"within ±{_measured(f'{in_unit(high, row):g}', row)}"
+        return f"{in_unit(low, row):.3g} to {in_unit(high, row):.3g}{unit_text(row)}"
     if row["test"] in ("at_most", "at_least"):
         bound = high if math.isfinite(high) else low
-        return f"{row['test'].replace('_', ' ')} {in_unit(bound, row):g}{_unit(row)}"
+        return f"{row['test'].replace('_', ' ')} {_measured(f'{in_unit(bound, row):g}', row)}"
     word, bound = ("above", low) if math.isfinite(low) else ("below", high)
-    return f"{word} {in_unit(bound, row) + 0.0:g}{_unit(row)}"
+    return f"{word} {_measured(f'{in_unit(bound, row) + 0.0:g}', row)}"
+
+
+def _measured(value: str, row: dict) -> str:
+    return f"{value}{unit_text(row, value)}"
 
 
 def _smallest(row: dict) -> str:
@@ -142,7 +172,7 @@ def _smallest(row: dict) -> str:
         return ""
     if bool(row["log"]):
         return f"{math.exp(row['smallest']):.3g} times"
-    return f"{in_unit(row['smallest'], row):.2g}{_unit(row)}"
+    return f"{in_unit(row['smallest'], row):.2g}{unit_text(row)}"
 
 
 def remarks(row: dict) -> list[str]:
@@ -189,7 +219,8 @@ def effect_picture(row: dict) -> str:
 
     The band is what the claim allows, the upright line no effect. It is made of numbers alone.
     """
-    ends = [row[name] for name in ("effect", "low", "high", "region_low", "region_high")]
+    left_end, right_end = possible(row, "low"), possible(row, "high")
+    ends = [row["effect"], left_end, right_end, row["region_low"], row["region_high"]]
     known = [value for value in ends if math.isfinite(value)]
     if not row["parts"] or not math.isfinite(row["effect"]):
         return ""
@@ -207,7 +238,7 @@ def effect_picture(row: dict) -> str:
     if nothing:
         parts.append(f'<path class="none" d="M{at(0.0)} 0V{HIGH}"/>')
     if row["low"] == row["low"]:
-        parts.append(f'<path class="line" d="M{at(row["low"])} {HIGH // 2}H{at(row["high"])}"/>')
+        parts.append(f'<path class="line" d="M{at(left_end)} {HIGH // 2}H{at(right_end)}"/>')
     word = str(row["unadjusted"])
     filled = "full" if row["verdict"] == word != "undecided" else "open"
     parts.append(f'<circle class="dot {word} {filled}" cx="{at(row["effect"])}" cy="8" r="4"/>')
@@ -217,7 +248,13 @@ def effect_picture(row: dict) -> str:
     )
 
 
-def claims_fact(rows: pd.DataFrame) -> str:
+UNTUNED = (
+    " The study is untuned: a verdict on scores of two methods may be one on their settings, and "
+    "not on the methods."
+)
+
+
+def claims_fact(rows: pd.DataFrame, untuned: bool = False) -> str:
     """Say in a sentence or two what a study's verdicts on claims are, and how they were made."""
     asked = rows[rows.listed.astype(bool)]
     said = []
@@ -233,4 +270,5 @@ def claims_fact(rows: pd.DataFrame) -> str:
         "alone (95 %); where the same difference stands in another table, its interval covers that "
         "table's tests together and may be wider. In small: another model, task "
         "or a subset, so that nothing is said of the claim's own setting."
+        f"{UNTUNED if untuned else ''}"
     )

@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name
 from loraudit.analysis.cost import PRICES, TASKS, priced
@@ -17,6 +17,7 @@ from loraudit.report.figure_style import (
     STYLE,
     WIDTH,
     decades,
+    epoch_name,
     legend,
     mark_collapsed,
     score_axis,
@@ -102,10 +103,16 @@ def _bars(axes: plt.Axes, part: pd.DataFrame, column: str, unit: float, label: s
         at = {"xytext": (2, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(text, (end, place), fontsize=SMALL, **at)
     axes.set_xlim(0, 1.4 * (values + spread).max())
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    _few_ticks(axes)
     text = label.format(part.clock.iloc[0]) if timed else label
     axes.set_xlabel(f"{text}{NOISE}" if timed and _within_noise(part) else text)
     axes.grid(axis="y", visible=False)
+
+
+def _few_ticks(axes: plt.Axes) -> None:
+    """Give x few ticks, written as the numbers beside bars are: 1,100."""
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 NOISE = "\n(differences within noise)"
@@ -120,14 +127,14 @@ def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
     """Select what `pareto` draws: a row per run, with its cell's means and places on the fronts.
 
     Returns:
-        `cost.pareto`'s columns, and for each run its seed, score (`run_last`) and prices
-        (`run_<price>`).
+        `cost.pareto`'s columns, and for each run its seed, last epoch, score (`run_last`) and
+        prices (`run_<price>`).
     """
     own = priced(tidy)
     kept = {name: f"run_{name}" for name in ("last", *PRICES)}
     cell = own.groupby(SCORED_CELL, dropna=False, sort=False).ngroup()  # in the order of `fronts`
     cells = fronts(tidy).loc[cell].set_index(own.index)
-    return pd.concat([cells, own[["seed", *kept]].rename(columns=kept)], axis=1)
+    return pd.concat([cells, own[["seed", "last_epoch", *kept]].rename(columns=kept)], axis=1)
 
 
 def _prices(table: pd.DataFrame) -> dict[str, str]:
@@ -165,10 +172,11 @@ def pareto(table: pd.DataFrame) -> Figure:
                 if price == "parameters_trainable":
                     decades(axes, part[price])
                 else:
-                    axes.xaxis.set_major_locator(MaxNLocator(3))
+                    _few_ticks(axes)
                     axes.set_xlim(0, 1.1 * part[f"run_{price}"].max())
             row[0].set_title(f"{task}, {model}", loc="left")
-            score_axis(row[0], f"last-epoch {part.metric.iloc[0]}", part.metric.iloc[0])
+            name = f"{part.metric.iloc[0]}, {epoch_name(part, 'last')}"
+            score_axis(row[0], name, part.metric.iloc[0])
         legend(figure, f"{spread_text(table, CELL)}; black edge: no cell is better and as cheap")
     return figure
 

@@ -36,6 +36,11 @@ def points(value: float) -> str:
     return "" if value != value else f"{100 * value:+.1f}"
 
 
+def in_points(text: str) -> str:
+    """Write the unit behind a number, or several: "1 point", "1.5 points"."""
+    return f"{text} point" if text == "1" else f"{text} points"
+
+
 def of_which(count: float, n: float, what: str = "collapsed") -> str:
     """Say how many of n runs are sick: "1 of 5 collapsed"."""
     return f"{count:g} of {n:g} {what}"

@@ -133,19 +133,29 @@ def read_page(
     here, there = Finished(tidy["runs"], records), read_shipped(study.name)
     evidence["shipped"] = beside_shipped(here, there)
     known = {**tidy, **tables, "missing": missing}
-    said = facts(study, known) | shipped_fact(evidence["shipped"], here, there)
-    for section, sentences in said_of_others.items():
-        said[section] = " ".join(filter(None, [said.get(section), *sentences]))
+    said = joined_facts(
+        facts(study, known),
+        {section: " ".join(sentences) for section, sentences in said_of_others.items()},
+        machine_facts(made_on),
+        shipped_fact(evidence["shipped"], here, there),
+        data_facts(study, data, shared),
+    )
     return Page(
         study=study,
         tables=_readable_tables(tables, evidence),
         figures={name: paths[name] for name in FIGURES if name in paths},
-        facts=said | machine_facts(made_on) | data_facts(study, data, shared),
+        facts=said,
         remake=remake,
         answer=answer(study, known),
         belief=belief(study, known, made_on),
         pictures={"claims": [effect_picture(row) for row in tables["claims"].to_dict("records")]},
     )
+
+
+def joined_facts(*parts: dict[str, str]) -> dict[str, str]:
+    """Join sentences by section: those of a later part stand behind an earlier one's."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: " ".join(part[name] for part in parts if part.get(name)) for name in names}
 
 
 def _readable_tables(tables: dict[str, pd.DataFrame], evidence: dict) -> dict[str, pd.DataFrame]:
@@ -215,6 +225,16 @@ def _picture(page: Page, name: str, captions: dict[str, str]) -> dict:
     )
 
 
+def title_of(study: Study) -> str:
+    """Name a study for readers: "Frozen head: LoRA on mrpc (minilm)"."""
+    specs = [run.spec for run in study.runs]
+    name = re.sub(r"[-_]+", " ", study.name)
+    what = "LoRA" if any(spec.adapter for spec in specs) else specs[0].facts.label
+    tasks = dict.fromkeys(spec.task.name for spec in specs)
+    models = dict.fromkeys(spec.model.name for spec in specs)
+    return f"{name[:1].upper()}{name[1:]}: {what} on {', '.join(tasks)} ({', '.join(models)})"
+
+
 def captions() -> dict[str, str]:
     """Return the text below each figure and table, by its name."""
     return {path.stem: path.read_text().strip() for path in CAPTIONS.glob("*.rst")}
@@ -245,6 +265,7 @@ def render(page: Page) -> str:
             sections[-1] |= {"figures": drawn[:seen], "more": drawn[seen:]}
     return fill(
         name=page.study.name,
+        title=title_of(page.study),
         question=page.study.question,
         facts=page.facts,
         incomplete="missing" in page.tables,
@@ -319,8 +340,8 @@ def fill(**parts: Any) -> str:
     """Fill the template: everything is inline, and every text from data is escaped.
 
     Args:
-        parts: what report.html.jinja names: name, question, facts and sections; incomplete,
-            answer, belief, hero and sources where there are any.
+        parts: what report.html.jinja names: name, question, facts and sections; title (the name
+            for readers), incomplete, answer, belief, hero and sources where there are any.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -331,6 +352,7 @@ def fill(**parts: Any) -> str:
     environment.filters["word"] = word
     template = environment.get_template("report.html.jinja")
     nothing = {"incomplete": False, "answer": [], "belief": [], "hero": None, "sources": []}
+    nothing["title"] = parts["name"]
     return template.render(marks=MARKS, **{**nothing, **parts})
 
 

@@ -17,12 +17,12 @@ from loraudit.analysis.cost import without_twins
 from loraudit.analysis.judging import telling
 from loraudit.report import units
 from loraudit.report.alt_text import listed
-from loraudit.report.claim_tables import effect_text, verdict_text
+from loraudit.report.claim_tables import effect_words, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
 from loraudit.report.formatting import counted, interval_or_why, of_which, points
 from loraudit.report.page_facts import largest_switch, sick_facts
 from loraudit.report.tables import found_text
-from loraudit.studies.advice import advice
+from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.claims import QUANTITIES
 from loraudit.studies.methods import METHODS
 from loraudit.studies.scores import sign, unit_of
@@ -65,7 +65,7 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
         _claims(tables.get("claims", pd.DataFrame())),
         _published(tables["verdicts"]),
         _switch(tables["switches"]),
-        best_cells(tables["runs"], untuned=not (study.settings_from or study.tuning)),
+        best_cells(tables["runs"], untuned=is_untuned(study)),
         _twins(tables.get("twins", pd.DataFrame()), tables["pairs"], tables["crosscheck"]),
     ]
     return [one for one in found if one.text]
@@ -94,7 +94,7 @@ def _decided(row: dict) -> int:
 
 def _claim(row: dict) -> str:
     statement = row["statement"].rstrip(".")
-    effect = effect_text(row)
+    effect = effect_words(row)
     if effect and row["unit"] == "number":  # a bare number does not say what it is of
         statement += f" ({QUANTITIES[row['quantity']].label}; {row['part']})"
     return f"{statement}: {effect}, n = {row['n']:g}" if effect else statement

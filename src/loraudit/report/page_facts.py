@@ -18,8 +18,10 @@ from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import counted, of_which, p_value, points
-from loraudit.studies.advice import advice
+from loraudit.report.formatting import counted, in_points, of_which, p_value, points
+from loraudit.report.page_tables import alpha_text, value_text
+from loraudit.report.tables import one_epoch
+from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
 from loraudit.studies.scores import unit_of
@@ -45,7 +47,7 @@ def facts(study: Study, tables: dict[str, pd.DataFrame]) -> dict[str, str]:
         "scores": " ".join([_score_fact(study, runs), *sick_facts(runs, tables["missing"])]),
     }
     if len(tables.get("claims", ())):
-        sentences["claims"] = claims_fact(tables["claims"])
+        sentences["claims"] = claims_fact(tables["claims"], is_untuned(study))
     if len(tables["verdicts"]):
         sentences["verdicts"] = verdict_fact(study.reading, tables["verdicts"])
     if len(tables["switches"]):
@@ -74,7 +76,7 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
     """Say how epochs and settings were chosen, how optimistic that is, and what is at the edge."""
     choices = all_choices(runs)
     said = ["n is the number of seeds, SD is over seeds (n - 1)."]
-    if all(run.spec.epochs == 1 for run in study.runs):
+    if one_epoch(study):
         said.append("Every run has one epoch, so that none is chosen.")
     else:
         said += [f"{CHOSEN_BY[choice]}{_made_by(runs, choice)}" for choice in choices]
@@ -183,13 +185,13 @@ def _protocol_fact(study: Study) -> str:
     sentences[0] += f" from {_values(s.model.name for s in specs)}"
     adapters = [s.adapter for s in specs if s.adapter]
     if adapters:
-        targets = _values(targets_name(s) for s in specs if s.adapter)
+        names = dict.fromkeys(targets_name(s) for s in specs if s.adapter)
+        targets = " and on ".join("all linear layers" if n == "all" else n for n in names)
         ranks = _values(adapter.rank for adapter in adapters)
-        alphas = _values(_setting(s, "alpha") for s in specs if s.adapter)
-        sentences.append(f"Adapters of rank {ranks} on {targets} with alpha {alphas}")
+        sentences.append(f"Adapters of rank {ranks} on {targets} with alpha {alpha_text(specs)}")
     words = {"epochs": "epochs", "global_batch": "rows per step", "learning_rate": "learning rate"}
     words |= {"head": "head", "seed": "seeds"}
-    settings = [f"{word} {_values(_setting(s, key) for s in specs)}" for key, word in words.items()]
+    settings = [f"{word} {_settings(specs, key)}" for key, word in words.items()]
     text = f"{'. '.join([*sentences, ', '.join(settings).capitalize()])}."
     sources = [f"Settings from: {study.protocol}"] if study.protocol else []
     if study.not_run:
@@ -197,9 +199,9 @@ def _protocol_fact(study: Study) -> str:
     return " ".join([text, *sources])
 
 
-def _setting(spec: RunSpec, field: str) -> object:
-    """Return a field's value as planned, or the word "tuned"."""
-    return "tuned" if spec.tuned and field in spec.tuned.fields else spec.flat()[field]
+def _settings(specs: list[RunSpec], field: str) -> str:
+    """List a field's values as planned, of the runs that it means something to."""
+    return _values(v for s in specs if (v := value_text(s, s.flat(), field)) is not None) or "none"
 
 
 def _values(values: Iterable) -> str:
@@ -234,9 +236,10 @@ def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
     margins = ", ".join(f"{100 * margin:g}" for margin in sorted(tested.margin.unique()))
     return (
         f"{counts[0].upper()}{counts[1:]}; {another} of the {len(tested)} that were tested are "
-        f"about a number that was made under another protocol.{also} Margin: {margins} points. A "
-        f"published ± of unstated meaning is read as {reading}. A published median is set "
-        "beside our mean, with a median's larger error. Differences are ours minus published."
+        f"about a number that was made under another protocol.{also} Margin: "
+        f"{in_points(margins)}. A published ± of unstated meaning is read as {reading}. A "
+        "published median is set beside our mean, with a median's larger error. Differences are "
+        "ours minus published."
     )
 
 

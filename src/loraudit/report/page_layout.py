@@ -56,7 +56,7 @@ class Layout(TypedDict):
 
 def layout(table: pd.DataFrame, first: int = 0) -> Layout:
     """Lay a table out; `first` is how many rows are seen at first (0: all)."""
-    texts = with_one_name(as_text(table))
+    texts = verdict_ahead(with_one_name(as_text(table)))
     shown, same = without_constants(texts)
     rows = shown.to_numpy().tolist()
     numbers = [_of_numbers(shown[name]) for name in shown]
@@ -104,6 +104,16 @@ def with_one_name(table: pd.DataFrame) -> pd.DataFrame:
     rest = table.drop(columns=found)
     rest.insert(place, "cell", names)
     return rest
+
+
+def verdict_ahead(table: pd.DataFrame) -> pd.DataFrame:
+    """Put the column `verdict` right behind what names a row: a narrow screen shows it too."""
+    if "verdict" not in table:
+        return table
+    others = [name for name in table if name != "verdict"]
+    names = (*NAMES, *CELL_NAMES)
+    place = next((at for at, name in enumerate(others) if name not in names), len(others))
+    return table[[*others[:place], "verdict", *others[place:]]]
 
 
 def without_constants(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -81,9 +81,13 @@ def agreement_word(gaps: pd.Series, fields: Sequence[str]) -> str:
     return f"differs, by up to {100 * largest:.1f} points"
 
 
+def _any_compared(rows: pd.DataFrame) -> bool:
+    return len(rows) > 0 and not rows.agrees.str.startswith((NOT_SHIPPED, OTHER)).all()
+
+
 def shipped_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn `beside_shipped`'s rows into a table for readers; none if no cell can be compared."""
-    if rows.empty or rows.agrees.str.startswith((NOT_SHIPPED, OTHER)).all():
+    if not _any_compared(rows):
         return pd.DataFrame()
     there = zip(rows.shipped_mean, rows.shipped_sd, strict=True)
     columns = {
@@ -97,11 +101,17 @@ def shipped_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def shipped_fact(rows: pd.DataFrame, here: Finished, there: Finished | None) -> dict[str, str]:
-    """Count the cells that agree with the shipped run, and name the machines of both."""
+    """Count the cells that agree with the shipped run, and name the machines of both.
+
+    Where no cell can be compared, that is a sentence on where the runs are from (`provenance`).
+    """
     if there is None or rows.empty:
         return {}
     words = rows.agrees.str.replace(r"[,:].*", "", regex=True)
     counts = counted(words, in_order=True)
+    if not _any_compared(rows):
+        why = f"no cell of it can be compared with these: {counts}"
+        return {"provenance": f"A run of this study is shipped too, but {why}."}
     machines = [" and ".join(processors(study.records)) for study in (here, there)]
     same = "Both were made on" if machines[0] == machines[1] else f"Made on {machines[0]}, shipped:"
     text = (

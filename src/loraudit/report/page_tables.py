@@ -1,6 +1,7 @@
 """Tables that are on a study's page only: what was run, checked, fetched, and on what."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -71,10 +72,12 @@ def protocol_table(study: Study) -> pd.DataFrame:
         if len(distinct) < 2 and not other:
             continue
         source = dict.fromkeys(_as_text(fields[field]) for fields in stated if field in fields)
-        row = {"field": _words(field), "value": ", ".join(distinct) or "none"}
+        told = alpha_text([run.spec for run in study.runs]) if field == "alpha" else ""
+        row = {"field": _words(field), "value": told or ", ".join(distinct) or "none"}
         row["where it differs"] = ""
         if len(distinct) > 1 and field not in ("task", "model", "method"):
-            row["where it differs"] = _decided_by(study, values)
+            by_rule = field == "alpha" and "rank" in row["value"]
+            row["where it differs"] = "by rank" if by_rule else _decided_by(study, values)
         row["in the protocol's source"] = ", ".join(source) if other else ""
         rows.append(row)
     return pd.DataFrame(rows)
@@ -94,10 +97,42 @@ def protocol_rest(study: Study) -> str:
     )
 
 
+STEPS = (
+    *("epochs", "global_batch", "micro_batch", "learning_rate", "schedule", "warmup_ratio"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+)
+"""Fields that mean nothing to a method that is fitted at once, and takes no steps."""
+
+
+def takes_steps(spec: RunSpec) -> bool:
+    """Tell whether a run takes optimizer steps; a method with a fixed number of epochs does not."""
+    return "epochs" not in spec.facts.fixed
+
+
+def alpha_text(specs: Sequence[RunSpec]) -> str:
+    """Write the alphas of runs: one number, a rule over the rank, or a number for each rank."""
+    planned = [s for s in specs if s.adapter and not (s.tuned and "alpha" in s.tuned.fields)]
+    pairs = dict.fromkeys((s.adapter.rank, s.adapter.alpha) for s in planned if s.adapter)
+    texts = ["tuned"] if len(planned) < sum(1 for s in specs if s.adapter) else []
+    return " or ".join([*texts, *([_alpha_rule(list(pairs))] if pairs else [])])
+
+
+def _alpha_rule(pairs: list[tuple[int, float]]) -> str:
+    """Say what makes alpha of the rank, of pairs of both: the first rule that fits all of them."""
+    alphas = dict.fromkeys(alpha for _, alpha in pairs)
+    if len(alphas) == 1 or len({rank for rank, _ in pairs}) < len(pairs):
+        return ", ".join(f"{alpha:g}" for alpha in alphas)
+    for power, words in ((0.5, "the square root of the rank"), (1.0, "the rank")):
+        factors = [alpha / rank**power for rank, alpha in pairs]
+        if all(math.isclose(factor, factors[0], rel_tol=1e-6) for factor in factors):
+            return f"{factors[0]:g} times {words}"
+    return ", ".join(f"{alpha:g} at rank {rank}" for rank, alpha in sorted(pairs))
+
+
 def _departs(study: Study, field: str, stated: list[dict]) -> bool:
     """Tell whether a run has another value of a field than the protocol's source states of it."""
     return any(
-        _value(run.spec, fields := run.spec.flat(), field) not in (None, "tuned")
+        value_text(run.spec, fields := run.spec.flat(), field) not in (None, "tuned")
         and not isinstance(said[field], dict)
         and (targets_name(run.spec) if field == "targets" else fields[field]) != said[field]
         for run, said in zip(study.runs, stated, strict=False)
@@ -113,7 +148,7 @@ def _fields(study: Study) -> dict[str, list[str | None]]:
     """Return each field of a run with its values as text, in the order of the runs."""
     flat = [(run.spec, run.spec.flat()) for run in study.runs]
     names = dict.fromkeys(key for _, fields in flat for key in fields)
-    return {name: [_value(spec, fields, name) for spec, fields in flat] for name in names}
+    return {name: [value_text(spec, fields, name) for spec, fields in flat] for name in names}
 
 
 def _distinct(values: list[str | None]) -> list[str]:
@@ -135,8 +170,10 @@ def _stated(study: Study) -> list[dict]:
     ]
 
 
-def _value(spec: RunSpec, fields: dict, field: str) -> str | None:
+def value_text(spec: RunSpec, fields: dict, field: str) -> str | None:
     """Return a field's value as text, None where the run's method has no use for the field."""
+    if field in STEPS and not takes_steps(spec):
+        return None
     if spec.tuned and field in spec.tuned.fields:
         return "tuned"
     value = fields.get(field)
@@ -153,7 +190,7 @@ def _as_text(value: object) -> str:
     if isinstance(value, dict):
         own = ", ".join(f"{_words(key)} {_as_text(said)}" for key, said in value.items())
         return str(value.get("name", own))
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _decided_by(study: Study, values: list[str | None]) -> str:

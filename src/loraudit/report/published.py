@@ -82,6 +82,9 @@ def verdict_page(
         further: sections behind the verdicts'.
     """
     others = " and ".join(beside)
+    cited = [*{entry["key"]: {**entry, "note": ""} for entry in sources(keys)}.values()]
+    called = {entry["key"]: f"{entry['authors']} {entry['year']}" for entry in cited}
+    theirs = dict.fromkeys(called.get(key, key) for key in beside)
     drawn = picture(
         figure,
         f"{name}-verdicts.csv",
@@ -99,17 +102,18 @@ def verdict_page(
     }
     return fill(
         name=f"{name} beside {others}",
+        title=f"{called.get(name, name)} beside {' and '.join(theirs)}",
         question=f"Do the scores in {name} agree with the numbers of {others}?",
         facts=facts,
         answer=[published_answer(rows)],
         hero=drawn,
         sections=[verdicts, *further],
-        sources=[*{cited["key"]: {**cited, "note": ""} for cited in sources(keys)}.values()],
+        sources=cited,
     )
 
 
-FIRST = ("mean ± SD, %", "n", "published", "difference", "95 % interval", "verdict")
-"""The columns that stand right after what names a row."""
+FIRST = ("mean ± SD, %", "n", "published", "difference", "95 % interval")
+"""The columns that stand right after what names a row and its verdict."""
 
 
 def _shown(rows: pd.DataFrame) -> dict:

@@ -16,6 +16,7 @@ from loraudit.report.alt_text import each_subject
 from loraudit.report.figure_style import SMALL, STYLE, TITLE, WIDTH, legend, nothing
 from loraudit.report.looks import (
     BLACK,
+    LABEL_LINES,
     MATRIX_COLOURS,
     METHOD_COLOURS,
     TARGET_MARKERS,
@@ -153,6 +154,7 @@ def stable_rank(table: pd.DataFrame) -> Figure:
     table = stable_rank_rows(table)
     cells = table[SERIES].drop_duplicates().to_dict("records")
     looks = cell_looks({**cell, "method": "lora"} for cell in cells[:MOST_CELLS])
+    lines = _lines(cells)
     with plt.rc_context(STYLE):
         figure, panels = _matrix_panels(table, "layer", "stable rank of ΔW")
         for axes, part in panels:
@@ -160,14 +162,23 @@ def stable_rank(table: pd.DataFrame) -> Figure:
                 rows = part[(part[SERIES] == pd.Series(cell)).all(axis=1)]
                 axes.scatter(rows.layer, rows.stable_rank, s=5, alpha=0.4, **look.dots())
                 means = rows.groupby("layer").stable_rank.mean()
-                marks = look.marks() | {"markersize": 3}
-                axes.plot(
-                    means.index, means, linestyle=look.line, label=_series_title(cell), **marks
-                )
+                marks = look.marks() | {"linestyle": lines.get(cell["targets"], look.line)}
+                axes.plot(means.index, means, label=_series_title(cell), **marks)
         hidden = len(cells) - MOST_CELLS
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
         legend(figure, title)
     return figure
+
+
+def _lines(cells: list[dict]) -> dict[str, str | tuple]:
+    """Return a line for each target set, where cells differ in nothing else that a look shows.
+
+    Lines over all layers lie close together, so that markers alone don't tell them apart.
+    """
+    if len({cell["label"] for cell in cells}) > 1:
+        return {}
+    names = dict.fromkeys(cell["targets"] for cell in cells)
+    return dict(zip(names, LABEL_LINES, strict=False))
 
 
 def intruders(rows: pd.DataFrame) -> Figure:

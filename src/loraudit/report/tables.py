@@ -48,6 +48,7 @@ from loraudit.report.table_registry import (
     late_tables,
     read_by_tables,
 )
+from loraudit.studies.advice import is_untuned
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import CHOICES
@@ -91,13 +92,26 @@ def readable(table: Table, rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Return a study's table as its readers see it; one without rows has no columns either.
 
     A table of scores has a further column where a row's model was trained on the data of its task
-    before, or of one of its tasks.
+    before, or of one of its tasks. Claims and methods compared have no column on the choice of an
+    epoch where all runs have one; of an untuned study, methods are found to be "higher, untuned".
     """
     if rows.empty:
         return rows
+    no_choice = table.name in ("claims", "pairs") and one_epoch(study)
+    if no_choice and table.name == "claims":
+        rows = rows.assign(epoch="")  # its remarks name it too
     shown = resolve(table.readable)(rows)
+    shown = shown.drop(columns="epoch") if no_choice else shown
+    if table.name == "pairs" and is_untuned(study):
+        found = [name for name in shown if name.endswith(("finding", " epoch"))]
+        shown[found] = shown[found].replace(r"\b(higher|lower)$", r"\1, untuned", regex=True)
     told = [_trained_before(row, study) for row in rows.itertuples()] if table.scores else []
     return shown.assign(contaminated=told) if any(told) else shown
+
+
+def one_epoch(study: Study) -> bool:
+    """Tell whether all runs of a study have one epoch, so that none is chosen."""
+    return all(run.spec.epochs == 1 for run in study.runs)
 
 
 def _trained_before(row, study: Study) -> str:
@@ -414,10 +428,10 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
         "on the GPU, MiB": [
             "" if pd.isna(row.device_mib) else f"{row.device_mib:,.0f}" for row in rows
         ],
-        "CPU ms per step": [
+        "CPU time per step, ms": [
             _milliseconds(row.step, row.step_sd) if row.clock == "CPU" else "" for row in rows
         ],
-        "ms per step": [_milliseconds(row.seconds_step) for row in rows],
+        "time per step, ms": [_milliseconds(row.seconds_step) for row in rows],
         "rows per second": [f"{row.rows_second:.1f}" for row in rows],
         "seconds per run": [f"{row.seconds_run:.0f}" for row in rows],
         "padded / real tokens": [f"{row.padded_share:.2f}" for row in rows],

@@ -10,6 +10,11 @@ def advice(study: Study) -> list[str]:
     return [*_fixed_alpha(study), *_untuned(study)]
 
 
+def is_untuned(study: Study) -> bool:
+    """Tell whether no setting of a study was chosen on held-out rows, by itself or by another."""
+    return not (study.settings_from or study.tuning)
+
+
 def _fixed_alpha(study: Study) -> list[str]:
     """Say where ranks are compared and alpha is the same at all of them."""
     ranks: dict[float, set[int]] = {}

@@ -6,6 +6,7 @@ of a run (`Side`); cells are matched within task, model and seed. The verdicts a
 loraudit/analysis/claims.py. This module is read by the Snakefile, so it does without pandas.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,8 @@ class Quantity:
     `by_epoch` says that the value depends on the choice of an epoch, `positive` that it is never 0
     or less, so that ratios can be taken. `absent` is there if a study has it of some runs at most,
     those in the first of its `tables`: it says why a study would have it of none.
+    A value never lies outside of `span`, so that intervals of values are cut there. `beside` names
+    a function, as `read` does, that says in words of a cell what its value alone does not tell.
     """
 
     label: str
@@ -70,6 +73,8 @@ class Quantity:
     by_epoch: bool = False
     positive: bool = True
     absent: str = ""
+    span: tuple[float, float] = (-math.inf, math.inf)
+    beside: str = ""
 
 
 POINTS = {"points": 0.01, "fraction": 1.0}
@@ -78,12 +83,15 @@ NUMBER = {"number": 1.0}
 READ = "loraudit.analysis.quantities"
 
 QUANTITIES = {
-    "score": Quantity("score", POINTS, f"{READ}:score", by_epoch=True, positive=False),
+    "score": Quantity(
+        "score", POINTS, f"{READ}:score", by_epoch=True, positive=False, span=(-1, 1)
+    ),
     "log_loss": Quantity(
         "log loss of text, in nats per token (lower is better)",
         {"nats": 1.0},
         f"{READ}:log_loss",
         by_epoch=True,
+        span=(0, math.inf),
     ),
     "collapsed_share": Quantity(
         "share of collapsed runs",
@@ -101,7 +109,11 @@ QUANTITIES = {
     ),
     "alpha": Quantity("chosen alpha", {"times": 1.0}, f"{READ}:alpha", "chosen", ("tuning",)),
     "trainable_share": Quantity(
-        "trainable share of the parameters", SHARE, f"{READ}:trainable_share", "count"
+        "trainable share of the parameters",
+        SHARE,
+        f"{READ}:trainable_share",
+        "count",
+        beside=f"{READ}:head_counted",
     ),
     "adapter_parameters": Quantity(
         "parameters of the adapter",
@@ -126,12 +138,14 @@ QUANTITIES = {
         NUMBER,
         f"{READ}:stable_rank",
         tables=("amplification",),
+        span=(1, math.inf),
     ),
     "amplification": Quantity(
         "amplification (the paper's Table 7), median over layers",
         NUMBER,
         f"{READ}:amplification",
         tables=("amplification",),
+        span=(0, math.inf),
     ),
     "subspace_similarity": Quantity(
         "phi of the first direction at the lowest and the highest rank, median over layers",
@@ -139,6 +153,8 @@ QUANTITIES = {
         f"{READ}:subspace_similarity",
         tables=("subspaces",),
         positive=False,
+        span=(0, 1),
+        beside=f"{READ}:ranks_compared",
     ),
     "intruder_dimensions": Quantity(
         "intruder dimensions per matrix, mean over layers and matrices",
@@ -146,6 +162,7 @@ QUANTITIES = {
         f"{READ}:intruder_dimensions",
         tables=("intruders",),
         positive=False,
+        span=(0, math.inf),
     ),
     "forgetting": Quantity(
         "score lost on the earlier tasks of a chain, their mean",
