@@ -1,4 +1,4 @@
-"""Time a step of K runs in a pack beside a step of each of them alone, interleaved.
+"""Measure a step of K runs in a pack beside a step of each of them alone, interleaved.
 
 Random models and random tokens without padding, LoRA on q and v; neither a network nor a fetched
 file is needed. The ratio is the K steps alone over the one step together: above 1, packing gains.

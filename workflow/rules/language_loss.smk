@@ -30,4 +30,4 @@ rule language_loss:
         'python "$LORAUDIT"/scripts/start.py'
         ' "$LORAUDIT"/scripts/language_loss.py --run {params.run:q} --runs {params.runs:q}'
         " --chain {params.chain:q} --tokens {params.tokens:q} --model {params.model:q}"
-        " --rows {params.rows} --out {output:q} > {log:q} 2>&1"
+        " --rows {params.rows:q} --out {output:q} > {log:q} 2>&1"

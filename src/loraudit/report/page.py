@@ -229,6 +229,8 @@ def title_of(study: Study) -> str:
     """Name a study for readers: "Frozen head: LoRA on mrpc (minilm)"."""
     specs = [run.spec for run in study.runs]
     name = re.sub(r"[-_]+", " ", study.name)
+    if not specs:
+        return f"{name[:1].upper()}{name[1:]}"
     what = "LoRA" if any(spec.adapter for spec in specs) else specs[0].facts.label
     tasks = dict.fromkeys(spec.task.name for spec in specs)
     models = dict.fromkeys(spec.model.name for spec in specs)
