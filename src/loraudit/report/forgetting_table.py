@@ -20,12 +20,16 @@ def forgetting_rows(study: Study, runs: pd.DataFrame, forgetting: pd.DataFrame) 
         `before` and `after`, and the mean and standard deviation (n - 1) of `forgotten`.
     """
     shown = forgetting[forgetting.headline.astype(bool)]
-    keys = [*CELL, "earlier_task", "distance", "metric"]
-    if shown.empty:
-        return pd.DataFrame(columns=[*keys, "n", "before", "after", "forgotten", "sd"])
-    groups = shown.groupby(keys, dropna=False, sort=False)
-    found = groups[["before", "after", "forgotten"]].mean()
-    return found.assign(n=groups.size(), sd=groups.forgotten.std()).reset_index()
+    return _over_seeds(shown, [*CELL, "earlier_task", "distance", "metric"], "forgotten")
+
+
+def _over_seeds(rows: pd.DataFrame, keys: list[str], change: str) -> pd.DataFrame:
+    """Return a row per group of `keys`: n, means of before, after and `change`, and its sd."""
+    if rows.empty:
+        return pd.DataFrame(columns=[*keys, "n", "before", "after", change, "sd"])
+    groups = rows.groupby(keys, dropna=False, sort=False)
+    found = groups[["before", "after", change]].mean()
+    return found.assign(n=groups.size(), sd=groups[change].std()).reset_index()
 
 
 def forgetting_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -60,12 +64,7 @@ def language_rows(study: Study, runs: pd.DataFrame, losses: pd.DataFrame) -> pd.
         A row per cell and text: CELL, text, kind, rows, tokens, why, n, the means of `before` and
         `after` in nats per token, and the mean and standard deviation (n - 1) of `rise`.
     """
-    keys = [*CELL, "text", "kind", "rows", "tokens", "why"]
-    if losses.empty:
-        return pd.DataFrame(columns=[*keys, "n", "before", "after", "rise", "sd"])
-    groups = losses.groupby(keys, dropna=False, sort=False)
-    found = groups[["before", "after", "rise"]].mean()
-    return found.assign(n=groups.size(), sd=groups.rise.std()).reset_index()
+    return _over_seeds(losses, [*CELL, "text", "kind", "rows", "tokens", "why"], "rise")
 
 
 def language_table(rows: pd.DataFrame) -> pd.DataFrame:

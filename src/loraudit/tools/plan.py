@@ -631,10 +631,8 @@ def _answer(
         for run in study.all_runs
     }
     todo = [run for run in study.all_runs if run.id in jobs.runs]
-    readings = {
-        run.id: _reading(run.spec, known, measured, machine) if any(jobs.beside.values()) else None
-        for run in study.all_runs
-    }
+    read = study.all_runs if any(jobs.beside.values()) else ()
+    readings = {run.id: _reading(run.spec, known, measured, machine) for run in read}
     waves = _timed_jobs(study, jobs, machine, estimates, measured.crosschecks, readings)
     timed = [[(need, s) for need, s in wave if s is not None] for wave in waves]
     untimed = sum(map(len, waves)) - sum(map(len, timed))
