@@ -23,7 +23,7 @@ from loraudit.data.batches import (
 )
 from loraudit.studies.names import score_name
 from loraudit.studies.scores import goodness
-from loraudit.studies.spec import CHOSEN_ON, derive_seed
+from loraudit.studies.spec import CHOSEN_ON, RunSpec, derive_seed
 from loraudit.training import losses, metrics
 from loraudit.training.accounting import out_of_memory
 from loraudit.training.method import Controller
@@ -45,18 +45,36 @@ def run_epochs(
     `fit` trains an epoch and returns the mean loss; None does optimizer steps (`train_epoch`).
     """
     spec, journal = state.spec, state.journal
-    scored = [name for name in examples if name != "train"]
-    each = {"all": scored, "last": []}.get(spec.validate_epochs, ["selection"])
+    each = each_epoch(spec, examples)
     for epoch in range(journal.epoch, spec.epochs + 1):
         journal.epoch = epoch
         loss = (fit or train_epoch)(state, examples["train"])
-        scores = score(state, examples, each, epoch)
-        journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
-        choose(state, epoch)
-        report(state.accelerator, f"epoch {epoch}/{spec.epochs}", journal.history[-1])
-        journal.batch, journal.loss = 0, 0.0
+        end_epoch(state, loss, score(state, examples, each, epoch))
     journal.epoch = spec.epochs + 1
-    score_chosen(state, examples, scored)
+    score_chosen(state, examples)
+
+
+def scored(examples: dict[str, Examples]) -> list[str]:
+    """Return the splits that are scored: all but the one that is trained on."""
+    return [split for split in examples if split != "train"]
+
+
+def each_epoch(spec: RunSpec, examples: dict[str, Examples]) -> list[str]:
+    """Return the splits that each epoch is scored on (`validate_epochs`)."""
+    return {"all": scored(examples), "last": []}.get(spec.validate_epochs, ["selection"])
+
+
+def end_epoch(state: State, loss: float, scores: dict[str, float], whose: str = "") -> None:
+    """Note an epoch's mean loss and its scores, and offer the epoch to the run's choices.
+
+    `whose` begins the line that tells of it, where several runs train together.
+    """
+    journal, epoch = state.journal, state.journal.epoch
+    journal.history.append({"epoch": epoch, "step": journal.step, "train_loss": loss, **scores})
+    choose(state, epoch)
+    what = f"{whose}epoch {epoch}/{state.spec.epochs}"
+    report(state.accelerator, what, journal.history[-1])
+    journal.batch, journal.loss = 0, 0.0
 
 
 def score(
@@ -66,10 +84,17 @@ def score(
     scores: dict[str, float] = {}
     for split in splits:
         logits = evaluate(state, examples[split], f"evaluate {split} {epoch}")
-        values = metrics.compute(logits, examples[split].labels, state.spec.task)
-        scores |= {score_name(metric, split): float(value) for metric, value in values.items()}
-        state.journal.logits.setdefault(epoch, {})[split] = torch.from_numpy(logits)
+        scores |= note_scores(state, examples[split], split, logits, epoch)
     return scores
+
+
+def note_scores(
+    state: State, examples: Examples, split: str, logits: np.ndarray, epoch: int
+) -> dict[str, float]:
+    """Return an epoch's scores on a split, by `score_name`, and keep its logits in the journal."""
+    values = metrics.compute(logits, examples.labels, state.spec.task)
+    state.journal.logits.setdefault(epoch, {})[split] = torch.from_numpy(logits)
+    return {score_name(metric, split): float(value) for metric, value in values.items()}
 
 
 def choose(state: State, epoch: int) -> None:
@@ -84,7 +109,7 @@ def choose(state: State, epoch: int) -> None:
     journal.logits = {e: value for e, value in journal.logits.items() if e in kept}
 
 
-def score_chosen(state: State, examples: dict[str, Examples], splits: list[str]) -> None:
+def score_chosen(state: State, examples: dict[str, Examples]) -> None:
     """Score the last and then the selected epoch on the splits that they were not scored on yet.
 
     Nothing is left to score if each epoch was scored on all splits. A stop by a signal may come
@@ -94,11 +119,17 @@ def score_chosen(state: State, examples: dict[str, Examples], splits: list[str])
     journal, last = state.journal, state.spec.epochs
     selected = journal.choices.get("selected")
     for epoch in (last, selected.epoch if selected else last):
-        missing = [name for name in splits if name not in journal.logits.get(epoch, {})]
+        missing = unscored(state, examples, epoch)
         if missing and selected and epoch != last:
             restore(state, selected)
         for name in missing:  # a split's scores stand beside its logits before the next may stop
             journal.history[epoch - 1] |= score(state, examples, [name], epoch)
+
+
+def unscored(state: State, examples: dict[str, Examples], epoch: int) -> list[str]:
+    """Return the splits that an epoch was not scored on yet."""
+    done = state.journal.logits.get(epoch, {})
+    return [split for split in scored(examples) if split not in done]
 
 
 def train_epoch(state: State, examples: Examples) -> float:
@@ -111,8 +142,7 @@ def train_epoch(state: State, examples: Examples) -> float:
         SystemExit: a signal came; a checkpoint was saved.
     """
     spec, journal = state.spec, state.journal
-    generator = np.random.default_rng(derive_seed(spec.seed, "order", journal.epoch))
-    batches = global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
+    batches = order_of(spec, examples, journal.epoch)
     left = batches[journal.batch :]
     quiet = not state.accelerator.is_main_process
     state.model.train()
@@ -128,6 +158,12 @@ def train_epoch(state: State, examples: Examples) -> float:
                 act(state, state.controller)
         keep(state)
     return journal.loss / examples.weight()
+
+
+def order_of(spec: RunSpec, examples: Examples, epoch: int) -> list[np.ndarray]:
+    """Return the global batches of an epoch, in order, as places in the training rows."""
+    generator = np.random.default_rng(derive_seed(spec.seed, "order", epoch))
+    return global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
 
 
 def act(state: State, controller: Controller) -> None:
@@ -161,15 +197,20 @@ def optimizer_step(state: State, examples: Examples, batch: np.ndarray) -> torch
             penalty = state.controller.penalty() if last and state.controller else None
             accelerator.backward(loss * weight if penalty is None else loss * weight + penalty)
         total += loss.detach() * (weight > 0)
-    if spec.max_grad_norm is not None:
-        accelerator.clip_grad_norm_(state.model.parameters(), spec.max_grad_norm)
-    state.optimizer.step()
-    state.scheduler.step()
-    state.journal.step += 1
+    follow_gradients(state)
     if state.controller and state.controller.with_gradients:
         act(state, state.controller)
     state.optimizer.zero_grad()
     return total
+
+
+def follow_gradients(state: State) -> None:
+    """Clip the gradients and take a step of the optimizer and of the schedule."""
+    if state.spec.max_grad_norm is not None:
+        state.accelerator.clip_grad_norm_(state.bare.parameters(), state.spec.max_grad_norm)
+    state.optimizer.step()
+    state.scheduler.step()
+    state.journal.step += 1
 
 
 def share_of(

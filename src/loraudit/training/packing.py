@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -32,34 +32,26 @@ from loraudit.adapters.base_model import load_base, reset_head
 from loraudit.adapters.fast_base import fast_base
 from loraudit.adapters.pack import Pack, copy_sharing
 from loraudit.base.errors import UserError
-from loraudit.base.files import write_json
 from loraudit.base.progress import progress
 from loraudit.data.batches import (
     Examples,
     collate,
-    global_batches,
     labels_tensor,
     load_examples,
     load_run,
     pad_id,
     sorted_batches,
 )
-from loraudit.studies.names import score_name
 from loraudit.studies.packs import require_pack
-from loraudit.studies.record import RunRecord, Tuning, write_record
 from loraudit.studies.spec import RunSpec, derive_seed, digest
-from loraudit.training import loop, losses, metrics, run
+from loraudit.training import loop, losses, run
 from loraudit.training.accounting import (
-    base_bytes,
     count_parameters,
-    folder_bytes,
     model_parameters,
     out_of_memory,
 )
 from loraudit.training.checkpoint import Checkpoints
 from loraudit.training.device import same_bits
-from loraudit.training.health import unmoved
-from loraudit.training.journal import write_journal
 from loraudit.training.method import method_of
 from loraudit.training.state import Diverged, State, look, restore, save_checkpoint, take_up
 from loraudit.training.tuning import choose
@@ -138,7 +130,6 @@ def train_pack(
     accelerator, together = packed.accelerator, [digest(spec) for spec in specs]
     for state in packed.states:
         state.started = started
-    weights = (model_folder / "model.safetensors").stat().st_size
     provenance = run.provenance_of(accelerator, tokens, model_folder)
     provenance |= {"started_from": None, "packed": together}
     shared = {key: provenance[key] for key in (*run.SAME, "packed")} | {"code": code}
@@ -159,7 +150,8 @@ def train_pack(
         for state, examples, out, tuning in zip(
             packed.states, packed.examples, outs, tunings, strict=True
         ):
-            write_run(state, examples, out, weights, len(specs), (provenance, tuning, code))
+            made = {"environment": provenance, "tuning": tuning, "code_sha256": code}
+            write_run(state, examples, out, model_folder, len(specs), made)
         for own in packed.kept:
             own.remove()
 
@@ -240,36 +232,30 @@ def take_up_all(packed: Packed) -> None:
 
 def run_epochs(packed: Packed) -> None:
     """Train and score all epochs of all runs; resumed ones those that are left."""
-    spec, examples = packed.spec, packed.examples[0]
-    scored = [name for name in examples if name != "train"]
-    each = {"all": scored, "last": []}.get(spec.validate_epochs, ["selection"])
+    spec, each = packed.spec, loop.each_epoch(packed.spec, packed.examples[0])
     for epoch in range(packed.states[0].journal.epoch, spec.epochs + 1):
         for state in packed.states:
             state.journal.epoch = epoch
         train_epoch(packed, epoch)
         outputs = {split: evaluate(packed, split, epoch) for split in each}
-        for number, state in enumerate(packed.states):
+        for number in range(len(packed.states)):
             end_epoch(packed, number, {split: values[number] for split, values in outputs.items()})
-            state.journal.batch, state.journal.loss = 0, 0.0
     for state in packed.states:
         state.journal.epoch = spec.epochs + 1
-    score_chosen(packed, scored)
+    score_chosen(packed)
 
 
 def end_epoch(packed: Packed, number: int, outputs: dict[str, np.ndarray]) -> None:
     """Note an epoch's loss and scores of a run, and offer the epoch to the run's choices."""
     state, examples = packed.states[number], packed.examples[number]
-    journal, epoch = state.journal, state.journal.epoch
-    loss = journal.loss / examples["train"].weight()
-    row = {"epoch": epoch, "step": journal.step, "train_loss": loss}
+    loss = state.journal.loss / examples["train"].weight()
+    scores: dict[str, float] = {}
     for split, values in outputs.items():
-        row |= note_scores(packed, number, split, values, epoch)
-    if journal.diverged is not None:
-        return
-    journal.history.append(row)
-    loop.choose(state, epoch)
-    what = f"run {number + 1} of {len(packed.states)}, epoch {epoch}/{state.spec.epochs}"
-    loop.report(packed.accelerator, what, row)
+        scores |= note_scores(packed, number, split, values, state.journal.epoch)
+    if state.journal.diverged is None:
+        loop.end_epoch(state, loss, scores, f"run {number + 1} of {len(packed.states)}, ")
+    else:
+        state.journal.batch, state.journal.loss = 0, 0.0
 
 
 def note_scores(
@@ -282,13 +268,10 @@ def note_scores(
         diverge(state, number, f"the model's outputs are not finite after step {step}")
     if state.journal.diverged is not None:
         return {}
-    labels = packed.examples[number][split].labels
-    values = metrics.compute(outputs, labels, state.spec.task)
-    state.journal.logits.setdefault(epoch, {})[split] = torch.from_numpy(outputs)
-    return {score_name(metric, split): float(value) for metric, value in values.items()}
+    return loop.note_scores(state, packed.examples[number][split], split, outputs, epoch)
 
 
-def score_chosen(packed: Packed, splits: list[str]) -> None:
+def score_chosen(packed: Packed) -> None:
     """Score each run's last and then its selected epoch where that is to be done yet."""
     last = packed.spec.epochs
     for chosen in ("last", "selected"):
@@ -296,12 +279,12 @@ def score_chosen(packed: Packed, splits: list[str]) -> None:
         for number, state in enumerate(packed.states):
             best = state.journal.choices.get("selected") if chosen == "selected" else None
             epoch = best.epoch if best else last
-            lacks = [name for name in splits if name not in state.journal.logits.get(epoch, {})]
+            lacks = loop.unscored(state, packed.examples[number], epoch)
             if lacks and state.journal.diverged is None:
                 missing[number] = epoch, lacks
                 if best and epoch != last:
                     restore(state, best)
-        for split in splits:
+        for split in loop.scored(packed.examples[0]):
             wanted = [number for number, (_, lacks) in missing.items() if split in lacks]
             if not wanted:
                 continue
@@ -319,7 +302,7 @@ def train_epoch(packed: Packed, epoch: int) -> None:
         Diverged: the loss of a run that is reported is not finite.
         SystemExit: a signal came; checkpoints were saved.
     """
-    orders = [order_of(state.spec, own["train"], epoch)
+    orders = [loop.order_of(state.spec, own["train"], epoch)
               for state, own in zip(packed.states, packed.examples, strict=True)]  # fmt: skip
     steps = list(zip(*orders, strict=True))
     left = range(packed.states[0].journal.batch, len(steps))
@@ -332,12 +315,6 @@ def train_epoch(packed: Packed, epoch: int) -> None:
             if (number + 1) % packed.states[0].looks == 0 or number + 1 == len(steps):
                 look_all(packed)
         keep(packed)
-
-
-def order_of(spec: RunSpec, examples: Examples, epoch: int) -> list[np.ndarray]:
-    """Return a run's global batches of an epoch, as it has them alone."""
-    generator = np.random.default_rng(derive_seed(spec.seed, "order", epoch))
-    return global_batches(examples.lengths, spec.global_batch, spec.batching, generator)
 
 
 def optimizer_step(packed: Packed, batches: Sequence[np.ndarray]) -> None:
@@ -364,11 +341,7 @@ def optimizer_step(packed: Packed, batches: Sequence[np.ndarray]) -> None:
     packed.pack.push()
     for state, loss in zip(packed.states, total.unbind(), strict=True):
         if state.journal.diverged is None:
-            if state.spec.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(state.bare.parameters(), state.spec.max_grad_norm)
-            state.optimizer.step()
-            state.scheduler.step()
-            state.journal.step += 1
+            loop.follow_gradients(state)
             state.losses.append(loss)
         state.optimizer.zero_grad()
 
@@ -481,48 +454,13 @@ def write_run(
     state: State,
     examples: dict[str, Examples],
     out: Path,
-    weights: int,
+    model_folder: Path,
     runs: int,
-    made: tuple[dict, Tuning | None, str | None],
+    made: dict[str, Any],
 ) -> None:
-    """Write the folder of a run, as `run.train` does; record.json last.
-
-    Args:
-        state: the run.
-        examples: its splits.
-        out: its folder.
-        weights: size of the model's file in bytes.
-        runs: number of runs in the pack, whose time they share.
-        made: what the record says of the environment, the tuned values and the code.
-    """
-    spec, (provenance, tuning, code) = state.spec, made
-    if state.journal.diverged is None and spec.choices[0] != "last":
-        restore(state, state.journal.choices[spec.choices[0]])
-    if spec.saves:
-        run.export(state, out / "adapter")
-    write_journal(out, state.journal, examples, spec)
-    write_json(out / "spec.json", spec.model_dump(mode="json"))
+    """Write the folder of one of the pack's runs, whose time is a share of the pack's."""
     now = time.monotonic()
     state.started = now - (now - state.started) / runs
-    head = spec.model.head
-    adapted = count_parameters(state.bare, head)
-    result = run.train_result(
-        state,
-        collapsed=run.collapsed_choices(state, examples),
-        unmoved=unmoved(state.bare),
-        parameters=adapted | {"model": model_parameters(state.bare) - adapted["adapter"]},
-        bytes={
-            "adapter": folder_bytes(out / "adapter"),
-            "checkpoint": weights,
-            **base_bytes(state.bare, head),
-        },
-        rows={split: len(split_examples) for split, split_examples in examples.items()},
-        copied=(),
-    )
-    facts = {
-        "environment": provenance | {"resumed": state.journal.resumed},
-        "tuning": tuning,
-        "spec_sha256": digest(spec),
-        "code_sha256": code,
-    }
-    write_record(out, RunRecord(spec=spec, train=result, **facts))
+    adapter = count_parameters(state.bare, state.spec.model.head)["adapter"]
+    parameters = model_parameters(state.bare) - adapter
+    run.write_run(state, examples, out, model_folder, parameters, (), made)

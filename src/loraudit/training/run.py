@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,12 @@ def train(
     pad = pad_id(tokens)
     base = load_base(spec, model_folder, pad)
     examples = load_run(spec, tokens)
-    parameters = {"model": model_parameters(base)}
+    total = model_parameters(base)
     method = method_of(spec)
     model = method.apply(fast_base(base, spec), spec)
     started_from = check_start(spec, start)
     copied = method.start_from(model, spec, start / "adapter") if start else []
     state = prepare(spec, accelerator, model, len(examples["train"]), pad)
-    size = (model_folder / "model.safetensors").stat().st_size
-    held = {"checkpoint": size, **base_bytes(model, spec.model.head)}
     state.started = started
     state.controller = method.controller(state, examples)
     provenance = provenance_of(accelerator, tokens, model_folder) | {"started_from": started_from}
@@ -122,25 +121,8 @@ def train(
         take_up(state, checkpoints)
         epochs_or_divergence(state, examples, method)
         if accelerator.is_main_process:
-            if state.journal.diverged is None and spec.choices[0] != "last":
-                restore(state, state.journal.choices[spec.choices[0]])
-            if spec.saves:
-                export(state, out / "adapter")
-            write_journal(out, state.journal, examples, spec)
-            write_json(out / "spec.json", spec.model_dump(mode="json"))
-            result = train_result(
-                state,
-                collapsed=collapsed_choices(state, examples),
-                unmoved=unmoved(state.bare),
-                parameters=count_parameters(state.bare, spec.model.head) | parameters,
-                bytes={"adapter": folder_bytes(out / "adapter"), **held},
-                rows={split: len(split_examples) for split, split_examples in examples.items()},
-                copied=copied,
-            )
-            provenance["resumed"] = state.journal.resumed
-            digests = {"spec_sha256": digest(spec), "code_sha256": code}
-            facts = {"environment": provenance, "tuning": tuning, **digests}
-            write_record(out, RunRecord(spec=spec, train=result, **facts))
+            made = {"environment": provenance, "tuning": tuning, "code_sha256": code}
+            write_run(state, examples, out, model_folder, total, copied, made)
             checkpoints.remove()
 
 
@@ -220,6 +202,63 @@ def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpo
     return True
 
 
+def write_run(
+    state: State,
+    examples: dict[str, Examples],
+    out: Path,
+    model_folder: Path,
+    parameters: int,
+    copied: Sequence[str],
+    made: dict[str, Any],
+) -> None:
+    """Write the folder of a run that has trained: all that `train` names; record.json last.
+
+    Args:
+        state: the run.
+        examples: its splits.
+        out: its folder.
+        model_folder: folder of the fetched model.
+        parameters: number of the model's parameters without an adapter.
+        copied: names of the tensors that a warm start copied.
+        made: the record's `environment`, `tuning` and `code_sha256`.
+    """
+    spec, journal, head = state.spec, state.journal, state.spec.model.head
+    if journal.diverged is None and spec.choices[0] != "last":
+        restore(state, journal.choices[spec.choices[0]])
+    if spec.saves:
+        export(state, out / "adapter")
+    write_journal(out, journal, examples, spec)
+    write_json(out / "spec.json", spec.model_dump(mode="json"))
+    checkpoint = (model_folder / "model.safetensors").stat().st_size
+    result = Train(
+        steps=journal.step,
+        epochs={
+            choice: Chosen(epoch=epoch, scores=_scores(journal.history, epoch))
+            for choice, epoch in journal.chosen(spec.epochs).items()
+        },
+        collapsed=collapsed_choices(state, examples),
+        unmoved=unmoved(state.bare),
+        parameters=count_parameters(state.bare, head) | {"model": parameters},
+        bytes={
+            "adapter": folder_bytes(out / "adapter"),
+            "checkpoint": checkpoint,
+            **base_bytes(state.bare, head),
+        },
+        rows={split: len(split_examples) for split, split_examples in examples.items()},
+        tokens=journal.tokens,
+        diverged=journal.diverged,
+        seconds={**journal.seconds, "total": time.monotonic() - state.started},
+        cpu_seconds=journal.cpu_seconds,
+        peak_memory_mib=peak_memory_mib(),
+        peak_device_memory_mib=peak_device_memory_mib(),
+        counts=state.controller.counts if state.controller else journal.counts,
+        copied=copied,
+    )
+    environment = made["environment"] | {"resumed": journal.resumed}
+    facts = made | {"environment": environment, "spec_sha256": digest(spec)}
+    write_record(out, RunRecord(spec=spec, train=result, **facts))
+
+
 def export(state: State, folder: Path) -> None:
     """Write the adapter that the model holds."""
     with folder_atomic(folder) as new:
@@ -235,26 +274,6 @@ def collapsed_choices(state: State, examples: dict[str, Examples]) -> list[str]:
         for choice, epoch in journal.chosen(state.spec.epochs).items()
         if collapsed(journal.logits[epoch][split].numpy(), examples[split].labels, task)
     ]
-
-
-def train_result(state: State, **facts: Any) -> Train:
-    """Make the record's part on training from the journal and further facts."""
-    journal = state.journal
-    return Train(
-        steps=journal.step,
-        epochs={
-            choice: Chosen(epoch=epoch, scores=_scores(journal.history, epoch))
-            for choice, epoch in journal.chosen(state.spec.epochs).items()
-        },
-        tokens=journal.tokens,
-        diverged=journal.diverged,
-        seconds={**journal.seconds, "total": time.monotonic() - state.started},
-        cpu_seconds=journal.cpu_seconds,
-        peak_memory_mib=peak_memory_mib(),
-        peak_device_memory_mib=peak_device_memory_mib(),
-        counts=state.controller.counts if state.controller else journal.counts,
-        **facts,
-    )
 
 
 def check_start(spec: RunSpec, start: Path | None) -> dict[str, str] | None:
