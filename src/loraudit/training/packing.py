@@ -130,6 +130,7 @@ def train_pack(
     accelerator, together = packed.accelerator, [digest(spec) for spec in specs]
     for state in packed.states:
         state.started = started
+    weights = run.file_bytes(model_folder)
     provenance = run.provenance_of(accelerator, tokens, model_folder)
     provenance |= {"started_from": None, "packed": together}
     shared = {key: provenance[key] for key in (*run.SAME, "packed")} | {"code": code}
@@ -151,7 +152,7 @@ def train_pack(
             packed.states, packed.examples, outs, tunings, strict=True
         ):
             made = {"environment": provenance, "tuning": tuning, "code_sha256": code}
-            write_run(state, examples, out, model_folder, len(specs), made)
+            write_run(state, examples, out, weights, len(specs), made)
         for own in packed.kept:
             own.remove()
 
@@ -454,13 +455,16 @@ def write_run(
     state: State,
     examples: dict[str, Examples],
     out: Path,
-    model_folder: Path,
+    weights: int,
     runs: int,
     made: dict[str, Any],
 ) -> None:
-    """Write the folder of one of the pack's runs, whose time is a share of the pack's."""
+    """Write the folder of one of the pack's runs, whose time is a share of the pack's.
+
+    `weights` is the size of the fetched model's file in bytes.
+    """
     now = time.monotonic()
     state.started = now - (now - state.started) / runs
     adapter = count_parameters(state.bare, state.spec.model.head)["adapter"]
-    parameters = model_parameters(state.bare) - adapter
-    run.write_run(state, examples, out, model_folder, parameters, (), made)
+    size = {"parameters": model_parameters(state.bare) - adapter, "bytes": weights}
+    run.write_run(state, examples, out, size, (), made)

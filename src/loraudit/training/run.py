@@ -102,7 +102,7 @@ def train(
     pad = pad_id(tokens)
     base = load_base(spec, model_folder, pad)
     examples = load_run(spec, tokens)
-    total = model_parameters(base)
+    size = {"parameters": model_parameters(base), "bytes": file_bytes(model_folder)}
     method = method_of(spec)
     model = method.apply(fast_base(base, spec), spec)
     started_from = check_start(spec, start)
@@ -122,7 +122,7 @@ def train(
         epochs_or_divergence(state, examples, method)
         if accelerator.is_main_process:
             made = {"environment": provenance, "tuning": tuning, "code_sha256": code}
-            write_run(state, examples, out, model_folder, total, copied, made)
+            write_run(state, examples, out, size, copied, made)
             checkpoints.remove()
 
 
@@ -202,12 +202,16 @@ def finished_meanwhile(out: Path, accelerator: Accelerator, checkpoints: Checkpo
     return True
 
 
+def file_bytes(model_folder: Path) -> int:
+    """Return the size of a fetched model's file of weights in bytes."""
+    return (model_folder / "model.safetensors").stat().st_size
+
+
 def write_run(
     state: State,
     examples: dict[str, Examples],
     out: Path,
-    model_folder: Path,
-    parameters: int,
+    size: dict[str, int],
     copied: Sequence[str],
     made: dict[str, Any],
 ) -> None:
@@ -217,8 +221,7 @@ def write_run(
         state: the run.
         examples: its splits.
         out: its folder.
-        model_folder: folder of the fetched model.
-        parameters: number of the model's parameters without an adapter.
+        size: `parameters` and `bytes` of the model as it was fetched, whose folder may be gone.
         copied: names of the tensors that a warm start copied.
         made: the record's `environment`, `tuning` and `code_sha256`.
     """
@@ -229,7 +232,6 @@ def write_run(
         export(state, out / "adapter")
     write_journal(out, journal, examples, spec)
     write_json(out / "spec.json", spec.model_dump(mode="json"))
-    checkpoint = (model_folder / "model.safetensors").stat().st_size
     result = Train(
         steps=journal.step,
         epochs={
@@ -238,10 +240,10 @@ def write_run(
         },
         collapsed=collapsed_choices(state, examples),
         unmoved=unmoved(state.bare),
-        parameters=count_parameters(state.bare, head) | {"model": parameters},
+        parameters=count_parameters(state.bare, head) | {"model": size["parameters"]},
         bytes={
             "adapter": folder_bytes(out / "adapter"),
-            "checkpoint": checkpoint,
+            "checkpoint": size["bytes"],
             **base_bytes(state.bare, head),
         },
         rows={split: len(split_examples) for split, split_examples in examples.items()},
