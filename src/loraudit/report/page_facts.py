@@ -209,19 +209,27 @@ def _values(values: Iterable) -> str:
 
 
 def _update_fact(updates: pd.DataFrame) -> str:
-    rank = updates["rank"].max()
-    updates = updates[updates["rank"] == rank]
-    parts = []
-    for matrix, rows in updates.groupby("matrix", sort=False):
-        middle = rows[["stable_rank", "amplification"]].median()
-        size = (rows.update_norm / rows.weight_norm).median()
-        parts.append(
-            f"{matrix}: stable rank {middle.stable_rank:.2f}, amplification "
-            f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
+    """Give section 7's medians, for each set of adapted matrices at its largest rank."""
+    sentences = []
+    updates = updates.fillna({"label": ""})
+    for (targets, label), group in updates.groupby(["targets", "label"], sort=False):
+        rank = group["rank"].max()
+        group = group[group["rank"] == rank]
+        parts = []
+        for matrix, rows in group.groupby("matrix", sort=False):
+            middle = rows[["stable_rank", "amplification"]].median()
+            size = (rows.update_norm / rows.weight_norm).median()
+            parts.append(
+                f"{matrix}: stable rank {middle.stable_rank:.2f}, amplification "
+                f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
+            )
+        adapters, layers = group.run.nunique(), group.layer.nunique()
+        cell = " ".join(filter(None, [targets, label]))
+        sentences.append(
+            f"{cell} at rank {rank} ({adapters} in-house adapter{'s' if adapters > 1 else ''}, "
+            f"{layers} layer{'s' if layers > 1 else ''}): {'; '.join(parts)}."
         )
-    adapters, layers = updates.run.nunique(), updates.layer.nunique()
-    subject = f"{adapters} in-house adapters of rank {rank} and {layers} layers"
-    return f"Medians over {subject}. {'; '.join(parts)}."
+    return " ".join(["Medians over adapters and layers.", *sentences])
 
 
 def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
