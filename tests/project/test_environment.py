@@ -3,12 +3,14 @@
 import re
 import subprocess
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text())
 LINES = [line for line in Path("requirements.lock").read_text().splitlines() if line[:1] != "#"]
@@ -27,6 +29,17 @@ def test_the_lock_pins_every_dependency_exactly():
     wanted = [*PROJECT["project"]["dependencies"], *extra, *build]
     assert not {canonical(Requirement(name).name) for name in wanted} - names
     assert all(re.fullmatch(r"[\w.]+", value) for value in LOCK.values())
+
+
+def test_what_the_lock_pins_installs_on_the_python_of_debian_12():
+    """Its Python is 3.11.2; a package may ask for a later one of the same minor version."""
+    refused = {}
+    for name in LOCK:
+        with suppress(PackageNotFoundError):  # of another platform
+            asked = metadata(name).get("Requires-Python")
+            if asked and "3.11.2" not in SpecifierSet(asked):
+                refused[name] = asked
+    assert refused == {}
 
 
 def test_a_wheel_holds_the_packages_other_files():
