@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from statsmodels.stats.power import TTestIndPower
 
+from committed import COMMITTED, of_today
 from loraudit.analysis.cost import cost
 from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.statistics import aggregate
@@ -32,27 +33,14 @@ from loraudit.report.formatting import markdown
 from loraudit.report.page_tables import processors
 from loraudit.report.tables import published_table, summary_table
 from loraudit.studies.expand import load_study
-from loraudit.studies.record import LAYOUT
 from loraudit.studies.reference import select
 from loraudit.tools import plan
 from tiny import save_tiny_model
 
-COMMITTED = Path("results/committed")
 CHANGED_RESULTS = ("shortcuts",)
 """Studies that ran while committed results, not code, were changed in the same clone."""
 BENCH = Path("figures/committed/bench")
 STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
-
-
-def of_today(folder: Path) -> bool:
-    """Tell whether a committed study's records have today's layout, and today's code reads them.
-
-    What was made by older code can't be made again from its tables; it stands as evidence until the
-    study is run again.
-    """
-    records = folder / "records.jsonl"
-    lines = records.read_text().splitlines() if records.is_file() else []
-    return all(json.loads(line).get("layout", 1) == LAYOUT for line in lines)
 
 
 TODAYS = [folder for folder in STUDIES if of_today(folder)]

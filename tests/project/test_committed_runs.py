@@ -1,0 +1,84 @@
+"""The runs on record are of one clean commit, of whose code they carry the digests, and stable."""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from statistics import stdev
+
+import pytest
+
+from committed import COMMITTED, of_today, records_of
+from loraudit.studies.expand import load_study
+
+STUDIES = [file.parent for file in sorted(COMMITTED.glob("*/records.jsonl"))]
+TODAYS = [folder for folder in STUDIES if of_today(folder)]
+
+
+@pytest.fixture(scope="module")
+def digests_at(tmp_path_factory):
+    """Give a function that computes the digests of training code as a commit would."""
+
+    def compute(commit: str, methods: list[str]) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("commit")
+        archive = folder / "tree.tar"
+        command = ["git", "archive", "--output", str(archive), commit, "src", "scripts"]
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip(f"commit {commit} is not in this copy of the repository")
+        with tarfile.open(archive) as tree:
+            tree.extractall(folder, filter="data")
+        code = (
+            "import json, sys; from loraudit.studies.training_code import training_code; "
+            "print(json.dumps({name: training_code(name) for name in sys.argv[1:]}))"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code, *methods],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(folder / "src")},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(run.stdout)
+
+    return compute
+
+
+@pytest.mark.parametrize("folder", TODAYS, ids=lambda path: path.name)
+def test_records_are_of_one_clean_commit_and_carry_its_digests(folder, digests_at):
+    records = records_of(folder)
+    states = [record["environment"]["git"] for record in records]
+    assert not any(state["dirty"] for state in states)
+    (commit,) = {state["commit"] for state in states}
+    digests = digests_at(commit, sorted({record["spec"]["method"] for record in records}))
+    for record in records:
+        assert record["code_sha256"] == digests[record["spec"]["method"]]
+
+
+BETWEEN = ("seed", "selection_rows", "validate_epochs", "tuned")
+"""Fields of a spec in which the quickstart's runs and those that its settings are from differ."""
+
+
+def settings(spec: dict) -> dict:
+    return {field: value for field, value in spec.items() if field not in BETWEEN}
+
+
+def test_the_settings_of_the_quickstart_have_ten_stable_seeds_on_record():
+    """Each cell has them with its learning rate: SD at most 2 points, and no run collapsed."""
+    quickstart = load_study(Path("config/studies/quickstart.yaml"))
+    folder = COMMITTED / quickstart.settings_from
+    if folder not in TODAYS:
+        pytest.skip(f"{folder} is not on record yet")
+    reported = [
+        record for record in records_of(folder) if record["spec"]["validate_epochs"] != "none"
+    ]
+    # PEFT's twins have the settings of ours
+    for run in [run for run in quickstart.runs if run.spec.method != "peft" and run.spec.seed == 0]:
+        wanted = settings(run.spec.model_dump(mode="json"))
+        same = [record for record in reported if settings(record["spec"]) == wanted]
+        scores = [record["train"]["epochs"]["last"]["scores"]["accuracy"] for record in same]
+        assert {record["spec"]["seed"] for record in same} == set(range(10)), run.id
+        assert not any(record["train"]["collapsed"] for record in same), run.id
+        assert stdev(scores) <= 0.02, run.id
