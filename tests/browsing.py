@@ -40,10 +40,17 @@ def load_axe(tab) -> None:
     tab.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
 
 
-def violations(tab) -> list:
+COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"]}
+"""Options of axe-core: the rules that look at colours, which alone differ between schemes."""
+NO_CONTRAST = {"rules": {"color-contrast": {"enabled": False}}}
+"""Options of axe-core: all rules but the one that takes most of the time on a long page."""
+
+
+def violations(tab, options: dict | None = None) -> list:
     """Return the rules that axe-core, which is loaded, finds broken, each with some elements.
 
-    They are those of WCAG 2.0 to 2.2, A and AA, and best practices.
+    Without options they are those of WCAG 2.0 to 2.2, A and AA, and best practices.
     """
-    found = tab.evaluate("axe.run().then(done => done.violations)")
+    run = "options => axe.run(options).then(done => done.violations)"
+    found = tab.evaluate(run, options or {})
     return [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]

@@ -24,6 +24,8 @@ MAIN = [
     *("claims", "faq", "cli", "configuration", "adapters", "repository/CONTRIBUTING"),
 ]
 """The pages that are looked at in a browser: one or more of each kind."""
+KINDS = ("index", "studies", "adapters", "repository/CONTRIBUTING")
+"""One page of each kind: pages of a kind have their colours from the same style sheet."""
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +62,37 @@ def test_the_search_finds_what_readers_look_for(built):
         assert page in found, (word, found)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation_on_the_main_pages(built, scheme):
-    """Search without a name, pale tabs and code, and links in text told by colour alone."""
+@pytest.fixture(scope="module")
+def browser():
     import browsing  # skips without playwright
 
     if browsing.BROWSER is None:
         pytest.skip("there is no browser on PATH")
     with browsing.launched() as browser:
-        context = browser.new_context(color_scheme=scheme, offline=True)
-        for name in MAIN:
-            tab = context.new_page()
-            tab.goto((built[0] / f"{name}.html").resolve().as_uri())
-            dark = tab.evaluate("document.body.dataset.mdColorScheme") == "slate"
-            assert dark == (scheme == "dark")
-            browsing.load_axe(tab)
-            assert browsing.violations(tab) == [], name
-            tab.close()
+        yield browser
+
+
+@pytest.mark.parametrize(
+    ("scheme", "names", "rules"),
+    [
+        pytest.param("light", MAIN, "NO_CONTRAST", id="every page but for contrast"),
+        pytest.param("light", KINDS, "COLOURS", id="light colours"),
+        pytest.param("dark", KINDS, "COLOURS", id="dark colours"),
+        pytest.param("light", MAIN, "", id="light", marks=pytest.mark.long),
+        pytest.param("dark", MAIN, "", id="dark", marks=pytest.mark.long),
+    ],
+)
+def test_axe_finds_no_violation_on_the_main_pages(built, browser, scheme, names, rules):
+    """Search without a name, pale tabs and code, and links in text told by colour alone."""
+    import browsing
+
+    context = browser.new_context(color_scheme=scheme, offline=True)
+    for name in names:
+        tab = context.new_page()
+        tab.goto((built[0] / f"{name}.html").resolve().as_uri())
+        dark = tab.evaluate("document.body.dataset.mdColorScheme") == "slate"
+        assert dark == (scheme == "dark")
+        browsing.load_axe(tab)
+        assert browsing.violations(tab, getattr(browsing, rules, None)) == [], name
+        tab.close()
+    context.close()
