@@ -13,7 +13,9 @@ from loraudit.crosscheck.single_layer import Case, compare_layer, references
 
 pytestmark = [pytest.mark.numerics, pytest.mark.slow]
 
-STEPPED = f"{single_layer.STEPS} steps of AdamW"
+FEW = 10
+"""Steps in which a planted fault shows, rather than the 40 of a cross-check."""
+STEPPED = f"{FEW} steps of AdamW"
 KINDS = ["linear", "conv1d", "embedding"]
 CLASSES = {"linear": LoRALinear, "conv1d": LoRAConv1D, "embedding": LoRAEmbedding}
 
@@ -28,6 +30,13 @@ cases = st.builds(
     bias=st.booleans(),
     seed=st.integers(0, 1000),
 )
+
+
+@pytest.fixture
+def planting(monkeypatch):
+    """Plant faults by this; a cross-check then takes few steps."""
+    monkeypatch.setattr(single_layer, "STEPS", FEW)
+    return monkeypatch
 
 
 def failed(case: Case, dtype: str = "float64") -> set[str]:
@@ -93,8 +102,8 @@ def test_unequal_and_interleaved_parts_agree(parts):
     assert not failed(case)
 
 
-def test_a_part_in_the_wrong_place_fails(monkeypatch):
-    monkeypatch.setattr(
+def test_a_part_in_the_wrong_place_fails(planting):
+    planting.setattr(
         LoRAPart, "merge", lambda self: self.base.add(self.delta_weight().detach().roll(1, 0))
     )
     assert failed(Case("linear", 6, 15, 3, 12, parts=thirds(0, 2))) >= {"merged outputs"}
@@ -118,7 +127,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_fails(monkeypatch, fault, kind):
+def test_a_planted_fault_fails(planting, fault, kind):
     if fault == "bias lost" and kind == "embedding":
         pytest.skip("an embedding has no bias")
     change, seen = FAULTS[fault]
@@ -128,67 +137,67 @@ def test_a_planted_fault_fails(monkeypatch, fault, kind):
         made(self, base, *arguments, **more)
         change(self, base)
 
-    monkeypatch.setattr(LoRALinear, "__init__", faulty)
+    planting.setattr(LoRALinear, "__init__", faulty)
     assert seen <= failed(Case(kind, 6, 5, 3, 12))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_and_b_swapped_in_init_fails(monkeypatch, kind):
+def test_a_and_b_swapped_in_init_fails(planting, kind):
     def swapped(self):
         torch.nn.init.normal_(self.lora_A if kind == "embedding" else self.lora_B)
         torch.nn.init.zeros_(self.lora_B if kind == "embedding" else self.lora_A)
 
-    monkeypatch.setattr(CLASSES[kind], "reset_parameters", swapped)
+    planting.setattr(CLASSES[kind], "reset_parameters", swapped)
     assert failed(Case(kind, 6, 5, 3, 12)) == {"start is the base"}
 
 
-def test_an_update_that_starts_off_zero_fails(monkeypatch):
+def test_an_update_that_starts_off_zero_fails(planting):
     def both(self):
         torch.nn.init.normal_(self.lora_A)
         torch.nn.init.normal_(self.lora_B)
 
-    monkeypatch.setattr(LoRALinear, "reset_parameters", both)
+    planting.setattr(LoRALinear, "reset_parameters", both)
     assert failed(Case("linear", 6, 5, 3, 12)) == {"start is the base"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_a_wrong_merge_fails_in_bfloat16_too(monkeypatch, kind):
+def test_a_wrong_merge_fails_in_bfloat16_too(planting, kind):
     right = CLASSES[kind].delta_weight
-    monkeypatch.setattr(CLASSES[kind], "delta_weight", lambda self: 1.1 * right(self))
+    planting.setattr(CLASSES[kind], "delta_weight", lambda self: 1.1 * right(self))
     failures = failed(Case(kind, 6, 5, 3, 12), "bfloat16")
     assert failures == {"merged equals unmerged", "merged outputs", "merged weights"}
 
 
 @pytest.mark.parametrize("kind", ["conv1d", "embedding"])
-def test_a_merge_that_forgets_to_transpose_fails(monkeypatch, kind):
+def test_a_merge_that_forgets_to_transpose_fails(planting, kind):
     """Square, so that only the values are wrong and no shape."""
-    monkeypatch.setattr(CLASSES[kind], "delta_weight", LoRALinear.delta_weight)
+    planting.setattr(CLASSES[kind], "delta_weight", LoRALinear.delta_weight)
     assert failed(Case(kind, 6, 6, 3, 12)) >= {"merged equals unmerged", "merged outputs"}
 
 
-def test_a_merge_that_is_not_idempotent_fails(monkeypatch):
+def test_a_merge_that_is_not_idempotent_fails(planting):
     def merge(self):
         with torch.no_grad():
             self.base.weight += self.delta_weight()
         self.merged = True
 
-    monkeypatch.setattr(LoRALinear, "merge", merge)
+    planting.setattr(LoRALinear, "merge", merge)
     assert failed(Case("linear", 6, 5, 3, 12)) >= {"merged equals unmerged", "unmerged weights"}
 
 
-def test_a_merge_that_does_nothing_fails(monkeypatch):
+def test_a_merge_that_does_nothing_fails(planting):
     for name in ("merge", "unmerge"):
-        monkeypatch.setattr(LoRALinear, name, lambda self: None)
+        planting.setattr(LoRALinear, name, lambda self: None)
     assert failed(Case("linear", 6, 5, 3, 12)) == {"merged weights"}
 
 
-def test_a_state_dict_that_loses_b_fails(monkeypatch):
+def test_a_state_dict_that_loses_b_fails(planting):
     saved = torch.nn.Module.state_dict
 
     def lossy(self, *arguments, **more):
         return {k: v for k, v in saved(self, *arguments, **more).items() if k != "lora_B"}
 
-    monkeypatch.setattr(LoRALinear, "state_dict", lossy)
+    planting.setattr(LoRALinear, "state_dict", lossy)
     assert failed(Case("linear", 6, 5, 3, 12)) == {"saved and loaded"}
 
 
@@ -196,13 +205,13 @@ def test_padding_gets_no_gradient():
     assert not failed(Case("embedding", 6, 5, 3, 12, padding_idx=2))
 
 
-def test_dropout_on_the_wrong_place_fails(monkeypatch):
+def test_dropout_on_the_wrong_place_fails(planting):
     def forward(self, x):
         x = self.dropout(x)
         low = torch.nn.functional.linear(x, self.lora_A)
         return self.base(x) + torch.nn.functional.linear(low, self.lora_B) * self.scaling
 
-    monkeypatch.setattr(LoRALinear, "forward", forward)
+    planting.setattr(LoRALinear, "forward", forward)
     case = Case("linear", 6, 5, 3, 12, dropout=0.5)
     assert failed(case) >= {"outputs with dropout", "gradient of x"}
     assert "outputs after training" not in failed(Case("linear", 6, 5, 3, 12))
