@@ -215,8 +215,31 @@ def script(name: str, **options: object) -> None:
         runpy.run_path(f"scripts/{name}.py", run_name="__main__")
 
 
+PICTURES: dict[tuple[str, str, str], dict[str, bytes]] = {}
+"""The pictures that this process drew for copies of the study, by what they were drawn from."""
+
+
 @pytest.fixture
-def project(finished, tmp_path, monkeypatch):
+def drawn_once(monkeypatch):
+    """Draw a picture of the same rows once, as equal rows give equal bytes (test_figure_style)."""
+    from loraudit.report import figures
+
+    draw = figures._draw
+
+    def remembered(figure, rows, note, stem):
+        key = figure.name, f"{rows.dtypes}\n{rows.to_csv()}", note
+        files = {suffix: stem.with_suffix(suffix) for suffix in (".svg", ".png")}
+        if key not in PICTURES:
+            draw(figure, rows, note, stem)
+            PICTURES[key] = {suffix: path.read_bytes() for suffix, path in files.items()}
+        for suffix, path in files.items():
+            path.write_bytes(PICTURES[key][suffix])
+
+    monkeypatch.setattr(figures, "_draw", remembered)
+
+
+@pytest.fixture
+def project(finished, drawn_once, tmp_path, monkeypatch):
     """Give a copy of the finished project that the test may edit: working folder and repository."""
     root = tmp_path / "project"
     shutil.copytree(finished, root)

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from loraudit.base.errors import UserError
 from loraudit.base.files import write_json
 from loraudit.studies.expand import load_study
 from loraudit.tools import status
+from warm_python import programs
 
 pytestmark = pytest.mark.pipeline
 
@@ -35,17 +35,25 @@ finally:
 
 @pytest.fixture(scope="module")
 def plan():
-    """Give benchmarks/plan.py as a module."""
+    """Give benchmarks/plan.py as a module; its programs start as warm_python.py says."""
     with benchmark("plan") as module:
+        usual = module.environment
+
+        def warm(root: Path) -> dict[str, str]:
+            found = usual(root)
+            return found | {"PATH": f"{programs()}{module.os.pathsep}{found['PATH']}"}
+
+        module.environment = warm
         yield module
 
 
 def planned(plan, root: Path, runs: int) -> dict[str, int]:
     """Return how many jobs of each rule a study of so many runs has, and the digests asked for."""
     plan.make_project(root, runs)
+    (root / "counted.py").write_text(PLAN)
     done = subprocess.run(
-        [sys.executable, "-c", PLAN], cwd=root, text=True, capture_output=True, check=False,
-        env={**plan.os.environ, "PYTHONPATH": str(root / "src")},
+        [programs() / "python", "counted.py"], cwd=root, text=True, capture_output=True,
+        check=False, env={**plan.os.environ, "PYTHONPATH": str(root / "src")},
     )  # fmt: skip
     output = done.stdout + done.stderr
     assert done.returncode == 0, output

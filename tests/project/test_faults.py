@@ -15,6 +15,7 @@ from loraudit.data.fetch_task import fetch_task
 from loraudit.studies.record import read_record
 from loraudit.tools import verify
 from tiny import make_spec, make_task, save_hub_folder, tiny_entry
+from warm_python import programs
 
 pytestmark = pytest.mark.slow
 
@@ -88,13 +89,17 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 
 
 def run_process(tiny, out, spec, program=None) -> subprocess.CompletedProcess:
-    """Train in a process of its own."""
+    """Train in a process of its own, which starts as warm_python.py says."""
     (out.parent / "asked.json").write_text(spec.model_dump_json())
     words = ["--spec", out.parent / "asked.json", "--tokens", tiny / "tokens"]
     words += ["--model", tiny / "model", "--out", out]
-    program = ["-c", program, "x"] if program else ["scripts/train.py"]
+    program = (
+        [sys.executable, "-c", program, "x"]
+        if program
+        else [programs() / "python", "scripts/train.py"]
+    )
     return subprocess.run(
-        [sys.executable, *program, *map(str, words)],
+        [*program, *map(str, words)],
         text=True, capture_output=True, timeout=110, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from remade_page import remade_page
 from test_page import HOSTILE, WORDS, made_page
 
-from browsing import MARKS, SCHEMES, launched, load_axe, violations
+from browsing import COLOURS, MARKS, SCHEMES, launched, load_axe, violations
 from loraudit.report.page import render
 from loraudit.report.table_registry import TABLES
 
@@ -400,10 +400,11 @@ def test_the_quickstart_has_no_names_of_programs_in_its_tables(quickstart, opene
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", ["file", "quickstart", "published"])
 def test_axe_finds_no_violation(request, opened, name, scheme):
-    """Neither as the page opens nor with everything unfolded."""
+    """Neither as the page opens nor with everything unfolded; dark, of the rules on colours."""
     path = PUBLISHED if name == "published" else request.getfixturevalue(name)
     tab = opened(path, scheme=scheme)
     load_axe(tab)
-    assert violations(tab) == []
+    options = COLOURS if scheme == "dark" else None
+    assert violations(tab, options) == []
     tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    assert violations(tab) == []
+    assert violations(tab, options) == []

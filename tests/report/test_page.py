@@ -23,6 +23,11 @@ HOSTILE = "</script><script>document.title='broken'</script>\"'&<img src=x onerr
 WORDS = ["reproduced", "not reproduced", "undecided", "not comparable"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> page.Page:
+    return made_page(tmp_path_factory.mktemp("made"))
+
+
 def made_page(folder: Path) -> page.Page:
     """Draw figures of small tables and set tables with hostile names beside them."""
     task = make_task(name="t").model_copy(update={"name": HOSTILE})
@@ -73,12 +78,11 @@ def made_page(folder: Path) -> page.Page:
     )
 
 
-def test_a_page_says_when_its_runs_were_made_on_several_kinds_of_processor(tmp_path):
+def test_a_page_says_when_its_runs_were_made_on_several_kinds_of_processor(made):
     one, two = machine_facts({"Xeon": 2}), machine_facts({"Xeon": 2, "EPYC": 1})
     assert one.keys() == {"provenance"}
     assert one["provenance"].startswith("All runs were made on Xeon. On another kind of processor")
     assert "2 kinds of processor (Xeon: 2 runs; EPYC: 1 run)" in two["processors"]
-    made = made_page(tmp_path)
     for said, count in ((one, 1), (two, 2)):
         text = page.render(replace(made, facts=made.facts | said))
         assert text.count(said["provenance"].replace("'", "&#39;")) == count
@@ -155,15 +159,15 @@ def test_the_margin_of_verdicts_is_one_point_or_several_points():
         assert text in said["verdicts"]
 
 
-def test_the_title_is_in_words_and_says_what_was_trained_on_what(tmp_path):
+def test_the_title_is_in_words_and_says_what_was_trained_on_what(made):
     assert page.title_of(small_study(name="frozen-head")) == "Frozen head: LoRA on tinytask (tiny)"
     only = small_study().runs[2:]
     assert page.title_of(small_study(runs=only)).startswith("Small: full fine-tuning on ")
-    text = page.render(replace(made_page(tmp_path), study=small_study(name="frozen-head")))
+    text = page.render(replace(made, study=small_study(name="frozen-head")))
     assert "<h1>Frozen head: LoRA on tinytask (tiny)</h1>" in text
 
 
-def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(tmp_path):
+def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(made):
     known = Contamination(model="tiny", task="tinytask", what="a corpus")
     study = small_study(contaminations=(known,))
     shared = {"task": "a", "other": "b", "rows": 10, "in_other": 5, "validation": 2}
@@ -173,7 +177,6 @@ def test_cautions_stand_at_the_top_and_odd_rows_with_the_data(tmp_path):
     assert "a and b have texts in common (5 of the 10 rows of a)" in said["cautions"]
     assert said["data"] == "a, validation: odd."
     assert data_facts(small_study(), {"b": {}}, twice[:0]) == {}
-    made = made_page(tmp_path)
     text = page.render(replace(made, facts=made.facts | said))
     assert f'<p class="warning">{said["cautions"]}' in text
 
@@ -205,8 +208,7 @@ def test_a_caption_is_cut_behind_its_first_sentence_and_not_in_brackets():
         assert " ".join(filter(None, (first, rest))) == " ".join(text.split()), name
 
 
-def test_the_contents_name_the_answer_and_what_speaks_against_it(tmp_path):
-    made = made_page(tmp_path)
+def test_the_contents_name_the_answer_and_what_speaks_against_it(made):
     text = page.render(replace(made, belief=[("Seeds", "2 per cell.")]))
     assert '<li><a href="#top">The answer</a></li>' in text
     assert '<a href="#belief">Can you believe it?</a>' in text and 'id="belief"' in text
@@ -229,11 +231,11 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.slow
-def test_hostile_text_makes_no_element_and_no_attribute(tmp_path):
+def test_hostile_text_makes_no_element_and_no_attribute(made):
     tags = Tags()
-    tags.feed(page.render(made_page(tmp_path)))
+    tags.feed(page.render(made))
     assert tags.tags.count("script") == 1
-    assert tags.tags.count("img") == len(made_page(tmp_path).figures)
+    assert tags.tags.count("img") == len(made.figures)
     assert "onerror" not in tags.names
     assert any(HOSTILE in text for text in tags.text)
 

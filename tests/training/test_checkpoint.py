@@ -25,6 +25,7 @@ from loraudit.training import checkpoint, loop
 from loraudit.training.methods import alora
 from loraudit.training.run import train
 from tiny import changed, make_spec
+from warm_python import programs
 
 pytestmark = pytest.mark.slow
 
@@ -86,9 +87,16 @@ def uninterrupted(tiny, tmp_path_factory):
     return {kind: make(spec) for kind, spec in SPECS.items()}
 
 
+CUT = [("step", kind) for kind in SPECS]
+CUT += [("evaluation", kind) for kind in ("lora", "alora", "adalora")]
+# What an evaluation leaves is theirs too, and what they have to themselves is cut in a step.
+CUT += [
+    pytest.param("evaluation", kind, marks=pytest.mark.long) for kind in ("peft", "full", "4 bits")
+]
+
+
 @pytest.mark.numerics
-@pytest.mark.parametrize("kind", SPECS)
-@pytest.mark.parametrize("at", ["step", "evaluation"])
+@pytest.mark.parametrize(("at", "kind"), CUT)
 def test_a_signal_at_any_point_changes_no_bit(kind, at, uninterrupted, tiny, tmp_path, monkeypatch):
     spec, where = SPECS[kind], random.randint(1, STEPS - 1)
     chosen = {"step": where} if at == "step" else {"evaluation": 2}
@@ -182,11 +190,11 @@ def test_signals_are_given_back(tiny, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def start_process(tiny, out, *more: str) -> subprocess.Popen:
+def start_process(tiny, out, *more: str, python=sys.executable) -> subprocess.Popen:
     """Start scripts/train.py, a checkpoint after every step."""
     (out.parent / "spec.json").write_text(SPEC.model_dump_json())
     folders = {"tokens": tiny / "tokens", "model": tiny / "model", "out": out}
-    command = [sys.executable, "scripts/train.py", "--spec", out.parent / "spec.json"]
+    command = [python, "scripts/train.py", "--spec", out.parent / "spec.json"]
     command += [part for name, folder in folders.items() for part in (f"--{name}", folder)]
     return subprocess.Popen(
         [*map(str, command), "--checkpoint-minutes", "0", *more],
@@ -328,7 +336,9 @@ def test_only_the_newest_is_kept_and_nothing_of_it_is_code(stopped):
 
 
 def test_a_run_that_was_planned_with_other_code_does_not_start(tiny, tmp_path):
-    process = start_process(tiny, tmp_path / "run", "--code", "0" * 64)
+    process = start_process(
+        tiny, tmp_path / "run", "--code", "0" * 64, python=programs() / "python"
+    )
     said = process.communicate()[1]
     assert process.returncode == 1
     assert said == "error: the code was edited since this run was planned; start snakemake again\n"
