@@ -517,7 +517,7 @@ runpy.run_path("scripts/train.py", run_name="__main__")
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"method": "lora"}, marks=pytest.mark.long),
+        {"method": "lora"},
         pytest.param(
             {"method": "alora", "alora": ALoRASettings(rows=16, first=0.5, between=0.5)},
             marks=pytest.mark.long,
