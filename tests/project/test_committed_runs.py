@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -57,6 +58,13 @@ def test_records_are_of_clean_commits_of_one_code_whose_digests_they_carry(folde
         digests = digests_at(commit, methods)
         for record in records:
             assert record["code_sha256"] == digests[record["spec"]["method"]], commit
+
+
+def test_the_readme_of_results_names_the_studies_of_older_code():
+    text = " ".join(Path("results/README.md").read_text().split())
+    older = [folder.name for folder in STUDIES if folder not in TODAYS]
+    named = re.search(r"Of older code, .*?, are (.*?)\. They", text)
+    assert re.split(", | and ", named[1] if named else "") == (older or [""])
 
 
 BETWEEN = ("seed", "selection_rows", "validate_epochs", "tuned")

@@ -63,6 +63,46 @@ def test_the_readmes_tables_are_the_committed_ones():
     assert fill_blocks(README, Path()) == README
 
 
+def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
+    """With verdicts, and with the number of collapsed runs."""
+    text = " ".join(README.split())
+    folder = COMMITTED / "quickstart-tuning"
+    cells = pd.read_csv(folder / "summary.csv", keep_default_na=False).astype(str)
+    cells = cells.set_index(["method", "rank", "targets", "label"])
+
+    def score(*key: str) -> str:
+        cell = cells.loc[key]
+        assert cell.n == "10"
+        return f"{100 * float(cell.last_mean):.1f} ± {100 * float(cell.last_sd):.1f} %"
+
+    one, eight = score("lora", "1.0", "q+v", ""), score("lora", "8.0", "q+v", "")
+    assert f"rank 1 scores {one}, rank 8 {eight}, and full fine-tuning" in text
+    assert f"full fine-tuning {score('full', '', '', '')}." in text
+    unstable = ("lora", "1.0", "all", "")
+    assert f"one of its ten seeds collapsed ({score(*unstable)})" in text
+    assert cells.loc[unstable].last_collapsed == "1"
+    stable = (*unstable[:3], "as-in-the-quickstart")
+    assert f"none of ten did ({score(*stable)})" in text
+    assert cells.loc[stable].last_collapsed == "0"
+    ten, three = (claim_effects(COMMITTED / name) for name in ("quickstart-tuning", "quickstart"))
+    assert ten["hu2022.rank-one-is-enough"][1] == "undecided in small"
+    assert f"Rank 1 less rank 8 is {ten['hu2022.rank-one-is-enough'][0]}," in text
+    effect, verdict = ten["hu2022.not-below-full"]
+    assert f"full fine-tuning {effect.removesuffix(' points')};" in text
+    assert verdict == "undecided in small"
+    effect, verdict = three["hu2022.not-below-full"]
+    assert f'would say "contradicted", {effect.removesuffix(" points")}:' in text
+    assert verdict == "contradicted in small"
+
+
+def claim_effects(folder: Path) -> dict[str, tuple[str, str]]:
+    """Read a committed study's effects and verdicts by the claims' names."""
+    lines = (folder / "claims.md").read_text().splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    names = [re.search(r"\(([\w.-]+?\.[\w-]+)", cell[0])[1] for cell in cells]
+    return {name: (cell[1], cell[2]) for name, cell in zip(names, cells, strict=True)}
+
+
 def test_the_verdicts_on_published_numbers_are_current():
     table = published_verdicts(
         select(("poster2025.seeds",)), select(("hu2022.table2",)), margin=None, reading="sd"
@@ -193,7 +233,7 @@ def test_the_readme_is_one_screen_and_in_order():
         "make test ",
         "CPU only",
         "## What came out",
-        "is withdrawn until",
+        "With ten seeds",
         "docs/assets/report.png",
         "## My machine",
         "![The rules",
