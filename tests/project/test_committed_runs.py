@@ -1,5 +1,6 @@
 """The runs on record are of clean commits, whose code they carry the digests of, and are stable."""
 
+import functools
 import json
 import os
 import re
@@ -20,9 +21,13 @@ TODAYS = [folder for folder in STUDIES if of_today(folder)]
 
 @pytest.fixture(scope="module")
 def digests_at(tmp_path_factory):
-    """Give a function that computes the digests of training code as a commit would."""
+    """Give a function that computes each method's digest of training code as a commit would.
 
-    def compute(commit: str, methods: list[str]) -> dict[str, str]:
+    It does so once for each commit, which several studies may share.
+    """
+
+    @functools.cache
+    def compute(commit: str) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("commit")
         archive = folder / "tree.tar"
         command = ["git", "archive", "--output", str(archive), commit, "src", "scripts"]
@@ -31,11 +36,12 @@ def digests_at(tmp_path_factory):
         with tarfile.open(archive) as tree:
             tree.extractall(folder, filter="data")
         code = (
-            "import json, sys; from loraudit.studies.training_code import training_code; "
-            "print(json.dumps({name: training_code(name) for name in sys.argv[1:]}))"
+            "import json; from loraudit.studies.methods import METHODS; "
+            "from loraudit.studies.training_code import training_code; "
+            "print(json.dumps({name: training_code(name) for name in METHODS}))"
         )
         run = subprocess.run(
-            [sys.executable, "-c", code, *methods],
+            [sys.executable, "-c", code],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(folder / "src")},
             check=True,
@@ -53,9 +59,8 @@ def test_records_are_of_clean_commits_of_one_code_whose_digests_they_carry(folde
     records = records_of(folder)
     states = [record["environment"]["git"] for record in records]
     assert not any(state["dirty"] for state in states)
-    methods = sorted({record["spec"]["method"] for record in records})
     for commit in {state["commit"] for state in states}:
-        digests = digests_at(commit, methods)
+        digests = digests_at(commit)
         for record in records:
             assert record["code_sha256"] == digests[record["spec"]["method"]], commit
 

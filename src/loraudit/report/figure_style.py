@@ -66,7 +66,7 @@ def save_picture(figure: Figure, stem: Path) -> None:
     with plt.rc_context(STYLE):
         for suffix, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
             write_atomic(stem.with_suffix(suffix), partial(figure.savefig, metadata=metadata))
-            figure.set_layout_engine("none")  # it takes as long as all the drawing
+            figure.set_layout_engine("none")  # laying out again would take as long as drawing
     plt.close(figure)
 
 
