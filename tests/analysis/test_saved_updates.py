@@ -287,13 +287,14 @@ def test_a_study_of_two_ranks_and_seeds_has_every_kind_of_pair(tmp_path):
     sides = pairs[["pair", "first", "second"]].drop_duplicates().itertuples(index=False, name=None)
     assert list(sides) == [
         ("ranks", "r1 s1", "r4 s0"),
+        ("ranks", "r1 s0", "r4 s1"),
         ("seeds", "r4 s0", "r4 s1"),
         ("weights", "r4 s0", "W"),
     ]
     small, large = (
         read_updates(tmp_path / "runs" / run.id / "adapter", MODULES) for run in (made[1], made[2])
     )
-    where = "pair == 'ranks' and layer == 1 and matrix == 'q'"
+    where = "pair == 'ranks' and second == 'r4 s0' and layer == 1 and matrix == 'q'"
     grid = phi(small[1, "q"].a, large[1, "q"].a)
     assert pairs.query(where).phi.tolist() == pytest.approx(grid[0].tolist())
     left = study_tables(study, tmp_path, tmp_path / "models", "left", 2)["subspaces"]
@@ -320,7 +321,7 @@ def test_three_seeds_of_two_ranks_have_phi_of_all_pairs_of_seeds(tmp_path):
     same = ["first", "second", "layer", "matrix"]
     figure = pairs.query("pair == 'ranks' and i == 1 and j == 1 and not control")
     both = figure.merge(every, on=same, suffixes=("", "_by_seed"))
-    assert len(both) == 4 and both.phi_by_seed.tolist() == pytest.approx(both.phi.tolist())
+    assert len(both) == 3 * 4 and both.phi_by_seed.tolist() == pytest.approx(both.phi.tolist())
 
 
 def test_intruders_are_counted_on_w_plus_the_saved_update(adapter, base):

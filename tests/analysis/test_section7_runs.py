@@ -30,9 +30,23 @@ def names(pairs) -> list[tuple]:
 
 def test_the_smallest_and_largest_rank_meet_at_different_seeds():
     made = study(*[("lora", r, s, "") for r, s in ((8, 2), (8, 1), (4, 0), (1, 1), (1, 2))])
-    assert names(rank_pairs(made)) == [((1, 2, ""), (8, 1, ""))]
+    assert names(rank_pairs(made)) == [((1, 2, ""), (8, 1, "")), ((1, 1, ""), (8, 2, ""))]
     assert names(seed_pairs(made)) == [((8, 1, ""), (8, 2, ""))]
     assert names([weight_runs(made)]) == [((8, 1, ""),)]
+
+
+def test_three_pairs_are_drawn_of_many_seeds_and_no_run_of_two_ranks_twice():
+    cells = [("lora", rank, seed, "") for rank in (1, 8) for seed in range(5)]
+    pairs = rank_pairs(study(*cells))
+    assert len(pairs) == len({run.id for pair in pairs for run in pair}) / 2 == 3
+    assert all(one.spec.seed != two.spec.seed for one, two in pairs)
+    seeds = [(one.spec.seed, two.spec.seed) for one, two in seed_pairs(study(*cells))]
+    assert seeds == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_ranks_whose_seeds_overlap_in_one_are_paired_at_others():
+    made = study(("lora", 1, 0, ""), ("lora", 1, 1, ""), ("lora", 8, 1, ""))
+    assert names(rank_pairs(made)) == [((1, 0, ""), (8, 1, ""))]
 
 
 def test_all_pairs_of_different_seeds_are_compared_where_both_ranks_have_three():

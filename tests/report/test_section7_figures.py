@@ -65,6 +65,22 @@ def test_phi_is_a_line_per_matrix_above_what_random_directions_give():
     assert section7_figures.pair_rows(similarities(), "seeds").empty
 
 
+def test_several_pairs_are_dots_beside_their_mean():
+    one = similarities()
+    two = one.assign(first="r1 s1", second="r2 s1", phi=one.phi.where(one.control, one.phi + 0.2))
+    rows = section7_figures.pair_rows(pd.concat([one, two]), "ranks")
+    over_j, over_layers = section7_figures.subspaces(rows).axes
+    title = over_j.get_title(loc="left")
+    assert title == "t, m, q+v: rank 1 and rank 2, 2 pairs of seeds and their mean"
+    assert over_j.get_xlabel() == "j, first directions of rank 2"
+    assert list(over_j.lines[0].get_ydata()) == pytest.approx([0.35 - 0.05, 0.45 - 0.1])
+    dots = over_j.collections[0].get_offsets()[:, 1].tolist()
+    assert dots == pytest.approx([0.2, 0.25, 0.4, 0.45])
+    assert len(over_layers.collections[0].get_offsets()) == 2 * 4
+    said = section7_figures.describe_subspaces(rows)
+    assert "q 0.35, 0.25 to 0.45 over 2 pairs (random 0.05); v 0.35" in said
+
+
 def test_i_grows_with_j_as_far_as_the_adapter_goes():
     one = similarities().assign(pair="seeds")
     table = pd.concat([one.assign(i=i) for i in (1, 2)])

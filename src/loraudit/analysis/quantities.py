@@ -114,13 +114,13 @@ def subspace_similarity(cell: Cell, evidence: Evidence, epoch: str | None) -> pd
     (equal seeds start alike); pairs that share a seed are not independent, so that the values by
     seed are the jackknife's: n times the mean of all pairs, less n - 1 times that without the seed
     (pseudo-values; Tukey 1958, Ann Math Stat 29:614). Their mean is the mean of all pairs. With
-    fewer than three seeds it is one number of one pair, which shows no spread.
+    fewer than three seeds it is one number, the mean over the pairs, which shows no spread.
     """
     rows = _first_directions(cell, evidence)
     if rows.empty:
         return EMPTY
     by_seed = rows[rows.pair == "ranks by seed"]
-    return _jackknife(by_seed) if len(by_seed) else _one_pair(rows[rows.pair == "ranks"])
+    return _jackknife(by_seed) if len(by_seed) else _one_number(rows[rows.pair == "ranks"])
 
 
 def ranks_compared(cell: Cell, evidence: Evidence) -> str:
@@ -150,13 +150,18 @@ def _first_directions(cell: Cell, evidence: Evidence) -> pd.DataFrame:
     ]
 
 
-def _one_pair(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series([rows.phi.median()], [0]) if len(rows) else EMPTY
+def _one_number(rows: pd.DataFrame) -> pd.Series:
+    return pd.Series([_by_pair(rows).mean()], [0]) if len(rows) else EMPTY
+
+
+def _by_pair(rows: pd.DataFrame) -> pd.Series:
+    """Return the median of phi over layers and matrices, for each pair of runs."""
+    return rows.groupby(["first", "second"]).phi.median()
 
 
 def _jackknife(rows: pd.DataFrame) -> pd.Series:
     """Return the pseudo-values by seed of the mean over pairs of seeds of phi's median."""
-    found = rows.groupby(["first", "second"]).phi.median()
+    found = _by_pair(rows)
     seeds = [
         found.index.get_level_values(n).str.extract(r" s(\d+)$")[0].astype(int) for n in (0, 1)
     ]

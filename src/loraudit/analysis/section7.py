@@ -10,9 +10,9 @@
   has phi(1, 1) of the same two ranks for all pairs of different seeds, where there are three.
 
 The first three grow with the runs: per layer and matrix, r rows, one and one. `subspaces` has at
-most one pair of each kind per target set and label (`section7_runs.py`), i and j up to `most`, and
-one control per matrix: with most = 8, 64 (layers + 1) rows per matrix and pair; and n (n - 1) rows
-for n seeds.
+most three pairs of each kind per target set and label (`section7_runs.py`), i and j up to `most`,
+and one control per matrix and pair: with most = 8, 64 (layers + 1) rows per matrix and pair; and
+n (n - 1) rows for n seeds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -1,12 +1,18 @@
 """Which saved adapters section 7 looks at. No torch: the Snakefile asks too.
 
 A group is the in-house LoRA runs that differ in rank and seed only. To keep tables and time
-bounded, each group gives at most one pair of ranks, one pair of seeds, and one run to set beside W.
-Of the first direction alone, all pairs of seeds of the lowest and the highest rank are compared.
+bounded, each group gives at most `MOST_PAIRS` pairs of its smallest and largest rank, as many of
+seeds, and one run to set beside W. Of the first direction alone, all pairs of seeds of the lowest
+and the highest rank are compared.
 """
+
+from itertools import combinations
 
 from loraudit.studies.names import targets_name
 from loraudit.studies.study import Run, Study
+
+MOST_PAIRS = 3
+"""Pairs of runs of each kind in a group: enough to see how far pairs of seeds differ."""
 
 
 def lora_runs(study: Study) -> list[Run]:
@@ -29,20 +35,29 @@ def measured_runs(study: Study) -> list[Run]:
 
 
 def rank_pairs(study: Study) -> list[tuple[Run, Run]]:
-    """Return per group its smallest and largest rank, of different seeds where it has them.
+    """Return per group pairs of its smallest and largest rank, of different seeds if it has them.
 
     A draw of r rows starts with the draw of fewer, so equal seeds start in a shared direction: the
-    similarity would be the start's.
+    similarity would be the start's. As far as the seeds allow, each run is in one pair only.
     """
     pairs = []
     for group in _groups(study):
         low, high = group[0].spec.lora.rank, group[-1].spec.lora.rank
         if low < high:
             small, large = ([r for r in group if r.spec.lora.rank == rank] for rank in (low, high))
-            both = [(one, two) for two in large for one in small]
-            apart = [pair for pair in both if pair[0].spec.seed != pair[1].spec.seed]
-            pairs.append((apart or both)[0])
+            pairs += _of_other_seeds(small, large)[:MOST_PAIRS] or [(small[0], large[0])]
     return pairs
+
+
+def _of_other_seeds(small: list[Run], large: list[Run]) -> list[tuple[Run, Run]]:
+    """Pair runs of different seeds, first each large one with the small one after its own place."""
+    found = [
+        ((place - own - 1) % len(small), (one, two))
+        for own, two in enumerate(large)
+        for place, one in enumerate(small)
+        if one.spec.seed != two.spec.seed
+    ]
+    return [pair for _, pair in sorted(found, key=lambda entry: entry[0])]
 
 
 def rank_pairs_by_seed(study: Study) -> list[tuple[Run, Run]]:
@@ -67,11 +82,11 @@ def rank_pairs_by_seed(study: Study) -> list[tuple[Run, Run]]:
 
 
 def seed_pairs(study: Study) -> list[tuple[Run, Run]]:
-    """Return per group the first two seeds of its largest rank."""
+    """Return per group all pairs of the first three seeds of its largest rank."""
     largest = [
         [run for run in g if run.spec.lora.rank == g[-1].spec.lora.rank] for g in _groups(study)
     ]
-    return [(group[0], group[1]) for group in largest if len(group) > 1]
+    return [pair for group in largest for pair in combinations(group[:3], 2)]
 
 
 def weight_runs(study: Study) -> list[Run]:

@@ -33,6 +33,8 @@ MOST_SUBJECTS = 4
 LABEL = 24
 """Characters in a line of a cell's name beside its row."""
 LORA = METHOD_COLOURS["lora"]
+PAIR = ["first", "second"]
+"""Columns that name the two runs of a pair, by rank and seed."""
 PROJECTIONS = {
     "update_norm": ("‖ΔW‖", LORA, "o"),
     "projected_weight": ("‖UᵀWV‖, U and V of W", BLACK, "s"),
@@ -303,7 +305,8 @@ def weight_pair_rows(table: pd.DataFrame) -> pd.DataFrame:
 def subspaces(rows: pd.DataFrame) -> Figure:
     """Draw phi minus its mean over random directions: a line per matrix, a row of panels per task.
 
-    Left over j, means over layers and pairs; right over the layer, at the smallest j.
+    Left over j, means over layers and pairs; right over the layer, at the smallest j, means over
+    pairs. Where there are several pairs, each is a dot beside the mean.
     """
     if rows.empty:
         return nothing("no two adapters of this study make such a pair")
@@ -316,29 +319,29 @@ def subspaces(rows: pd.DataFrame) -> Figure:
             first = part.j.min()
             for matrix in _matrices(part):
                 own = part[part.matrix == matrix]
-                look = {
-                    "color": MATRIX_COLOURS[matrix],
-                    "marker": TARGET_MARKERS.get(matrix, "o"),
-                    "label": matrix,
-                    "markersize": 3,
-                }
-                for axes, means in (
-                    (left, own.groupby("j").above.mean()),
-                    (right, own[own.j == first].groupby("layer").above.mean()),
-                ):
-                    axes.plot(means.index, means, **look)
+                _matrix_line(left, own, "j", matrix)
+                _matrix_line(right, own[own.j == first], "layer", matrix)
             _subspace_axes(left, right, part, subject)
         legend(figure, most=6)
     return figure
+
+
+def _matrix_line(axes: plt.Axes, rows: pd.DataFrame, over: str, matrix: str) -> None:
+    """Draw a matrix's mean phi above random as a line, and each pair of runs as a dot."""
+    look = {"color": MATRIX_COLOURS[matrix], "marker": TARGET_MARKERS.get(matrix, "o")}
+    means = rows.groupby(over).above.mean()
+    axes.plot(means.index, means, label=matrix, markersize=3, **look)
+    by_pair = rows.groupby([*PAIR, over]).above.mean().reset_index()
+    if len(by_pair) > len(means):
+        axes.scatter(by_pair[over], by_pair.above, s=4, alpha=0.5, linewidths=0, **look)
 
 
 def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject: tuple) -> None:
     """Label the panels of one task and model, and draw what random directions would give."""
     cell, first = part.iloc[0], part.j.min()
     name = ", ".join(filter(None, [*subject, cell.targets, _text(cell.label)]))
-    weights = cell.pair == "weights"
-    own, other = ("ΔW", "W") if weights else (_side_name(cell[key]) for key in ("first", "second"))
-    left.set_title(textwrap.fill(f"{name}: {own} and {other}", 2 * TITLE), loc="left")
+    sides, other = _sides(part)
+    left.set_title(textwrap.fill(f"{name}: {sides}", 2 * TITLE), loc="left")
     left.set_ylabel("φ above random")
     left.set_xlabel(f"j, first directions of {other}")
     right.set_xlabel(f"layer (j = {first})")
@@ -347,9 +350,26 @@ def _subspace_axes(left: plt.Axes, right: plt.Axes, part: pd.DataFrame, subject:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
+def _sides(part: pd.DataFrame) -> tuple[str, str]:
+    """Say which runs are compared, and name the side over whose directions j counts."""
+    pairs = part[PAIR].drop_duplicates()
+    if part.pair.iloc[0] == "weights":
+        return "ΔW and W", "W"
+    if len(pairs) == 1:
+        own, other = (_side_name(code) for code in pairs.iloc[0])
+        return f"{own} and {other}", other
+    own, other = (_side_name(code.split()[0]) for code in pairs.iloc[0])
+    sides = own if own == other else f"{own} and {other}"
+    return f"{sides}, {len(pairs)} pairs of seeds and their mean", other
+
+
 def _side_name(code: str) -> str:
-    """Write a side of a pair out: "rank 8 (seed 0)" of "r8 s0"."""
-    return re.sub(r"^r(\d+) s(\d+)$", r"rank \1 (seed \2)", code)
+    """Write a side of a pair out: "rank 8 (seed 0)" of "r8 s0", "rank 8" of "r8"."""
+    return re.sub(r"^r(\d+)(?: s(\d+))?$", _rank_and_seed, code)
+
+
+def _rank_and_seed(found: re.Match[str]) -> str:
+    return f"rank {found[1]}" + (f" (seed {found[2]})" if found[2] else "")
 
 
 def describe_spectra(rows: pd.DataFrame) -> str:
@@ -394,15 +414,18 @@ def describe_amplification(rows: pd.DataFrame) -> str:
 
 
 def describe_subspaces(rows: pd.DataFrame) -> str:
-    """Say phi of the first directions by matrix, and what random directions give."""
+    """Say phi of the first directions by matrix and its range over pairs, and what is random."""
 
     def say(part: pd.DataFrame) -> str:
         first = part[part.j == part.j.min()]
         means = first.groupby("matrix")[["phi", "random"]].mean()
-        texts = [
-            f"{matrix} {means.phi[matrix]:.2g} (random {means.random[matrix]:.2g})"
-            for matrix in _matrices(part)
-        ]
-        return f"at j = {part.j.min()}, {', '.join(texts)}"
+        pairs = first.groupby(["matrix", *PAIR]).phi.mean()
+        texts = []
+        for matrix in _matrices(part):
+            text, own = f"{matrix} {means.phi[matrix]:.2g}", pairs[matrix]
+            if len(own) > 1:
+                text += f", {own.min():.2g} to {own.max():.2g} over {len(own)} pairs"
+            texts.append(f"{text} (random {means.random[matrix]:.2g})")
+        return f"at j = {part.j.min()}, {'; '.join(texts)}"
 
     return f"Similarity φ of directions, mean over layers. {each_subject(rows, say)}"
