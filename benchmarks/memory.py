@@ -3,7 +3,7 @@
 Random models of MiniLM's, RoBERTa-base's and -large's shape and random tokens without padding, so
 that neither a network nor a fetched file is needed:
 
-    python benchmarks/memory.py [CASE ...] [--most-gib 12]
+    python benchmarks/memory.py [CASE ...]
 
 - train: scripts/train.py on STEPS optimizer steps and an evaluation; LoRA and PEFT of rank 8 on q
   and v, and full fine-tuning.
@@ -16,7 +16,7 @@ one the optimizer holds its moments beside all else, and further steps need no m
 
 Each case is a copy of this process, which has the libraries loaded and no model, as jobs of one
 machine are (src/loraudit/base/forks.py). Measured is the most resident memory that Linux has noted
-for the copy (VmHWM), read every POLL seconds. A copy that takes more than --most-gib is ended, and
+for the copy (VmHWM), read every POLL seconds. A copy that takes more than MOST_GIB is ended, and
 its row says so: the number is then the least that the job takes. A measured case replaces the row
 of its name in job_memory.csv, so that cases can be measured one by one.
 """
@@ -43,12 +43,15 @@ import torch
 from accelerate.commands import launch  # noqa: F401
 
 from common import random_model, spec_of
-from loraudit.base.files import sha256, write_atomic, write_json
+from loraudit.base.files import sha256, write_atomic, write_json, write_text
 from loraudit.crosscheck import single_layer, whole_model
+from loraudit.report.formatting import markdown
 from loraudit.studies.spec import RunSpec
 from loraudit.training import run  # noqa: F401
 
 TABLE, POLL, STEPS = "job_memory.csv", 0.05, 2
+MOST_GIB = 12
+"""Memory with which a copy is ended."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,19 @@ def append(rows: list[dict], out: Path) -> None:
     table = pd.DataFrame([found[case.name] for case in CASES if case.name in found])
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(file, lambda path: table.to_csv(path, index=False))
+    write_text(file.with_suffix(".md"), markdown(shown(table)))
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Set methods side by side, in MiB; "over" where a job was ended before its peak."""
+    peak = table.peak_mib.map("{:,}".format)
+    peak = peak.where(~table.stopped, f"over {1024 * MOST_GIB:,.0f}")
+    shape = [f"{row.rows} x {row.tokens}" if row.tokens else "" for row in table.itertuples()]
+    key = ["job", "model", "rows x tokens"]
+    rows = table.assign(**{"rows x tokens": shape, "peak": peak})
+    wide = rows.pivot_table(index=key, columns="method", values="peak", aggfunc="first", sort=False)
+    names = {"lora": "LoRA, MiB", "peft": "PEFT, MiB", "full": "full fine-tuning, MiB"}
+    return wide[list(names)].rename(columns=names).fillna("").reset_index()
 
 
 def main() -> None:
@@ -216,12 +232,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", default=[""], metavar="CASE")
-    parser.add_argument("--most-gib", type=float, default=12.0)
     parser.add_argument("--out", type=Path, default=Path("results/committed/bench"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [case for name in given.cases for case in CASES if case.name.startswith(name)]
-    for row in measure(chosen, 1024 * given.most_gib):
+    for row in measure(chosen, 1024 * MOST_GIB):
         append([row], given.out)
 
 

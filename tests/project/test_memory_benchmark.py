@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -72,12 +73,15 @@ def test_a_measured_case_takes_the_place_of_its_old_row(memory, tmp_path):
     first, second = memory.CASES[:2]
 
     def row(case, peak: int) -> dict:
-        return {"case": case.name, "peak_mib": peak, "stopped": False}
+        return {"case": case.name, **asdict(case), "peak_mib": peak, "stopped": peak == 3}
 
     for case, peak in ((second, 1), (first, 2), (second, 3)):
         memory.append([row(case, peak)], tmp_path)
     table = pd.read_csv(tmp_path / memory.TABLE)
     assert [*zip(table.case, table.peak_mib, strict=True)] == [(first.name, 2), (second.name, 3)]
+    ours, peft = (tmp_path / "job_memory.md").read_text().splitlines()[-1].split("|")[4:6]
+    assert (first.method, second.method) == ("lora", "peft")
+    assert (ours.strip(), peft.strip()) == ("2", "over 12,288")
 
 
 def test_layers_are_compared_on_shapes_alone(memory, monkeypatch):
