@@ -65,6 +65,48 @@ def test_the_answer_of_an_untuned_study_says_so_beside_what_it_found():
     assert any("(higher, untuned)" in one.text for one in answer(small_study(), told()))
 
 
+def contrasted(right: str, difference: float, p: float, **fields) -> dict:
+    """Make a row of the table of pairs, of lora-r8-q+v and another variant."""
+    return {
+        **{"task": "t", "model": "m", "metric": "accuracy", "epoch": "last"},
+        **{"left": "lora r8 q+v", "right": right, "left_variant": "lora-r8-q+v"},
+        **{"right_variant": right, "asks": "difference", "margin": 0.01, "role": "test"},
+        **{"n_left": 5, "n_right": 5, "difference": difference, "p_holm": p},
+        **{"low": difference - 0.01, "high": difference + 0.01, **fields},
+    }
+
+
+def test_the_contrasts_that_a_study_asks_for_are_told_what_shows_something_first():
+    pairs = [contrasted("head", 0.004, 0.3), contrasted("full", -0.02, 0.001)]
+    asked = tuple({"left": "lora-r8-q+v", "right": row["right"]} for row in pairs)
+    study = small_study(contrasts=asked)
+    texts = [one.text for one in answer(study, told(pairs=pd.DataFrame(pairs)))]
+    assert (
+        "The 2 differences that the study asks about (1 open, 1 lower): lora r8 q+v less full, "
+        "-2.0 points [-3.0, -1.0] (n = 5, lower); lora r8 q+v less head, +0.4 points "
+        "[-0.6, +1.4] (n = 5, open)."
+    ) in texts
+    (said,) = [
+        one.text
+        for one in answer(small_study(contrasts=asked[:1]), told(pairs=pd.DataFrame(pairs[:1])))
+        if "asks about" in one.text
+    ]
+    assert said.startswith("The difference that the study asks about: lora r8 q+v less head, +0.4")
+    other = answer(small_study(), told(pairs=pd.DataFrame(pairs)))
+    assert not any("asks about" in one.text for one in other)
+
+
+def test_many_contrasts_are_cut_and_those_of_several_tasks_name_theirs():
+    pairs = [contrasted(f"x{n}", 0.0, 0.5, task=task) for n in (1, 2) for task in "tu"]
+    asked = tuple({"left": "lora-r8-q+v", "right": f"x{n}"} for n in (1, 2))
+    texts = [
+        one.text for one in answer(small_study(contrasts=asked), told(pairs=pd.DataFrame(pairs)))
+    ]
+    (said,) = [text for text in texts if "asks about" in text]
+    assert "(4 open): t (m): lora r8 q+v less x1, +0.0 points" in said and said.count("less") == 3
+    assert said.endswith("; the others are in the table of methods compared.")
+
+
 def test_an_effect_without_a_unit_is_named_with_its_two_sides():
     named = {"unit": "number", "quantity": "amplification", "part": "lora r8 minus lora r1"}
     claims = verdict_table().head(1).assign(listed=True, **named)

@@ -32,6 +32,9 @@ def test_an_untuned_study_and_untuned_methods_are_told(tmp_path):
     assert "untuned" not in said(tmp_path, LORA, **rows)
     head = {"method": "head", "learning_rate": 0.01}
     assert "untuned, beside cells that are tuned: head only" in said(tmp_path, LORA, head, **rows)
+    fixed = {**LORA, "rank": 8, "learning_rate": 1e-4, "label": "fixed"}
+    text = said(tmp_path, {**LORA, "rank": 8}, fixed, **rows)
+    assert text == "untuned, beside cells that are tuned: lora-r8-q+v-fixed"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from loraudit.studies.study_file import Contrast
 
 MOST_CLAIMS = 5
 """Claims that are named at the top; the table below has all."""
+MOST_CONTRASTS = 3
+"""Differences that are named at the top; the table below has all."""
 
 BASELINES = ("full", "head", "probe")
 """The methods that the best adapter is set beside, the first cell of each that the study has."""
@@ -58,13 +60,15 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
         tables: the tidy tables runs, twins and crosscheck, and the study's tables by name.
 
     Returns:
-        Up to five: the claims that the study asks about, published numbers, switches, the best
-        adapter beside full fine-tuning and what trains no adapter, and the twins of two codes.
+        Up to six: the claims that the study asks about, published numbers, switches, the study's
+        contrasts, the best adapter beside full fine-tuning and what trains no adapter, and the
+        twins of two codes.
     """
     found = [
         _claims(tables.get("claims", pd.DataFrame())),
         _published(tables["verdicts"]),
         _switch(tables["switches"]),
+        _contrasts(study, tables["pairs"]),
         best_cells(tables["runs"], untuned=is_untuned(study)),
         _twins(tables.get("twins", pd.DataFrame()), tables["pairs"], tables["crosscheck"]),
     ]
@@ -138,6 +142,41 @@ def published_answer(rows: pd.DataFrame) -> Answer:
 def _switch(effects: pd.DataFrame) -> Answer:
     text = largest_switch(effects) if len(effects) else ""
     return Answer(f"{text}." if text else "")
+
+
+def _contrasts(study: Study, pairs: pd.DataFrame) -> Answer:
+    """Say what the study's own contrasts show, those that show something first."""
+    asked = {(pair.left, pair.right) for pair in study.contrasts}
+    if pairs.empty or not asked:
+        return Answer("")
+    names = list(zip(pairs.left_variant, pairs.right_variant, strict=True))
+    mine = pd.Series([pair in asked for pair in names], pairs.index)
+    rows = pairs[mine & (pairs.epoch == first_choice(pairs))]
+    shown = [(found_text(row), row) for row in rows.itertuples()]
+    if not shown:
+        return Answer("")
+    several = rows.drop_duplicates(SUBJECT).shape[0] > 1
+    texts = [
+        _contrast(row, shows, several)
+        for shows, row in sorted(shown, key=lambda one: one[0] in ("open", ""))
+    ]
+    told = "; ".join(texts[:MOST_CONTRASTS])
+    if len(texts) > MOST_CONTRASTS:
+        told += "; the others are in the table of methods compared"
+    if len(texts) == 1:
+        return Answer(f"The difference that the study asks about: {told}.")
+    counts = counted(pd.Series([shows or "not tested" for shows, _ in shown]))
+    return Answer(f"The {len(texts)} differences that the study asks about ({counts}): {told}.")
+
+
+def _contrast(row, shows: str, with_task: bool) -> str:
+    """Say one contrast's difference, interval, n and finding."""
+    n = min(row.n_left, row.n_right)
+    difference = units.difference_with_unit(row.metric, row.difference)
+    interval = units.interval_or_why(row.metric, row.low, row.high, n)
+    where = f"{row.task} ({row.model}): " if with_task else ""
+    notes = ", ".join(filter(None, [f"n = {n:g}", shows]))
+    return f"{where}{row.left} less {row.right}, {difference} {interval} ({notes})"
 
 
 def best_cells(runs: pd.DataFrame, untuned: bool = False) -> Answer:

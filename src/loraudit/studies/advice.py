@@ -1,5 +1,6 @@
 """What a study's author should know before its runs are trained."""
 
+from loraudit.studies.names import variant_of
 from loraudit.studies.study import Study
 
 OFFERS = "alpha: rank, alpha: {times_rank: 2} or alpha: {times_sqrt_rank: 4}"
@@ -35,9 +36,17 @@ def _fixed_alpha(study: Study) -> list[str]:
 
 
 def _untuned(study: Study) -> list[str]:
-    """Say which methods were given their settings without a choice."""
-    methods = dict.fromkeys(run.spec.facts.label for run in study.runs if not run.spec.tuned)
-    if not methods:
+    """Say which methods were given their settings without a choice.
+
+    A method of which other cells are tuned is named by the variants that are not.
+    """
+    tuned = {run.spec.method for run in study.runs if run.spec.tuned}
+    untuned = dict.fromkeys(
+        variant_of(run.id) if run.spec.method in tuned else run.spec.facts.label
+        for run in study.runs
+        if not run.spec.tuned
+    )
+    if not untuned:
         return []
     if study.settings_from:
         return [
@@ -45,7 +54,7 @@ def _untuned(study: Study) -> list[str]:
             "training split and with other seeds than are reported here"
         ]
     if study.tuning:
-        return [f"untuned, beside cells that are tuned: {', '.join(methods)}"]
+        return [f"untuned, beside cells that are tuned: {', '.join(untuned)}"]
     return [
         "untuned: all settings are as the study says, none was chosen on held-out rows, so that a "
         "difference between methods may be one between their settings"
