@@ -19,6 +19,7 @@ from PIL import Image
 from statsmodels.stats.power import TTestIndPower
 
 from committed import COMMITTED, of_today
+from loraudit.analysis.cells import CHOICES
 from loraudit.analysis.cost import cost
 from loraudit.analysis.judging import published_verdicts
 from loraudit.analysis.statistics import aggregate
@@ -28,8 +29,9 @@ from loraudit.base.files import sha256
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figure_style import save
+from loraudit.report.figures import draw
 from loraudit.report.forest_figures import published
-from loraudit.report.formatting import markdown
+from loraudit.report.formatting import interval, markdown, points
 from loraudit.report.page_tables import processors
 from loraudit.report.tables import published_table, summary_table
 from loraudit.studies.expand import load_study
@@ -79,10 +81,11 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
     assert f"rank 1 scores {one}, rank 8 {eight}, and full fine-tuning" in text
     assert f"full fine-tuning {score('full', '', '', '')}." in text
     unstable = ("lora", "1.0", "all", "")
-    assert f"one of its ten seeds collapsed ({score(*unstable)})" in text
+    page = " ".join(Path("docs/fair_comparison.md").read_text().split())
+    assert f"one of its ten seeds collapsed ({score(*unstable)})" in page
     assert cells.loc[unstable].last_collapsed == "1"
     stable = (*unstable[:3], "as-in-the-quickstart")
-    assert f"none of ten did ({score(*stable)})" in text
+    assert f"none of ten did ({score(*stable)})" in page
     assert cells.loc[stable].last_collapsed == "0"
     ten, three = (claim_effects(COMMITTED / name) for name in ("quickstart-tuning", "quickstart"))
     assert ten["hu2022.rank-one-is-enough"][1] == "undecided in small"
@@ -93,6 +96,29 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
     effect, verdict = three["hu2022.not-below-full"]
     assert f'would say "contradicted", {effect.removesuffix(" points")}:' in text
     assert verdict == "contradicted in small"
+
+
+def test_what_the_readme_says_of_the_frozen_head_are_the_committed_numbers():
+    text = " ".join(README.split())
+    folder = COMMITTED / "head"
+    cells = pd.read_csv(folder / "summary.csv").set_index("label")
+    for label in ("trained", "frozen"):
+        cell = cells.loc[label]
+        score = f"{100 * cell.selected_mean:.1f} ± {100 * cell.selected_sd:.1f} %"
+        assert f"{label} {score}" in text and cell.n == 12
+    tuned, fixed = pd.read_csv(folder / "pairs.csv").query("epoch == 'selected'").itertuples()
+    assert (tuned.right_variant, fixed.right_variant) == (
+        "lora-r8-q+v-frozen",
+        "lora-r8-q+v-frozen-poster-rate",
+    )
+    assert f"{points(tuned.difference)} {interval(tuned.low, tuned.high)}: trained" in text
+    told = f"a trained head scores {points(fixed.difference)[1:]} points more than a frozen one"
+    assert f"{told}, {interval(fixed.low, fixed.high)} over 12 seeds" in text
+    assert f"validation rows, {interval(fixed.task_low, fixed.task_high)}." in text
+    verdict = claim_effects(folder)["hypotheses.a-frozen-head-costs-two-points"][1]
+    assert f'costs two points is "{verdict}"' in text
+    rates = pd.read_csv(folder / "tuning.csv").query("chosen").learning_rate
+    assert set(rates) == {1.5e-3} and "1.5e-3 for both" in text
 
 
 def claim_effects(folder: Path) -> dict[str, tuple[str, str]]:
@@ -129,12 +155,13 @@ def test_committed_runs_have_their_records_from_committed_code(folder):
     records = records[~pd.Series(tunes)]  # those that tune are not reported
     runs = pd.read_csv(folder / "runs.csv")
     assert len(records) == len(runs)
-    best = [train.get("epochs", train)["best"] for train in records.train]
-    best = [
-        chosen.get("scores", chosen)[metric]
-        for chosen, metric in zip(best, runs.metric, strict=True)
-    ]
-    assert best == pytest.approx(list(runs.best))
+    for choice in [choice for choice in CHOICES if choice in runs and runs[choice].notna().all()]:
+        epochs = [train.get("epochs", train)[choice] for train in records.train]
+        scores = [
+            epoch.get("scores", epoch)[metric]
+            for epoch, metric in zip(epochs, runs.metric, strict=True)
+        ]
+        assert scores == pytest.approx(list(runs[choice]))
     states = [environment["git"] for environment in records.environment]
     assert all(state["commit"] for state in states)
     assert folder.name in CHANGED_RESULTS or not any(state["dirty"] for state in states)
@@ -173,8 +200,9 @@ def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
     rows = read_table(path)
     if "label" in rows:
         rows["label"] = rows.label.fillna("")
-    draw = published if path.parent.name == "published" else FIGURES[path.stem].code("draw")
-    save(draw(rows), rows, tmp_path / path.stem)
+    known = path.parent.name != "published"
+    picture = draw(FIGURES[path.stem], rows) if known else published(rows)
+    save(picture, rows, tmp_path / path.stem)
     shown, again = (
         re.sub(r"\b[a-z][0-9a-f]{10}\b", "id", file.read_text())  # digests of what is drawn
         for file in (path.with_suffix(".svg"), tmp_path / f"{path.stem}.svg")

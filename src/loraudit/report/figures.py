@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure as MatplotlibFigure
 
 from loraudit.analysis.tidy_files import read_table
 from loraudit.report.figure_registry import FIGURES, Figure
@@ -31,10 +32,15 @@ def make_picture(figure: Figure, results: Path, stem: Path) -> None:
 
 
 def _draw(figure: Figure, rows: pd.DataFrame, note: str, stem: Path) -> None:
-    reason = undrawn(figure, rows)
-    picture = nothing(f"not drawn: {reason}") if reason else figure.code("draw")(rows)
-    write_note(picture, "" if reason else note)
+    picture = draw(figure, rows)
+    write_note(picture, "" if undrawn(figure, rows) else note)
     save_picture(picture, stem)
+
+
+def draw(figure: Figure, rows: pd.DataFrame) -> MatplotlibFigure:
+    """Draw a figure of its rows, or say in it why there is nothing to see."""
+    reason = undrawn(figure, rows)
+    return nothing(f"not drawn: {reason}") if reason else figure.code("draw")(rows)
 
 
 def undrawn(figure: Figure, rows: pd.DataFrame) -> str:
