@@ -62,7 +62,7 @@ def test_the_posters_scores_are_judged_as_the_published_ones(tmp_path, monkeypat
     assert found.verdict.tolist() == [is_open, "not reproduced", is_open]
     columns = [name for name in known if name not in ("ours", "settings")]
     pd.testing.assert_frame_equal(found[columns], known[columns])
-    assert result.stdout.count("not reproduced under another protocol") == 1
+    assert result.stdout.count("not reproduced (another protocol)") == 1
 
 
 def test_the_page_is_whole_and_says_the_verdicts(table, tmp_path):

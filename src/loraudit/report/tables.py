@@ -299,7 +299,7 @@ def _judged_difference(rows: list) -> dict[str, list]:
 
 
 PROTOCOLS = {
-    "another": " under another protocol",
+    "another": " (another protocol)",
     "partly stated": " (its protocol is stated in part)",
     "not stated": " (its protocol is not stated)",
 }
