@@ -18,6 +18,7 @@ from accelerate.commands import launch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this file
 
 from loraudit.base.errors import run_program
+from loraudit.base.forks import THREADS
 from loraudit.base.gpu_slots import hold, runs_per_gpu, visible
 
 FIRST_PORT, PORTS = 20_000, 20_000
@@ -43,6 +44,17 @@ def on_own_gpus(start: Callable) -> Callable:
         gpus = 0 if arguments.use_cpu else arguments.num_processes // arguments.num_machines
         with hold(gpus, visible() if gpus else [], runs_per_gpu()):
             start(arguments)
+
+    return launcher
+
+
+def on_own_threads(start: Callable) -> Callable:
+    """Let a launcher give each process its own threads; Snakemake's are those of all together."""
+
+    def launcher(arguments) -> None:
+        if threads := arguments.num_cpu_threads_per_process:
+            os.environ.update(dict.fromkeys(THREADS, str(threads)))
+        start(arguments)
 
     return launcher
 
@@ -73,5 +85,5 @@ def on_every_node(start: Callable) -> Callable:
 
 
 launch.simple_launcher = on_own_gpus(run_here)
-launch.multi_gpu_launcher = on_every_node(on_own_gpus(launch.multi_gpu_launcher))
+launch.multi_gpu_launcher = on_every_node(on_own_threads(on_own_gpus(launch.multi_gpu_launcher)))
 run_program(launch.main)

@@ -548,6 +548,7 @@ def test_two_gloo_processes_equal_one(project, tmp_path, changes):
     launched = [_launched(project, tmp_path, launch, spec) for launch in ("cpu", "cpu2")]
     for processes, (record, table, _, rows) in enumerate(launched, 1):
         assert record.environment["processes"] == processes
+        assert record.environment["threads"] == 1  # those of each process
         assert len(rows) == processes
         if changes["method"] == "lora":  # the others also score while they train
             assert sorted(itertools.chain(*rows)) == sorted(2 * list(range(37)))
@@ -579,12 +580,16 @@ def test_two_gloo_processes_equal_one(project, tmp_path, changes):
 
 
 def _launched(project, folder: Path, launch: str, spec):
-    """Train by a launch file; returns record, predictions, losses, rows evaluated per process."""
+    """Train by a launch file; returns record, predictions, losses, rows evaluated per process.
+
+    As in a rule, the environment has the number of threads of all processes together.
+    """
     out = folder / launch
     out.mkdir()
     options = {"--spec": spec.model_dump_json(), "--tokens": folder / "tokens"}
     options |= {"--model": folder / "m", "--out": out}
-    command(project, "python", "scripts/launch.py", "--num_cpu_threads_per_process", "1",
+    command(project, "env", "OMP_NUM_THREADS=2", "MKL_NUM_THREADS=2", "python",
+            "scripts/launch.py", "--num_cpu_threads_per_process", "1",
             "--config_file", f"profiles/accelerate/{launch}.yaml", str(folder / "counted.py"),
             *(str(part) for pair in options.items() for part in pair))  # fmt: skip
     rows = [[int(row) for row in path.read_text().split()] for path in out.glob("*.rows")]

@@ -30,8 +30,8 @@ RUNS = ["lora-r1-q+v", "lora-r2-q+v", "head"]
 TABLES = ["results/small/tables/summary.md", "results/small/tidy/spectra.csv"]
 FAST = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
 SLURM = ["--profile", "profiles/slurm", "--slurm-keep-successful-logs", *FAST]
-STEP = "    accelerator, spec = state.accelerator, state.spec\n    share"
-PAUSED = STEP.replace("    share", "    time.sleep(2)\n    share")
+STEP = "    accelerator, spec = state.accelerator, state.spec\n    process"
+PAUSED = STEP.replace("    process", "    __import__('time').sleep(2)\n    process")
 """An optimizer step that takes long enough for a run to meet its limit; no number changes."""
 
 
@@ -119,7 +119,7 @@ def test_a_run_at_its_time_limit_and_a_cancelled_one_go_on_from_their_checkpoint
         shutil.rmtree(folder)
     before = len(jobs())
     with (
-        edited(project / "src/loraudit/training/run.py", STEP, PAUSED),
+        edited(project / "src/loraudit/training/loop.py", STEP, PAUSED),
         edited(project / "config/cluster.yaml", "train: {minutes: 120", "train: {minutes: 3"),
     ):
         records = [str(folder / "record.json") for folder in folders.values()]
@@ -175,8 +175,9 @@ def test_a_failing_job_names_its_reason_and_log_and_asks_for_its_gpu(project):
     config = ["--config", "study=wild", "launch=gpu"]
     output = real(project, "snakemake", *SLURM, "--retries", "0", target, *config, ok=False)
     assert re.search(r"error: the loss is nan at step \d+ \(epoch 1\)", output)
-    log = re.search(r"log: .*?, (\S+/slurm/rule_train/\S+\.log) \(check log file", output)
+    log = re.search(r"failed: .* \(log: .*?, (\S+/slurm/rule_train/\S+\.log)\)", output)
     assert Path(log.group(1)).is_file()
+    assert re.search(r"SLURM-job '\d+' failed, SLURM status is: 'FAILED'", output)
     last = jobs().iloc[-1]
     assert last.State == "FAILED"
     assert "gres/gpu=1" in last.AllocTRES

@@ -146,6 +146,25 @@ def test_a_failed_job_is_said_with_its_last_words(said, tmp_path):
     assert said.lines()[-1] == "failed: x (log: nowhere)"
 
 
+def test_a_job_that_a_cluster_ended_is_said_with_the_clusters_reason_and_log(said, tmp_path):
+    """The rule's own log may have no word of it: a job without memory is killed."""
+    job = {"jobid": 1, "rule_name": "train"}
+    killed = "SLURM-job '8' failed, SLURM status is: 'OUT_OF_MEMORY'. Reason: Unknown."
+    logs = [str(tmp_path / "train.log"), str(tmp_path / "slurm/8.log")]
+    said.say(LogEvent.GROUP_ERROR, level=logging.ERROR, groupid="g", aux_logs=[logs[1]])
+    said.say(LogEvent.JOB_ERROR, level=logging.ERROR, **job, rule_msg=killed, log=logs)
+    said.say(message="Exiting because a job execution failed.", level=logging.ERROR)
+    assert said.lines()[:3] == [
+        f"failed: a cluster's job of several (log: {logs[1]})",
+        f"failed: train (log: {logs[0]}, {logs[1]})",
+        f"    {killed}",
+    ]
+    assert f"    train: {killed}" in said.lines()
+    Path(logs[0]).write_text("error: the loss is nan\n")
+    said.say(LogEvent.JOB_ERROR, level=logging.ERROR, **job, rule_msg=killed, log=logs)
+    assert said.lines()[-2:] == ["    error: the loss is nan", f"    {killed}"]
+
+
 @pytest.fixture
 def own(monkeypatch):
     """Give Snakemake's own handler on its logger, which has no other."""

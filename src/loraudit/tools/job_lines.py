@@ -225,6 +225,7 @@ class JobLines(LogHandlerBase):
             LogEvent.JOB_FINISHED: self._end,
             LogEvent.PROGRESS: self._progress,
             LogEvent.JOB_ERROR: self._failure,
+            LogEvent.GROUP_ERROR: self._group_failure,
         }
         message = (record.getMessage() if record.msg else "").strip()
         if event in how:
@@ -293,10 +294,16 @@ class JobLines(LogHandlerBase):
         job = self.jobs.pop(said["jobid"], None)
         label = job.label if job else said["rule_name"]
         logs = [str(path) for path in said.get("log") or []]
-        where = f" (log: {logs[0]})" if logs else ""
-        words = last_words(logs)
-        self.failed[label] = error_line(words) or (words[-1] if words else "no word in its log")
-        self._print(f"failed: {label}{where}", *(f"    {line}" for line in words))
+        words, cause = last_words(logs), said.get("rule_msg") or ""  # the cause is a cluster's
+        last = words[-1] if words else "no word in its log"
+        self.failed[label] = error_line(words) or cause or last
+        lines = [*words, cause] if cause else words
+        self._print(f"failed: {label}{_where(logs)}", *(f"    {line}" for line in lines))
+
+    def _group_failure(self, said: dict) -> None:
+        """Name the log of a cluster's job that ran several; each of them is said to fail, too."""
+        if logs := [str(path) for path in said.get("aux_logs") or []]:
+            self._print(f"failed: a cluster's job of several{_where(logs)}")
 
     def _end_of_failures(self) -> None:
         """List what failed, since its lines may be far above, and say what to do next."""
@@ -315,6 +322,11 @@ class JobLines(LogHandlerBase):
                 f"      loraudit status {self.about.name}",
                 f"      snakemake --cores 1 partial --config {self.about.switches}",
             )
+
+
+def _where(logs: list[str]) -> str:
+    """Name the logs of a job: the rule's, then the cluster's if it has one."""
+    return f" (log: {', '.join(logs)})" if logs else ""
 
 
 def _cut(words: str, most: int = 160) -> str:
