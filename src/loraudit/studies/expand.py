@@ -297,6 +297,11 @@ class _Resolver:
             raise UserError(f"{where}: {error}") from None
         fields |= entries
         spec = make_spec({**fields, "warm_start": warm_start}, where)
+        if spec.alora and spec.alora.first >= spec.epochs:
+            raise UserError(
+                f"{where}: alora.first: {spec.alora.first:g} epochs pass before ranks move, the run "
+                f"has {spec.epochs} (legal: below {spec.epochs})"
+            )
         if not spec.saves:
             raise UserError(
                 f"{where}: validate_epochs 'none' is for the runs that `tune` makes; a run that is "
