@@ -634,6 +634,7 @@ def test_settings_of_an_adaptive_method_can_be_an_axis(tmp_path):
     [
         ("{method: alora, alora: {round: 4}}", "alora: key: 'round' .* did you mean 'rounds'"),
         ("{method: alora, alora: {alone: modul}}", "alora: alone: 'modul' .* mean 'module'"),
+        ("{method: alora, epochs: 1}", "alora.first: .* after 1 epochs, the run has 1 .legal: be"),
         ("{method: alora, rank: 0}", "rank = 0: .*greater than or equal to 1"),
         ("{method: adalora, rank: 8, adalora: {init_rank: 8}}", "init_rank 8 is not above"),
         ("{method: adalora, adalora: {tinit: 1.5}}", "adalora: tinit"),

@@ -38,6 +38,7 @@ from loraudit.studies.grid import (
     study_switches,
 )
 from loraudit.studies.known import check_start, contaminations, shared_texts
+from loraudit.studies.method_settings import ALoRASettings
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import run_id, targets_name, variant_of
 from loraudit.studies.reference import select
@@ -258,6 +259,15 @@ def _check_names(
         raise UserError(f"{path}: {error}") from None
 
 
+def _check_rounds(spec: RunSpec, where: str) -> None:
+    """Check that an ALoRA run is long enough for a rank to move; it would end in an error."""
+    if isinstance(spec.settings, ALoRASettings) and spec.settings.first >= spec.epochs:
+        raise UserError(
+            f"{where}: alora.first: the first round would be after {spec.settings.first:g} epochs, "
+            f"the run has {spec.epochs} (legal: below {spec.epochs})"
+        )
+
+
 class _Resolver:
     """Turns points into named runs, and the names of tasks and models into their entries.
 
@@ -297,11 +307,7 @@ class _Resolver:
             raise UserError(f"{where}: {error}") from None
         fields |= entries
         spec = make_spec({**fields, "warm_start": warm_start}, where)
-        if spec.alora and spec.alora.first >= spec.epochs:
-            raise UserError(
-                f"{where}: alora.first: {spec.alora.first:g} epochs pass before ranks move, the run "
-                f"has {spec.epochs} (legal: below {spec.epochs})"
-            )
+        _check_rounds(spec, where)
         if not spec.saves:
             raise UserError(
                 f"{where}: validate_epochs 'none' is for the runs that `tune` makes; a run that is "
