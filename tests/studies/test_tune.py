@@ -113,7 +113,7 @@ def test_reported_runs_are_scored_on_validation_rows(tmp_path):
 
 
 def test_aloras_ranks_are_not_scored_on_rows_that_are_reported(tmp_path):
-    block = {"method": "alora", "rank": 4, "targets": "q+v", "seed": [0, 1]}
+    block = {"method": "alora", "rank": 4, "targets": "q+v", "epochs": 2, "seed": [0, 1]}
     per_method = {"alora": {"learning_rate": [1e-4, 1e-3]}}
     with pytest.raises(UserError, match=r"alora.split 'validation' with selection_rows"):
         load(tmp_path, grid=[block], **tune(per_method=per_method))
