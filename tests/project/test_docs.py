@@ -34,7 +34,7 @@ from loraudit.report.forest_figures import published
 from loraudit.report.formatting import interval, markdown, points
 from loraudit.report.page_tables import processors
 from loraudit.report.tables import published_table, summary_table
-from loraudit.report.thinning import write_note
+from loraudit.report.thinning import note_of, write_note
 from loraudit.studies.expand import load_study
 from loraudit.studies.reference import select
 from loraudit.tools import plan
@@ -221,17 +221,28 @@ def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
     if "label" in rows:
         rows["label"] = rows.label.fillna("")
     shown = normal(path.with_suffix(".svg"))
-    for note in notes(path):
+
+    def drawn(note: str) -> str:
         known = path.parent.name != "published"
         picture = draw(FIGURES[path.stem], rows) if known else published(rows)
         write_note(picture, note)
         save(picture, rows, tmp_path / path.stem)
-        again = normal(tmp_path / f"{path.stem}.svg")
-        if NUMBER.sub("n", shown) == NUMBER.sub("n", again):
-            places = [np.array(NUMBER.findall(text), dtype=float) for text in (shown, again)]
-            if np.allclose(*places, rtol=1e-7, atol=0.02):
-                return
-    pytest.fail("drawn again, the figure is another one")
+        return normal(tmp_path / f"{path.stem}.svg")
+
+    again = next((text for text in map(drawn, notes(path)) if alike(shown, text)), None)
+    again = again or drawn("")  # to show how it differs
+    assert NUMBER.sub("n", shown) == NUMBER.sub("n", again)
+    np.testing.assert_allclose(numbers(shown), numbers(again), atol=0.02)
+
+
+def alike(shown: str, again: str) -> bool:
+    """Tell whether two SVGs are the same but for the last digits of their numbers."""
+    same = NUMBER.sub("n", shown) == NUMBER.sub("n", again)
+    return same and np.allclose(numbers(shown), numbers(again), rtol=1e-7, atol=0.02)
+
+
+def numbers(text: str) -> np.ndarray:
+    return np.array(NUMBER.findall(text), dtype=float)
 
 
 def normal(file: Path) -> str:
@@ -243,8 +254,7 @@ def notes(path: Path) -> list[str]:
     """Return what may stand above a figure: nothing, or that some of its cells are not drawn."""
     limit = FIGURES[path.stem].limit if path.stem in FIGURES else None
     totals = range(limit.most + 1, 3 * limit.most) if limit else ()
-    said = "are drawn, taken evenly in the study's order; the tables have all"
-    return ["", *(f"{limit.most} of {total} {limit.unit} {said}" for total in totals)]
+    return ["", *(note_of(limit.most, total, limit.unit) for total in totals)]
 
 
 def test_the_docs_count_the_runs_of_every_study():

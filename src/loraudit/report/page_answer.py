@@ -21,7 +21,7 @@ from loraudit.report.claim_tables import effect_words, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
 from loraudit.report.formatting import counted, interval_or_why, of_which, points
 from loraudit.report.page_facts import largest_switch, sick_facts
-from loraudit.report.tables import found_text
+from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.claims import QUANTITIES
 from loraudit.studies.methods import METHODS
@@ -171,12 +171,15 @@ def _contrasts(study: Study, pairs: pd.DataFrame) -> Answer:
 
 def _contrast(row, shows: str, with_task: bool) -> str:
     """Say one contrast's difference, interval, n and finding."""
-    n = min(row.n_left, row.n_right)
-    difference = units.difference_with_unit(row.metric, row.difference)
-    interval = units.interval_or_why(row.metric, row.low, row.high, n)
     where = f"{row.task} ({row.model}): " if with_task else ""
-    notes = ", ".join(filter(None, [f"n = {n:g}", shows]))
-    return f"{where}{row.left} less {row.right}, {difference} {interval} ({notes})"
+    notes = ", ".join(filter(None, [f"n = {fewest(row):g}", shows]))
+    return f"{where}{row.left} less {row.right}, {_difference(row)} ({notes})"
+
+
+def _difference(row) -> str:
+    """Write a difference of two cells with its unit, and its interval or why there is none."""
+    interval = units.interval_or_why(row.metric, row.low, row.high, fewest(row))
+    return f"{units.difference_with_unit(row.metric, row.difference)} {interval}"
 
 
 def best_cells(runs: pd.DataFrame, untuned: bool = False) -> Answer:
@@ -241,13 +244,9 @@ def _beside(
             said.append(f"not compared with {label}, which takes two runs of both")
             continue
         row = rows.loc[cell["variant"]]
-        shows, n = found_text(row), min(row.n_left, row.n_right)
+        shows = found_text(row)
         shows += ", untuned" if untuned and shows in ("higher", "lower") else ""
-        said.append(
-            f"{units.difference_with_unit(row.metric, row.difference)} "
-            f"{units.interval_or_why(row.metric, row.low, row.high, n)} beside "
-            f"{label}{f' ({shows})' if shows else ''}"
-        )
+        said.append(f"{_difference(row)} beside {label}{f' ({shows})' if shows else ''}")
     return said
 
 

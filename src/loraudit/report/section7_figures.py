@@ -1,6 +1,5 @@
 """Figures of section 7: what the updates of saved adapters look like."""
 
-import re
 import textwrap
 from typing import Any
 
@@ -365,11 +364,8 @@ def _sides(part: pd.DataFrame) -> tuple[str, str]:
 
 def _side_name(code: str) -> str:
     """Write a side of a pair out: "rank 8 (seed 0)" of "r8 s0", "rank 8" of "r8"."""
-    return re.sub(r"^r(\d+)(?: s(\d+))?$", _rank_and_seed, code)
-
-
-def _rank_and_seed(found: re.Match[str]) -> str:
-    return f"rank {found[1]}" + (f" (seed {found[2]})" if found[2] else "")
+    rank, *seed = code.split()
+    return f"rank {rank[1:]}" + "".join(f" (seed {number[1:]})" for number in seed)
 
 
 def describe_spectra(rows: pd.DataFrame) -> str:

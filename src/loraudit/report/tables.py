@@ -510,8 +510,7 @@ def _tested_difference(table: pd.DataFrame, prefix: str = "") -> dict[str, list]
         "asks": [asked[row.asks] for row in rows],
         "difference": [units.difference(units.of_row(row), row.difference) for row in rows],
         "interval": [
-            units.interval_or_why(units.of_row(row), row.low, row.high, _fewest(row))
-            for row in rows
+            units.interval_or_why(units.of_row(row), row.low, row.high, fewest(row)) for row in rows
         ],
         "p (Holm)": [p_value(row.p_holm) for row in rows],
         "finding": [found_text(row) for row in rows],
@@ -524,7 +523,7 @@ def found_text(row) -> str:
     return finding(row.asks, row.difference, row.margin, row.p_holm, units.of_row(row))
 
 
-def _fewest(row) -> float:
+def fewest(row) -> float:
     """Return the seeds of the smaller side of a difference."""
     return row.n if hasattr(row, "n") else min(row.n_left, row.n_right)
 

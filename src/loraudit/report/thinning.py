@@ -40,8 +40,13 @@ def thinned(table: pd.DataFrame, limit: Limit | None) -> tuple[pd.DataFrame, str
         drawn += units[kept[units.index]].nunique()
     if drawn == total:
         return table, ""
-    what = f"{drawn:,} of {total:,} {limit.unit} are drawn, taken evenly in the study's order"
-    return table[kept].reset_index(drop=True), f"{what}; the tables have all"
+    return table[kept].reset_index(drop=True), note_of(drawn, total, limit.unit)
+
+
+def note_of(drawn: int, total: int, unit: str) -> str:
+    """Say of how many cells, or whatever the unit is, a figure draws some."""
+    what = f"{drawn:,} of {total:,} {unit} are drawn, taken evenly in the study's order"
+    return f"{what}; the tables have all"
 
 
 def _number(table: pd.DataFrame, columns: list[str]) -> pd.Series:
