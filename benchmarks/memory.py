@@ -223,7 +223,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     rows = table.assign(**{"rows x tokens": shape, "peak": peak})
     wide = rows.pivot_table(index=key, columns="method", values="peak", aggfunc="first", sort=False)
     names = {"lora": "LoRA, MiB", "peft": "PEFT, MiB", "full": "full fine-tuning, MiB"}
-    return wide.reindex(columns=list(names)).rename(columns=names).fillna("").reset_index()
+    return (
+        wide.reindex(columns=list(names))
+        .rename(columns=names)
+        .astype(object)
+        .fillna("")
+        .reset_index()
+    )
 
 
 def main() -> None:

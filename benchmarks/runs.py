@@ -6,20 +6,26 @@ The movie snippets and all-MiniLM-L6-v2, one thread a process, quickstart settin
     python benchmarks/runs.py [padding start evaluate study whole cores] [--rounds 3] [--out DIR]
 
 - padding: tokens computed over real tokens, an epoch; no timing.
-- start: from the launcher's first instruction to the end of the first optimizer step, data and
-  model cached (ours: launch.py; PEFT: accelerate launch of peer.py).
+- start: from a run's command to the end of the first optimizer step, data and model cached. Ours is
+  launch.py, and in a study a copy of a process that has the libraries (start.py); PEFT's is
+  accelerate launch of peer.py.
 - evaluate: our evaluation of a split over bare forward passes of the frozen model on the same
   batches.
-- study: the six kinds of run of the quickstart grid, each once by us and by the peer with dynamic
-  padding and with padding to 128: start, seconds a step and seconds an evaluation are measured
-  over --rows rows, and put together for 4,000 training rows, two epochs and two evaluations.
-- whole: one run (q+v, r=8) of --whole rows by us and by the peer, timed as a whole.
+- study: five of the quickstart's kinds of run with its sizes (960 rows, one epoch, 500 rows scored
+  once), one after the other on one core: ours by one call of Snakemake, its planning included, the
+  peer's by a command each. The peer pads to the longest row of a batch, with rows grouped by length
+  or not, or to 128 tokens; the last, which takes longest, in the first round alone.
+- whole: one run (q+v, r=8) of --whole rows by us and by the peer in each of these ways, and under
+  torch.compile.
 - cores: wall time of a study of 1, 2 and 4 short runs with 1 and 2 cores, Snakemake included.
 """
 
 import argparse
+import functools
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,25 +40,33 @@ from common import interleaved, spec_of, spread
 from loraudit.adapters import inject
 from loraudit.adapters.base_model import load_base
 from loraudit.adapters.fast_base import fast_base
+from loraudit.base import forks
 from loraudit.base.files import write_atomic, write_json
 from loraudit.data.batches import collate, global_batches, load_examples, pad_id, sorted_batches
-from loraudit.studies.entries import MATRICES
+from loraudit.studies.expand import load_study
 from loraudit.studies.spec import RunSpec
 from loraudit.training import loop, run
 
 TOKENS, MODEL = Path("resources/tokens/snippets/minilm-128"), Path("resources/models/minilm")
 LAUNCH = ("--quiet", "--config_file", "profiles/accelerate/cpu.yaml")
 LAUNCH += ("--num_cpu_threads_per_process", "1")
-GRID = {  # the quickstart grid's kinds of run: our spec's changes, the peer's arguments
-    "q+v, r=1": ({"rank": 1}, ["--rank", "1"]),
-    "q+v, r=8": ({}, []),
-    "all, r=1": ({"rank": 1, "targets": MATRICES}, ["--rank", "1", "--targets", "ALL"]),
-    "all, r=8": ({"targets": MATRICES}, ["--targets", "ALL"]),
-    "head": ({"method": "head"}, ["--method", "head"]),
-    "full": ({"method": "full"}, ["--method", "full"]),
+PEFT = "PEFT + Trainer"
+PEERS = {
+    f"{PEFT}, grouped by length": ["--order", "group_by_length"],
+    f"{PEFT}, shuffled": [],
+    f"{PEFT}, padded to 128": ["--padding", "fixed"],
 }
+COMPILED = f"{PEFT}, grouped by length, torch.compile"
 ALL = "query,key,value,attention.output.dense,intermediate.dense,output.dense"
-STUDY_ROWS, EPOCHS = 4000, 2
+GRID = {  # kinds of run: a study's grid entry, the peer's arguments
+    "{method: lora, rank: 1, targets: q+v}": ["--rank", "1"],
+    "{method: lora, rank: 8, targets: q+v}": [],
+    "{method: lora, rank: 8, targets: all}": ["--targets", ALL],
+    "{method: head}": ["--method", "head"],
+    "{method: full}": ["--method", "full"],
+}
+ROWS = (960, 500)
+"""Training and validation rows of a run of the quickstart."""
 
 
 def padding() -> pd.DataFrame:
@@ -77,28 +91,31 @@ def _whole(spec: RunSpec) -> RunSpec:
     return spec.model_copy(update={"train_rows": None, "validation_rows": None})
 
 
-def ours(changes: dict, rows: tuple[int, int], epochs: int = 1) -> dict[str, float]:
-    """Run ours in a process of its own; returns its seconds, and those of the whole process."""
-    spec = spec_of(train_rows=rows[0], validation_rows=rows[1], epochs=epochs, **changes)
+def ours(rows: tuple[int, int], *, copied: bool = False) -> dict[str, float]:
+    """Run ours (q+v, r=8) in a process of its own, as a copy of one that has the libraries or not.
+
+    Returns the seconds to its first step, and those of the whole process.
+    """
+    spec = spec_of(train_rows=rows[0], validation_rows=rows[1], epochs=1)
     with tempfile.TemporaryDirectory() as root:
         write_json(Path(root, "spec.json"), spec.model_dump(mode="json"))
         paths = [f"{root}/spec.json", str(TOKENS), str(MODEL), f"{root}/out"]
-        return _timed([sys.executable, "scripts/launch.py", *LAUNCH, "benchmarks/ours.py", *paths])
+        start = ["scripts/start.py"] if copied else []
+        words = [*start, "scripts/launch.py", *LAUNCH, "benchmarks/ours.py", *paths]
+        return _timed([sys.executable, *words])
 
 
-def peer(arguments: list[str], rows: tuple[int, int], epochs: int = 1) -> dict[str, float]:
-    """Run the peer in a process of its own."""
-    arguments = [ALL if word == "ALL" else word for word in arguments]
+def peer(arguments: list[str], rows: tuple[int, int]) -> dict[str, float]:
+    """Run the peer in a process of its own; returns the same."""
     with tempfile.TemporaryDirectory() as root:
-        own = ["--rows", *map(str, rows), "--epochs", str(epochs), "--out", root, *arguments]
+        own = ["--rows", *map(str, rows), "--out", root, *arguments]
         return _timed(["accelerate", "launch", *LAUNCH, "benchmarks/peer.py", *own])
 
 
 def _timed(command: list[str]) -> dict[str, float]:
     """Run a program; its start is counted from here, so the launcher's is included."""
     started = time.time()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment |= {"HF_HUB_OFFLINE": "1", "BENCH_STARTED": str(started)}
+    environment = os.environ | {"LORAUDIT_BENCH_STARTED": str(started)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     whole = time.time() - started
     if done.returncode:
@@ -109,15 +126,15 @@ def _timed(command: list[str]) -> dict[str, float]:
 
 def starts(rounds: int) -> pd.DataFrame:
     """Time process starts, interleaved, the launcher included."""
-    rows = []
-    for _ in range(rounds):
-        for name, found in (("ours", ours({}, (8, 8))), ("PEFT", peer([], (8, 8)))):
-            rows.append({"what": name, **found})
-    table = pd.DataFrame(rows)
-    wide = table.assign(n=table.groupby("what").cumcount()).pivot(
-        index="n", columns="what", values="start"
-    )
-    return spread(wide).assign(part="start", setting="seconds to the first step")
+    forks.start_server(1)
+    ours((8, 8), copied=True)  # the server imports the libraries at its first copy
+    calls = {
+        "ours": lambda: ours((8, 8)),
+        "ours, in a study": lambda: ours((8, 8), copied=True),
+        "PEFT": lambda: peer([], (8, 8)),
+    }
+    rounds_of = [{name: call()["start"] for name, call in calls.items()} for _ in range(rounds)]
+    return spread(pd.DataFrame(rounds_of)).assign(part="start", setting="seconds to the first step")
 
 
 def evaluation(rounds: int) -> pd.DataFrame:
@@ -144,45 +161,68 @@ def evaluation(rounds: int) -> pd.DataFrame:
     return ratio.assign(part="evaluate", setting=setting)
 
 
-def study(rounds: int, rows: tuple[int, int]) -> pd.DataFrame:
-    """Measure the parts of every kind of run, and put a study together from them."""
+STUDY = """
+question: What does a study of small runs cost?
+defaults: {task: snippets, model: minilm, train_rows: %d, validation_rows: %d, global_batch: 8,
+           micro_batch: 8, epochs: 1, batching: length_grouped, seed: [0]}
+grid:
+"""
+
+
+def study(rounds: int) -> pd.DataFrame:
+    """Time a study of every kind of run, by us and by the peer, as a whole."""
     found = []
-    for number in range(rounds):
-        for kind, (changes, arguments) in GRID.items():
-            runs = {
-                "ours": ours(changes, rows),
-                "PEFT + Trainer": peer(arguments, rows),
-                "PEFT + Trainer, padded to 128": peer([*arguments, "--padding", "fixed"], rows),
-            }
-            for name, parts in runs.items():
-                found.append({"round": number, "kind": kind, "what": name, **parts})
-        print(f"study: round {number + 1}/{rounds}", file=sys.stderr, flush=True)
-    table = pd.DataFrame(found)
-    steps = EPOCHS * STUDY_ROWS / 8
-    table["study"] = (
-        (table.whole - table.train - table.evaluate)
-        + table.train / (rows[0] / 8 - 1) * steps
-        + table.evaluate * EPOCHS * 2000 / rows[1]
-    )
-    wide = table.pivot_table(index="round", columns="what", values="study", aggfunc="sum")
-    out = []
-    for to in ("PEFT + Trainer", "PEFT + Trainer, padded to 128"):
-        ratio = spread(wide.div(wide[to], axis=0)).assign(to=to)
-        out.append(ratio.assign(seconds=wide.median().to_numpy()))
-    setting = f"6 runs of {STUDY_ROWS:,} rows, 2 epochs, from measured parts"
-    return pd.concat(out).assign(part="study", setting=setting)
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root, "bench-study.yaml")
+        file.write_text(STUDY % ROWS + "".join(f"  - {kind}\n" for kind in GRID))
+        for number in range(rounds):
+            ways = [name for name in PEERS if number == 0 or "padded" not in name]
+            calls = {name: functools.partial(peers, PEERS[name]) for name in ways}
+            calls["ours"] = lambda: snakemake(file, 1)
+            order = random.Random(number).sample(list(calls), len(calls))
+            found.append({name: calls[name]() for name in order})
+            print(f"study: round {number + 1}/{rounds}", file=sys.stderr, flush=True)
+    wide = pd.DataFrame(found)[["ours", *PEERS]]
+    setting = f"{len(GRID)} runs of {ROWS[0]} rows, {ROWS[1]} scored once"
+    tables = []
+    for to in PEERS:
+        table = spread(wide.div(wide[to], axis=0)).assign(to=to)
+        tables.append(table.assign(seconds=wide.median().to_numpy()))
+    return pd.concat(tables).assign(part="study", setting=setting)
+
+
+def peers(arguments: list[str]) -> float:
+    """Run the peer once for each kind of run; returns the seconds of all."""
+    return sum(peer([*kind, *arguments], ROWS)["whole"] for kind in GRID.values())
+
+
+def snakemake(file: Path, cores: int) -> float:
+    """Run a study's runs, without its cross-checks, tables and report; returns the seconds."""
+    name = file.stem
+    runs = [f"{run.id}/record.json" for run in load_study(file).runs]
+    records = [f"results/{name}/runs/{record}" for record in runs]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LORAUDIT_")}
+    started = time.time()
+    command = ["snakemake", "--quiet", "--cores", str(cores), *records]
+    subprocess.run([*command, "--config", f"study={file}"], check=True, env=environment)
+    seconds = time.time() - started
+    for folder in (f"results/{name}", f"logs/{name}"):
+        shutil.rmtree(folder)
+    return seconds
 
 
 def whole(rows: int) -> pd.DataFrame:
     """Time one run as a whole, by us and by the peer, one after the other."""
-    seconds = {
-        "ours": ours({}, (rows, 2000), EPOCHS)["whole"],
-        "PEFT + Trainer": peer([], (rows, 2000), EPOCHS)["whole"],
-    }
+    calls = {"ours": lambda: ours((rows, ROWS[1]))}
+    ways = PEERS | {COMPILED: [*next(iter(PEERS.values())), "--compile"]}
+    for name, arguments in ways.items():
+        calls[name] = functools.partial(peer, arguments, (rows, ROWS[1]))
+    seconds = {name: call()["whole"] for name, call in calls.items()}
     table = pd.DataFrame({"what": list(seconds), "seconds": list(seconds.values())})
-    table["median"] = table.seconds / seconds["PEFT + Trainer"]
-    setting = f"q+v, r=8, {rows:,} rows, {EPOCHS} epochs, one run each"
-    return table.assign(part="whole", to="PEFT + Trainer", setting=setting)
+    best = next(iter(PEERS))
+    table["median"] = table.seconds / seconds[best]
+    setting = f"q+v, r=8, {rows:,} rows, {ROWS[1]} scored once, one run each"
+    return table.assign(part="whole", to=best, setting=setting)
 
 
 CORES_STUDY = """
@@ -195,24 +235,15 @@ grid:
 
 
 def cores() -> pd.DataFrame:
-    """Time Snakemake on studies of 1, 2 and 4 runs, their cross-check made before."""
+    """Time Snakemake on studies of 1, 2 and 4 runs."""
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for runs in (1, 2, 4):
             for count in (1, 2):
                 file = Path(root, f"bench-{runs}-{count}.yaml")
                 file.write_text(CORES_STUDY.format(seeds=", ".join(map(str, range(runs)))))
-                name, records = file.stem, []
-                for seed in range(runs):
-                    folder = f"results/{name}/runs/snippets/minilm/lora-r8-q+v"
-                    records.append(f"{folder}/s{seed}/record.json")
-                command = ["snakemake", "--quiet", "--cores", str(count), *records]
-                started = time.time()
-                subprocess.run([*command, "--config", f"study={file}"], check=True)
-                seconds = time.time() - started
-                rows.append({"axis": "runs", "value": runs, "what": f"{count} cores"})
-                rows[-1]["seconds"] = seconds
-                subprocess.run(["rm", "-r", f"results/{name}", f"logs/{name}"], check=True)
+                row = {"axis": "runs", "value": runs, "what": f"{count} cores"}
+                rows.append(row | {"seconds": snakemake(file, count)})
     return pd.DataFrame(rows).assign(part="cores")
 
 
@@ -223,15 +254,16 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs=2, default=(160, 200))
-    parser.add_argument("--whole", type=int, default=4000)
+    parser.add_argument("--whole", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("results/bench"))
     arguments = parser.parse_args()
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", **dict.fromkeys(forks.THREADS, "1")}
+    os.environ |= forks.OFFLINE
     parts = {
         "padding": padding,
         "start": lambda: starts(arguments.rounds),
         "evaluate": lambda: evaluation(arguments.rounds),
-        "study": lambda: study(arguments.rounds, tuple(arguments.rows)),
+        "study": lambda: study(arguments.rounds),
         "whole": lambda: whole(arguments.whole),
         "cores": cores,
     }

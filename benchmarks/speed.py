@@ -47,11 +47,11 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.recompute import recompute_blocks
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.formatting import markdown
-from loraudit.studies.entries import MATRICES
 from loraudit.studies.spec import RunSpec
 from loraudit.training.methods.baselines import FullFineTuning
 
 LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
+MATRICES = ("q", "k", "v", "o", "up", "down")
 TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
 MODELS = ("minilm", "roberta-base")
 REPEATED = 10

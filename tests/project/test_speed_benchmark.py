@@ -15,6 +15,7 @@ def speed():
         # what a tiny model takes is lost in what this process has had before
         patch.setattr(module, "alone", lambda *v: (1.0, module.alone_here(*map(str, v))[1]))
         patch.setattr(module, "LONG", (2, 8))
+        patch.setattr(module, "RANKS", (1, 4))
         yield module
 
 
@@ -26,9 +27,20 @@ def tiny_roberta() -> torch.nn.Module:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=66,
+        max_position_embeddings=130,
     )
     return transformers.RobertaForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("part", ["steps", "dropout", "memory", "growth"])
+def test_each_part_measures_every_model_and_every_set_of_matrices(speed, part):
+    table = getattr(speed, part)(rounds=1)
+    names = {"growth": {"ours", "PEFT"}, "dropout": {"ours", "torch's", "none"}}
+    assert set(table.what) == names.get(part, set(speed.METHODS))
+    if part in ("steps", "memory"):
+        assert {setting.split(", ")[-2] for setting in table.setting} == set(speed.TARGETS)
+    for unit in {"ms", "MiB"} & set(table):
+        assert (table[unit] > 0).all()
 
 
 def test_what_recomputing_costs_is_measured_beside_peft(speed):

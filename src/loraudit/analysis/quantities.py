@@ -212,7 +212,7 @@ def _column(cell: Cell, name: str | None, made: bool = False) -> pd.Series:
 
 
 def _chosen(cell: Cell, name: str) -> pd.Series:
-    tuned = cell.runs.get("tuned", pd.Series("", cell.runs.index)).fillna("")
+    tuned = cell.runs.get("tuned", pd.Series("", cell.runs.index)).astype(object).fillna("")
     return _column(cell, name) if tuned.str.split(", ").map(lambda t: name in t).all() else EMPTY
 
 

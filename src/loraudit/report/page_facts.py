@@ -85,8 +85,9 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
         gap = (fractions.best - fractions.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
     said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study)]
-    if "at_edge" in runs and runs.at_edge.fillna("").astype(bool).any():
-        cells = runs[runs.at_edge.fillna("").astype(bool)].drop_duplicates(CELL)
+    at_edge = runs.get("at_edge", pd.Series("", runs.index)).astype(object).fillna("").astype(bool)
+    if at_edge.any():
+        cells = runs[at_edge].drop_duplicates(CELL)
         names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
         said.append(
             f"The chosen values of {len(cells)} cells lie at the edge of what was tried, so that "
