@@ -45,11 +45,11 @@ Running the study writes yours to `results/{name}` and `figures/{name}`.
 BENCH_NOTE = """# The benchmarks, as measured once
 
 Made by `make bench` and `make showcase STUDY=bench`. `speed.md` sets them beside their targets
-([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from, and `machine.md`
-says what it was measured on, a virtual machine that did nothing heavy beside it. Ratios are of
-interleaved rounds.
+([what they mean](../../../docs/speed.md)); the CSV files hold what it is made from, and
+`machine.md` says what it was measured on, a virtual machine that did nothing heavy beside it.
+Ratios are of interleaved rounds.
 
-Made apart, on machines of that kind: `fused.csv` (`python benchmarks/fused.py`) and `job_memory.csv`
+Made apart, on other machines: `fused.csv` (`python benchmarks/fused.py`) and `job_memory.csv`
 (`python benchmarks/memory.py`). Made on GPUs, which they name: `gpu.csv` and `gpu_workspace.csv`
 (`make bench-gpu`), `gpu_tests.csv` (`make test-gpu`).
 """
