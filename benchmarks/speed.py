@@ -399,7 +399,7 @@ def main() -> None:
         write_atomic(
             arguments.out / f"{part}.csv", lambda path, t=table: t.to_csv(path, index=False)
         )
-        if part in ("profile", "dropout", "recompute"):
+        if part == "profile":
             write_text(arguments.out / f"{part}.md", markdown(table))
         print(table.round(3).to_string(index=False), flush=True)
 

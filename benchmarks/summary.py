@@ -94,6 +94,27 @@ def planning(folder: Path) -> list[dict]:
     return found
 
 
+def dropout_table(folder: Path) -> pd.DataFrame:
+    """Set our dropout, and none, beside torch's."""
+    table = pd.read_csv(folder / "dropout.csv")
+    wide = table.pivot_table(index=["of", "setting"], columns="what", values="median", sort=False)
+    names = {"ours": "ours / torch's", "none": "no dropout / torch's"}
+    return wide[list(names)].rename(columns=names).reset_index()
+
+
+def recompute_table(folder: Path) -> pd.DataFrame:
+    """Set the memory and the time of a step side by side, each as measured and over ours."""
+    table = pd.read_csv(folder / "recompute.csv")
+    key = ["setting", "what"]
+    wide = table.pivot(index=key, columns="measure", values=["measured", "median"])
+    wide = wide.reindex(pd.MultiIndex.from_frame(table[key].drop_duplicates())).sort_index(
+        axis=1, level=1, sort_remaining=False
+    )
+    names = {"measured": "{}", "median": "{} / ours"}
+    wide.columns = [names[how].format(measure) for how, measure in wide.columns]
+    return wide.reset_index()
+
+
 def machine_sentence() -> str:
     """Say what the benchmarks were measured on."""
     found = environment()
@@ -164,7 +185,7 @@ def _lines(axes: plt.Axes, table: pd.DataFrame, axis: str, unit: str) -> pd.Data
 
 
 def main() -> None:
-    """Write speed.csv, speed.md, machine.md and the figure."""
+    """Write speed.csv, the tables in Markdown, machine.md and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("results/bench"))
     parser.add_argument("--figure", type=Path, default=Path("figures/bench/speed"))
@@ -173,6 +194,8 @@ def main() -> None:
     write_atomic(arguments.folder / "speed.csv", lambda path: table.to_csv(path, index=False))
     text = markdown(table.round(3).astype(object).fillna(""))
     write_text(arguments.folder / "speed.md", text)
+    for name, made in (("dropout", dropout_table), ("recompute", recompute_table)):
+        write_text(arguments.folder / f"{name}.md", markdown(made(arguments.folder).round(2)))
     write_text(arguments.folder / "machine.md", machine_sentence())
     save(*draw(arguments.folder), arguments.figure)
     print(text)
