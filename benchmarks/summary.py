@@ -35,7 +35,7 @@ ROWS = (  # part, column filters, what, target (at most), what 1.00 is
     ("memory", {"what": "ours"}, "memory above the loaded model", 0.75, "PEFT"),
     *(("study", {"what": "ours", "to": f"PEFT + Trainer, {way}"}, "a study", target,
        f"PEFT + Trainer, {way}") for way, target in
-      (("grouped by length", 0.48), ("shuffled", None), ("padded to 128", 0.20))),
+      (("grouped by length", 0.48), ("shuffled", 0.48), ("padded to 128", 0.20))),
     ("whole", {"what": "ours"}, "a run", None, "PEFT + Trainer, grouped by length"),
     *(("whole", {"what": f"PEFT + Trainer, {way}"}, f"PEFT + Trainer, {way}", None,
        "PEFT + Trainer, grouped by length")
