@@ -60,7 +60,7 @@ bench: $(VENV)/.ready
 	python benchmarks/speed.py
 	python benchmarks/runs.py
 	python benchmarks/deploy.py
-	python benchmarks/plan.py --dry-runs
+	python benchmarks/plan.py --dry-runs --out results/bench/dry_runs.csv
 	python benchmarks/summary.py
 
 bench-gpu: $(VENV)/.ready

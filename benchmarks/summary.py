@@ -79,7 +79,7 @@ def targets(folder: Path) -> pd.DataFrame:
 
 def planning(folder: Path) -> list[dict]:
     """Set the dry runs of large studies beside their targets."""
-    table = pd.read_csv(folder / "plan.csv")
+    table = pd.read_csv(folder / "dry_runs.csv")
     found = []
     for row in table[table.what == "dry run"].itertuples():
         for target, value, unit in (
