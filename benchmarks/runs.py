@@ -51,12 +51,13 @@ TOKENS, MODEL = Path("resources/tokens/snippets/minilm-128"), Path("resources/mo
 LAUNCH = ("--quiet", "--config_file", "profiles/accelerate/cpu.yaml")
 LAUNCH += ("--num_cpu_threads_per_process", "1")
 PEFT = "PEFT + Trainer"
+BEST = f"{PEFT}, grouped by length"
 PEERS = {
-    f"{PEFT}, grouped by length": ["--order", "group_by_length"],
+    BEST: ["--order", "group_by_length"],
     f"{PEFT}, shuffled": [],
     f"{PEFT}, padded to 128": ["--padding", "fixed"],
 }
-COMPILED = f"{PEFT}, grouped by length, torch.compile"
+COMPILED = f"{BEST}, torch.compile"
 ALL = "query,key,value,attention.output.dense,intermediate.dense,output.dense"
 GRID = {  # kinds of run: a study's grid entry, the peer's arguments
     "{method: lora, rank: 1, targets: q+v}": ["--rank", "1"],
@@ -201,6 +202,7 @@ def snakemake(file: Path, cores: int) -> float:
     name = file.stem
     runs = [f"{run.id}/record.json" for run in load_study(file).runs]
     records = [f"results/{name}/runs/{record}" for record in runs]
+    # Without the address of the server that `starts` may have made: a study makes its own.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LORAUDIT_")}
     started = time.time()
     command = ["snakemake", "--quiet", "--cores", str(cores), *records]
@@ -214,15 +216,14 @@ def snakemake(file: Path, cores: int) -> float:
 def whole(rows: int) -> pd.DataFrame:
     """Time one run as a whole, by us and by the peer, one after the other."""
     calls = {"ours": lambda: ours((rows, ROWS[1]))}
-    ways = PEERS | {COMPILED: [*next(iter(PEERS.values())), "--compile"]}
+    ways = PEERS | {COMPILED: [*PEERS[BEST], "--compile"]}
     for name, arguments in ways.items():
         calls[name] = functools.partial(peer, arguments, (rows, ROWS[1]))
     seconds = {name: call()["whole"] for name, call in calls.items()}
     table = pd.DataFrame({"what": list(seconds), "seconds": list(seconds.values())})
-    best = next(iter(PEERS))
-    table["median"] = table.seconds / seconds[best]
+    table["median"] = table.seconds / seconds[BEST]
     setting = f"q+v, r=8, {rows:,} rows, {ROWS[1]} scored once, one run each"
-    return table.assign(part="whole", to=best, setting=setting)
+    return table.assign(part="whole", to=BEST, setting=setting)
 
 
 CORES_STUDY = """

@@ -47,13 +47,15 @@ from loraudit.adapters.lora import LoRALinear
 from loraudit.adapters.recompute import recompute_blocks
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.formatting import markdown
+from loraudit.studies.entry_files import load_model
+from loraudit.studies.expand import parse_targets
 from loraudit.studies.spec import RunSpec
 from loraudit.training.methods.baselines import FullFineTuning
 
-LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
-MATRICES = ("q", "k", "v", "o", "up", "down")
-TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
 MODELS = ("minilm", "roberta-base")
+LAYERS = ((384, 384), (384, 1536), (768, 768), (768, 3072))
+MATRICES = parse_targets("all", load_model(MODELS[0]))  # those of the other models too
+TARGETS = {"q+v": ("q", "v"), "all": MATRICES}
 REPEATED = 10
 RANKS = (1, 4, 16, 64, 256)
 LONG = (2, 512)
