@@ -24,11 +24,16 @@ SHOWN = ["device", "model", "tokens", "precision", "compute", "tool", "runs_per_
 
 def beside_peer(table: pd.DataFrame) -> pd.DataFrame:
     """Set our steps of RoBERTa-base's shape beside the peer's."""
-    ours, peer = alone(table[table.tool == "loraudit"]), alone(table[table.tool != "loraudit"])
+    tools = table[table.tool == "loraudit"], table[table.tool != "loraudit"]
+    ours, peer = map(alone, tools)
+    memory, peers_memory = (alone(rows, "peak_mib") for rows in tools)
     shown = {
         "loraudit, steps/s": ours.round(1),
         "PEFT + Trainer, steps/s": peer.round(1),
         "ratio": (ours / peer).round(2),
+        "loraudit, MiB": memory.round().astype("Int64"),
+        "PEFT + Trainer, MiB": peers_memory.round().astype("Int64"),
+        "ratio of memory": (memory / peers_memory).round(2),
     }
     return pd.DataFrame(shown).dropna().reset_index()
 
@@ -44,11 +49,11 @@ def beside_variable(table: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(shown)
 
 
-def alone(table: pd.DataFrame) -> pd.Series:
-    """Return the steps per second of RoBERTa-base's shape, one run on the GPU, as users run it."""
+def alone(table: pd.DataFrame, what: str = "steps_per_second") -> pd.Series:
+    """Return a column of RoBERTa-base's shape, one run on the GPU, as users run it."""
     rows = table[(table.model == "roberta-base") & (table.runs_per_gpu == 1)]
     rows = rows[rows.compute.eq("fast") | rows.tool.ne("loraudit")]
-    return rows.set_index(["device", "tokens", "precision"]).steps_per_second.sort_index()
+    return rows.set_index(["device", "tokens", "precision"])[what].sort_index()
 
 
 def draw(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:

@@ -1,7 +1,8 @@
 """Copy a finished study to the folders that are committed, and refresh the pages' tables.
 
 Tables, runs, their records and the report go to results/committed/<study>, figures with the CSV
-behind each to figures/committed/<study>. A block of README.md or docs/*.md between
+behind each to figures/committed/<study>. results/committed/README.md and docs/claims.md are made
+anew from all that is there. A block of README.md or docs/*.md between
 `<!-- from FILE -->` and `<!-- end -->` is filled with that file. The study "bench" is what
 `make bench` wrote.
 """
@@ -16,6 +17,7 @@ from loraudit.base.files import folder_atomic, write_text
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.claim_record import page as claims_page
 from loraudit.report.page_tables import processors
+from loraudit.report.record_page import page as record_page
 
 COPIED = (
     *("tables/*", "report.html", "tidy/records.jsonl"),
@@ -118,6 +120,7 @@ def main() -> None:
         copy(results / "published", PUBLISHED, results / "committed" / "published")
         copy(figures / "published", ("*.*",), figures / "committed" / "published")
     write_text(Path("docs/claims.md"), claims_page(results))
+    write_text(results / "committed/README.md", record_page(results / "committed"))
     for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
         write_text(page, fill_blocks(page.read_text(), Path()))
 

@@ -52,6 +52,7 @@ README = Path("README.md").read_text()
 TUTORIAL = Path("docs/tutorial.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
+PAGES += ["results/committed/README.md"]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
@@ -125,11 +126,16 @@ def test_what_the_readme_says_of_the_frozen_head_are_the_committed_numbers():
     assert f"the difference is {shown}: {scores('trained', 'frozen')}." in text
     verdicts = {name: verdict for name, (_, verdict) in claim_effects(folder).items()}
     two = verdicts["hypotheses.a-frozen-head-costs-two-points"]
-    assert f'a cost of two points (our own hypothesis) is "{two}"' in text
+    assert f'A cost of two points at every rate (our own hypothesis) is "{two}"' in text
+    assert fixed.high > 0.02 > tuned.high and "by that rate, not by 5e-4" in text
     anything = verdicts["microsoft_lora.the-head-has-to-be-trained"]
-    assert f'that a frozen head costs anything is "{anything}"' in text
+    assert f'a cost of anything at every rate is "{anything}"' in text
     rates = pd.read_csv(folder / "tuning.csv").query("chosen").learning_rate
     assert set(rates) == {1.5e-3} and "At 1.5e-3, which held-out rows chose for both" in text
+    trained = pd.read_csv(folder / "tuning.csv").query("label == 'trained'")
+    tied = trained.groupby("learning_rate").score.mean().nlargest(2)
+    assert tied.iloc[0] == pytest.approx(tied.iloc[1]) and 4.5e-3 in tied.index
+    assert "(for the trained head it ties with 4.5e-3)" in text
 
 
 def test_every_cross_check_of_the_readmes_studies_is_in_tolerance():
@@ -258,11 +264,16 @@ def notes(path: Path) -> list[str]:
 
 
 def test_the_docs_count_the_runs_of_every_study():
-    shown = dict(re.findall(r"^\| \[([\w-]+)\]\(.*?\| +(\d+) \|", DOCS, re.M))
-    counted = {
-        path.stem: str(len(load_study(path).runs)) for path in Path("config/studies").glob("*.yaml")
+    shown = re.findall(
+        r"^\| \[([\w-]+)\]\(.*?\| (\d+) \| (\d*) ?\| .*\| (\[.*\)|) ?\|$", DOCS, re.M
+    )
+    studies = {path.stem: load_study(path) for path in Path("config/studies").glob("*.yaml")}
+    assert {(name, runs, choose) for name, runs, choose, _ in shown} == {
+        (name, str(len(study.runs)), str(len(study.tuning) or ""))
+        for name, study in studies.items()
     }
-    assert shown == counted
+    reports = {folder.name: f"[report](../{folder}/report.html)" for folder in STUDIES}
+    assert {name: report for name, *_, report in shown} == dict.fromkeys(studies, "") | reports
     quickstart = len(load_study("config/studies/quickstart.yaml").runs)
     for page in ("README.md", "docs/tutorial.md"):
         assert f"{quickstart} small runs on the CPU" in Path(page).read_text(), page

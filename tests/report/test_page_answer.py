@@ -65,6 +65,23 @@ def test_the_answer_of_an_untuned_study_says_so_beside_what_it_found():
     assert any("(higher, untuned)" in one.text for one in answer(small_study(), told()))
 
 
+def chose(rate: float, rank: int) -> dict:
+    """Make a row of the table of tuning."""
+    cell = {"method": "lora", "rank": rank, "targets": "q+v", "label": ""}
+    return {"task": "t", "model": "m", **cell, "chosen": f'{{"learning_rate": {rate}}}'}
+
+
+def test_a_study_that_asks_nothing_else_says_which_values_its_cells_chose():
+    rows = pd.DataFrame([chose(0.002, 64), *(chose(0.004, rank) for rank in (1, 4, 8))])
+    first = answer(small_study(), told(tuning=rows))[0].text
+    assert first == (
+        "Of the values that were tried, held-out rows chose learning rate 0.004 for 3 cells; "
+        "learning rate 0.002 for LoRA (ours) r64 q+v."
+    )
+    asked = told(tuning=rows, claims=verdict_table().assign(listed=True))
+    assert not any("held-out rows chose" in one.text for one in answer(small_study(), asked))
+
+
 def contrasted(right: str, difference: float, p: float, **fields) -> dict:
     """Make a row of the table of pairs, of lora-r8-q+v and another variant."""
     return {

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -261,30 +260,6 @@ def test_what_jobs_may_take_at_once_is_said_in_words(said):
     said.say(LogEvent.RESOURCES_INFO, provided_resources=limits)
     said.say(LogEvent.RESOURCES_INFO, cores=2)
     assert said.lines() == ["at most at once: 2 cores, 700 MB of memory, 6 runs on GPUs"]
-
-
-@pytest.mark.parametrize(
-    "page",
-    ["", "<p>no answer</p>", '<div class="answer"> </div>', '<div class="answers">x. Y.</div>'],
-)
-def test_a_report_without_an_answer_has_no_first_sentence(tmp_path, page):
-    (tmp_path / "report.html").write_text(page)
-    assert plugin.first_sentence(tmp_path / "report.html") == ""
-    assert plugin.first_sentence(tmp_path / "nowhere.html") == ""
-
-
-def test_the_first_sentence_is_that_of_the_page(tmp_path):
-    """As the template writes it, with the answer that a committed page has."""
-    said = plugin.first_sentence(Path("results/committed/published/report.html"))
-    assert re.match(r"Beside published numbers: \d .*not reproduced .*\.$", said)
-
-
-def test_a_sentence_that_ends_in_a_colon_goes_on_with_the_first_item(tmp_path):
-    listed = "<ul><li><span>✓ supported:</span> LoRA beats the head: +4.1, n = 5.</li><li>x</li>"
-    page = f'<div class="a answer"><p>The claim:</p>{listed}</ul><p>Twins agree.</p></div>'
-    (tmp_path / "report.html").write_text(page)
-    said = "The claim: ✓ supported: LoRA beats the head: +4.1, n = 5."
-    assert plugin.first_sentence(tmp_path / "report.html") == said
 
 
 @pytest.mark.parametrize(

@@ -133,11 +133,18 @@ def _first(record: pd.DataFrame) -> list[str]:
             "claim": [f"[{row['claim']}](#{row['claim'].replace('.', '')})" for row in rows],
             "study": [row["study"] for row in rows],
             "task": [cell_text(row["task"]) for row in rows],
+            "n": [_seeds(row) for row in rows],
             "effect": [effect_text(row) for row in rows],
             "verdict": [verdict_text(row) for row in rows],
         }
     )
     return ["## The verdicts on record\n", f"{markdown(shown)}\n"]
+
+
+def _seeds(row: dict) -> str:
+    """Say n, and of a single seed that is tested all the same that its spread is not its own."""
+    borrowed = "borrowed" in cell_text(row["how"])
+    return f"{row['n']:g}, spread borrowed" if borrowed else f"{row['n']:g}"
 
 
 def _entry(source: Source, claim: Claim, verdicts: pd.DataFrame) -> str:

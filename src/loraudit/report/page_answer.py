@@ -19,7 +19,7 @@ from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import effect_words, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
-from loraudit.report.formatting import counted, interval_or_why, of_which, points
+from loraudit.report.formatting import counted, interval_or_why, of_which, points, values_text
 from loraudit.report.page_facts import largest_switch, sick_facts
 from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
@@ -31,6 +31,8 @@ from loraudit.studies.study_file import Contrast
 
 MOST_CLAIMS = 5
 """Claims that are named at the top; the table below has all."""
+MOST_CHOSEN = 2
+"""Cells of one setting that are named at the top."""
 MOST_CONTRASTS = 3
 """Differences that are named at the top; the table below has all."""
 
@@ -61,14 +63,20 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
 
     Returns:
         Up to six: the claims that the study asks about, published numbers, switches, the study's
-        contrasts, the best adapter beside full fine-tuning and what trains no adapter, and the
+        contrasts (of a study that asks for none of these, the settings that its cells chose), the
+        best adapter beside full fine-tuning and what trains no adapter, and the
         twins of two codes.
     """
-    found = [
+    asked = [
         _claims(tables.get("claims", pd.DataFrame())),
         _published(tables["verdicts"]),
         _switch(tables["switches"]),
         _contrasts(study, tables["pairs"]),
+    ]
+    if not any(one.text for one in asked):
+        asked.append(_chosen(tables.get("tuning", pd.DataFrame())))
+    found = [
+        *asked,
         best_cells(tables["runs"], untuned=is_untuned(study)),
         _twins(tables.get("twins", pd.DataFrame()), tables["pairs"], tables["crosscheck"]),
     ]
@@ -167,6 +175,20 @@ def _contrasts(study: Study, pairs: pd.DataFrame) -> Answer:
         return Answer(f"The difference that the study asks about: {told}.")
     counts = counted(pd.Series([shows or "not tested" for shows, _ in shown]))
     return Answer(f"The {len(texts)} differences that the study asks about ({counts}): {told}.")
+
+
+def _chosen(rows: pd.DataFrame) -> Answer:
+    """Say which of the values that were tried the cells took, the most frequent ones first."""
+    if rows.empty:
+        return Answer("")
+    texts = []
+    for chosen, cells in sorted(
+        rows.groupby("chosen", sort=False), key=lambda group: -len(group[1])
+    ):
+        names = [cell_words(cell) for cell in cells.to_dict("records")]
+        who = f"{len(names)} cells" if len(names) > MOST_CHOSEN else " and ".join(names)
+        texts.append(f"{values_text(chosen).replace('_', ' ')} for {who}")
+    return Answer(f"Of the values that were tried, held-out rows chose {'; '.join(texts)}.")
 
 
 def _contrast(row, shows: str, with_task: bool) -> str:

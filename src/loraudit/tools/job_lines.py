@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from logging import WARNING, LogRecord, StreamHandler
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.settings import OutputSettingsLoggerInterface
 
 from loraudit.base.terminal import duration, roughly
+from loraudit.report.answer_text import first_sentence
 from loraudit.studies.cluster import TARGETS
 from loraudit.studies.scores import unit_of
 from loraudit.studies.spec import CHOICES
@@ -158,40 +158,6 @@ def short_label(message: str, wildcards: Mapping[str, str], alone: frozenset[str
     cell = re.sub(r"^(?:([a-z]+)-)?(r\d+)-([a-z+]+)(?:-|$)", r"\1 \2 \3 ", wildcards["variant"])
     seed = f"s{wildcards['seed']}" if "seed" in wildcards else ""
     return " ".join(" ".join([verb, *names, cell, seed]).split())
-
-
-class _Answer(HTMLParser):
-    """Collects the paragraphs and items of a page's element of the class "answer"."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depth = 0
-        self.blocks = [""]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        inside = self.depth or "answer" in (dict(attrs).get("class") or "").split()
-        if inside and tag not in ("br", "img", "wbr"):
-            self.depth += 1
-            self.blocks += [""] if tag in ("p", "li") else []
-
-    def handle_endtag(self, tag: str) -> None:
-        self.depth -= 1 if self.depth else 0
-
-    def handle_data(self, data: str) -> None:
-        self.blocks[-1] += data if self.depth else ""
-
-
-def first_sentence(report: Path) -> str:
-    """Return the first sentence of a report's answer, or "" if it has none.
-
-    One that ends in a colon goes on with the first item of the list below it.
-    """
-    parser = _Answer()
-    with suppress(OSError, ValueError):
-        parser.feed(report.read_text())
-    blocks = [" ".join(block.split()) for block in parser.blocks if block.strip()]
-    first, *others = [re.split(r"(?<=[.!?])\s+(?=[A-Z])", block)[0] for block in blocks] or [""]
-    return " ".join([first, *others[:1]]) if first.endswith(":") else first
 
 
 class JobLines(LogHandlerBase):
