@@ -226,6 +226,24 @@ def test_a_claim_is_contradicted_only_where_its_whole_interval_lies_outside(regi
             assert (region.p_outside(effect) < 0.05) == wholly == (distance > 2.23)
 
 
+@pytest.mark.parametrize("region", [Region(-2, 2), Region(low=0)])
+def test_the_interval_of_several_parts_says_what_the_word_says(region):
+    """Supported: it lies inside (the 90 % one, of an equality). Contradicted: it lies outside."""
+    random, words = np.random.default_rng(14), set()
+    confidence = 0.90 if region.bounded else 0.95
+    for _ in range(500):
+        values = random.normal(random.choice([-2.5, 0, 1.5]), 0.7, size=3)
+        effects = [Difference(float(value), 0.5, 20) for value in values]
+        parts = [Part("p", (), effect, 5, "drawn", region) for effect in effects]
+        found = outcome(claim(**BETTER), parts)
+        low, high = found.interval(confidence)
+        assert (found.supports < 0.05) == (region.low < low and high < region.high)
+        low, high = found.interval(0.95)
+        assert (found.contradicts < 0.05) == (low > region.high or high < region.low)
+        words.add(decide(found.supports, found.contradicts))
+    assert words == {"supported", "contradicted", "undecided"}
+
+
 def test_alone_a_claim_of_equality_and_a_published_number_get_the_same_word():
     """Of 500 cells beside a number, all three words of a claim come out, and none disagrees."""
     random, seen = np.random.default_rng(13), set()

@@ -25,6 +25,8 @@ def test_the_cost_figure_has_a_bar_per_cell_in_three_units():
     panels = cost_figures.cost(costs()).axes
     widths = [[bar.get_width() for bar in panel.patches] for panel in panels]
     assert widths == [[500, 5000], [900, 1800], [pytest.approx(200), pytest.approx(400)]]
+    spreads = [high - low for ((low, _), (high, _)) in panels[2].collections[0].get_segments()]
+    assert spreads == [pytest.approx(20), 0]  # the second has four runs, which have no bar
 
 
 def test_times_within_their_spread_are_said_to_be():
@@ -68,6 +70,17 @@ def test_a_fit_without_steps_has_no_time_of_one():
     assert labels == ["200", "400", "no steps"]
 
 
+def test_two_sizes_of_which_nearly_all_cells_have_one_are_no_axis():
+    cells = pd.concat([priced().assign(label=label) for label in ("", "x", "y")])
+    cells = cells.assign(parameters_trainable=1000)
+    cells.loc[(cells.method == "full") & (cells.label == "x"), "parameters_trainable"] = 9000
+    shown = [axes.get_xlabel() for axes in cost_figures.pareto(cells).axes]
+    assert "trainable parameters" not in shown
+    cells.loc[cells.method == "full", "parameters_trainable"] = 9000
+    shown = [axes.get_xlabel() for axes in cost_figures.pareto(cells).axes]
+    assert shown[0] == "trainable parameters"
+
+
 def test_sizes_within_a_factor_of_two_are_no_axis():
     alike = priced().assign(parameters_trainable=[1000, 1500, 1900] * 2)
     named = [axes.get_xlabel() for axes in cost_figures.pareto(alike).axes]
@@ -101,6 +114,7 @@ def test_every_seed_is_a_dot_of_its_cells_colour():
 
 def test_a_front_that_may_be_chance_is_not_drawn_but_said():
     table = priced().assign(clear_milliseconds_step=False, last_collapsed=[0, 1, 0] * 2)
+    table["run_last_collapsed"] = (table["rank"] == 8) & (table.seed == 1)
     counted, timed, _ = cost_figures.pareto(table).axes
     joined = [
         [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
@@ -115,7 +129,9 @@ def test_a_front_that_may_be_chance_is_not_drawn_but_said():
     )
     assert "Means with collapsed runs, which are marked: t lora r8 q+v, 1 of 3 runs." in said
     (legend,) = timed.figure.legends
-    assert "mean with collapsed runs" in [text.get_text() for text in legend.get_texts()]
+    assert "collapsed run" in [text.get_text() for text in legend.get_texts()]
+    (mark,) = [c for c in timed.collections if c.get_label() == "collapsed run"]
+    assert mark.get_offsets().tolist() == [[2000, pytest.approx(0.7)]]  # the run, not the mean
 
 
 def test_the_front_has_a_black_edge_and_is_joined():

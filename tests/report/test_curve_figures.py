@@ -19,10 +19,10 @@ def closed():
 def test_learning_curves_show_a_mean_line_per_cell_and_seed_and_twins_share_a_colour():
     loss, score = curve_figures.learning_curves(epochs()).axes
     lines = {line.get_label(): line for line in loss.lines}
-    assert list(lines["lora r1 q+v"].get_ydata()[:2]) == pytest.approx([1.05, 0.55])
-    assert lines["lora r1 q+v"].get_color() == lines["peft r1 q+v"].get_color()
-    assert lines["lora r1 q+v"].get_color() != lines["lora r8 q+v"].get_color()
-    assert lines["peft r1 q+v"].get_linestyle() == "--"
+    assert list(lines["LoRA (ours) r1 q+v"].get_ydata()[:2]) == pytest.approx([1.05, 0.55])
+    assert lines["LoRA (ours) r1 q+v"].get_color() == lines["LoRA (PEFT) r1 q+v"].get_color()
+    assert lines["LoRA (ours) r1 q+v"].get_color() != lines["LoRA (ours) r8 q+v"].get_color()
+    assert lines["LoRA (PEFT) r1 q+v"].get_linestyle() == "--"
     assert list(score.lines[0].get_ydata()) == pytest.approx([0.6, 0.7, 0.8, 0.9])
     seeds = [line for line in loss.lines if line.get_label()[0] == "_"]
     assert len(seeds) == len(epochs()) / 4
@@ -44,19 +44,22 @@ def test_curves_of_scores_at_chosen_epochs_are_those_of_the_selection_rows():
     _, score = curve_figures.learning_curves(both).axes
     assert score.get_ylabel() == "score, %"
     names = {line.get_label() for line in score.lines}
-    assert {"lora r1 q+v (selection rows)", "peft r1 q+v (validation rows)"} <= names
+    assert {"LoRA (ours) r1 q+v (selection rows)", "LoRA (PEFT) r1 q+v (validation rows)"} <= names
 
 
 def test_scores_of_the_last_epoch_alone_are_points_beside_the_curves_of_the_loss():
     rows = epochs()
     rows.loc[rows.epoch < 4, "score"] = float("nan")
+    figure = curve_figures.learning_curves(rows)
     loss, score = (
-        next(line for line in axes.lines if line.get_label() == "lora r1 q+v")
-        for axes in curve_figures.learning_curves(rows).axes
+        next(line for line in axes.lines if line.get_label() == "LoRA (ours) r1 q+v")
+        for axes in figure.axes
     )
     assert list(loss.get_ydata()[:2]) == pytest.approx([1.05, 0.55])
     *others, last = score.get_ydata()
     assert pd.isna(others).all() and last == pytest.approx(0.9) and score.get_marker() != "None"
+    dots = [drawn for axes in figure.axes for drawn in axes.collections]
+    assert len(dots) == len(rows) / 4  # one per run
     said = curve_figures.describe_learning_curves(rows)
     assert "lora r1 q+v 90.0" in said and "nan" not in said
     assert "lora r1 q+v 60.0 to 90.0" in curve_figures.describe_learning_curves(epochs())

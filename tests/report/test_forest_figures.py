@@ -1,5 +1,7 @@
 """Forests: a row per difference, with its word, its interval, and the ± of the published number."""
 
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -80,6 +82,9 @@ def test_a_switch_is_filled_where_it_survives_the_correction():
         "head trained +5.0 [+4.0, +6.0] (adjusted p < 0.05);"
         in forest_figures.describe_switches(rows)
     )
+    assert not re.search(r" [.;]", forest_figures.describe_switches(rows))
+    (legend,) = panel.figure.legends
+    assert forest_figures.EQUAL_BAND in [text.get_text() for text in legend.get_texts()]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.colors import to_rgb
 
-from loraudit.report.looks import WORDS, cell_looks, look_of
+from loraudit.report.looks import WORDS, cell_looks, look_of, study_looks
 from loraudit.studies.methods import METHODS
 
 
@@ -49,6 +49,36 @@ def test_labels_of_one_cell_have_colours_and_lines_of_their_own_and_the_base_the
     looks = list(cell_looks(cells).values())
     assert looks[0].colour == look_of("lora").colour
     assert len({look.colour for look in looks}) == len({look.line for look in looks}) == count
+
+
+def test_in_a_study_a_cell_looks_alike_whichever_cells_a_figure_shows():
+    """One cell was the palest in a figure without rank 1, and in the middle in others."""
+    cells = [cell(rank=rank, label=label) for label in ("", "x") for rank in (1.0, 2.0, 8.0)]
+    cells += [cell(label="y"), full("head"), full("head", "fixed")]
+    alone = cell_looks(cells[1:3])["lora r2 q+v"]
+    with study_looks(cells):
+        whole = cell_looks(cells)
+        for some in (cells[1:3], cells[3:], reversed(cells), [full("head", "fixed")]):
+            assert all(whole[name] == look for name, look in cell_looks(some).items())
+        assert "lora r16 q+v" in cell_looks([cell(rank=16.0)])  # no cell of the study
+    assert cell_looks(cells[1:3])["lora r2 q+v"] == alone != whole["lora r2 q+v"]
+
+
+def contrast(colour: str) -> float:
+    """Return a colour's contrast on white (WCAG 2)."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 1.05 / (0.05 + sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), parts, strict=True)))
+
+
+def test_no_cell_is_too_pale_to_be_seen_and_labels_of_several_ranks_differ():
+    """A label's shade was tinted once more by the rank: 1.25 to 1 on white."""
+    cells = [cell(rank=rank, label=label) for label in ("", "x", "y") for rank in (1.0, 8.0, 64.0)]
+    cells += [cell(rank=8.0, label=f"z{number}") for number in range(8)]
+    looks = cell_looks(cells)
+    assert min(contrast(look.colour) for look in looks.values()) > 1.9
+    grid = [look for name, look in looks.items() if " z" not in name]
+    assert len({(look.colour, str(look.line)) for look in grid}) == 9
+    assert len({look.colour for name, look in looks.items() if " r8 " in name}) == 11
 
 
 def test_words_have_looks_of_their_own():

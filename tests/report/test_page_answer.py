@@ -65,6 +65,21 @@ def test_the_answer_of_an_untuned_study_says_so_beside_what_it_found():
     assert any("(higher, untuned)" in one.text for one in answer(small_study(), told()))
 
 
+def test_the_largest_switch_has_its_finding_and_a_p_of_equality_says_so():
+    """ "+0.4 points, adjusted p 0.046" read as a difference where equality was asked and shown."""
+    row = {"task": "t", "model": "m", "metric": "accuracy", "switch": "fast path", "n": 5}
+    row |= {"epoch": "last", "difference": 0.004, "low": -0.003, "high": 0.0098, "p_holm": 0.046}
+    row |= {"asks": "equivalence", "margin": 0.01, "collapsed_base": 0, "collapsed": 0}
+    (said, *_) = answer(small_study(), told(switches=pd.DataFrame([row])))
+    assert said.text == (
+        "Largest effect: fast path on t (m), +0.4 points [-0.3, +1.0] (last epoch, n=5, equal "
+        "within 1 point, Holm-adjusted p of equality 0.046)."
+    )
+    asked = row | {"asks": "difference", "p_holm": 0.2}
+    (said, *_) = answer(small_study(), told(switches=pd.DataFrame([asked])))
+    assert "n=5, open, Holm-adjusted p 0.200)" in said.text
+
+
 def chose(rate: float, rank: int) -> dict:
     """Make a row of the table of tuning."""
     cell = {"method": "lora", "rank": rank, "targets": "q+v", "label": ""}
@@ -99,16 +114,17 @@ def test_the_contrasts_that_a_study_asks_for_are_told_what_shows_something_first
     study = small_study(contrasts=asked)
     texts = [one.text for one in answer(study, told(pairs=pd.DataFrame(pairs)))]
     assert (
-        "The 2 differences that the study asks about (1 open, 1 lower): lora r8 q+v less full, "
-        "-2.0 points [-3.0, -1.0] (n = 5, lower); lora r8 q+v less head, +0.4 points "
-        "[-0.6, +1.4] (n = 5, open)."
+        "The 2 differences that the study asks about (1 open, 1 lower): LoRA (ours) r8 q+v "
+        "less full fine-tuning, -2.0 points [-3.0, -1.0] (n = 5, lower); LoRA (ours) r8 q+v less "
+        "head only, +0.4 points [-0.6, +1.4] (n = 5, open)."
     ) in texts
     (said,) = [
         one.text
         for one in answer(small_study(contrasts=asked[:1]), told(pairs=pd.DataFrame(pairs[:1])))
         if "asks about" in one.text
     ]
-    assert said.startswith("The difference that the study asks about: lora r8 q+v less head, +0.4")
+    start = "The difference that the study asks about: LoRA (ours) r8 q+v less head only, +0.4"
+    assert said.startswith(start)
     other = answer(small_study(), told(pairs=pd.DataFrame(pairs)))
     assert not any("asks about" in one.text for one in other)
 
@@ -120,7 +136,10 @@ def test_many_contrasts_are_cut_and_those_of_several_tasks_name_theirs():
         one.text for one in answer(small_study(contrasts=asked), told(pairs=pd.DataFrame(pairs)))
     ]
     (said,) = [text for text in texts if "asks about" in text]
-    assert "(4 open): t (m): lora r8 q+v less x1, +0.0 points" in said and said.count("less") == 3
+    assert (
+        "(4 open): t (m): LoRA (ours) r8 q+v less x1, +0.0 points" in said
+        and said.count("less") == 3
+    )
     assert said.endswith("; the others are in the table of methods compared.")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figure_style import STYLE
-from loraudit.report.thinning import MOST_SUBJECTS, thinned, write_note
+from loraudit.report.thinning import MOST_SUBJECTS, note_of, thinned, write_note
 
 LIMITS = {name: figure.limit for name, figure in FIGURES.items() if figure.limit}
 
@@ -81,8 +81,10 @@ def test_the_note_is_drawn_above_the_panels():
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots()
         axes.set_title("a panel")
-        write_note(figure, "12 of 100 series are drawn")
+        figure.set_size_inches(3.35, 3)
+        write_note(figure, note_of(13, 100, "series"))
         figure.canvas.draw()
     note, title = (text.get_window_extent() for text in (figure._suptitle, axes.title))
     assert note.y0 >= title.y1
+    assert figure.bbox.x0 <= note.x0 and note.x1 <= figure.bbox.x1
     plt.close(figure)

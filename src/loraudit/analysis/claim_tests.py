@@ -534,8 +534,14 @@ class Outcome:
     contradicts: float
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """Return the worst part's interval; several parts are covered together."""
-        return self.worst.interval(1 - (1 - confidence) / len(self.parts))
+        """Return the worst part's interval, as wide as that of the test that may decide.
+
+        An effect inside of what the claim allows may support it, for which each part has to pass a
+        test of its own. Outside, any part may contradict it: then all parts are covered together.
+        """
+        inside = self.worst.region.beyond(self.worst.effect.value) < 0
+        parts = 1 if inside else len(self.parts)
+        return self.worst.interval(1 - (1 - confidence) / parts)
 
     @property
     def alike(self) -> Likeness | None:

@@ -21,10 +21,11 @@ from loraudit.report.figure_style import (
     legend,
     mark_collapsed,
     score_axis,
+    spread_out,
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import of_which
+from loraudit.report.formatting import of_which, shown_name
 from loraudit.report.looks import Look, cell_looks, look_of
 
 PANELS: list[tuple[str, float, str]] = [
@@ -62,7 +63,7 @@ def cost(table: pd.DataFrame) -> Figure:
     """Draw each cell's disk for ten tasks, peak memory and time per step; a panel row per task.
 
     What is the same for all cells has no panel. Lines on the bars of time are the standard
-    deviation over runs.
+    deviation over runs, from `BARS_FROM` runs on.
     """
     panels = _varying(table) or PANELS[:1]
     groups = subjects(table)
@@ -94,7 +95,8 @@ def _bars(axes: plt.Axes, part: pd.DataFrame, column: str, unit: float, label: s
         face = {"color": look.face, "edgecolor": look.colour, "linewidth": 0.8}
         axes.barh(place, value, height=0.7, **face)
     timed = column == "step"
-    spread = part.step_sd.fillna(0) / unit if timed else 0 * values
+    known = part.step_sd.where(part.n >= BARS_FROM).fillna(0) if timed else 0
+    spread = known / unit + 0 * values
     if timed:
         axes.hlines(range(len(part)), values - spread, values + spread, color="0", lw=1)
     for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
@@ -127,11 +129,13 @@ def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
     """Select what `pareto` draws: a row per run, with its cell's means and places on the fronts.
 
     Returns:
-        `cost.pareto`'s columns, and for each run its seed, last epoch, score (`run_last`) and
-        prices (`run_<price>`).
+        `cost.pareto`'s columns, and for each run its seed, last epoch, score (`run_last`), whether
+        it collapsed (`run_last_collapsed`) and prices (`run_<price>`).
     """
     own = priced(tidy)
-    kept = {name: f"run_{name}" for name in ("last", *PRICES)}
+    sick = own.get("last_collapsed", pd.Series(False, own.index))
+    own = own.assign(last_collapsed=sick.fillna(False).astype(bool))
+    kept = {name: f"run_{name}" for name in ("last", "last_collapsed", *PRICES)}
     cell = own.groupby(SCORED_CELL, dropna=False, sort=False).ngroup()  # in the order of `fronts`
     cells = fronts(tidy).loc[cell].set_index(own.index)
     return pd.concat([cells, own[["seed", "last_epoch", *kept]].rename(columns=kept)], axis=1)
@@ -140,12 +144,12 @@ def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
 def _prices(table: pd.DataFrame) -> dict[str, str]:
     """Return the prices over which scores can be drawn.
 
-    Left out are numbers of parameters that hardly differ within any task, and the wall's time of
+    Left out are numbers of parameters that most cells of every task share, and the wall's time of
     runs on CPUs, which counts what else the machine did.
     """
-    groups = [part.parameters_trainable for _, part in table.groupby(SUBJECT)]
+    groups = [part.parameters_trainable for _, part in _cells(table).groupby(SUBJECT)]
     told = {
-        "parameters_trainable": any(part.max() > SAME_SIZE * part.min() for part in groups),
+        "parameters_trainable": any(spread_out(sizes, SAME_SIZE) for sizes in groups),
         "milliseconds_step": not (table.clock.eq("wall") & ~table.on_gpu.astype(bool)).any(),
     }
     return {name: label for name, label in PRICES.items() if told.get(name, True)}
@@ -202,12 +206,11 @@ def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, Look
         first = runs.iloc[0]
         edge = {"markeredgecolor": "0"} if first[f"front_{price}"] == "on" else {}
         axes.plot(first[price], first.last_mean, linestyle="none", **looks[name].marks() | edge)
-        axes.plot([], [], linestyle="none", label=name, **looks[name].marks())
+        axes.plot([], [], linestyle="none", label=shown_name(name), **looks[name].marks())
         if first.n >= BARS_FROM:
             bars = {"fmt": "none", "ecolor": looks[name].colour, "elinewidth": 0.8}
             axes.errorbar(first[price], first.last_mean, yerr=first.last_sd, **bars)
-    sick = cells.assign(last_mean_collapsed=cells.get("last_collapsed", 0) > 0)
-    mark_collapsed(axes, cells[price], sick, "last_mean", "mean with collapsed runs")
+    mark_collapsed(axes, part[f"run_{price}"], part, "run_last")
 
 
 def describe_cost(rows: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
+from loraudit.report.formatting import shown_name
 from loraudit.report.looks import Look, cell_looks
 
 FEWEST = 4
@@ -52,7 +53,8 @@ def learning_curves(history: pd.DataFrame) -> Figure:
         figure, grid = plt.subplots(len(groups), 2, figsize=size, squeeze=False, sharex="row")
         for row, ((task, model), runs) in zip(grid, groups, strict=True):
             for (name, split), part in runs.groupby(["name", "split"], sort=False):
-                label = f"{name} ({split} rows)" if mixed[part.index[0]] else name
+                shown = shown_name(name)
+                label = f"{shown} ({split} rows)" if mixed[part.index[0]] else shown
                 for axes, column in zip(row, ("train_loss", "score"), strict=True):
                     _curve(axes, part, column, looks[name], label)
             sick = runs.assign(score_collapsed=runs.get("collapsed", False))
@@ -70,9 +72,14 @@ def learning_curves(history: pd.DataFrame) -> Figure:
 
 
 def _curve(axes: plt.Axes, part: pd.DataFrame, column: str, look: Look, label: str) -> None:
-    """Draw one cell's loss or score: a thin line per seed, and the line of means."""
+    """Draw one cell's loss or score: a thin line per seed, and the line of means.
+
+    Where a seed has one value it is a dot.
+    """
     for _, run in part.groupby("seed"):
         axes.plot(run.epoch, run[column], color=look.colour, linewidth=0.5, alpha=0.5)
+        if run[column].notna().sum() == 1:
+            axes.scatter(run.epoch, run[column], s=7, alpha=0.75, **look.dots())
     means = part.groupby("epoch")[column].mean()
     axes.plot(means.index, means, linestyle=look.line, label=label, **look.marks())
 

@@ -184,6 +184,26 @@ def decades(axes: plt.Axes, values: pd.Series, most: int = 5) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+MOST_AT_ONE = 0.75
+"""The share of cells that may be at one of two places of an axis that is worth drawing."""
+
+
+def spread_out(values: pd.Series, factor: float = 1.0) -> bool:
+    """Tell whether cells lie apart on an axis: at three places, or at two with enough at each.
+
+    Args:
+        values: a value per cell, above 0; those that are missing are left out.
+        factor: values within it of the smallest of a place are one place.
+    """
+    places: list[list[float]] = []
+    for value in sorted(values.dropna()):
+        if not places or value > factor * places[-1][0]:
+            places.append([])
+        places[-1].append(value)
+    sizes = list(map(len, places))
+    return len(sizes) > 2 or (len(sizes) == 2 and max(sizes) <= MOST_AT_ONE * sum(sizes))
+
+
 def numbered(names: Iterable[str]) -> dict[str, int]:
     """Number names by their first appearance: a name's look is the same in every panel."""
     return {name: number for number, name in enumerate(dict.fromkeys(names))}

@@ -6,17 +6,20 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
+from loraudit.analysis.matching import planned_runs
 from loraudit.analysis.tidy_files import read_table
 from loraudit.report.figure_registry import FIGURES, Figure
 from loraudit.report.figure_style import nothing, save_picture, save_rows
+from loraudit.report.looks import study_looks
 from loraudit.report.thinning import thinned, write_note
+from loraudit.studies.study import read_study
 
 
 def make_figure(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure from its tables below results: <stem>.svg and .png, and .csv of its rows."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
     save_rows(rows, stem)
-    _draw(figure, rows, note, stem)
+    _draw(figure, rows, note, results, stem)
 
 
 def make_rows(figure: Figure, results: Path, stem: Path) -> None:
@@ -28,13 +31,20 @@ def make_rows(figure: Figure, results: Path, stem: Path) -> None:
 def make_picture(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure to <stem>.svg and <stem>.png."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
-    _draw(figure, rows, note, stem)
+    _draw(figure, rows, note, results, stem)
 
 
-def _draw(figure: Figure, rows: pd.DataFrame, note: str, stem: Path) -> None:
-    picture = draw(figure, rows)
+def _draw(figure: Figure, rows: pd.DataFrame, note: str, results: Path, stem: Path) -> None:
+    with study_looks(_cells(results)):
+        picture = draw(figure, rows)
     write_note(picture, "" if undrawn(figure, rows) else note)
     save_picture(picture, stem)
+
+
+def _cells(results: Path) -> list[dict]:
+    """Return the cells of the study in a folder, in its order; none where there is no study."""
+    file = results / "study.json"
+    return planned_runs(read_study(file)).to_dict("records") if file.is_file() else []
 
 
 def draw(figure: Figure, rows: pd.DataFrame) -> MatplotlibFigure:

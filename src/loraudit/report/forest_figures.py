@@ -127,10 +127,11 @@ def _equal_bands(axes: plt.Axes, part: pd.DataFrame) -> None:
     """Draw the margin behind the switches that are asked to be equal to the base."""
     for place, (asks, margin) in enumerate(zip(part.asks, part.margin, strict=True)):
         if asks == "equivalence":
-            band = {"color": "0.92", "zorder": 0, "linewidth": 0}
+            band = {"color": "0.92", "zorder": 0, "linewidth": 0, "label": EQUAL_BAND}
             axes.barh(place, 200 * margin, left=-100 * margin, height=1.0, **band)
 
 
+EQUAL_BAND = "margin of a switch that is asked to be equal; p is of lying within"
 SWITCH = SIZE_OPEN
 """The colour of a switch of which something was shown."""
 
@@ -235,14 +236,19 @@ def describe_verdicts(rows: pd.DataFrame) -> str:
     return f"Differences to published numbers in points, {counts}. {listed(differences)}."
 
 
+def _effect(row: dict) -> str:
+    """Name a switch, its difference and, where there is one, its interval."""
+    span = interval(row["low"], row["high"])
+    return " ".join(filter(None, [row["switch"], points(row["difference"]), span]))
+
+
 def describe_switches(rows: pd.DataFrame) -> str:
     """Say what each switch changes at the first epoch choice of the table."""
 
     def say(part: pd.DataFrame) -> str:
         shown = switch_rows(part)
         said = (
-            f"{row['switch']} {points(row['difference'])} {interval(row['low'], row['high'])}"
-            f"{' (adjusted p < 0.05)' if own else ''}{_sick(row)}"
+            f"{_effect(row)}{' (adjusted p < 0.05)' if own else ''}{_sick(row)}"
             for row, own in zip(shown.to_dict("records"), _found(shown), strict=True)
         )
         return f"{shown.epoch.iloc[0]} epoch: {listed(said)}"

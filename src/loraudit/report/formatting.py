@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from loraudit.studies.methods import METHODS
+
 
 def percent(mean: float, sd: float, digits: int = 1) -> str:
     """Write a score as percent with its standard deviation, or without where n = 1.
@@ -23,6 +25,12 @@ def cell_text(value: object) -> str:
     if value is None or value != value:
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def shown_name(name: str) -> str:
+    """Write a cell's name (`cells.cell_name`) with its method in words: "full fine-tuning"."""
+    method, _, rest = name.partition(" ")
+    return f"{METHODS[method].label} {rest}".strip() if method in METHODS else name
 
 
 def cell_words(row: dict[str, Any], shown: Iterable[str]) -> str:

@@ -7,7 +7,9 @@ Tol's "muted"; both are told apart by colour-blind readers.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -131,8 +133,10 @@ def tint(colour: str, share: float) -> str:
     return to_hex([1 - share * (1 - part) for part in to_rgb(colour)])
 
 
-PALEST, DARKEST = 0.4, 0.45
-"""The shares of a colour, mixed with white and with black, that cells of one look have at most."""
+PALEST, DARKEST = 0.5, 0.45
+"""The shares of a colour, mixed with white and with black, that cells of one look have at least."""
+HALF = 0.45
+"""The shade up to which labels are darker than the colour itself."""
 LABEL_LINES = (
     "-",
     (0, (5, 1)),
@@ -144,34 +148,58 @@ LABEL_LINES = (
 """Lines of cells that differ in the label, after the first."""
 
 
+_STUDY: ContextVar[Mapping[str, Look]] = ContextVar("the looks of a study's cells")
+
+
+@contextmanager
+def study_looks(cells: Iterable[Mapping]) -> Iterator[None]:
+    """Draw each of a study's cells alike in all figures within, whichever cells a figure shows."""
+    token = _STUDY.set(_told_apart(cells))
+    try:
+        yield
+    finally:
+        _STUDY.reset(token)
+
+
 def cell_looks(cells: Iterable[Mapping]) -> dict[str, Look]:
     """Return each cell's look by its name (`cells.cell_name`).
 
-    Cells of one method and target set are told apart by their rank, the lowest being the palest,
-    or, if they have one rank, by their label: the first to appear, which is the base or has none,
-    has the colour itself, the others go from dark to pale and have lines of their own.
+    Within `study_looks` it is that of the study's cell of the same name. Otherwise cells of one
+    method and target set are told apart as they come: by their label, the first of which, the base
+    or none, has the colour itself, and by their rank, the lowest being the palest.
 
     Args:
         cells: rows with the columns of a cell; a cell may come many times.
+    """
+    looks, study = _told_apart(cells), _STUDY.get({})
+    return {name: study.get(name, look) for name, look in looks.items()}
+
+
+def _told_apart(cells: Iterable[Mapping]) -> dict[str, Look]:
+    """Return each cell's look by its name, told apart from the others of its method and targets.
+
+    A label has a line and a shade of its own: from dark to pale, and, where its cells differ in
+    rank and are tinted by that, from dark to the colour itself, so that no cell is pale twice.
     """
     named = {cell_name(dict(cell)): cell for cell in cells}
     ranks: dict[tuple, list[float]] = {}
     labels: dict[tuple, list[str]] = {}
     for cell in named.values():
-        ranks.setdefault(_group(cell), []).append(_rank(cell))
-        labels.setdefault(_group(cell), []).append(label_text(cell["label"]))
+        group, label = _group(cell), label_text(cell["label"])
+        ranks.setdefault((*group, label), []).append(_rank(cell))
+        labels.setdefault(group, []).append(label)
     looks = {}
     for name, cell in named.items():
-        group, look = _group(cell), look_of(cell["method"], cell["targets"])
-        rank = _place(_rank(cell), sorted(set(ranks[group])))
-        label = label_text(cell["label"])
-        others = list(dict.fromkeys(labels[group]))
+        group, label = _group(cell), label_text(cell["label"])
+        look = look_of(cell["method"], cell["targets"])
+        mine, others = sorted(set(ranks[*group, label])), list(dict.fromkeys(labels[group]))
+        if place := others.index(label):
+            shade = _place(place, range(1, len(others)))
+            colour = _shaded(look.colour, shade if len(mine) == 1 else shade * HALF)
+            look = replace(look, colour=colour, line=LABEL_LINES[place % len(LABEL_LINES)])
+        rank = _place(_rank(cell), mine)
         if rank < 1:
             look = replace(look, colour=tint(look.colour, PALEST + (1 - PALEST) * rank))
-        if place := others.index(label):
-            look = replace(look, line=LABEL_LINES[place % len(LABEL_LINES)])
-            shade = 1.0 if len(set(ranks[group])) > 1 else _place(place, range(1, len(others)))
-            look = replace(look, colour=_shaded(look.colour, shade))
         looks[name] = look
     return looks
 

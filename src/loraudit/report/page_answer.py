@@ -7,10 +7,10 @@ import pandas as pd
 from loraudit.analysis.cells import (
     CELL,
     SUBJECT,
+    cell_name,
     choices_of,
     collapsed,
     first_choice,
-    label_text,
 )
 from loraudit.analysis.contrasts import Named, method_contrasts, named_cells
 from loraudit.analysis.cost import without_twins
@@ -19,7 +19,14 @@ from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import effect_words, verdict_text
 from loraudit.report.formatting import cell_words as cell_words_of
-from loraudit.report.formatting import counted, interval_or_why, of_which, points, values_text
+from loraudit.report.formatting import (
+    counted,
+    interval_or_why,
+    of_which,
+    points,
+    shown_name,
+    values_text,
+)
 from loraudit.report.page_facts import largest_switch, sick_facts
 from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
@@ -124,7 +131,7 @@ def _published(verdicts: pd.DataFrame) -> Answer:
     under = f" ({another} of them under another protocol)" if another else ""
     return Answer(
         f"Beside published numbers: {counts}{under}. The largest difference is {row.task} "
-        f"{cell_words(row.to_dict())} beside {row.published}: {points(row.difference)} points "
+        f"{_cell_words(row.to_dict())} beside {row.published}: {points(row.difference)} points "
         f"{interval_or_why(row.low, row.high, row.n)}, n = {row.n:g}, {row.verdict}."
     )
 
@@ -185,7 +192,7 @@ def _chosen(rows: pd.DataFrame) -> Answer:
     for chosen, cells in sorted(
         rows.groupby("chosen", sort=False), key=lambda group: -len(group[1])
     ):
-        names = [cell_words(cell) for cell in cells.to_dict("records")]
+        names = [_cell_words(cell) for cell in cells.to_dict("records")]
         who = f"{len(names)} cells" if len(names) > MOST_CHOSEN else " and ".join(names)
         texts.append(f"{values_text(chosen).replace('_', ' ')} for {who}")
     return Answer(f"Of the values that were tried, held-out rows chose {'; '.join(texts)}.")
@@ -195,7 +202,8 @@ def _contrast(row, shows: str, with_task: bool) -> str:
     """Say one contrast's difference, interval, n and finding."""
     where = f"{row.task} ({row.model}): " if with_task else ""
     notes = ", ".join(filter(None, [f"n = {fewest(row):g}", shows]))
-    return f"{where}{row.left} less {row.right}, {_difference(row)} ({notes})"
+    names = f"{shown_name(row.left)} less {shown_name(row.right)}"
+    return f"{where}{names}, {_difference(row)} ({notes})"
 
 
 def _difference(row) -> str:
@@ -237,7 +245,7 @@ def _best(runs: pd.DataFrame, untuned: bool) -> tuple[str, str]:
     if sick:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
-        f"{cell_words(best)}, {units.with_unit(first.metric, scores.mean(), scores.std())} "
+        f"{_cell_words(best)}, {units.with_unit(first.metric, scores.mean(), scores.std())} "
         f"{first.metric} "
         f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch, untuned))}"
     )
@@ -272,11 +280,9 @@ def _beside(
     return said
 
 
-def cell_words(cell: dict) -> str:
+def _cell_words(cell: dict) -> str:
     """Name a cell for readers: "LoRA (ours) r8 q+v"."""
-    rank = "" if pd.isna(cell["rank"]) else f"r{cell['rank']:g} {cell['targets']}"
-    parts = [METHODS[cell["method"]].label, rank, label_text(cell["label"])]
-    return " ".join(filter(None, parts))
+    return shown_name(cell_name(cell))
 
 
 def _twins(twins: pd.DataFrame, pairs: pd.DataFrame, checks: pd.DataFrame) -> Answer:

@@ -20,7 +20,7 @@ from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
 from loraudit.report.formatting import counted, in_points, of_which, p_value, points
 from loraudit.report.page_tables import alpha_text, value_text
-from loraudit.report.tables import one_epoch
+from loraudit.report.tables import found_text, one_epoch
 from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import targets_name
@@ -281,11 +281,13 @@ def largest_switch(effects: pd.DataFrame) -> str:
     counts = row.get(["collapsed_base", "collapsed"])
     sick = 0 if counts is None else int(counts.sum())
     also = f", {sick} of the runs of base and switch collapsed" if sick else ""
+    p = "p of equality" if row.asks == "equivalence" else "p"
     return (
         f"Largest effect: {row.switch} on {row.task} ({row.model}), "
         f"{units.difference_with_unit(metric, row.difference)} "
         f"{units.interval_or_why(metric, row.low, row.high, row.n)} "
-        f"({epoch} epoch, n={row.n}, Holm-adjusted p {p_value(row.p_holm)}{also})"
+        f"({epoch} epoch, n={row.n}, {found_text(row)}, Holm-adjusted {p} "
+        f"{p_value(row.p_holm)}{also})"
     )
 
 

@@ -36,10 +36,12 @@ from loraudit.report.figure_style import (
     numbered,
     score_axis,
     shown_choice,
+    spread_out,
     spread_text,
     subjects,
 )
-from loraudit.report.looks import Look, cell_looks, look_of
+from loraudit.report.formatting import shown_name
+from loraudit.report.looks import Look, cell_looks
 from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
 
@@ -111,16 +113,16 @@ def _scored(rows: pd.DataFrame) -> str:
 def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
     """Split adapter runs into lines: name, look and runs of each method, target set and label.
 
-    Labels of one method and target set are tints of its colour.
+    A line looks as its cell of the highest rank.
     """
     adapters = runs[runs["rank"].notna() & (runs.method != "published")]
     keys = ["method", "targets", "label"]
     parts = [part for _, part in adapters.groupby(keys, dropna=False, sort=False)]
-    firsts = [{**part.iloc[0].to_dict(), "rank": 0.0} for part in parts]
-    looks = cell_looks(firsts)
+    highest = [part.loc[part["rank"].idxmax()].to_dict() for part in parts]
+    looks = cell_looks(adapters.to_dict("records"))
     return [
-        (_line_name(first), looks[cell_name(first)], part)
-        for first, part in zip(firsts, parts, strict=True)
+        (_line_name(cell), looks[cell_name(cell)], part)
+        for cell, part in zip(highest, parts, strict=True)
     ]
 
 
@@ -134,8 +136,11 @@ def _baselines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
     """Split runs without adapter: name, look and runs of each method and label."""
     parts = []
     for method in names_of(trains="weights") + names_of(trains="head"):
-        for label, part in runs[runs.method == method].groupby("label", sort=False):
-            parts.append((f"{METHODS[method].label} {label}".strip(), look_of(method), part))
+        own = runs[runs.method == method]
+        looks = cell_looks(own.to_dict("records"))
+        for _, part in own.groupby("label", sort=False):
+            name = cell_name(part.iloc[0].to_dict())
+            parts.append((shown_name(name), looks[name], part))
     return parts
 
 
@@ -177,16 +182,17 @@ def _placed(tidy: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
 
 def hero_axes(rows: pd.DataFrame) -> list[str]:
     """Return what the scores can be drawn over: "rank", "parameters", both or none."""
-    ours = _ours(rows)
-    ranks = ours[ours["rank"].notna()].groupby(SUBJECT)["rank"].nunique()
-    sizes = ours.groupby(SUBJECT).parameters.agg(lambda size: size.max() / size.min())
-    told = {"rank": (ranks > 1).any(), "parameters": (sizes > SAME_SIZE).any()}
-    return [name for name, varies in told.items() if varies]
+    cells = without_twins(_ours(rows)).drop_duplicates(CELL)
+    return [
+        name
+        for name, factor in {"rank": 1.0, "parameters": SAME_SIZE}.items()
+        if any(spread_out(part[name], factor) for _, part in cells.groupby(SUBJECT))
+    ]
 
 
 def no_hero(rows: pd.DataFrame) -> str:
     """Say why scores are not drawn over rank and parameters; "" where they can be."""
-    return "" if hero_axes(rows) else "all cells have one rank and about as many parameters"
+    return "" if hero_axes(rows) else "most cells have one rank and about as many parameters"
 
 
 HERO_NAMES = {"rank": "rank", "parameters": "parameters without head"}
@@ -383,8 +389,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
     table = table.assign(
         place=[place[FULL if value != value else f"{value:g}"] for value in table.base_bits]
     )
-    cells = table.drop_duplicates("line")
-    looks = _bits_looks(cells)
+    looks = _bits_looks(table)
     order = {name: number for number, name in enumerate(looks)}
     groups = subjects(table)
     with plt.rc_context(STYLE):
@@ -395,7 +400,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
             for name, line in part.groupby("line", sort=False):
                 step = min(0.12, 0.7 / len(order))
                 at = line.place + step * (order[name] - (len(order) - 1) / 2)
-                draw_means(axes, at, line[choice], looks[name], name, joined=False)
+                draw_means(axes, at, line[choice], looks[name], shown_name(name), joined=False)
                 mark_collapsed(axes, at, line, choice)
             _majority([axes], part)
             axes.set_xticks(range(len(names)), names)
@@ -410,11 +415,11 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _bits_looks(cells: pd.DataFrame) -> dict[str, Look]:
-    """Return the look of each group of cells that differ in the bits alone, by its name."""
-    bare = [{**cell, "label": cell["line"]} for cell in cells.to_dict("records")]
-    looks = cell_looks(bare)
-    return {cell["label"]: looks[cell_name(cell)] for cell in bare}
+def _bits_looks(table: pd.DataFrame) -> dict[str, Look]:
+    """Return the look of each group of cells that differ in the bits alone: that of its first."""
+    looks = cell_looks(table.to_dict("records"))
+    firsts = table.drop_duplicates("line").to_dict("records")
+    return {cell["line"]: looks[cell_name(cell)] for cell in firsts}
 
 
 def describe_hero(rows: pd.DataFrame) -> str:

@@ -1,5 +1,7 @@
 """The tables of a large study are thinned to what a figure can show, and the figure says so."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,6 +12,10 @@ from loraudit.report.figure_style import SMALL
 
 MOST_SUBJECTS = 12
 """Tasks and models, together, that a figure with a limit shows."""
+
+
+NOTE_ROOM = 18
+"""Characters of a note for each inch of a figure's width."""
 
 
 def thinned(table: pd.DataFrame, limit: Limit | None) -> tuple[pd.DataFrame, str]:
@@ -61,6 +67,7 @@ def _evenly(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def write_note(figure: Figure, note: str) -> None:
-    """Write a note above a figure; nothing if it is empty."""
+    """Write a note above a figure, in as many lines as it needs; nothing if it is empty."""
     if note:
-        figure.suptitle(note, fontsize=SMALL, style="italic")
+        room = int(NOTE_ROOM * figure.get_figwidth())
+        figure.suptitle(textwrap.fill(note, room), fontsize=SMALL, style="italic")

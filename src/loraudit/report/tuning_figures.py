@@ -20,7 +20,7 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
-from loraudit.report.formatting import values_text
+from loraudit.report.formatting import shown_name, values_text
 from loraudit.report.looks import Look, cell_looks
 
 CURVE = ["method", "rank", "targets", "label", "other"]
@@ -71,7 +71,8 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
     """Return the look of each curve: other values that were tried count as a label."""
     curves = table.drop_duplicates([*SUBJECT, *CURVE]).to_dict("records")
     named = [
-        {**curve, "label": f"{label_text(curve['label'])} {curve['other']}"} for curve in curves
+        {**curve, "label": f"{label_text(curve['label'])} {curve['other']}".strip()}
+        for curve in curves
     ]
     looks = cell_looks(named)
     both = zip(curves, named, strict=True)
@@ -89,7 +90,7 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, Look]) -> None:
     marked = curve.assign(score_collapsed=curve.get("collapsed", False))
     mark_collapsed(axes, curve.learning_rate, marked, "score")
     axes.scatter(curve.learning_rate, curve.score, s=7, alpha=0.75, **look.dots())
-    axes.plot(means.index, means, linestyle=look.line, label=name, **look.marks())
+    axes.plot(means.index, means, linestyle=look.line, label=shown_name(name), **look.marks())
     chosen = curve[curve.chosen]
     if len(chosen):
         at = chosen.learning_rate.iloc[0]
