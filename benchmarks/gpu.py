@@ -269,6 +269,22 @@ READY_SECONDS = 20.0
 """How long processes that share the GPU have to get ready, before all begin to be timed."""
 
 
+MOST_LATE = 1.0
+"""Seconds by which one of them may begin later for their steps to count as taken together."""
+
+
+def _row(process: subprocess.Popen, end: float) -> dict:
+    """Return what a process that shares the GPU measured; nothing if it failed or took too long."""
+    try:
+        text, _ = process.communicate(timeout=max(1.0, end - time.time()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return {}
+    lines = text.splitlines()
+    return json.loads(lines[-1]) if process.returncode == 0 and lines else {}
+
+
 def share(rounds: int, deadline: float) -> Iterator[dict]:
     """Let 2 and 4 processes share the GPU; yields rows with their steps together."""
     for case in cases("shared"):
@@ -280,9 +296,12 @@ def share(rounds: int, deadline: float) -> Iterator[dict]:
             words = ["--one", json.dumps(case), "--start", str(start), "--rounds", str(rounds)]
             started = [subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE,
                                         text=True) for _ in range(runs)]  # fmt: skip
-            found = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
-            if late := max(row["late"] for row in found):
-                print(f"{runs} runs of {case}: began {late:.1f} s apart", file=sys.stderr)
+            found = [row for process in started if (row := _row(process, deadline + GRACE))]
+            late = max((row["late"] for row in found), default=0.0)
+            if len(found) < runs or late > MOST_LATE:
+                why = f"{len(found)} of {runs} ended well, the last began {late:.1f} s late"
+                print(f"left out: {runs} runs of {case}: {why}", file=sys.stderr)
+                continue
             total = {
                 key: sum(row[key] for row in found) for key in ("steps_per_second", "q1", "q3")
             }
@@ -291,11 +310,16 @@ def share(rounds: int, deadline: float) -> Iterator[dict]:
 
 
 def short_name(device: str) -> str:
-    """Return a GPU's short name: "NVIDIA H100 80GB HBM3" is h100, "GeForce RTX 4090" rtx-4090."""
-    words = [word for word in device.lower().replace("-", " ").split()
+    """Return a GPU's short name, as in gpus.yaml: h100 for "NVIDIA H100 80GB HBM3", rtx4090.
+
+    A part of a GPU (MIG) is not the GPU: its name has the part, as h100-mig-1g.10gb.
+    """
+    whole, _, part = device.lower().partition(" mig ")
+    words = [word for word in whole.replace("-", " ").split()
              if word not in ("nvidia", "geforce", "amd", "tesla")]  # fmt: skip
     series = words and words[0].isalpha()
-    return "-".join(words[:2]) if series else (words[0] if words else "cpu")
+    name = "".join(words[:2]) if series else (words[0] if words else "cpu")
+    return f"{name}-mig-{part.strip()}" if part else name
 
 
 def append(out: Path, rows: list[dict], part: str) -> None:
@@ -326,15 +350,31 @@ def measured_apart(part: str, rounds: int, deadline: float) -> list[dict]:
 def _rows_of(part: str, rounds: int, deadline: float, only: int | None) -> list[dict]:
     words = ["--part", part, "--rounds", str(rounds), "--deadline", str(deadline)]
     words += [] if only is None else ["--only", str(only)]
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
-    lines = [line.removeprefix(ROW) for line in done.stdout.splitlines() if line.startswith(ROW)]
-    rows = [json.loads(line) for line in lines]
-    if done.returncode:
-        print(f"part {part} ended with an error after {len(rows)} rows", file=sys.stderr)
+    said, why = _said([sys.executable, __file__, *words], deadline + GRACE)
+    rows = [json.loads(line.removeprefix(ROW)) for line in said if line.startswith(ROW)]
+    if why:
+        print(f"part {part} {why} after {len(rows)} rows", file=sys.stderr)
     return rows
 
 
-PARTS = ("steps", "peer", "workspace", "compiled", "profile", "shared")
+GRACE = 30.0
+"""Seconds that a case which began in time may go on after the deadline."""
+
+
+def _said(words: list[str], end: float) -> tuple[list[str], str]:
+    """Return the lines that a program printed until a time, and why it did not end well, or ""."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            text, _ = process.communicate(timeout=max(1.0, end - time.time()))
+            why = "ended with an error" if process.returncode else ""
+        except subprocess.TimeoutExpired:
+            process.kill()
+            (text, _), why = process.communicate(), "was stopped for lack of time"
+    return text.splitlines(), why
+
+
+PARTS = ("steps", "peer", "workspace", "profile", "shared", "compiled")
+"""In the order of measuring; compiled is last, since what it takes is not known."""
 
 
 def arguments() -> argparse.Namespace:

@@ -48,6 +48,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ranks[item.path], reverse=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_gpu_locks(tmp_path_factory):
+    """Keep the tests' locks of GPUs apart from those of the user's runs and of other workers."""
+    os.environ["LORAUDIT_GPU_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+
+
 @pytest.fixture(autouse=True)
 def shapes_checked(request, monkeypatch):
     """Check the shapes in the annotations of the layers at every call."""

@@ -10,7 +10,17 @@ import time
 import pytest
 
 from loraudit.base.errors import UserError
-from loraudit.base.gpu_slots import PER_GPU, VISIBLE, Device, hold, installed, listed, visible
+from loraudit.base.gpu_slots import (
+    FOLDER,
+    JOBS,
+    PER_GPU,
+    VISIBLE,
+    Device,
+    hold,
+    installed,
+    listed,
+    visible,
+)
 
 JOB = """
 import os, pathlib, sys, time
@@ -28,8 +38,9 @@ with hold(int(sys.argv[2]), visible(), runs_per_gpu()):
 def start(tmp_path, monkeypatch):
     """Give a function that starts a job on devices 3 and 5; all are ended after the test."""
     monkeypatch.setenv(VISIBLE, "3,5")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    for name in JOBS:
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "jobs").mkdir()
     jobs = []
 
@@ -86,9 +97,10 @@ def test_a_killed_jobs_device_is_free_at_once(start, tmp_path):
     assert both[1].poll() is None
 
 
-def test_slurm_has_chosen_already(start, tmp_path, monkeypatch):
+@pytest.mark.parametrize("queue", JOBS)
+def test_a_queue_has_chosen_already(queue, start, tmp_path, monkeypatch):
     """Two jobs of a cluster may both call their device 3: that is another one for each."""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv(queue, "7")
     monkeypatch.setenv(VISIBLE, "3")
     jobs = [start(seconds=600) for _ in range(2)]
     for job in jobs:
@@ -100,6 +112,18 @@ def test_several_jobs_inside_one_slurm_job_share_its_devices_out(start, tmp_path
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     jobs = [start() for _ in range(4)]
     assert [job.wait() for job in jobs] == [0] * 4
+    assert no_device_twice(held(tmp_path))
+
+
+def test_jobs_of_a_queue_that_chooses_no_device_share_them_out(start, tmp_path, monkeypatch):
+    """Each has a TMPDIR of its own, and all see all devices: each took the first."""
+    monkeypatch.setenv("PBS_JOBID", "7.server")
+    jobs = []
+    for number in range(3):
+        (tmp_path / f"tmp{number}").mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / f"tmp{number}"))
+        jobs.append(start())
+    assert [job.wait() for job in jobs] == [0] * 3
     assert no_device_twice(held(tmp_path))
 
 
@@ -206,8 +230,9 @@ finally:
 def test_cuda_is_not_started_before_the_run_has_its_device(tmp_path, monkeypatch):
     """A process that has started CUDA no longer heeds the variable: all would share a device."""
     monkeypatch.setenv(VISIBLE, "MIG-a,MIG-b")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    for name in JOBS:
+        monkeypatch.delenv(name, raising=False)
     for name, text in (("spy.py", SPY), ("program.py", "import torch; torch.cuda.is_available()")):
         (tmp_path / name).write_text(text)
     line = [sys.executable, str(tmp_path / "spy.py"), "scripts/launch.py", "--config_file"]
@@ -227,8 +252,9 @@ time.sleep(600)
 def test_the_launcher_gives_each_run_its_gpu(tmp_path, monkeypatch):
     """Two launches of profiles/accelerate/gpu.yaml at once, and the program that each starts."""
     monkeypatch.setenv(VISIBLE, "3,5")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    for name in JOBS:
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "program.py").write_text(PROGRAM)
     line = [sys.executable, "scripts/launch.py", "--config_file", "profiles/accelerate/gpu.yaml"]
     line += [str(tmp_path / "program.py")]

@@ -309,7 +309,8 @@ def test_two_gpus_train_what_one_does(folders, tmp_path):
 def test_too_little_memory_is_said_in_one_sentence(folders, tmp_path):
     """The device's memory is limited to what a big batch does not fit into."""
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(2e-3)
+    whole = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(160 * 2**20 / whole)
     try:
         with pytest.raises(UserError, match=r"memory.*micro_batch"):
             run(folders, tmp_path, max_length=512, global_batch=48, micro_batch=48)

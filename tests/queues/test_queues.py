@@ -170,16 +170,24 @@ def minutes(words: list[str]) -> int:
     return int(re.search(r"-W (\d+)", line)[1])
 
 
+def memory(words: list[str]) -> int:
+    """Return the memory in MB that a submission asks for."""
+    return int(re.search(r"\bmem(?:_free)?=(\d+)", " ".join(words))[1])
+
+
 @pytest.mark.slow
 @pytest.mark.pipeline
 @pytest.mark.parametrize(
     ("profile", "gpu"),
     [
         pytest.param("pbs", ":ngpus=1 ", marks=plugin("cluster-generic")),
+        pytest.param("sge", "-l gpu=1 ", marks=plugin("cluster-generic")),
         pytest.param("lsf", "-gpu num=1:j_exclusive=yes ", marks=plugin("lsf")),
     ],
 )
-def test_jobs_that_end_badly_are_submitted_again_with_more_time(profile, gpu, project, tmp_path):
+def test_jobs_that_end_badly_are_submitted_again_with_more_time_and_memory(
+    profile, gpu, project, tmp_path
+):
     stub.install(tmp_path / "bin", "small", TOLD)
     if profile == "lsf":
         made = tmp_path / "bin/lsbatch/test/configdir"
@@ -195,17 +203,18 @@ def test_jobs_that_end_badly_are_submitted_again_with_more_time(profile, gpu, pr
         assert [job["end"] for job in tries] == wanted
         first = minutes(tries[0]["words"])
         assert [minutes(job["words"]) for job in tries] == [first, 2 * first][: len(tries)]
+        first = memory(tries[0]["words"])
+        assert [memory(job["words"]) for job in tries] == [first, 2 * first][: len(tries)]
         assert all(gpu in " ".join(job["words"]) + " " for job in tries)
 
 
-@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.pipeline
 @plugin("cluster-generic")
 def test_ctrl_c_cancels_what_is_in_the_queue(project, tmp_path):
     """But for jobs that Snakemake (its executor interface 9.4.0) asks about at that moment."""
     stub.install(tmp_path / "bin", "small", {"r1": ["lasts"]})
-    with start(project, tmp_path / "bin", "pbs", 1, pause=60) as process:
+    with start(project, tmp_path / "bin", "pbs", 1, pause=15) as process:
         end = time.monotonic() + 120
         while not stub.jobs(tmp_path / "bin") and time.monotonic() < end:
             time.sleep(0.5)

@@ -46,6 +46,12 @@ def test_bigger_models_tasks_and_later_attempts_ask_for_more(
     assert (need.minutes, need.mem_mb) == wanted
 
 
+def test_each_process_of_a_job_takes_the_memory_and_none_the_time(folder):
+    """Eight processes that each load the model asked for one's memory."""
+    asked = read_cluster(folder).needs("train", ["roberta-base"], ["mrpc"], 1, 8)
+    assert (asked.minutes, asked.mem_mb) == (30, 16_000)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -18,6 +18,7 @@ from loraudit.studies.launcher import (
     launch_file,
     local_limits,
     read_launcher,
+    require_devices,
     require_fit,
 )
 from loraudit.studies.study import Run
@@ -41,10 +42,42 @@ def file(folder: Path, **keys) -> Path:
 def test_a_shipped_file_is_legal_and_leaves_the_precision_to_the_run(path):
     launcher = read_launcher(launch_file(path.stem))
     assert launcher["mixed_precision"] == "no"
-    for precision in ("fp32", "tf32", "bf16"):
+    for precision in ("fp32", "bf16", *(() if launcher["use_cpu"] else ("tf32",))):
         batch = launcher["num_processes"]
         fitting = run(precision=precision, global_batch=batch, micro_batch=1)
         require_fit([fitting], path.stem, launcher)
+
+
+def test_tf32_is_refused_on_the_cpu_before_anything_runs():
+    """Each run said so, after its data and model were fetched."""
+    with pytest.raises(UserError, match=r"precision tf32 is for GPUs.*launch=gpu"):
+        require_fit([run(precision="tf32")], "cpu", read_launcher(launch_file("cpu")))
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "message"),
+    [
+        ("gpu8", "0,1,2,3", r"launch 'gpu8': .* 8 processes .* 4 can be used \(0, 1, 2, 3\)"),
+        ("gpu2", "MIG-a,MIG-b", "can't use MIG instances"),
+        ("two_nodes", "0", "2 machines, which takes SLURM"),
+        ("gpu4", "0,1,2,3", ""),
+        ("gpu8", "", ""),  # a study may be planned where no GPU is
+        ("cpu", "0", ""),
+    ],
+)
+def test_a_launch_file_that_no_run_can_start_by_is_refused_here(
+    name, devices, message, monkeypatch
+):
+    monkeypatch.setenv(VISIBLE, devices)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    launcher = read_launcher(launch_file(name))
+    if not message:
+        return require_devices(name, launcher)
+    with pytest.raises(UserError, match=message):
+        require_devices(name, launcher)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    if name == "two_nodes":
+        require_devices(name, launcher)
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
-from loraudit.base.gpu_slots import VISIBLE, Device
+from loraudit.base.gpu_slots import FOLDER, PER_GPU, VISIBLE, Device, hold
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 from loraudit.studies.cluster import read_cluster
@@ -128,6 +129,23 @@ def test_a_launch_on_several_machines_is_not_timed_here():
         plan.measure_launch("profiles/accelerate/two_nodes.yaml", 1)
 
 
+def test_a_launch_is_timed_beside_calibrations_that_share_its_gpu(monkeypatch, tmp_path):
+    """It waited for the first of the places on the GPU, and its time had the waiting in it."""
+    monkeypatch.setenv(VISIBLE, "3")
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    seen = []
+
+    def launched(command, env, **options):
+        with hold(1, ["3"], int(env[PER_GPU])):
+            seen.append(os.environ[VISIBLE])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(plan.subprocess, "run", launched)
+    with hold(1, ["3"], 2):
+        plan.measure_launch("profiles/accelerate/gpu.yaml", 1, 2)
+    assert seen == ["3"]
+
+
 def test_a_gpus_launch_file_needs_a_gpu(tiny):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -164,7 +182,7 @@ def planned(project, monkeypatch):
         return cache, failed
 
     monkeypatch.setattr(plan, "_measured", serial)
-    monkeypatch.setattr(plan, "measure_launch", lambda profile, threads: 5.0)
+    monkeypatch.setattr(plan, "measure_launch", lambda profile, threads, per_gpu: 5.0)
 
     def call(todo: set[str], cells: frozenset[str] = frozenset(), **options) -> dict:
         jobs = plan.Jobs({"train": len(todo), "crosscheck": len(cells)}, todo, set(cells))
@@ -260,7 +278,7 @@ def test_memory_limits_the_runs_at_once(planned, monkeypatch):
 
 def test_a_measurement_has_a_gpu_to_itself_and_the_rows_of_one_process(monkeypatch, tmp_path):
     monkeypatch.setenv(VISIBLE, "3,5")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     seen = []
 

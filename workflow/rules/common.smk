@@ -25,7 +25,7 @@ from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.launcher import idle_gpus, launch_file, local_limits, read_launcher
-from loraudit.studies.launcher import require_fit
+from loraudit.studies.launcher import require_devices, require_fit
 from loraudit.studies.packs import pack_note, packed_code, require_packs
 from loraudit.studies.paths import configuration, tokens_folder, training_log
 from loraudit.studies.spec import digest
@@ -65,6 +65,8 @@ try:
     LAUNCH = launch_file(config["launch"])
     LAUNCHER = read_launcher(LAUNCH)
     require_fit(STUDY.all_runs, config["launch"], LAUNCHER)
+    if workflow.is_main_process and workflow.resource_settings.nodes is None:
+        require_devices(config["launch"], LAUNCHER)
     PACKS = require_packs(STUDY.all_runs, config["runs_per_batch"], LAUNCHER["num_processes"])
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -214,7 +216,8 @@ def _needs(job, wildcards, attempt):
     if job in ("forgetting", "language_loss"):  # they read the tasks before
         names = chain_runs(wildcards)
         tasks = [RUNS[run].task.name for run in names[job == "forgetting" :]]
-    return CLUSTER.needs(job, models, tasks, attempt)
+    processes = PROCESSES // NODES if job == "train" else 1
+    return CLUSTER.needs(job, models, tasks, attempt, processes)
 
 
 def from_results(*names):

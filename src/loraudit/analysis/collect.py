@@ -496,7 +496,8 @@ def _tidy_row(run: Run, folder: Path) -> dict:
         "tokens_real": train.tokens["real"],
         "tokens_padded": train.tokens["padded"],
         "peak_memory_mib": train.peak_memory_mib,
-        "peak_device_memory_mib": train.peak_device_memory_mib,
+        # A run on the CPU beside a GPU that it may see has 0 in its record, and took none of it.
+        "peak_device_memory_mib": train.peak_device_memory_mib or None,
         "copied_tensors": len(train.copied),
         "base_bits": spec.base_bits,
         **{f"counts_{name}": count for name, count in train.counts.items()},

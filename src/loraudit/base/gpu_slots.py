@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,13 @@ from loraudit.base.errors import UserError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PER_GPU = "LORAUDIT_RUNS_PER_GPU"
 """The environment variable by which a rule says how many runs may share a GPU."""
+JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "SGE_TASK_ID", "_CONDOR_SLOT")
+"""Environment variables by which a job of a cluster's queue knows itself."""
+FOLDER = "LORAUDIT_GPU_LOCKS"
+"""The environment variable by which a site says where locks lie; else it is /dev/shm or /tmp.
+
+That is one place for all of a machine, whatever TMPDIR a queue gives to each of its jobs.
+"""
 WAIT_SECONDS = 0.5
 
 GPU = re.compile(r"GPU (\d+): (.+) \(UUID: ([^)]+)\)")
@@ -110,10 +116,11 @@ def runs_per_gpu() -> int:
 def hold(wanted: int, devices: list[str], each: int = 1) -> Iterator[None]:
     """Hold `wanted` of the devices, so that programs started in the block see only these.
 
-    This waits until that many devices are free. Inside a SLURM job the scheduler has already chosen
-    the devices: if exactly the wanted number is visible, nothing is locked; otherwise only the
-    processes of that job share the locks. Without any device nothing is held: the program that is
-    started says that there is none.
+    This waits until that many devices are free. Inside a cluster's job the scheduler has usually
+    chosen the devices: if exactly the wanted number is visible, nothing is locked. Otherwise the
+    processes of a SLURM job share locks of their own, and all others of this user on the machine
+    the same ones, since a queue that does not choose shows each of its jobs all devices. Without
+    any device nothing is held: the program that is started says that there is none.
 
     Args:
         wanted: number of devices.
@@ -124,14 +131,14 @@ def hold(wanted: int, devices: list[str], each: int = 1) -> Iterator[None]:
         UserError: more devices are wanted than there are, or several MIG instances are, which
             CUDA does not let one run use.
     """
-    job = os.environ.get("SLURM_JOB_ID")
-    _check(wanted, devices)
-    if wanted == 0 or not devices or (job and wanted == len(devices)):
+    check_devices(wanted, devices)
+    in_job = any(os.environ.get(name) for name in JOBS)
+    if wanted == 0 or not devices or (in_job and wanted == len(devices)):
         yield
         return
-    name = f"loraudit-gpus-{os.getuid()}" + (f"-job-{job}" if job else "")
-    folder = Path(tempfile.gettempdir(), name)
-    folder.mkdir(exist_ok=True)
+    slurm = os.environ.get("SLURM_JOB_ID")
+    folder = _locks() / (f"loraudit-gpus-{os.getuid()}" + (f"-job-{slurm}" if slurm else ""))
+    folder.mkdir(parents=True, exist_ok=True)
     held = _wait(wanted, devices, each, folder)
     os.environ[VISIBLE] = ",".join(held)
     try:
@@ -141,7 +148,17 @@ def hold(wanted: int, devices: list[str], each: int = 1) -> Iterator[None]:
             lock.release()
 
 
-def _check(wanted: int, devices: list[str]) -> None:
+def _locks() -> Path:
+    shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
+    return Path(os.environ.get(FOLDER, shared))
+
+
+def check_devices(wanted: int, devices: list[str]) -> None:
+    """Refuse a run that no choice of the devices can give its GPUs.
+
+    Raises:
+        UserError: more devices are wanted than there are, or several MIG instances are.
+    """
     if devices and wanted > len(devices):
         raise UserError(
             f"the launch file starts {wanted} processes with a GPU each on this machine, and "

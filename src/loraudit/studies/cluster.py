@@ -48,7 +48,9 @@ class ClusterFile(Frozen):
     most_minutes: Count
     """the longest time that the cluster grants a job"""
 
-    def needs(self, job: Job, models: list[str], tasks: list[str], attempt: int) -> Need:
+    def needs(
+        self, job: Job, models: list[str], tasks: list[str], attempt: int, processes: int = 1
+    ) -> Need:
         """Return what a job asks for; of several models or tasks, the one that takes most counts.
 
         Args:
@@ -56,11 +58,12 @@ class ClusterFile(Frozen):
             models: names of the models that it reads.
             tasks: names of its tasks.
             attempt: 1 for the first try; the second asks for twice as much, and so on.
+            processes: of the job on a machine, each of which takes the memory.
         """
         base = self.jobs[job]
         model, task = _largest(self.models, models), _largest(self.tasks, tasks)
         minutes = math.ceil(base.minutes * model.minutes * task.minutes * attempt)
-        mem_mb = math.ceil(base.mem_mb * model.mem_mb * task.mem_mb * attempt)
+        mem_mb = math.ceil(base.mem_mb * model.mem_mb * task.mem_mb * attempt * processes)
         return Need(minutes=min(minutes, self.most_minutes), mem_mb=mem_mb)
 
 

@@ -5,6 +5,7 @@ study is launched by changes none of its numbers, so it is no part of a run's sp
 study does not fit a launch file is refused before anything starts.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, field_validator, model_validator
 
 from loraudit.base.errors import UserError, unknown
-from loraudit.base.gpu_slots import installed, visible
+from loraudit.base.gpu_slots import check_devices, installed, visible
 from loraudit.base.memory import memory_mb
 from loraudit.base.shipped import own_and_shipped, own_or_shipped
 from loraudit.base.yaml_file import read_yaml
@@ -112,6 +113,31 @@ def require_fit(runs: Iterable[Run], name: str, launcher: Mapping) -> None:
             raise UserError(f"config: launch {name!r} does not fit run {run.id}: {reason}")
 
 
+def require_devices(name: str, launcher: Mapping) -> None:
+    """Refuse a launch file that can't start a run on this machine, whatever the run.
+
+    A machine without any GPU is not refused: a study may be planned there for another one.
+
+    Args:
+        name: the launch file's name, for the message.
+        launcher: `read_launcher`'s answer.
+
+    Raises:
+        UserError: it takes more GPUs than may be used here, or several machines without SLURM.
+    """
+    machines = launcher["num_machines"]
+    if machines > 1 and "SLURM_JOB_ID" not in os.environ:
+        raise UserError(
+            f"config: launch {name!r} starts each run on {machines} machines, which takes SLURM: "
+            "use --profile profiles/slurm, start inside salloc, or choose a launch file of one "
+            "machine"
+        )
+    try:
+        check_devices(gpus_per_machine(launcher), visible() if not launcher["use_cpu"] else [])
+    except UserError as error:
+        raise UserError(f"config: launch {name!r}: {error}") from None
+
+
 def _misfit(spec: RunSpec, launcher: Mapping) -> str | None:
     """Return why a launch file can't start a run, and what to do; None if it can."""
     if launcher["mixed_precision"] not in ("no", spec.precision):
@@ -120,6 +146,11 @@ def _misfit(spec: RunSpec, launcher: Mapping) -> str | None:
             f"the launch file asks for mixed_precision {wanted}, the run for precision "
             f'{spec.precision}; set mixed_precision: "no" in the launch file, which takes '
             f"the run's precision, or precision: {wanted} in the study"
+        )
+    if spec.precision == "tf32" and launcher["use_cpu"]:
+        return (
+            "its precision tf32 is for GPUs, and the launch file uses the CPU; choose launch=gpu, "
+            "or set precision: fp32 in the study"
         )
     processes, batch = launcher["num_processes"], spec.global_batch
     if batch % (spec.micro_batch * processes) == 0:

@@ -35,7 +35,7 @@ from loraudit.analysis.words import POWER
 from loraudit.base.code_digest import code_digest
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
-from loraudit.base.gpu_slots import installed, visible
+from loraudit.base.gpu_slots import PER_GPU, installed, visible
 from loraudit.base.memory import memory_mb
 from loraudit.base.progress import progress
 from loraudit.base.provenance import processor
@@ -50,6 +50,7 @@ from loraudit.studies.launcher import (
     idle_gpus,
     launch_file,
     read_launcher,
+    require_devices,
     require_fit,
 )
 from loraudit.studies.names import targets_name
@@ -235,6 +236,8 @@ def _machine(
     launch = launch_file(name)
     launcher = read_launcher(launch)
     require_fit(study.all_runs, name, launcher)
+    if not gpu:
+        require_devices(name, launcher)
     wanted = gpus_per_machine(launcher)
     product = gpu or next((device.product for device in installed()), "")
     count = (gpus or (0 if gpu else len(visible())) or wanted) if wanted else 0
@@ -442,11 +445,14 @@ def _crosscheck_tasks(study: Study, jobs: Jobs, machine: Machine) -> dict[str, T
 def _launch_task(machine: Machine) -> Task:
     code = code_digest("scripts/train.py")
     key = _cache_key(machine, code, "launch")
-    return Task(key, "launch", measure_launch, (machine.launch, machine.threads))
+    settings = machine.launch, machine.threads, machine.runs_per_gpu
+    return Task(key, "launch", measure_launch, settings)
 
 
-def measure_launch(profile: str, threads: int) -> float:
+def measure_launch(profile: str, threads: int, per_gpu: int = 1) -> float:
     """Return the seconds from the launch of a run until the training modules are imported.
+
+    It takes a place on a GPU, of which there are `per_gpu` on each, as a run does.
 
     Raises:
         UserError: the launch failed, or the profile starts processes on several machines.
@@ -460,7 +466,8 @@ def measure_launch(profile: str, threads: int) -> float:
         command = [sys.executable, launcher, "--quiet", "--config_file", profile]
         command += ["--num_cpu_threads_per_process", str(threads), file.name]
         started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        places = {**os.environ, PER_GPU: str(per_gpu)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=places)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             raise UserError(f"the launch failed: {lines[-1]}")
@@ -593,12 +600,14 @@ def _timed_jobs(
     A run with a warm start waits for the run that it starts from, so it is in the wave after it,
     and so is a job that reads a finished run.
     """
-    cluster, own = read_cluster(), machine.run_room()
+    cluster, own, launcher = read_cluster(), machine.run_room(), machine.profile()
+    machines = launcher["num_machines"]
     depths = study.depths()
     waves: list[list[tuple[Room, float | None]]] = [[] for _ in range(2 + max(depths.values()))]
     for run in study.all_runs:
         if run.id in jobs.runs:
-            need = cluster.needs("train", [run.spec.model.name], [run.spec.task.name], 1)
+            model, task = [run.spec.model.name], [run.spec.task.name]
+            need = cluster.needs("train", model, task, 1, launcher["num_processes"] // machines)
             took = own._replace(mem_mb=need.mem_mb), estimates[run.id].seconds
             waves[depths[run.id]].append(took)
     for name, spec in study.cells().items():

@@ -80,7 +80,7 @@ def costs(record: RunRecord) -> dict[str, object]:
         **{name.replace("_", " "): value for name, value in train.counts.items()},
         "padded / real tokens": train.tokens["padded"] / train.tokens["real"],
         "peak memory, MiB": train.peak_memory_mib,
-        "on the GPU, MiB": train.peak_device_memory_mib,
+        "on the GPU, MiB": train.peak_device_memory_mib or None,
     }
 
 
