@@ -1,5 +1,6 @@
 """What the README and docs show is what the committed files hold, and links lead somewhere."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -32,6 +33,7 @@ from loraudit.report.figure_style import save
 from loraudit.report.figures import draw
 from loraudit.report.forest_figures import published
 from loraudit.report.formatting import interval, markdown, points
+from loraudit.report.looks import study_looks
 from loraudit.report.page_tables import processors
 from loraudit.report.tables import published_table, summary_table
 from loraudit.report.thinning import note_of, write_note
@@ -230,7 +232,8 @@ def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
 
     def drawn(note: str) -> str:
         known = path.parent.name != "published"
-        picture = draw(FIGURES[path.stem], rows) if known else published(rows)
+        with study_looks(cells(path.parent.name)):
+            picture = draw(FIGURES[path.stem], rows) if known else published(rows)
         write_note(picture, note)
         save(picture, rows, tmp_path / path.stem)
         return normal(tmp_path / f"{path.stem}.svg")
@@ -239,6 +242,16 @@ def test_committed_figures_show_the_csv_beside_them(path, tmp_path):
     again = again or drawn("")  # to show how it differs
     assert NUMBER.sub("n", shown) == NUMBER.sub("n", again)
     np.testing.assert_allclose(numbers(shown), numbers(again), atol=0.02)
+
+
+@functools.cache
+def cells(study: str) -> list[dict]:
+    """Return the cells of a committed study, a row per run; none where there is no study."""
+    file = COMMITTED / study / "runs.csv"
+    if not file.is_file():
+        return []
+    runs = read_table(file)
+    return runs.assign(label=runs.label.fillna("")).to_dict("records")
 
 
 def alike(shown: str, again: str) -> bool:

@@ -71,7 +71,7 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
     """Return the look of each curve: other values that were tried count as a label."""
     curves = table.drop_duplicates([*SUBJECT, *CURVE]).to_dict("records")
     named = [
-        {**curve, "label": f"{label_text(curve['label'])} {curve['other']}".strip()}
+        {**curve, "label": " ".join(map(label_text, (curve["label"], curve["other"]))).strip()}
         for curve in curves
     ]
     looks = cell_looks(named)
