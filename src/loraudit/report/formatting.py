@@ -27,9 +27,21 @@ def cell_text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+LABELS = {
+    r"alpha-?times_sqrt_rank([\d.]+)": r"alpha = \1√r",
+    r"alpha-?times_rank([\d.]+)": r"alpha = \1r",
+    r"alpharank\b": "alpha = r",
+    r"base_bits(\d+)": r"\1 bits",
+    r"\bpeft-(?:use_)?(\w+?)(?:True)?(?=-|$)": r"\1",
+}
+"""Labels that a study's axes make, and what readers see in their place."""
+
+
 def shown_name(name: str) -> str:
-    """Write a cell's name (`cells.cell_name`) with its method in words: "full fine-tuning"."""
+    """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning", "alpha = 2√r"."""
     method, _, rest = name.partition(" ")
+    for made, words in LABELS.items():
+        rest = re.sub(made, words, rest)
     return f"{METHODS[method].label} {rest}".strip() if method in METHODS else name
 
 

@@ -129,7 +129,8 @@ def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
 def _line_name(first: dict) -> str:
     """Name a line by method, targets and label."""
     label = label_text(first["label"])
-    return f"{METHODS[first['method']].label}, {first['targets']} {label}".strip()
+    name = shown_name(f"{first['method']} {first['targets']} {label}".strip())
+    return name.replace(f" {first['targets']}", f", {first['targets']}", 1)
 
 
 def _baselines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
