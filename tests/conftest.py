@@ -228,15 +228,16 @@ PICTURES: dict[tuple[str, str, str], dict[str, bytes]] = {}
 @pytest.fixture
 def drawn_once(monkeypatch):
     """Draw a picture of the same rows once, as equal rows give equal bytes (test_figure_style)."""
+    from loraudit.analysis.cells import cell_name
     from loraudit.report import figures
 
     draw = figures._draw
 
-    def remembered(figure, rows, note, stem):
-        key = figure.name, f"{rows.dtypes}\n{rows.to_csv()}", note
+    def remembered(figure, rows, note, cells, stem):
+        key = figure.name, f"{rows.dtypes}\n{rows.to_csv()}", note, (*map(cell_name, cells),)
         files = {suffix: stem.with_suffix(suffix) for suffix in (".svg", ".png")}
         if key not in PICTURES:
-            draw(figure, rows, note, stem)
+            draw(figure, rows, note, cells, stem)
             PICTURES[key] = {suffix: path.read_bytes() for suffix, path in files.items()}
         for suffix, path in files.items():
             path.write_bytes(PICTURES[key][suffix])

@@ -19,7 +19,7 @@ def make_figure(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure from its tables below results: <stem>.svg and .png, and .csv of its rows."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
     save_rows(rows, stem)
-    _draw(figure, rows, note, results, stem)
+    _draw(figure, rows, note, _cells(results), stem)
 
 
 def make_rows(figure: Figure, results: Path, stem: Path) -> None:
@@ -31,11 +31,11 @@ def make_rows(figure: Figure, results: Path, stem: Path) -> None:
 def make_picture(figure: Figure, results: Path, stem: Path) -> None:
     """Draw a figure to <stem>.svg and <stem>.png."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
-    _draw(figure, rows, note, results, stem)
+    _draw(figure, rows, note, _cells(results), stem)
 
 
-def _draw(figure: Figure, rows: pd.DataFrame, note: str, results: Path, stem: Path) -> None:
-    with study_looks(_cells(results)):
+def _draw(figure: Figure, rows: pd.DataFrame, note: str, cells: list[dict], stem: Path) -> None:
+    with study_looks(cells):
         picture = draw(figure, rows)
     write_note(picture, "" if undrawn(figure, rows) else note)
     save_picture(picture, stem)
