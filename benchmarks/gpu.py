@@ -273,16 +273,25 @@ MOST_LATE = 1.0
 """Seconds by which one of them may begin later for their steps to count as taken together."""
 
 
-def _row(process: subprocess.Popen, end: float) -> dict:
-    """Return what a process that shares the GPU measured; nothing if it failed or took too long."""
+GRACE = 30.0
+"""Seconds that a case which began in time may go on after the deadline."""
+
+
+def _ended(process: subprocess.Popen, end: float) -> tuple[list[str], str]:
+    """Return the lines that a process printed until a time, and why it did not end well, or ""."""
     try:
         text, _ = process.communicate(timeout=max(1.0, end - time.time()))
+        why = "ended with an error" if process.returncode else ""
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
-        return {}
-    lines = text.splitlines()
-    return json.loads(lines[-1]) if process.returncode == 0 and lines else {}
+        (text, _), why = process.communicate(), "was stopped for lack of time"
+    return text.splitlines(), why
+
+
+def _row(process: subprocess.Popen, end: float) -> dict:
+    """Return what a process that shares the GPU measured; nothing if it failed or took too long."""
+    lines, why = _ended(process, end)
+    return json.loads(lines[-1]) if lines and not why else {}
 
 
 def share(rounds: int, deadline: float) -> Iterator[dict]:
@@ -357,20 +366,9 @@ def _rows_of(part: str, rounds: int, deadline: float, only: int | None) -> list[
     return rows
 
 
-GRACE = 30.0
-"""Seconds that a case which began in time may go on after the deadline."""
-
-
 def _said(words: list[str], end: float) -> tuple[list[str], str]:
-    """Return the lines that a program printed until a time, and why it did not end well, or ""."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            text, _ = process.communicate(timeout=max(1.0, end - time.time()))
-            why = "ended with an error" if process.returncode else ""
-        except subprocess.TimeoutExpired:
-            process.kill()
-            (text, _), why = process.communicate(), "was stopped for lack of time"
-    return text.splitlines(), why
+    """Start a program, and return of it what `_ended` does."""
+    return _ended(subprocess.Popen(words, stdout=subprocess.PIPE, text=True), end)
 
 
 PARTS = ("steps", "peer", "workspace", "profile", "shared", "compiled")

@@ -23,6 +23,7 @@ from gpu_record import pytest_addoption, pytest_terminal_summary  # noqa: F401
 from loraudit.adapters.fast_lora import FastLoRALinear
 from loraudit.adapters.first_token import FirstTokenAttention, FirstTokenBlock
 from loraudit.adapters.lora import LoRALinear
+from loraudit.base.gpu_slots import FOLDER
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.training_code import training_code
 from tiny import make_task, save_hub_folder, save_tiny_model
@@ -51,7 +52,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def own_gpu_locks(tmp_path_factory):
     """Keep the tests' locks of GPUs apart from those of the user's runs and of other workers."""
-    os.environ["LORAUDIT_GPU_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+    os.environ[FOLDER] = str(tmp_path_factory.mktemp("locks"))
 
 
 @pytest.fixture(autouse=True)
@@ -221,7 +222,7 @@ def script(name: str, **options: object) -> None:
         runpy.run_path(f"scripts/{name}.py", run_name="__main__")
 
 
-PICTURES: dict[tuple[str, str, str], dict[str, bytes]] = {}
+PICTURES: dict[tuple[str, str, str, tuple[str, ...]], dict[str, bytes]] = {}
 """The pictures that this process drew for copies of the study, by what they were drawn from."""
 
 

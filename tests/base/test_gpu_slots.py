@@ -34,13 +34,18 @@ with hold(int(sys.argv[2]), visible(), runs_per_gpu()):
 """
 
 
+def apart(monkeypatch, tmp_path) -> None:
+    """Let a test have locks of its own, and be in no job of a queue."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
+    for name in JOBS:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Give a function that starts a job on devices 3 and 5; all are ended after the test."""
     monkeypatch.setenv(VISIBLE, "3,5")
-    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
-    for name in JOBS:
-        monkeypatch.delenv(name, raising=False)
+    apart(monkeypatch, tmp_path)
     (tmp_path / "jobs").mkdir()
     jobs = []
 
@@ -230,9 +235,7 @@ finally:
 def test_cuda_is_not_started_before_the_run_has_its_device(tmp_path, monkeypatch):
     """A process that has started CUDA no longer heeds the variable: all would share a device."""
     monkeypatch.setenv(VISIBLE, "MIG-a,MIG-b")
-    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
-    for name in JOBS:
-        monkeypatch.delenv(name, raising=False)
+    apart(monkeypatch, tmp_path)
     for name, text in (("spy.py", SPY), ("program.py", "import torch; torch.cuda.is_available()")):
         (tmp_path / name).write_text(text)
     line = [sys.executable, str(tmp_path / "spy.py"), "scripts/launch.py", "--config_file"]
@@ -252,9 +255,7 @@ time.sleep(600)
 def test_the_launcher_gives_each_run_its_gpu(tmp_path, monkeypatch):
     """Two launches of profiles/accelerate/gpu.yaml at once, and the program that each starts."""
     monkeypatch.setenv(VISIBLE, "3,5")
-    monkeypatch.setenv(FOLDER, str(tmp_path / "locks"))
-    for name in JOBS:
-        monkeypatch.delenv(name, raising=False)
+    apart(monkeypatch, tmp_path)
     (tmp_path / "program.py").write_text(PROGRAM)
     line = [sys.executable, "scripts/launch.py", "--config_file", "profiles/accelerate/gpu.yaml"]
     line += [str(tmp_path / "program.py")]

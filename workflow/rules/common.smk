@@ -25,7 +25,7 @@ from loraudit.studies.advice import advice
 from loraudit.studies.cluster import node_request, read_cluster
 from loraudit.studies.expand import load_configured
 from loraudit.studies.launcher import idle_gpus, launch_file, local_limits, read_launcher
-from loraudit.studies.launcher import require_devices, require_fit
+from loraudit.studies.launcher import processes_per_machine, require_devices, require_fit
 from loraudit.studies.packs import pack_note, packed_code, require_packs
 from loraudit.studies.paths import configuration, tokens_folder, training_log
 from loraudit.studies.spec import digest
@@ -59,13 +59,14 @@ envvars:
     "LORAUDIT",
 
 
+NO_CLUSTER = workflow.resource_settings.nodes is None
 try:
     STUDY = load_configured(config)
     CLUSTER = read_cluster()
     LAUNCH = launch_file(config["launch"])
     LAUNCHER = read_launcher(LAUNCH)
     require_fit(STUDY.all_runs, config["launch"], LAUNCHER)
-    if workflow.is_main_process and workflow.resource_settings.nodes is None:
+    if workflow.is_main_process and NO_CLUSTER:
         require_devices(config["launch"], LAUNCHER)
     PACKS = require_packs(STUDY.all_runs, config["runs_per_batch"], LAUNCHER["num_processes"])
 except UserError as error:
@@ -104,13 +105,12 @@ if workflow.is_main_process:  # each job parses this file again and need not rep
         logger.info(f"note: {sentence}")
     if PACKS:
         logger.info(f"note: {pack_note(PACKS, len(STUDY.all_runs))}")
-PROCESSES = LAUNCHER["num_processes"]
-NODES = LAUNCHER["num_machines"]
+PROCESSES = processes_per_machine(LAUNCHER)
 ENVIRONMENT = "../envs/loraudit.yaml"
 
 
 # Without a cluster, jobs share this machine's memory and GPUs, and no more start than these hold.
-if workflow.is_main_process and workflow.resource_settings.nodes is None:
+if workflow.is_main_process and NO_CLUSTER:
     for resource, amount in local_limits(LAUNCHER, config["runs_per_gpu"]).items():
         if resource not in workflow.global_resources:
             workflow.register_resource(resource, amount)
@@ -121,7 +121,7 @@ if workflow.is_main_process and workflow.resource_settings.nodes is None:
 # Jobs of this machine need not import torch one by one. With GPUs each does, because a copy of a
 # process that has looked for them can't use them.
 onstart:
-    if workflow.resource_settings.nodes is None and LAUNCHER["use_cpu"]:
+    if NO_CLUSTER and LAUNCHER["use_cpu"]:
         start_server(config["threads"])
 
 
@@ -216,7 +216,7 @@ def _needs(job, wildcards, attempt):
     if job in ("forgetting", "language_loss"):  # they read the tasks before
         names = chain_runs(wildcards)
         tasks = [RUNS[run].task.name for run in names[job == "forgetting" :]]
-    processes = PROCESSES // NODES if job == "train" else 1
+    processes = PROCESSES if job == "train" else 1
     return CLUSTER.needs(job, models, tasks, attempt, processes)
 
 

@@ -17,7 +17,7 @@ rule train:
         f"logs/{STUDY.name}/train/{{task}}/{{model}}/{{variant}}-s{{seed}}.log",
     conda:
         ENVIRONMENT
-    threads: config["threads"] * PROCESSES // NODES
+    threads: config["threads"] * PROCESSES
     resources:
         **node_request(LAUNCHER),
         **needs("train"),

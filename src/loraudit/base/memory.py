@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 GROUPS = {"": (Path("/sys/fs/cgroup"), "memory.max"),
@@ -34,8 +33,7 @@ def _group_limits() -> Iterator[int]:
     for kind, (root, name) in GROUPS.items():
         mine = next((path for kinds, path in named.items() if kind in kinds.split(",")), "/")
         inner = root / mine.strip("/")
-        for folder in (inner, *inner.parents):
-            if root in (folder, *folder.parents):
-                with suppress(OSError):
-                    if (text := (folder / name).read_text().strip()).isdigit():
-                        yield int(text)
+        within = [one for one in (inner, *inner.parents) if one.is_relative_to(root)]
+        for file in (folder / name for folder in within):
+            if file.is_file() and (text := file.read_text().strip()).isdigit():
+                yield int(text)

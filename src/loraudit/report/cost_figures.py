@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name
+from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name, collapsed
 from loraudit.analysis.cost import PRICES, TASKS, priced
 from loraudit.analysis.cost import pareto as fronts
 from loraudit.report import units
@@ -95,9 +95,9 @@ def _bars(axes: plt.Axes, part: pd.DataFrame, column: str, unit: float, label: s
         face = {"color": look.face, "edgecolor": look.colour, "linewidth": 0.8}
         axes.barh(place, value, height=0.7, **face)
     timed = column == "step"
-    known = part.step_sd.where(part.n >= BARS_FROM).fillna(0) if timed else 0
-    spread = known / unit + 0 * values
+    spread = 0 * values
     if timed:
+        spread = part.step_sd.where(part.n >= BARS_FROM).fillna(0) / unit
         axes.hlines(range(len(part)), values - spread, values + spread, color="0", lw=1)
     for place, (value, reach) in enumerate(zip(values, values + spread, strict=True)):
         none = "no steps" if timed else "not known"
@@ -133,8 +133,7 @@ def pareto_rows(tidy: pd.DataFrame) -> pd.DataFrame:
         it collapsed (`run_last_collapsed`) and prices (`run_<price>`).
     """
     own = priced(tidy)
-    sick = own.get("last_collapsed", pd.Series(False, own.index))
-    own = own.assign(last_collapsed=sick.fillna(False).astype(bool))
+    own = own.assign(last_collapsed=collapsed(own, "last"))
     kept = {name: f"run_{name}" for name in ("last", "last_collapsed", *PRICES)}
     cell = own.groupby(SCORED_CELL, dropna=False, sort=False).ngroup()  # in the order of `fronts`
     cells = fronts(tidy).loc[cell].set_index(own.index)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from loraudit.analysis.matching import planned_runs
+from loraudit.analysis.cells import cell_of
 from loraudit.analysis.tidy_files import read_table
+from loraudit.base.files import cached_by_file
 from loraudit.report.figure_registry import FIGURES, Figure
 from loraudit.report.figure_style import nothing, save_picture, save_rows
 from loraudit.report.looks import study_looks
@@ -44,7 +45,13 @@ def _draw(figure: Figure, rows: pd.DataFrame, note: str, cells: list[dict], stem
 def _cells(results: Path) -> list[dict]:
     """Return the cells of the study in a folder, in its order; none where there is no study."""
     file = results / "study.json"
-    return planned_runs(read_study(file)).to_dict("records") if file.is_file() else []
+    return _planned_cells(file) if file.is_file() else []
+
+
+@cached_by_file
+def _planned_cells(file: Path) -> list[dict]:
+    """Read a study's cells, a row per run; once for all of its figures."""
+    return [cell_of(run) for run in read_study(file).runs]
 
 
 def draw(figure: Figure, rows: pd.DataFrame) -> MatplotlibFigure:

@@ -37,12 +37,17 @@ LABELS = {
 """Labels that a study's axes make, and what readers see in their place."""
 
 
-def shown_name(name: str) -> str:
-    """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning", "alpha = 2√r"."""
-    method, _, rest = name.partition(" ")
+def label_words(label: str) -> str:
+    """Write a label for readers: "alpha = 2√r"."""
     for made, words in LABELS.items():
-        rest = re.sub(made, words, rest)
-    return f"{METHODS[method].label} {rest}".strip() if method in METHODS else name
+        label = re.sub(made, words, label)
+    return label
+
+
+def shown_name(name: str) -> str:
+    """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning"."""
+    method, _, rest = name.partition(" ")
+    return f"{METHODS[method].label} {label_words(rest)}".strip() if method in METHODS else name
 
 
 def cell_words(row: dict[str, Any], shown: Iterable[str]) -> str:

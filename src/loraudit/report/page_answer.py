@@ -71,8 +71,7 @@ def answer(study: Study, tables: dict[str, pd.DataFrame]) -> list[Answer]:
     Returns:
         Up to six: the claims that the study asks about, published numbers, switches, the study's
         contrasts (of a study that asks for none of these, the settings that its cells chose), the
-        best adapter beside full fine-tuning and what trains no adapter, and the
-        twins of two codes.
+        best adapter beside full fine-tuning and what trains no adapter, and the twins of two codes.
     """
     asked = [
         _claims(tables.get("claims", pd.DataFrame())),

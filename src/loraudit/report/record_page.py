@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from loraudit.base.yaml_file import read_yaml
+from loraudit.report import page_layout
 from loraudit.report.answer_text import answer_blocks
 from loraudit.studies.paths import CONFIG
 
@@ -19,8 +20,8 @@ are in [bench](bench/README.md), and the verdicts on published numbers in
 [published](published/report.html).
 """
 
-MARKS = "■●◆◧○"
-"""What stands before a verdict on a page, where it has a colour."""
+MARKS = "".join(page_layout.MARKS.values())
+"""What stands before a verdict on a page."""
 
 
 def page(committed: Path) -> str:

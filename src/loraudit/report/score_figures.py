@@ -40,7 +40,7 @@ from loraudit.report.figure_style import (
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import shown_name
+from loraudit.report.formatting import label_words, shown_name
 from loraudit.report.looks import Look, cell_looks
 from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
@@ -128,9 +128,8 @@ def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
 
 def _line_name(first: dict) -> str:
     """Name a line by method, targets and label."""
-    label = label_text(first["label"])
-    name = shown_name(f"{first['method']} {first['targets']} {label}".strip())
-    return name.replace(f" {first['targets']}", f", {first['targets']}", 1)
+    label = label_words(label_text(first["label"]))
+    return f"{METHODS[first['method']].label}, {first['targets']} {label}".strip()
 
 
 def _baselines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:

@@ -92,9 +92,14 @@ def read_launcher(path: Path | str) -> dict[str, Any]:
     return validated(Launcher, fields, str(path)).model_dump()
 
 
+def processes_per_machine(launcher: Mapping) -> int:
+    """Return how many processes a run has on each machine."""
+    return launcher["num_processes"] // launcher["num_machines"]
+
+
 def gpus_per_machine(launcher: Mapping) -> int:
     """Return how many GPUs a run takes on each machine."""
-    return 0 if launcher["use_cpu"] else launcher["num_processes"] // launcher["num_machines"]
+    return 0 if launcher["use_cpu"] else processes_per_machine(launcher)
 
 
 def require_fit(runs: Iterable[Run], name: str, launcher: Mapping) -> None:

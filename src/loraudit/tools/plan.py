@@ -49,6 +49,7 @@ from loraudit.studies.launcher import (
     gpus_per_machine,
     idle_gpus,
     launch_file,
+    processes_per_machine,
     read_launcher,
     require_devices,
     require_fit,
@@ -600,14 +601,14 @@ def _timed_jobs(
     A run with a warm start waits for the run that it starts from, so it is in the wave after it,
     and so is a job that reads a finished run.
     """
-    cluster, own, launcher = read_cluster(), machine.run_room(), machine.profile()
-    machines = launcher["num_machines"]
+    cluster, own = read_cluster(), machine.run_room()
+    processes = processes_per_machine(machine.profile())
     depths = study.depths()
     waves: list[list[tuple[Room, float | None]]] = [[] for _ in range(2 + max(depths.values()))]
     for run in study.all_runs:
         if run.id in jobs.runs:
             model, task = [run.spec.model.name], [run.spec.task.name]
-            need = cluster.needs("train", model, task, 1, launcher["num_processes"] // machines)
+            need = cluster.needs("train", model, task, 1, processes)
             took = own._replace(mem_mb=need.mem_mb), estimates[run.id].seconds
             waves[depths[run.id]].append(took)
     for name, spec in study.cells().items():
