@@ -37,15 +37,15 @@ def tidy() -> pd.DataFrame:
             "last": score,
             "parameters_trainable": count,
         }
-        for method, score, count in (("head", 0.6, 770), ("full", 0.8, 10**7))
+        for method, score, count in (("head", 0.66, 770), ("full", 0.8, 10**7))
     ]
     both = pd.DataFrame(rows).assign(task="t", model="m", label="", metric="accuracy")
     return both.assign(parameters_head=770)
 
 
 def scores() -> pd.DataFrame:
-    """Make what the score figures draw of runs on 400 rows, 55 % of which are of one class."""
-    known = {"rows_train": 100, "rows_validation": 400, "majority": 0.55}
+    """Make what the score figures draw of runs on 400 rows, 60 % of which are of one class."""
+    known = {"rows_train": 100, "rows_validation": 400, "majority": 0.6}
     return score_rows(tidy().assign(**known), pd.DataFrame())
 
 

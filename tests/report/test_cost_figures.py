@@ -157,3 +157,16 @@ def test_ticks_are_written_as_the_numbers_beside_bars():
     ticks = [text.get_text() for panel in axes for text in panel.get_xticklabels()]
     assert any("," in text for text in ticks)
     assert not any(re.search(r"\d{4}", text) for text in ticks)
+
+
+def test_of_many_cells_the_legend_names_sets_of_ranks_by_their_full_colour():
+    """The legend of 39 cells was longer than their figure."""
+    own = priced()
+    lora = own[(own.method == "lora") & (own["rank"] == 1)]
+    cells = [lora.assign(rank=float(rank)) for rank in range(1, 23)]
+    figure = cost_figures.pareto(pd.concat([*cells, own[own.method == "full"]]))
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["LoRA (ours) q+v", "full fine-tuning"]
+    assert "from the lowest to the highest rank" in legend.get_title().get_text()
+    assert to_hex(legend.legend_handles[0].get_color()) == look_of("lora").colour.lower()

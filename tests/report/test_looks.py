@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.colors import to_rgb
 
-from loraudit.report.looks import WORDS, cell_looks, look_of, study_looks
+from loraudit.report.looks import WORDS, cell_looks, lines_apart, look_of, study_looks
 from loraudit.studies.methods import METHODS
 
 
@@ -83,3 +83,13 @@ def test_no_cell_is_too_pale_to_be_seen_and_labels_of_several_ranks_differ():
 
 def test_words_have_looks_of_their_own():
     assert WORDS["supported"] == WORDS["reproduced"] != WORDS["contradicted"]
+
+
+def test_target_sets_of_one_method_go_from_dark_to_pale_by_their_size():
+    sets = ["all", "q", "q+v"]
+    apart = lines_apart([look_of("lora", name) for name in sets])
+    red = dict(zip(sets, (to_rgb(look.colour)[0] for look in apart), strict=True))
+    assert red["q"] <= red["q+v"] < red["all"]
+    assert len({look.colour for look in apart}) == 3
+    two = [look_of("lora", "q"), look_of("lora", "all"), look_of("full")]
+    assert lines_apart(two) == two

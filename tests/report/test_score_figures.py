@@ -52,7 +52,7 @@ def test_the_hero_is_a_column_wide_and_shows_baselines_as_bands_of_all_seeds():
     spans = [(p.get_y(), p.get_y() + p.get_height()) for p in rank.patches]
     assert (pytest.approx(0.8), pytest.approx(0.84)) in spans
     heights = [line.get_ydata()[0] for line in rank.lines if list(line.get_xdata()) == [0, 1]]
-    assert heights == pytest.approx([0.82, 0.6, 0.55])  # full, head, majority class
+    assert heights == pytest.approx([0.82, 0.66, 0.6])  # full, head, majority class
     assert len(sizes.patches) == 1  # the head's: it trains nothing beside itself
 
 
@@ -196,7 +196,7 @@ def test_collapsed_runs_are_marked_at_their_score_and_named(draw):
     axes = getattr(score_figures, draw)(sick()).axes[0]
     marked = [c for c in axes.collections if c.get_label() == "collapsed run"]
     places = sorted(y for mark in marked for _, y in mark.get_offsets())
-    assert places == pytest.approx([0.8] if draw == "hero" else [0.6, 0.8])
+    assert places == pytest.approx([0.8] if draw == "hero" else [0.66, 0.8])
     (legend,) = axes.figure.legends
     assert [text.get_text() for text in legend.get_texts()].count("collapsed run") == 1
     said = getattr(score_figures, f"describe_{draw}")(sick())
@@ -218,11 +218,42 @@ def test_one_panel_shows_the_choice_of_an_epoch_that_counts():
     ]
 
 
-@pytest.mark.parametrize(("majority", "far"), [(0.55, False), (0.4, True)])
+@pytest.mark.parametrize(("majority", "far"), [(0.6, False), (0.4, True)])
 def test_a_majority_class_far_below_everything_is_said_and_takes_no_room(majority, far):
     rank, sizes = score_figures.hero(scores().assign(majority=majority)).axes
     assert rank.get_ylim() == sizes.get_ylim()
     assert ("majority class" in lines(rank)) == ("majority class" in lines(sizes)) == (not far)
     assert (rank.get_ylim()[0] > majority) == far
-    assert rank.get_ylim()[0] < 0.6  # of the head alone
+    assert rank.get_ylim()[0] < 0.66  # of the head alone
     assert [text.get_text() for text in rank.texts] == (["majority class: 40.0 %"] if far else [])
+
+
+def test_a_head_far_below_all_else_is_said_beside_the_majority_class():
+    runs = scores().assign(majority=0.4)
+    runs.loc[runs.method == "head", ["best", "last"]] = 0.5
+    rank, sizes = score_figures.hero(runs).axes
+    assert "head only" not in {*lines(rank), *lines(sizes)}
+    (said,) = rank.texts
+    assert said.get_text() == "head only: 50.0 %\nmajority class: 40.0 %"
+    assert 0.5 < rank.get_ylim()[0] < 0.7
+
+
+def test_many_lines_have_shades_of_their_own_beside_each_other_and_twins_share_them():
+    sets = ("q", "v", "q+v", "all")
+    runs = scores()
+    ours = runs[runs.targets == "q+v"]
+    runs = pd.concat([ours.assign(targets=name) for name in sets] + [runs[runs.targets.isna()]])
+    rank, _ = score_figures.hero(runs).axes
+    drawn = lines(rank)
+    shades = [drawn[f"LoRA (ours), {name}"].get_color() for name in sets]
+    assert len(set(shades)) == 4
+    assert shades == [drawn[f"LoRA (PEFT), {name}"].get_color() for name in sets]
+    places = {line.get_xdata()[0] for name, line in drawn.items() if name.startswith("LoRA")}
+    assert len(places) == 4 and all(0.8 < place < 1.25 for place in places)
+
+
+def test_ranks_next_to_each_other_have_one_tick_that_of_the_power_of_two():
+    runs = scores()
+    ranks = {1.0: 16.0, 8.0: 20.0}
+    rank, _ = score_figures.hero(runs.assign(rank=runs["rank"].map(ranks))).axes
+    assert [text.get_text() for text in rank.get_xticklabels()] == ["16"]

@@ -38,6 +38,16 @@ def test_cells_beyond_what_can_be_told_apart_are_counted():
     assert legend.get_title().get_text() == "3 further cells are in the table"
 
 
+def test_of_many_cells_those_of_one_rank_are_drawn_for_all_target_sets():
+    """The panels of matrices that only the last cells adapt were empty."""
+    own = projections()
+    q = own[(own["rank"] == 2) & (own.targets == "q")]
+    cells = [q.assign(rank=float(rank)) for rank in range(3, 12)]
+    (legend,) = section7_figures.stable_rank(pd.concat([*cells, own])).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["r=2 q", "r=2 q+v"]
+    assert legend.get_title().get_text() == "9 further cells are in the table"
+
+
 def test_table_7_is_four_lines_on_a_log_axis():
     q, v = section7_figures.amplification(projections()).axes
     for panel in (q, v):

@@ -56,3 +56,25 @@ def test_rates_that_diverged_have_a_mark_and_no_mean(rows):
     assert said.endswith(
         "Diverged, which counts as the worst: lora r1 q+v at 0.01; lora r8 q+v at 0.01."
     )
+
+
+def test_many_cells_have_a_panel_for_each_method_and_target_set(rows):
+    """Twelve of 39 cells were drawn, in one panel, and taken evenly at that."""
+    lora = rows[(rows.method == "lora") & (rows["rank"] == 1)]
+    cells = [
+        lora.assign(rank=rank, targets=targets)
+        for targets in ("q", "q+v")
+        for rank in range(8, 0, -1)
+    ]
+    none = {"method": "full", "rank": float("nan"), "targets": None}
+    figure = tuning(pd.concat([*cells, lora.assign(**none)], ignore_index=True))
+    first, second, third = (axes for axes in figure.axes if axes.axison)
+    titles = [axes.get_title(loc="left") for axes in (first, second, third)]
+    assert titles == ["t, m: LoRA (ours) q", "t, m: LoRA (ours) q+v", "t, m: no adapter"]
+    for axes in (first, second):
+        shown = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert shown == [f"r{rank}" for rank in range(1, 9)]
+        assert len([line for line in axes.lines if len(line.get_xdata()) == 3]) == 8
+    assert [text.get_text() for text in third.get_legend().get_texts()] == ["full fine-tuning"]
+    (legend,) = figure.legends
+    assert not any("r8" in text.get_text() for text in legend.get_texts())

@@ -42,7 +42,7 @@ def claims(table: pd.DataFrame) -> Figure:
         return nothing("no claim could be tested on this study's runs")
     groups = [part for _, part in table.groupby(["quantity", "unit", "log"], sort=False)]
     names = [[_name(row) for row in part.to_dict("records")] for part in groups]
-    heights = [0.65 + sum(0.125 * (name.count("\n") + 1) + 0.09 for name in part) for part in names]
+    heights = [0.65 + len(part) * (0.125 * _most_lines(part) + 0.09) for part in names]
     with plt.rc_context(STYLE):
         figure, column = plt.subplots(
             len(groups),
@@ -65,6 +65,11 @@ def claims(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def _most_lines(names: list[str]) -> int:
+    """Return the lines of the longest name: the rows of a panel are all as high as its row."""
+    return max(name.count("\n") + 1 for name in names)
+
+
 def _name(row: dict) -> str:
     where = f"{row['task']}, {row['model']}, n={row['n']:g}, {row['scale']}"
     lines = [*textwrap.wrap(str(row["claim"]), NAME), *textwrap.wrap(where, NAME)]
@@ -72,7 +77,7 @@ def _name(row: dict) -> str:
 
 
 def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
-    """Draw one unit's rows from top to bottom, each as high as its name has lines."""
+    """Draw one unit's rows from top to bottom."""
     lows, highs = zip(*(_ends(row) for row in rows), strict=True)
     low, high = min(lows), max(highs)
     if not bool(rows[0]["log"]):  # distances are seen beside that from 0

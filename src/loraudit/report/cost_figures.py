@@ -1,11 +1,20 @@
 """Figures of what cells cost, and of scores against their price."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from loraudit.analysis.cells import CELL, SCORED_CELL, SUBJECT, cell_name, collapsed
+from loraudit.analysis.cells import (
+    CELL,
+    SCORED_CELL,
+    SUBJECT,
+    cell_name,
+    collapsed,
+    label_text,
+)
 from loraudit.analysis.cost import PRICES, TASKS, priced
 from loraudit.analysis.cost import pareto as fronts
 from loraudit.report import units
@@ -25,8 +34,9 @@ from loraudit.report.figure_style import (
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import of_which, shown_name
+from loraudit.report.formatting import label_words, of_which, shown_name
 from loraudit.report.looks import Look, cell_looks, look_of
+from loraudit.studies.methods import METHODS
 
 PANELS: list[tuple[str, float, str]] = [
     ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
@@ -34,6 +44,8 @@ PANELS: list[tuple[str, float, str]] = [
     ("step", 1e-3, "{} time per step, ms"),
 ]
 """Columns of the cost table, the unit of each, and what it is called; {} is the clock."""
+NAME = 30
+"""Characters of a cell's name on one line."""
 VARIES = 1.02
 """A cost whose largest value is within this factor of the smallest is the same for all cells."""
 
@@ -68,7 +80,12 @@ def cost(table: pd.DataFrame) -> Figure:
     panels = _varying(table) or PANELS[:1]
     groups = subjects(table)
     with plt.rc_context(STYLE):
-        heights = [0.5 + 0.16 * len(part) for _, part in groups]
+        names = [
+            [textwrap.fill(shown_name(cell_name(cell)), NAME) for cell in part.to_dict("records")]
+            for _, part in groups
+        ]
+        lines = [len(part) * max(name.count("\n") + 1 for name in part) for part in names]
+        heights = [0.5 + 0.16 * count for count in lines]
         figure, grid = plt.subplots(
             len(groups),
             len(panels),
@@ -77,12 +94,11 @@ def cost(table: pd.DataFrame) -> Figure:
             sharey="row",
             squeeze=False,
         )
-        for row, ((task, model), part) in zip(grid, groups, strict=True):
-            names = [cell_name(cell) for cell in part.to_dict("records")]
+        for row, labels, ((task, model), part) in zip(grid, names, groups, strict=True):
             for axes, panel in zip(row, panels, strict=True):
                 _bars(axes, part, *panel)
-            row[0].set_yticks(range(len(part)), names)
-            row[0].invert_yaxis()
+            row[0].set_yticks(range(len(part)), labels)
+            row[0].set_ylim(len(part) - 0.4, -0.6)
             row[0].set_title(f"{task}, {model}", loc="left")
     return figure
 
@@ -180,7 +196,10 @@ def pareto(table: pd.DataFrame) -> Figure:
             row[0].set_title(f"{task}, {model}", loc="left")
             name = f"{part.metric.iloc[0]}, {epoch_name(part, 'last')}"
             score_axis(row[0], name, part.metric.iloc[0])
-        legend(figure, f"{spread_text(table, CELL)}; black edge: no cell is better and as cheap")
+        ranks = any(_ranks_apart(part) for _, part in groups)
+        tints = "\npale to full colour: from the lowest to the highest rank" if ranks else ""
+        edges = "black edge: no cell is better and as cheap"
+        legend(figure, f"{spread_text(table, CELL)}; {edges}{tints}")
     return figure
 
 
@@ -205,11 +224,34 @@ def _front(axes: plt.Axes, part: pd.DataFrame, price: str, looks: dict[str, Look
         first = runs.iloc[0]
         edge = {"markeredgecolor": "0"} if first[f"front_{price}"] == "on" else {}
         axes.plot(first[price], first.last_mean, linestyle="none", **looks[name].marks() | edge)
-        axes.plot([], [], linestyle="none", label=shown_name(name), **looks[name].marks())
         if first.n >= BARS_FROM:
             bars = {"fmt": "none", "ecolor": looks[name].colour, "elinewidth": 0.8}
             axes.errorbar(first[price], first.last_mean, yerr=first.last_sd, **bars)
+    _name_cells(axes, part, looks)
     mark_collapsed(axes, part[f"run_{price}"], part, "run_last")
+
+
+MOST_NAMED = 20
+"""Cells of a task and model that each have a name in the legend; of more, each set of ranks has."""
+
+
+def _ranks_apart(part: pd.DataFrame) -> bool:
+    """Tell whether the legend names sets of ranks instead of cells."""
+    return len(_cells(part)) > MOST_NAMED
+
+
+def _name_cells(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look]) -> None:
+    """Name a task's cells in the legend; a set of ranks by its highest, without the rank."""
+    grouped = _ranks_apart(part)
+    by = ["method", "targets", "label"] if grouped else CELL
+    for _, cells in _cells(part).groupby(by, dropna=False, sort=False):
+        cell = cells.sort_values("rank").iloc[-1 if cells["rank"].notna().all() else 0].to_dict()
+        name = shown_name(cell_name(cell))
+        if grouped and not pd.isna(cell["rank"]):
+            label = label_words(label_text(cell["label"]))
+            words = (METHODS[cell["method"]].label, cell["targets"], label)
+            name = " ".join(filter(None, words))
+        axes.plot([], [], linestyle="none", label=name, **looks[cell_name(cell)].marks())
 
 
 def describe_cost(rows: pd.DataFrame) -> str:

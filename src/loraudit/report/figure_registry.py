@@ -178,7 +178,7 @@ _FIGURES = (
         draw="tuning",
         describe="describe_tuning",
         wanted=_tunes_the_rate,
-        limit=Limit(12, "cells", CELL),
+        limit=Limit(60, "cells", CELL),
     ),
     Figure(
         name="learning_curves",

@@ -40,18 +40,19 @@ LINES = (
 """Lines of the methods, in the order of the methods table."""
 
 TARGET_MARKERS = {
-    "q+v": "o",
-    "all": "s",
     "q": "^",
-    "v": "v",
     "k": "<",
+    "v": "v",
     "o": ">",
     "q+k": "P",
+    "q+v": "o",
     "q+k+v+o": "D",
     "up": "d",
     "down": "p",
     "up+down": "h",
+    "all": "s",
 }
+"""Markers of target sets, from the smallest set to all matrices."""
 OTHER_MARKERS = ("X", "H", "8", "*")
 """Markers of target sets without one in `TARGET_MARKERS`, by their names."""
 METHOD_MARKERS = {"full": "D", "full_saved": "d", "bitfit": "P", "head": "X", "probe": "*"}
@@ -146,6 +147,27 @@ LABEL_LINES = (
     (0, (3, 1, 1, 1, 1, 1)),
 )
 """Lines of cells that differ in the label, after the first."""
+
+
+def lines_apart(looks: Sequence[Look]) -> list[Look]:
+    """Tell lines of one colour apart by its shade, from dark (the smallest target set) to pale.
+
+    Args:
+        looks: of each line of a figure, such as those of one method's target sets.
+
+    Returns:
+        The looks in their order. PEFT's twins are shaded as ours; one or two markers of a colour
+        are as they were.
+    """
+    order = [*TARGET_MARKERS.values(), *OTHER_MARKERS, *METHOD_MARKERS.values()]
+    shaded = []
+    for look in looks:
+        alike = {other.marker for other in looks if other.colour == look.colour}
+        if len(alike) > 2:
+            place = _place(order.index(look.marker), sorted(map(order.index, alike)))
+            look = replace(look, colour=_shaded(look.colour, place))
+        shaded.append(look)
+    return shaded
 
 
 _STUDY: ContextVar[Mapping[str, Look]] = ContextVar("the looks of a study's cells")

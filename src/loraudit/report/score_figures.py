@@ -41,14 +41,18 @@ from loraudit.report.figure_style import (
     subjects,
 )
 from loraudit.report.formatting import label_words, shown_name
-from loraudit.report.looks import Look, cell_looks
+from loraudit.report.looks import Look, cell_looks, lines_apart
 from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
 
 PUBLISHED_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (1, 3)))
 FAR = 0.5
 FOOT = 0.15
-"""A majority class further below a panel than `FAR` of its height is said in words, at its foot."""
+"""A head or majority class further below a panel than `FAR` of its height is said in words, at its
+foot, of which each takes the share `FOOT`."""
+MANY_LINES, BESIDE = 4, 0.07
+"""From how many lines on those of one rank are drawn beside each other, in higher panels, and how
+far apart, as a share of a doubling of the rank."""
 FULL = "32"
 """The name of a base that is not quantised, on the axis of bits."""
 
@@ -113,17 +117,24 @@ def _scored(rows: pd.DataFrame) -> str:
 def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
     """Split adapter runs into lines: name, look and runs of each method, target set and label.
 
-    A line looks as its cell of the highest rank.
+    A method's are in the order of what they train. A line looks as its cell of the highest rank;
+    many of one colour are told apart by its shade.
     """
     adapters = runs[runs["rank"].notna() & (runs.method != "published")]
     keys = ["method", "targets", "label"]
     parts = [part for _, part in adapters.groupby(keys, dropna=False, sort=False)]
+    methods = numbered(adapters.method)
+    parts.sort(key=lambda part: (methods[part.method.iloc[0]], _size(part)))
     highest = [part.loc[part["rank"].idxmax()].to_dict() for part in parts]
     looks = cell_looks(adapters.to_dict("records"))
-    return [
-        (_line_name(cell), looks[cell_name(cell)], part)
-        for cell, part in zip(highest, parts, strict=True)
-    ]
+    apart = lines_apart([looks[cell_name(cell)] for cell in highest])
+    names = map(_line_name, highest)
+    return list(zip(names, apart, parts, strict=True))
+
+
+def _size(line: pd.DataFrame) -> float:
+    """Return the trained parameters per rank of a line, which grow with its target set."""
+    return round((line.parameters / line["rank"]).median())
 
 
 def _line_name(first: dict) -> str:
@@ -209,7 +220,8 @@ def hero(tidy: pd.DataFrame) -> Figure:
     across = 1 if len(parts) < 3 else 2  # tasks beside each other
     down = math.ceil(len(parts) / across)
     with plt.rc_context({**STYLE, "axes.titlesize": 7, "axes.labelsize": 7}):
-        size = (COLUMN * across, 0.75 + 1.55 * down)
+        many = any(_aside(_lines(runs)) for _, runs, _ in parts)
+        size = (COLUMN * across, 0.75 + (2.0 if many else 1.55) * down)
         figure, grid = plt.subplots(down, across * len(shown), figsize=size, squeeze=False)
         panels = grid.reshape(down * across, len(shown))
         for unused in panels[len(parts) :].flat:
@@ -226,12 +238,17 @@ def _hero_row(
     """Draw the panels of one task and model, `row`, by what they are drawn over."""
     both = pd.concat([runs, numbers])
     choice = _shown(both)
+    baselines = _baselines(runs)
+    low = [one for one in baselines if one[2].method.iloc[0] in names_of(trains="head")]
     for x, axes in row.items():
         axes.sharey(next(iter(row.values())))
-        for label, look, part in _lines(runs):
-            draw_means(axes, part[x], part[choice], look, label)
-            mark_collapsed(axes, part[x], part, choice)
-        for label, look, part in _baselines(runs):
+        lines = _lines(runs)
+        aside = _aside(lines) if x == "rank" else {}
+        for label, look, part in lines:
+            at = part[x] * aside.get(_place(look), 1)
+            draw_means(axes, at, part[choice], look, label)
+            mark_collapsed(axes, at, part, choice)
+        for label, look, part in baselines[: len(baselines) - len(low)]:
             if part[x].isna().all():
                 _band(axes, label, look, part[choice])
             else:
@@ -247,39 +264,81 @@ def _hero_row(
     for axes in others:
         axes.tick_params(labelleft=False)
     _sampling_error([first, *others][-1], runs, choice)
-    _majority(row.values(), runs)
+    _below(row.values(), runs, [(label, look, part[choice]) for label, look, part in low])
     first.set_title(textwrap.fill(name, TITLE), loc="left")
     metric = runs.metric.iloc[0]
     score_axis(first, f"{metric}, {epoch_name(runs, choice)}", metric)
 
 
+def _place(look: Look) -> tuple:
+    """Return what a line shares with PEFT's twins of it, and with no other."""
+    return look.marker, look.colour
+
+
+def _aside(lines: list[tuple[str, Look, pd.DataFrame]]) -> dict[tuple, float]:
+    """Return the factors by which lines' ranks are moved, so that many do not hide each other."""
+    places = numbered(_place(look) for _, look, _ in lines)
+    if len(places) < MANY_LINES:
+        return {}
+    middle = (len(places) - 1) / 2
+    return {name: 2 ** (BESIDE * (place - middle)) for name, place in places.items()}
+
+
 def _rank_axis(axes: plt.Axes, runs: pd.DataFrame) -> None:
     """Make x the rank, in powers of two, with a tick at each that was trained (eight at most)."""
-    ranks = sorted(runs["rank"].dropna().unique())
+    ranks = _ticked(runs["rank"].dropna().unique())
     axes.set_xscale("log", base=2)
     step = math.ceil(len(ranks) / 8)
     axes.set_xticks(ranks[::step], [f"{rank:g}" for rank in ranks[::step]])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _majority(row: Iterable[plt.Axes], runs: pd.DataFrame) -> None:
-    """Draw the score of answering each row with the most frequent class, where it is known.
+def _ticked(ranks: Iterable[float]) -> list[float]:
+    """Return the ranks that have a tick: none next to another, and powers of two before others."""
+    ticked: list[float] = []
+    for rank in sorted(ranks, key=lambda rank: (not math.log2(rank).is_integer(), rank)):
+        if all(abs(math.log2(rank / other)) >= 0.5 for other in ticked):
+            ticked.append(rank)
+    return sorted(ticked)
 
-    `row` are panels of one y axis that have all else. Where the score is more than `FAR` below,
-    it is said in words at their foot, and the axis starts above it.
+
+def _below(
+    row: Iterable[plt.Axes], runs: pd.DataFrame, low: Iterable[tuple[str, Look, pd.Series]] = ()
+) -> None:
+    """Draw what scores low: heads without adapter, and the majority class where it is known.
+
+    `row` are panels of one y axis that have all else, `low` the names, looks and scores of the
+    former. What is more than `FAR` of their height below them is said in words at their foot, and
+    the axis starts above it.
     """
-    scores, (first, *others) = _majority_scores(runs), row
-    if not len(scores):
-        return
-    score, (low, high) = scores.iloc[0], first.get_ylim()
-    if low - score <= FAR * (high - low):
-        for axes in (first, *others):
-            axes.axhline(score, color="0", linestyle=":", linewidth=1, label="majority class")
-        return
-    first.set_ylim(low - FOOT * (high - low), high)
-    said = f"majority class: {units.with_unit(units.metric_of(runs), score)}"
-    place = {"transform": first.transAxes, "ha": "left", "va": "bottom", "fontsize": SMALL}
-    first.text(0.03, 0.02, said, **place)
+    (first, *others), said, metric = row, [], units.metric_of(runs)
+    for name, look, scores in low:
+        if _near(first, scores.max()):
+            for axes in (first, *others):
+                _band(axes, name, look, scores)
+        else:
+            said.append(f"{name}: {units.with_unit(metric, scores.mean())}")
+    for score in _majority_scores(runs).head(1):
+        if _near(first, score):
+            line = {"color": "0", "linestyle": ":", "linewidth": 1, "label": MAJORITY}
+            for axes in (first, *others):
+                axes.axhline(score, **line)
+        else:
+            said.append(f"{MAJORITY}: {units.with_unit(metric, score)}")
+    if said:
+        bottom, top = first.get_ylim()
+        first.set_ylim(bottom - FOOT * len(said) * (top - bottom), top)
+        place = {"transform": first.transAxes, "ha": "left", "va": "bottom", "fontsize": SMALL}
+        first.text(0.03, 0.02, "\n".join(said), **place)
+
+
+MAJORITY = "majority class"
+
+
+def _near(axes: plt.Axes, score: float) -> bool:
+    """Tell whether a score is near enough to what a panel shows to be drawn in it."""
+    low, high = axes.get_ylim()
+    return low - score <= FAR * (high - low)
 
 
 def _majority_scores(runs: pd.DataFrame) -> pd.Series:
@@ -341,7 +400,7 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
                 draw_means(axes, part.rows_train, part[choice], look, _method_name(*cell))
                 mark_collapsed(axes, part.rows_train, part, choice)
             _published(axes, numbers, "rows_train", choice)
-            _majority([axes], runs)
+            _below([axes], runs)
             decades(axes, runs.rows_train)
             axes.set_title(textwrap.fill(name, TITLE), loc="left")
             axes.set_xlabel("training rows")
@@ -402,7 +461,7 @@ def score_vs_bits(table: pd.DataFrame) -> Figure:
                 at = line.place + step * (order[name] - (len(order) - 1) / 2)
                 draw_means(axes, at, line[choice], looks[name], shown_name(name), joined=False)
                 mark_collapsed(axes, at, line, choice)
-            _majority([axes], part)
+            _below([axes], part)
             axes.set_xticks(range(len(names)), names)
             axes.set_xlim(-0.5, len(names) - 0.5)
             for edge in range(len(names) - 1):

@@ -20,6 +20,7 @@ from loraudit.report.looks import (
     METHOD_COLOURS,
     TARGET_MARKERS,
     cell_looks,
+    lines_apart,
     look_of,
     tint,
 )
@@ -150,25 +151,36 @@ MOST_CELLS = 7
 def stable_rank(table: pd.DataFrame) -> Figure:
     """Draw the stable rank of Delta W over the layer: a line of means per cell, a dot per seed.
 
-    The first cells are drawn; the others are in the table only.
+    Of more than `MOST_CELLS` cells those of one rank are drawn, that of the most target sets; the
+    others are in the table only.
     """
     table = stable_rank_rows(table)
-    cells = table[SERIES].drop_duplicates().to_dict("records")
-    looks = cell_looks({**cell, "method": "lora"} for cell in cells[:MOST_CELLS])
+    every = table[SERIES].drop_duplicates().to_dict("records")
+    cells = _of_one_rank(every) if len(every) > MOST_CELLS else every
+    looks = lines_apart(list(cell_looks({**cell, "method": "lora"} for cell in cells).values()))
     lines = _lines(cells)
     with plt.rc_context(STYLE):
         figure, panels = _matrix_panels(table, "layer", "stable rank of ΔW")
         for axes, part in panels:
-            for cell, look in zip(cells, looks.values(), strict=False):
+            for cell, look in zip(cells, looks, strict=True):
                 rows = part[(part[SERIES] == pd.Series(cell)).all(axis=1)]
                 axes.scatter(rows.layer, rows.stable_rank, s=5, alpha=0.4, **look.dots())
                 means = rows.groupby("layer").stable_rank.mean()
                 marks = look.marks() | {"linestyle": lines.get(cell["targets"], look.line)}
                 axes.plot(means.index, means, label=_series_title(cell), **marks)
-        hidden = len(cells) - MOST_CELLS
+        hidden = len(every) - len(cells)
         title = f"{hidden} further cells are in the table" if hidden > 0 else None
         legend(figure, title)
     return figure
+
+
+def _of_one_rank(cells: list[dict]) -> list[dict]:
+    """Return the cells of the rank that has the most target sets, the highest of several."""
+    sets: dict[float, set] = {}
+    for cell in cells:
+        sets.setdefault(cell["rank"], set()).add(cell["targets"])
+    rank = max(sets, key=lambda rank: (len(sets[rank]), rank))
+    return [cell for cell in cells if cell["rank"] == rank][:MOST_CELLS]
 
 
 def _lines(cells: list[dict]) -> dict[str, str | tuple]:

@@ -5,6 +5,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name, label_text
 from loraudit.analysis.cost import without_twins
@@ -20,8 +21,9 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
-from loraudit.report.formatting import shown_name, values_text
+from loraudit.report.formatting import label_words, shown_name, values_text
 from loraudit.report.looks import Look, cell_looks
+from loraudit.studies.methods import METHODS
 
 CURVE = ["method", "rank", "targets", "label", "other"]
 """Columns of a curve: a cell, and the other values that were tried with the learning rates."""
@@ -37,29 +39,76 @@ def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
 def tuning(table: pd.DataFrame) -> Figure:
     """Draw the score over the learning rate: a curve of means per cell, a dot per seed.
 
-    A ring marks the chosen rate of each cell, a cross in it one at the edge of what was tried. Runs
-    that collapsed have an asterisk. A rate at which a run diverged has no mean, and a mark on the
-    axis.
+    A task and model with more than `MOST_CURVES` has a panel for each method and target set. A ring
+    marks the chosen rate of each cell, a cross in it one at the edge of what was tried. Runs that
+    collapsed have an asterisk. A rate at which a run diverged has no mean, and a mark on the axis.
     """
-    groups = subjects(table)
     looks = _looks(table)
+    panels = [panel for _, part in subjects(table) for panel in _panels(part)]
+    split = any(own for _, _, own in panels)
+    across = 2 if split else 1
+    down = -(-len(panels) // across)
     with plt.rc_context(STYLE):
-        size = (WIDTH, 0.6 + 2.3 * len(groups))
-        figure, column = plt.subplots(len(groups), 1, figsize=size, squeeze=False)
-        for (axes,), ((task, model), part) in zip(column, groups, strict=True):
-            for _, curve in part.groupby(CURVE, dropna=False, sort=False):
-                _curve(axes, curve, looks)
-            axes.set_xscale("log")
-            axes.set_xlabel("learning rate")
-            axes.set_title(textwrap.fill(f"{task}, {model}", 2 * TITLE), loc="left")
-            score_axis(axes, "score on selection rows", units.metric_of(part))
-        column[-1, 0].scatter([], [], **RING, label="chosen")
+        size = (WIDTH, 0.6 + (2.0 if split else 2.3) * down)
+        shared = split and len({units.metric_of(part) for _, part, _ in panels}) == 1
+        figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharey=shared)
+        for unused in grid.flat[len(panels) :]:
+            unused.set_axis_off()
+        for axes, (title, part, own) in zip(grid.flat, panels, strict=False):
+            _panel(axes, part, looks, own)
+            axes.set_title(textwrap.fill(title, 2 * TITLE // across), loc="left")
+            if axes in grid[:, 0] or not shared:
+                score_axis(axes, "score on selection rows", units.metric_of(part))
+        last = grid[-1, 0]
+        last.scatter([], [], **RING, label="chosen")
         if _diverged(table).any():
-            column[-1, 0].scatter([], [], **DOWN, color="0.1", label="diverged (counts as worst)")
+            last.scatter([], [], **DOWN, color="0.1", label="diverged (counts as worst)")
         if any(map(label_text, table.at_edge)):
-            column[-1, 0].scatter([], [], **CROSS, label="at the edge of what was tried")
+            last.scatter([], [], **CROSS, label="at the edge of what was tried")
         legend(figure, f"curves: means over {seeds(table, [*SUBJECT, *CURVE])}")
     return figure
+
+
+MOST_CURVES = 12
+"""Curves that one panel can show."""
+
+
+def _panels(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame, bool]]:
+    """Split a task and model's trials into panels: title, rows, and whether it has its own legend.
+
+    What trains no adapter shares the last panel.
+    """
+    first = part.iloc[0]
+    where = f"{first.task}, {first.model}"
+    if part.groupby(CURVE, dropna=False).ngroups <= MOST_CURVES:
+        return [(where, part, False)]
+    adapters = part[part["rank"].notna()]
+    panels = [
+        (f"{where}: {METHODS[method].label} {targets}", rows, True)
+        for (method, targets), rows in adapters.groupby(["method", "targets"], sort=False)
+    ]
+    others = part[part["rank"].isna()]
+    return [*panels, (f"{where}: no adapter", others, True)] if len(others) else panels
+
+
+def _panel(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look], own: bool) -> None:
+    """Draw one panel's curves; in a legend of its own it names them without method and targets."""
+    shown = []
+    part = part.sort_values("rank", kind="stable") if own else part
+    for _, curve in part.groupby(CURVE, dropna=False, sort=False):
+        line = _curve(axes, curve, looks)
+        first = curve.iloc[0].to_dict()
+        rest = ", ".join(filter(None, [label_text(first["label"]), label_text(first["other"])]))
+        name = f"r{first['rank']:g} {rest}" if first["rank"] == first["rank"] else line.get_label()
+        shown.append((line, label_words(name).strip()))
+    if own:
+        lines, names = zip(*shown, strict=True)
+        columns = 2 if len(names) > 3 and max(map(len, names)) < 6 else 1
+        axes.legend(lines, names, loc="lower left", ncols=columns)
+        for line in lines:
+            line.set_label("_nolegend_")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
 
 
 RING = {"s": 55, "facecolors": "none", "edgecolors": "0.1", "linewidths": 1, "zorder": 3}
@@ -79,7 +128,8 @@ def _looks(table: pd.DataFrame) -> dict[str, Look]:
     return {_name(curve): looks[cell_name(other)] for curve, other in both}
 
 
-def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, Look]) -> None:
+def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, Look]) -> Line2D:
+    """Draw one cell's curve, and return its line of means."""
     first = curve.iloc[0]
     name = _name(first.to_dict())
     look = looks[name]
@@ -90,13 +140,15 @@ def _curve(axes: plt.Axes, curve: pd.DataFrame, looks: dict[str, Look]) -> None:
     marked = curve.assign(score_collapsed=curve.get("collapsed", False))
     mark_collapsed(axes, curve.learning_rate, marked, "score")
     axes.scatter(curve.learning_rate, curve.score, s=7, alpha=0.75, **look.dots())
-    axes.plot(means.index, means, linestyle=look.line, label=shown_name(name), **look.marks())
+    drawn = {"linestyle": look.line, "label": shown_name(name), **look.marks()}
+    (line,) = axes.plot(means.index, means, **drawn)
     chosen = curve[curve.chosen]
     if len(chosen):
         at = chosen.learning_rate.iloc[0]
         axes.scatter([at], [means[at]], **RING)
         if "learning_rate" in label_text(chosen.at_edge.iloc[0]):
             axes.scatter([at], [means[at]], **CROSS)
+    return line
 
 
 def _diverged(table: pd.DataFrame) -> pd.Series:
