@@ -202,7 +202,10 @@ def test_belief_names_what_speaks_against_the_answer():
     assert said["Seeds"].startswith("3 per cell, 5 cells. Few")
     assert "t/m/lora_8/s1" in said["Sick runs"] and "t/m/x/s0" in said["Sick runs"]
     assert said["Machine"] == "Xeon, 15 minutes of run time in all."
-    assert said["Tuned"].startswith("Untuned: ")
+    assert said["Tuned"].startswith("Untuned: ") and "edge" not in said["Tuned"]
+    own = sick.assign(at_edge=["learning_rate", *[""] * (len(sick) - 1)])
+    edge = dict(belief(small_study(), told(runs=own), {}))["Tuned"]
+    assert "chosen values of 1 of 5 cells lie at the edge of what was tried" in edge
     well = dict(belief(small_study(), told(), {}))
     here = "All 4 runs of the study are here. No run collapsed and none failed."
     assert well["Sick runs"] == here

@@ -27,7 +27,7 @@ from loraudit.report.formatting import (
     shown_name,
     values_text,
 )
-from loraudit.report.page_facts import largest_switch, sick_facts
+from loraudit.report.page_facts import edge_fact, largest_switch, sick_facts
 from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.claims import QUANTITIES
@@ -325,11 +325,12 @@ def belief(
     """
     runs = tables["runs"]
     told = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study))
+    tuned = told or "Settings were chosen on rows held out of the training split."
     sick = sick_facts(runs, tables["missing"]) or ["No run collapsed and none failed."]
     facts = [
         ("Seeds", _seeds(runs)),
         ("Rows", rows_fact(runs)),
-        ("Tuned", told or "Settings were chosen on rows held out of the training split."),
+        ("Tuned", " ".join(filter(None, [tuned, edge_fact(runs)]))),
         ("Sick runs", " ".join([_present(study, runs, tables["missing"]), *sick])),
         ("Comparable", _comparable(tables["verdicts"])),
         ("Machine", _machine(runs, machines)),

@@ -85,15 +85,22 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
         gap = (fractions.best - fractions.selected).mean()
         said.append(f"Best is {points(gap)} points above selected on average: its optimism.")
     said += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in advice(study)]
-    at_edge = runs.get("at_edge", pd.Series("", runs.index)).astype(object).fillna("").astype(bool)
-    if at_edge.any():
-        cells = runs[at_edge].drop_duplicates(CELL)
-        names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
-        said.append(
-            f"The chosen values of {len(cells)} cells lie at the edge of what was tried, so that "
-            f"better ones may lie beyond: {names}."
-        )
+    if edge := edge_fact(runs):
+        said.append(edge)
     return " ".join(said)
+
+
+def edge_fact(runs: pd.DataFrame) -> str:
+    """Count and name the cells whose chosen values lie at the edge; "" where none do."""
+    at_edge = runs.get("at_edge", pd.Series("", runs.index)).astype(object).fillna("").astype(bool)
+    if not at_edge.any():
+        return ""
+    cells, total = runs[at_edge].drop_duplicates(CELL), len(runs.drop_duplicates(CELL))
+    names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
+    return (
+        f"The chosen values of {of_which(len(cells), total, 'cells')} lie at the edge of what was "
+        f"tried, so that better ones may lie beyond: {names}."
+    )
 
 
 def _made_by(runs: pd.DataFrame, choice: str) -> str:
