@@ -11,11 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from loraudit.base.files import write_text
-from loraudit.report.figure_style import STYLE, save
+from loraudit.report.figure_style import STYLE, WIDTH, save
 from loraudit.report.formatting import markdown
 from loraudit.report.looks import MUTED
 
-MARKERS = {"loraudit": "o", "peft+trainer": "^"}
 TOOLS = {"loraudit": "loraudit", "peft+trainer": "PEFT + Trainer"}
 PRECISIONS = ("fp32", "tf32", "bf16")
 SHOWN = ["device", "model", "tokens", "precision", "compute", "tool", "runs_per_gpu",
@@ -63,8 +62,12 @@ def draw(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     both = both[both.compute.eq("fast") & both.precision.ne("tf32")]
     shared = both.runs_per_gpu.max() > 1
     with plt.rc_context(STYLE):
-        size = (7.5 if shared else 5.6, 2.7)
-        figure, panels = plt.subplots(1, 3 if shared else 2, figsize=size, layout="constrained")
+        rows = 2 if shared else 1
+        size = (WIDTH, 0.5 + 2.2 * rows)
+        figure, grid = plt.subplots(rows, 2, figsize=size, layout="constrained", squeeze=False)
+        panels = grid.ravel()
+        for axes in panels[3:]:
+            axes.axis("off")
         for axes, model in zip(panels, ("roberta-base", "roberta-large"), strict=False):
             _by_tokens(axes, one[one.model == model])
             axes.set_title(f"{model}'s shape")
@@ -93,7 +96,7 @@ def _lines(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
         axes.errorbar(
             part[x], middle, yerr=[middle - part.q1, part.q3 - middle],
             label=f"{TOOLS[tool]}, {precision}", color=MUTED[2 * PRECISIONS.index(precision)],
-            marker=MARKERS[tool], markersize=4, capsize=2,
+            marker="o", markersize=4, capsize=2,
             markerfacecolor=None if tool == "loraudit" else "white",
             linestyle="-" if tool == "loraudit" else "--",
         )  # fmt: skip

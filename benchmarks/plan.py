@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 from loraudit.adapters import inject
 from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import write_json, write_text
-from loraudit.report.figure_style import STYLE, save
+from loraudit.report.figure_style import STYLE, WIDTH, save
 from loraudit.report.formatting import markdown
 from loraudit.report.looks import MUTED, TARGET_MARKERS
 from loraudit.studies.expand import load_study
@@ -258,7 +258,7 @@ def draw(table: pd.DataFrame) -> Figure:
     """Draw seconds and peak memory over the number of runs, both axes logarithmic."""
     panels = {"cpu_seconds": "CPU seconds", "peak_mib": "peak memory, MiB"}
     with plt.rc_context(STYLE):
-        figure, row = plt.subplots(1, len(panels), figsize=(8.2, 3.4), layout="constrained")
+        figure, row = plt.subplots(1, len(panels), figsize=(WIDTH, 2.6), layout="constrained")
         for axes, (column, label) in zip(row, panels.items(), strict=True):
             for number, (what, part) in enumerate(table.groupby("what", sort=False)):
                 look = {"color": MUTED[number % len(MUTED)], "markersize": 4}

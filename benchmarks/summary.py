@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from loraudit.base.files import write_atomic, write_text
 from loraudit.base.provenance import environment
-from loraudit.report.figure_style import STYLE, save
+from loraudit.report.figure_style import STYLE, WIDTH, save
 from loraudit.report.formatting import markdown
 from loraudit.report.looks import Look, look_of
 
@@ -148,17 +148,17 @@ def draw(folder: Path) -> tuple[Figure, pd.DataFrame]:
     cores = pd.read_csv(folder / "cores.csv")
     tables = []
     with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(2, 4, figsize=(7.5, 4.2), layout="constrained")
+        figure, grid = plt.subplots(3, 3, figsize=(WIDTH, 5.4), layout="constrained")
         for column, (axis, part) in enumerate(growth.groupby("axis", sort=False)):
             for row, unit in enumerate(("ms", "MiB")):
                 tables.append(_lines(grid[row][column], part, axis, unit))
         grid[0][0].set_ylabel("a training step, ms")
-        grid[1][0].set_ylabel("memory above the model, MiB")
-        tables.append(_lines(grid[0][3], cores, "runs of a study", "seconds"))
-        grid[0][3].set_ylabel("wall time, s")
-        grid[1][3].axis("off")
-        for place, axes in (("upper center", grid[0][0]), ("lower center", grid[0][3])):
-            grid[1][3].add_artist(grid[1][3].legend(*axes.get_legend_handles_labels(), loc=place))
+        grid[1][0].set_ylabel("memory above the\nmodel, MiB")
+        tables.append(_lines(grid[2][0], cores, "runs of a study", "seconds"))
+        grid[2][0].set_ylabel("wall time, s")
+        for named, empty in ((grid[2][0], grid[2][1]), (grid[0][0], grid[2][2])):
+            empty.axis("off")
+            empty.legend(*named.get_legend_handles_labels(), loc="center left")
     return figure, pd.concat(tables, ignore_index=True)
 
 
