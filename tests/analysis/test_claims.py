@@ -356,7 +356,7 @@ def test_cells_that_chose_a_value_at_the_edge_of_what_was_tried_are_named():
     made = evidence(cell([0.8, 0.81], columns=edge), cell([0.7, 0.72], targets="q"))
     row = claim_verdicts(made, [claim(**BETTER)]).iloc[0]
     assert row.edge == "lora r8 q+v in learning rate"
-    said = "at the edge of what was tried: lora r8 q+v in learning rate"
+    said = "at the edge of what was tried: LoRA (ours) r8 q+v in learning rate"
     assert said in remarks(row.to_dict()) and said not in remarks({**row, "edge": ""})
 
 

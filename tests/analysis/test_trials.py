@@ -114,7 +114,7 @@ def test_without_tuned_full_fine_tuning_there_is_no_ratio_and_without_trials_no_
 
 def test_values_are_written_for_readers():
     text = values_text(json.dumps({"learning_rate": 1e-4, "alpha": 16.0, "schedule": "linear"}))
-    assert text == "learning_rate 0.0001, alpha 16, schedule linear"
+    assert text == "learning rate 0.0001, alpha 16, schedule linear"
 
 
 def test_runs_that_diverged_are_counted_and_their_values_named():
@@ -126,7 +126,7 @@ def test_runs_that_diverged_are_counted_and_their_values_named():
     assert json.loads(row.chosen) == {"learning_rate": 1e-3}
     assert (row.diverged, row.all_diverged) == (0, 1)
     shown = tuning_table(found)
-    assert shown["diverged (counted as the worst)"].tolist() == ["1 at learning_rate 0.01"]
+    assert shown["diverged (counted as the worst)"].tolist() == ["1 at learning rate 0.01"]
     assert "of which diverged" not in shown
     well = tuning_table(chosen_settings(table.assign(diverged=False)))
     assert "diverged (counted as the worst)" not in well

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loraudit.report.formatting import shown_name
+from loraudit.report.formatting import shown_cells, shown_name
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,13 @@ from loraudit.report.formatting import shown_name
 )
 def test_a_cell_is_named_for_readers(name, shown):
     assert shown_name(name) == shown
+
+
+def test_cells_that_a_text_names_are_written_for_readers():
+    assert shown_cells("lora r8 q+v minus full_saved") == (
+        "LoRA (ours) r8 q+v minus full fine-tuning (saved)"
+    )
+    assert shown_cells("peft r4 all peft-use_doraTrue in learning rate; head in epochs") == (
+        "LoRA (PEFT) r4 all dora in learning rate; head only in epochs"
+    )
+    assert shown_cells("alpha over the rank") == "alpha over the rank"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from loraudit.analysis.claims import SCOPE_NOT_KNOWN, claim_verdicts
 from loraudit.analysis.evidence import of_study
-from loraudit.report.formatting import cell_text, counted
+from loraudit.report.formatting import cell_text, counted, shown_cells
 from loraudit.studies.claims import QUANTITIES, load_all_claims
 from loraudit.studies.reference import load_models
 from loraudit.studies.study import Study
@@ -183,7 +183,7 @@ def remarks(row: dict) -> list[str]:
     if row["parts"]:
         epoch = cell_text(row["epoch"])
         of_epoch = f", {epoch} epoch" if epoch else ""
-        said.append(f"{cell_text(row['part'])} ({cell_text(row['how'])}{of_epoch})")
+        said.append(f"{shown_cells(cell_text(row['part']))} ({cell_text(row['how'])}{of_epoch})")
     if row["verdict"] != row["unadjusted"] and row["parts"]:
         said.append(f"{row['unadjusted']} before the correction for {row['family']:g} tests")
     if row["verdict"] == "undecided" and row["smallest"] == row["smallest"]:
@@ -203,7 +203,7 @@ def remarks(row: dict) -> list[str]:
     if sick := cell_text(row["sick"]):
         said.append(f"collapsed: {sick}")
     if edge := cell_text(row.get("edge")):  # tables of earlier versions have no such column
-        said.append(f"at the edge of what was tried: {edge}")
+        said.append(f"at the edge of what was tried: {shown_cells(edge)}")
     if unlike := cell_text(row["unlike"]):
         said.append(f"also differ in {unlike.replace('_', ' ')}")
     said += [cell_text(row["caution"]), cell_text(row["note"])]

@@ -32,7 +32,7 @@ LABELS = {
     r"alpha-?times_rank([\d.]+)": r"alpha = \1r",
     r"alpharank\b": "alpha = r",
     r"base_bits(\d+)": r"\1 bits",
-    r"\bpeft-(?:use_)?(\w+?)(?:True)?(?=-|$)": r"\1",
+    r"\bpeft-(?:use_)?(\w+?)(?:True)?(?=[- ]|$)": r"\1",
 }
 """Labels that a study's axes make, and what readers see in their place."""
 
@@ -48,6 +48,11 @@ def shown_name(name: str) -> str:
     """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning"."""
     method, _, rest = name.partition(" ")
     return f"{METHODS[method].label} {label_words(rest)}".strip() if method in METHODS else name
+
+
+def shown_cells(text: str) -> str:
+    """Write all cells that a text names for readers: "full fine-tuning minus head only"."""
+    return "".join(map(shown_name, re.split(r"( minus | over |; )", text)))
 
 
 def cell_words(row: dict[str, Any], shown: Iterable[str]) -> str:
@@ -118,7 +123,7 @@ def _escaped(value: Any) -> Any:
 
 
 def values_text(values: str, without: str = "") -> str:
-    """Write the values of a trial for readers: "learning_rate 0.001, alpha 16".
+    """Write the values of a trial for readers: "learning rate 0.001, alpha 16".
 
     Args:
         values: a JSON object, or "".
@@ -126,4 +131,6 @@ def values_text(values: str, without: str = "") -> str:
     """
     content = json.loads(values) if values else {}
     numbers = {k: f"{v:g}" if isinstance(v, int | float) else str(v) for k, v in content.items()}
-    return ", ".join(f"{name} {value}" for name, value in numbers.items() if name != without)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in numbers.items() if name != without
+    )

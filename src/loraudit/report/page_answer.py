@@ -24,6 +24,7 @@ from loraudit.report.formatting import (
     interval_or_why,
     of_which,
     points,
+    shown_cells,
     shown_name,
     values_text,
 )
@@ -114,7 +115,7 @@ def _claim(row: dict) -> str:
     statement = row["statement"].rstrip(".")
     effect = effect_words(row)
     if effect and row["unit"] == "number":  # a bare number does not say what it is of
-        statement += f" ({QUANTITIES[row['quantity']].label}; {row['part']})"
+        statement += f" ({QUANTITIES[row['quantity']].label}; {shown_cells(row['part'])})"
     return f"{statement}: {effect}, n = {row['n']:g}" if effect else statement
 
 
@@ -193,7 +194,7 @@ def _chosen(rows: pd.DataFrame) -> Answer:
     ):
         names = [_cell_words(cell) for cell in cells.to_dict("records")]
         who = f"{len(names)} cells" if len(names) > MOST_CHOSEN else " and ".join(names)
-        texts.append(f"{values_text(chosen).replace('_', ' ')} for {who}")
+        texts.append(f"{values_text(chosen)} for {who}")
     return Answer(f"Of the values that were tried, held-out rows chose {'; '.join(texts)}.")
 
 

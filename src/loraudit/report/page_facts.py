@@ -18,7 +18,7 @@ from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import counted, in_points, of_which, p_value, points
+from loraudit.report.formatting import counted, in_points, of_which, p_value, points, shown_name
 from loraudit.report.page_tables import alpha_text, value_text
 from loraudit.report.tables import found_text, one_epoch
 from loraudit.studies.advice import advice, is_untuned
@@ -96,7 +96,7 @@ def edge_fact(runs: pd.DataFrame) -> str:
     if not at_edge.any():
         return ""
     cells, total = runs[at_edge].drop_duplicates(CELL), len(runs.drop_duplicates(CELL))
-    names = listed((cell_name(cell) for cell in cells.to_dict("records")), 6)
+    names = listed((shown_name(cell_name(cell)) for cell in cells.to_dict("records")), 6)
     return (
         f"The chosen values of {of_which(len(cells), total, 'cells')} lie at the edge of what was "
         f"tried, so that better ones may lie beyond: {names}."

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from loraudit.report.formatting import p_value
+from loraudit.report.formatting import label_words, p_value
 from loraudit.studies.accounts import protocols
 from loraudit.studies.names import targets_name
 from loraudit.studies.spec import AdapterSpec, RunSpec
@@ -190,6 +190,8 @@ def _as_text(value: object) -> str:
     if isinstance(value, dict):
         own = ", ".join(f"{_words(key)} {_as_text(said)}" for key, said in value.items())
         return str(value.get("name", own))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -198,7 +200,7 @@ def _decided_by(study: Study, values: list[str | None]) -> str:
     keys = {
         "method": [run.spec.facts.label for run in study.runs],
         "task": [run.spec.task.name for run in study.runs],
-        "variant": [run.label or "unlabelled" for run in study.runs],
+        "variant": [label_words(run.label) or "unlabelled" for run in study.runs],
     }
     for key, names in keys.items():
         rules = dict.fromkeys((n, v) for n, v in zip(names, values, strict=True) if v is not None)
@@ -285,7 +287,7 @@ def provenance_table(records: list[dict]) -> pd.DataFrame:
         for key, value in flat(environment):
             facts.setdefault(key, {})[_as_text(value)] = None
     return pd.DataFrame(
-        [{"fact": key, "value": ", ".join(values)} for key, values in facts.items()]
+        [{"fact": _words(key), "value": ", ".join(values)} for key, values in facts.items()]
     )
 
 

@@ -33,11 +33,13 @@ from loraudit.report import units
 from loraudit.report.formatting import (
     cell_text,
     interval,
+    label_words,
     markdown,
     of_which,
     p_value,
     percent,
     points,
+    shown_name,
     values_text,
 )
 from loraudit.report.table_registry import (
@@ -236,7 +238,7 @@ def tuning_table(rows: pd.DataFrame) -> pd.DataFrame:
         **_diverging(rows),
         "lead, points": [units.difference(*one) for one in zip(metrics, rows.lead, strict=True)],
         "over": [values_text(values) for values in rows.runner_up],
-        "at the edge": [label_text(edge) for edge in rows.at_edge],
+        "at the edge": [label_text(edge).replace("_", " ") for edge in rows.at_edge],
         "rate / full's": [
             "" if ratio != ratio else f"{ratio:.3g} [{low:.3g}, {high:.3g}]"
             for ratio, low, high in ratios
@@ -348,7 +350,7 @@ def contrast_table(contrasts: pd.DataFrame) -> pd.DataFrame:
     )
     columns = {
         **_subject_columns(contrasts),
-        "pair": [f"{row.left} - {row.right}" for row in rows],
+        "pair": [f"{shown_name(row.left)} - {shown_name(row.right)}" for row in rows],
         **_tested_difference(contrasts),
         **_tested_difference(task, "task: "),
         "n": [_both(row.n_left, row.n_right) for row in rows],
@@ -400,7 +402,7 @@ def aggregate_table(aggregates: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **({"model": list(aggregates.model)} if several else {}),
-            "pair": [f"{row.left} - {row.right}" for row in rows],
+            "pair": [f"{shown_name(row.left)} - {shown_name(row.right)}" for row in rows],
             "epoch": [row.epoch for row in rows],
             "tasks": [row.tasks for row in rows],
             "n": [row.n for row in rows],
@@ -498,7 +500,7 @@ def name_columns(rows: pd.DataFrame) -> dict[str, list]:
         "rank": ["" if rank != rank else f"{rank:g}" for rank in rows["rank"]],
         "targets": ["" if pd.isna(name) else name for name in rows.targets],
     }
-    labels = [label_text(label) for label in rows.label]
+    labels = [label_words(label_text(label)) for label in rows.label]
     return {**columns, **({"variant": labels} if any(labels) else {})}
 
 
