@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from conftest import script
+from loraudit.analysis.cells import cell_of
+from loraudit.report import figures
 from loraudit.report.figure_registry import study_figures
 from loraudit.report.products import REPORT, Places, products
 from loraudit.studies.study import Run, Study, read_study
@@ -43,13 +45,25 @@ def test_the_rules_programs_make_the_same(study):
     script("subspace", results=RESULTS, models="resources/models")
     script("claims", results=RESULTS)
     script("figures", results=RESULTS, figures=FIGURES)
-    figures = [FIGURES / f"{name}.svg" for name in study_figures(study)]
+    pictures = [FIGURES / f"{name}.svg" for name in study_figures(study)]
     manifest = "resources/tasks/words/manifest.json"
-    script("report", results=RESULTS, figures=figures, data=manifest, switches="study=small")
+    script("report", results=RESULTS, figures=pictures, data=manifest, switches="study=small")
     files = [path for made in products(study, Places(RESULTS, RESULTS, FIGURES))
              for path in made.files]  # fmt: skip
     # Section 7's decompositions are rounded otherwise with another number of threads.
     assert [found for path in files for found in COMPARE[path.suffix](path, before / path)] == []
+
+
+def test_pictures_made_elsewhere_show_the_cells_as_the_whole_study_does(
+    study, tmp_path, monkeypatch
+):
+    """`verify` drew the cells of a figure as they come, since there is no study.json beside it."""
+    drawn = []
+    monkeypatch.setattr(figures, "_draw", lambda *made: drawn.append(made[3]))
+    for product in products(study, Places(RESULTS, RESULTS, tmp_path)):
+        if product.name.startswith("picture"):
+            product.make()
+    assert drawn and all(cells == [cell_of(run) for run in study.runs] for cells in drawn)
 
 
 def test_each_product_comes_after_what_it_is_made_from(study, tmp_path):

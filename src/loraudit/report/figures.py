@@ -1,6 +1,6 @@
 """Make a figure of the registry: select its rows, thin them, draw and save them, describe them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from loraudit.report.figure_registry import FIGURES, Figure
 from loraudit.report.figure_style import nothing, save_picture, save_rows
 from loraudit.report.looks import study_looks
 from loraudit.report.thinning import thinned, write_note
-from loraudit.studies.study import read_study
+from loraudit.studies.study import Run, read_study
 
 
 def make_figure(figure: Figure, results: Path, stem: Path) -> None:
@@ -29,10 +29,10 @@ def make_rows(figure: Figure, results: Path, stem: Path) -> None:
     save_rows(rows, stem)
 
 
-def make_picture(figure: Figure, results: Path, stem: Path) -> None:
-    """Draw a figure to <stem>.svg and <stem>.png."""
+def make_picture(figure: Figure, results: Path, stem: Path, runs: Iterable[Run]) -> None:
+    """Draw a figure of a study of these runs to <stem>.svg and <stem>.png."""
     rows, note = drawn_rows(figure, read_tables(figure, results))
-    _draw(figure, rows, note, _cells(results), stem)
+    _draw(figure, rows, note, [cell_of(run) for run in runs], stem)
 
 
 def _draw(figure: Figure, rows: pd.DataFrame, note: str, cells: list[dict], stem: Path) -> None:

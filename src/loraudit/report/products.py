@@ -104,7 +104,7 @@ def products(
         made.append(_section7(study, places))
     made.append(_claims(study, places, measured))
     for figure in study_figures(study).values():
-        made += _figure(figure, places)
+        made += _figure(study, figure, places)
     return [*made, _report(study, places, switches or f"study={study.name}")]
 
 
@@ -112,15 +112,16 @@ def _files(folder: Path, names: Iterable[str], *suffixes: str) -> tuple[Path, ..
     return tuple(folder / f"{name}{suffix}" for name in names for suffix in suffixes)
 
 
-def _figure(figure: Figure, places: Places) -> list[Product]:
+def _figure(study: Study, figure: Figure, places: Places) -> list[Product]:
     """Return a figure as two products: the rows that it draws, and its picture."""
     inputs = tuple(places.results / table for table in figure.tables)
     stem = places.figures / figure.name
     rows, svg, png = (stem.with_suffix(suffix) for suffix in (".csv", ".svg", ".png"))
-    make = [partial(part, figure, places.results, stem) for part in (make_rows, make_picture)]
+    made = figure, places.results, stem
+    draw = partial(make_picture, *made, study.runs)
     return [
-        Product(f"rows of figure {figure.name}", inputs, (rows,), make[0]),
-        Product(f"picture of figure {figure.name}", inputs, (svg, png), make[1]),
+        Product(f"rows of figure {figure.name}", inputs, (rows,), partial(make_rows, *made)),
+        Product(f"picture of figure {figure.name}", inputs, (svg, png), draw),
     ]
 
 
