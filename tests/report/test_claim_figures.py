@@ -37,3 +37,23 @@ def test_a_long_name_does_not_reach_into_the_next_row():
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
     assert all(below.y1 <= above.y0 for above, below in pairwise(boxes))
+
+
+def test_a_row_that_reaches_far_does_not_hide_the_others():
+    """Two wide intervals of nine made points of all others."""
+    table = claim_rows(verdict_table())
+    row = table[~table.log.astype(bool)][:1]
+    near = {"effect": 0.01, "low": 0.0, "high": 0.02, "low90": 0.005, "high90": 0.015}
+    near |= {"region_low": 0.0, "region_high": float("inf"), "unit": "points"}
+    wide = {**near, "effect": 0.4, "low": -0.3, "high": 1.1, "low90": -0.2, "high90": 1.0}
+    many = pd.concat([row.assign(**near)] * 4 + [row.assign(**wide)])
+    figure = claims(many)
+    (axes,) = figure.axes
+    low, high = axes.get_xlim()
+    assert -1 < low < 0 and 2 < high < 4
+    arrows = [c for c in axes.collections if c.get_label() == "goes on beyond the axis"]
+    assert [c.get_offsets()[0].tolist() for c in arrows] == [[low, 4], [high, 4]]
+    (legend,) = figure.legends
+    assert "goes on beyond the axis" in [text.get_text() for text in legend.get_texts()]
+    (whole,) = claims(pd.concat([row.assign(**near), row.assign(**wide)])).axes
+    assert whole.get_xlim()[1] > 100 or whole.get_xlim()[0] < -20

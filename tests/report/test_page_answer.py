@@ -58,6 +58,13 @@ def test_the_best_adapter_stands_beside_a_probe_that_is_better_than_the_head():
     assert all(text.count(f"beside {name}") == 1 for name in ("full fine-tuning", "head only"))
 
 
+def test_full_fine_tuning_whose_weights_are_kept_is_a_baseline_too():
+    """The answer of a study with `full_saved` left full fine-tuning out."""
+    made = runs(**CELLS)
+    made["method"] = made.method.replace("full", "full_saved")
+    assert "beside full fine-tuning (saved) (open)" in best_cells(made).text
+
+
 def test_the_answer_of_an_untuned_study_says_so_beside_what_it_found():
     text = best_cells(runs(**CELLS), untuned=True).text
     assert text.endswith("beside head only (higher, untuned).") and "(open)" in text
@@ -147,7 +154,7 @@ def test_an_effect_without_a_unit_is_named_with_its_two_sides():
     named = {"unit": "number", "quantity": "amplification", "part": "lora r8 minus lora r1"}
     claims = verdict_table().head(1).assign(listed=True, **named)
     (said,) = answer(small_study(), told(claims=claims))[0].verdicts
-    assert "median over layers; lora r8 minus lora r1): " in said.text
+    assert "median over layers; LoRA (ours) r8 minus LoRA (ours) r1): " in said.text
 
 
 def test_collapsed_runs_of_the_best_adapter_are_counted_beside_its_score():

@@ -78,8 +78,7 @@ def _name(row: dict) -> str:
 
 def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     """Draw one unit's rows from top to bottom."""
-    lows, highs = zip(*(_ends(row) for row in rows), strict=True)
-    low, high = min(lows), max(highs)
+    low, high = _room(rows)
     if not bool(rows[0]["log"]):  # distances are seen beside that from 0
         low, high = min(low, 0), max(high, 0)
     margin = 0.06 * (high - low) or 1.0
@@ -96,6 +95,10 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
         face = colour if full else "white"
         effect = in_unit(row["effect"], row)
         axes.scatter([effect], [place], s=24, c=[face], edgecolors=colour, marker=marker, zorder=3)
+        beyond = {"color": colour, "clip_on": False, "linewidths": 0, "s": 22, "zorder": 3}
+        for edge, out, arrow in zip((low, high), _beyond(row, low, high), "<>", strict=True):
+            if out:
+                axes.scatter([edge], [place], marker=arrow, label=GOES_ON, **beyond)
         where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
         axes.annotate(_beside(row), (1.02, place), fontsize=SMALL, **where)
     axes.set_yticks(range(len(names)), names)
@@ -111,6 +114,29 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
         axes.axvline(0, color="0.2", linewidth=0.8)
     axes.set_xlim(max(low, 1e-9) if bool(rows[0]["log"]) else low, high)
     axes.set_xlabel(_axis(rows[0]))
+
+
+GOES_ON = "goes on beyond the axis"
+WIDE = 4.0
+"""How many times as far from 0 as the median row one reaches that does not stretch the axis."""
+
+
+def _room(rows: list[dict]) -> tuple[float, float]:
+    """Return the ends of a panel's axis; a few rows that reach far do not hide the others."""
+    ends = [_ends(row) for row in rows]
+    reach = [max(map(abs, both)) for both in ends]
+    most = WIDE * float(np.median(reach))
+    if bool(rows[0]["log"]):
+        most = math.inf
+    lows, highs = zip(*(b for b, far in zip(ends, reach, strict=True) if far <= most), strict=True)
+    return min(lows), max(highs)
+
+
+def _beyond(row: dict, low: float, high: float) -> tuple[bool, bool]:
+    """Tell whether a row's effect or interval goes on to the left and to the right of the axis."""
+    known = [row["effect"], *(possible(row, end) for end in ("low", "high"))]
+    shown = [in_unit(value, row) for value in known if np.isfinite(value)]
+    return min(shown) < low, max(shown) > high
 
 
 def _axis(row: dict) -> str:

@@ -44,7 +44,7 @@ MOST_CHOSEN = 2
 MOST_CONTRASTS = 3
 """Differences that are named at the top; the table below has all."""
 
-BASELINES = ("full", "head", "probe")
+BASELINES = ("full", "full_saved", "head", "probe")
 """The methods that the best adapter is set beside, the first cell of each that the study has."""
 
 
