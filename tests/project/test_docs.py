@@ -70,7 +70,47 @@ def test_the_readmes_tables_are_the_committed_ones():
 
 
 def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
-    """With verdicts, and with the number of collapsed runs."""
+    """With verdicts, seeds, and the number of cells at the edge of what was tried."""
+    text = " ".join(README.split())
+    folder = COMMITTED / "rank"
+    cells = pd.read_csv(folder / "summary.csv").set_index(["method", "rank", "targets"])
+
+    def score(*key: object) -> str:
+        cell = cells.loc[[key]].iloc[0]
+        assert cell.n == 5
+        return f"{100 * cell.selected_mean:.1f} ± {100 * cell.selected_sd:.1f} %"
+
+    one, eight = score("lora", 1, "q+v"), score("lora", 8, "q+v")
+    full = score("full_saved", float("nan"), float("nan"))
+    assert f"rank 1 on query and value scores {one}, rank 8 {eight} and full" in text
+    assert f"full fine-tuning {full}." in text
+    found = claim_effects(folder)
+    for name, word, said in (
+        (
+            "hu2022.rank-one-is-enough",
+            "contradicted",
+            'rank 8" is contradicted in small, {} points;',
+        ),
+        ("hu2022.not-below-full", "undecided", 'full fine-tuning" is undecided, {}.'),
+        ("hu2022.qv-beats-q", "supported", "half the rank beat query alone, {},"),
+        ("schulman2025.mlp-not-below-attention", "supported", "no worse than attention, {},"),
+    ):
+        effect, verdict = found[name]
+        assert verdict == f"{word} in small"
+        assert said.format(effect.removesuffix(" points")) in text, name
+    asked = pd.read_csv(folder / "claims.csv").query("listed")
+    assert f"[{len(asked)} claims](results/committed/rank/claims.md)" in text
+    tried = pd.read_csv(folder / "tuning.csv")
+    key = ["method", "rank", "targets"]
+    assert f"each of the {tried.groupby(key, dropna=False).ngroups} cells" in text
+    lowest = tried.groupby(key, dropna=False).learning_rate.transform("min")
+    edge = tried[tried.at_edge.notna()].drop_duplicates(key)
+    assert (edge.learning_rate == lowest[edge.index]).all()
+    assert f"{len(edge)} cells took the lowest" in text
+    assert set(tried.seed) == {100, 101} and "on two seeds" in text
+
+
+def test_what_the_pages_say_of_ten_seeds_are_the_committed_numbers():
     text = " ".join(README.split())
     folder = COMMITTED / "quickstart-tuning"
     cells = pd.read_csv(folder / "summary.csv", keep_default_na=False).astype(str)
@@ -81,9 +121,6 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
         assert cell.n == "10"
         return f"{100 * float(cell.last_mean):.1f} ± {100 * float(cell.last_sd):.1f} %"
 
-    one, eight = score("lora", "1.0", "q+v", ""), score("lora", "8.0", "q+v", "")
-    assert f"rank 1 scores {one}, rank 8 {eight}, and full fine-tuning" in text
-    assert f"full fine-tuning {score('full', '', '', '')}." in text
     unstable = ("lora", "1.0", "all", "")
     page = " ".join(Path("docs/fair_comparison.md").read_text().split())
     assert f"one of its ten seeds collapsed ({score(*unstable)})" in page
@@ -91,15 +128,10 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
     stable = (*unstable[:3], "as-in-the-quickstart")
     assert f"none of ten did ({score(*stable)})" in page
     assert cells.loc[stable].last_collapsed == "0"
-    ten, three = (claim_effects(COMMITTED / name) for name in ("quickstart-tuning", "quickstart"))
-    assert ten["hu2022.rank-one-is-enough"][1] == "undecided in small"
-    assert f"Rank 1 less rank 8 is {ten['hu2022.rank-one-is-enough'][0]}," in text
-    effect, verdict = ten["hu2022.not-below-full"]
-    assert f"full fine-tuning {effect.removesuffix(' points')}." in text
+    effect, verdict = claim_effects(folder)["hu2022.rank-one-is-enough"]
     assert verdict == "undecided in small"
-    effect, verdict = three["hu2022.not-below-full"]
-    assert f'calls the second "contradicted", {effect.removesuffix(" points")}:' in text
-    assert verdict == "contradicted in small"
+    said = f"leaves rank 1 against rank 8 undecided, {effect.removesuffix(' points')}"
+    assert f"ten seeds on 960 rows, {said}" in text
 
 
 def test_what_the_readme_says_of_the_frozen_head_are_the_committed_numbers():
@@ -330,7 +362,7 @@ def test_the_readme_is_one_screen_and_in_order():
         "make test ",
         "CPU only",
         "## What came out",
-        "With ten seeds",
+        "In small, rank 1 costs",
         "docs/assets/report.png",
         "## My machine",
         "![The rules",

@@ -103,7 +103,7 @@ def test_the_page_has_every_claim_once_with_the_verdicts_on_record():
     known = on_record(Path("results"), own=False)
     assert text.count("Not tested yet.") == len(set(ids) - set(known.claim))
     poster = known[known.claim == "poster2025.rank-one-within-a-point"]
-    assert poster.verdict.tolist() == ["contradicted"]
+    assert len(poster) and set(poster.verdict) == {"contradicted"}
     cells = known[known.claim == "hu2022.table2-is-reached"].set_index("task").verdict
     words = cells[["sst2", "qqp", "mrpc"]].tolist()
     assert words == ["undecided", "contradicted", "undecided"]
