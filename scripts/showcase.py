@@ -16,6 +16,8 @@ from loraudit.base.errors import UserError, run_program
 from loraudit.base.files import folder_atomic, write_text
 from loraudit.report.blocks import fill_blocks
 from loraudit.report.claim_record import page as claims_page
+from loraudit.report.figure_registry import FIGURES
+from loraudit.report.figures import told_apart
 from loraudit.report.page_tables import processors
 from loraudit.report.record_page import page as record_page
 
@@ -90,6 +92,14 @@ def copy(
             write_text(folder / "README.md", note)
 
 
+def shown(folder: Path) -> tuple[str, ...]:
+    """Return the files of a folder's figures; of those that are not drawn, the rows alone."""
+    svgs = {path.stem: path for path in folder.glob("*.svg") if path.stem in FIGURES}
+    undrawn = svgs.keys() - told_apart(svgs)[0]
+    files = folder.glob("*.*")
+    return tuple(f.name for f in files if f.stem not in undrawn or f.suffix == ".csv")
+
+
 def study_note(name: str, command: str, records: Path) -> str:
     """Write a study's README, from the command that made it and its runs' records."""
     lines = records.read_text().splitlines()
@@ -115,7 +125,8 @@ def main() -> None:
     patterns = ("*.*",) if name == BENCH else COPIED
     keep = name == BENCH  # what was measured on a GPU is not made here
     copy(results / name, patterns, results / "committed" / name, note, arguments.glue, keep)
-    copy(figures / name, ("*.*",), figures / "committed" / name, "", arguments.glue, keep)
+    drawn = shown(figures / name)
+    copy(figures / name, drawn, figures / "committed" / name, "", arguments.glue, keep)
     if name != BENCH:
         copy(results / "published", PUBLISHED, results / "committed" / "published")
         copy(figures / "published", ("*.*",), figures / "committed" / "published")

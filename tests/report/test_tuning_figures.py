@@ -78,3 +78,14 @@ def test_many_cells_have_a_panel_for_each_method_and_target_set(rows):
     assert [text.get_text() for text in third.get_legend().get_texts()] == ["full fine-tuning"]
     (legend,) = figure.legends
     assert not any("r8" in text.get_text() for text in legend.get_texts())
+
+
+def test_names_that_a_panel_has_no_room_for_stand_below_the_figure(rows):
+    """Nine labels of one rank covered their panel."""
+    lora = rows[(rows.method == "lora") & (rows["rank"] == 1)]
+    labels = [lora.assign(label=f"a-long-label-{n}", targets=t) for n in range(7) for t in "qv"]
+    figure = tuning(pd.concat(labels, ignore_index=True))
+    assert len(figure.axes) == 2 and not any(axes.get_legend() for axes in figure.axes)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert sum("a-long-label" in name for name in names) == 14

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from loraudit.analysis.cells import CELL, SUBJECT, cell_name
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import STYLE, WIDTH
+from loraudit.report.formatting import shown_name
 from loraudit.studies.entries import MATRICES
 
 MOST_CELLS = 6
@@ -82,7 +83,9 @@ def _rank_map(axes: plt.Axes, part: pd.DataFrame, norm: Normalize):
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel("optimizer step")
     cell = part.iloc[0]
-    axes.set_title(f"{cell['task']}, {cell['model']}\n{cell_name(cell.to_dict())}", loc="left")
+    axes.set_title(
+        f"{cell['task']}, {cell['model']}\n{shown_name(cell_name(cell.to_dict()))}", loc="left"
+    )
     return image
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from loraudit.analysis.cells import SUBJECT
 from loraudit.report.alt_text import each_subject
 from loraudit.report.figure_style import SMALL, STYLE, TITLE, WIDTH, legend, nothing
+from loraudit.report.formatting import label_words
 from loraudit.report.looks import (
     BLACK,
     LABEL_LINES,
@@ -64,7 +65,8 @@ def _matrices(table: pd.DataFrame) -> list[str]:
 
 def _series_title(cell: dict) -> str:
     """Name a cell by rank, targets and label."""
-    return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], cell["label"]]))
+    label = label_words(cell["label"] or "")
+    return " ".join(filter(None, [f"r={cell['rank']:g}", cell["targets"], label]))
 
 
 def _matrix_panels(table: pd.DataFrame, x: str, y: str, ticks: int = 4) -> tuple[Figure, list]:

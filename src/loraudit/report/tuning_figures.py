@@ -27,6 +27,8 @@ from loraudit.studies.methods import METHODS
 
 CURVE = ["method", "rank", "targets", "label", "other"]
 """Columns of a curve: a cell, and the other values that were tried with the learning rates."""
+Panel = tuple[str, pd.DataFrame, bool]
+"""A panel's title, its trials, and whether it names its curves inside."""
 
 
 def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
@@ -44,8 +46,8 @@ def tuning(table: pd.DataFrame) -> Figure:
     collapsed have an asterisk. A rate at which a run diverged has no mean, and a mark on the axis.
     """
     looks = _looks(table)
-    panels = [panel for _, part in subjects(table) for panel in _panels(part)]
-    split = any(own for _, _, own in panels)
+    panels = _named_inside([panel for _, part in subjects(table) for panel in _panels(part)])
+    split = len(panels) > table.groupby(SUBJECT).ngroups
     across = 2 if split else 1
     down = -(-len(panels) // across)
     with plt.rc_context(STYLE):
@@ -73,7 +75,31 @@ MOST_CURVES = 12
 """Curves that one panel can show."""
 
 
-def _panels(part: pd.DataFrame) -> list[tuple[str, pd.DataFrame, bool]]:
+FEW, SHORT = 8, 6
+"""The most curves that a panel can name inside of itself, and the characters of a name there."""
+
+
+def _named_inside(panels: list[Panel]) -> list[Panel]:
+    """Name the curves in one legend below the figure, where a panel has not room for all of its."""
+
+    def fits(part: pd.DataFrame) -> bool:
+        curves = part.drop_duplicates(CURVE).to_dict("records")
+        return len(curves) <= FEW and all(len(_inside(curve)) <= SHORT for curve in curves)
+
+    if all(fits(part) for _, part, own in panels if own):
+        return panels
+    return [(title, part, False) for title, part, _ in panels]
+
+
+def _inside(curve: dict) -> str:
+    """Name a curve within the panel of its method and target set: by rank and label."""
+    if curve["rank"] != curve["rank"]:
+        return ""  # has a name of its own, and few beside it
+    rest = ", ".join(filter(None, [label_text(curve["label"]), label_text(curve["other"])]))
+    return label_words(f"r{curve['rank']:g} {rest}").strip()
+
+
+def _panels(part: pd.DataFrame) -> list[Panel]:
     """Split a task and model's trials into panels: title, rows, and whether it has its own legend.
 
     What trains no adapter shares the last panel.
@@ -97,14 +123,10 @@ def _panel(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look], own: bool
     part = part.sort_values("rank", kind="stable") if own else part
     for _, curve in part.groupby(CURVE, dropna=False, sort=False):
         line = _curve(axes, curve, looks)
-        first = curve.iloc[0].to_dict()
-        rest = ", ".join(filter(None, [label_text(first["label"]), label_text(first["other"])]))
-        name = f"r{first['rank']:g} {rest}" if first["rank"] == first["rank"] else line.get_label()
-        shown.append((line, label_words(name).strip()))
+        shown.append((line, _inside(curve.iloc[0].to_dict()) or line.get_label()))
     if own:
         lines, names = zip(*shown, strict=True)
-        columns = 2 if len(names) > 3 and max(map(len, names)) < 6 else 1
-        axes.legend(lines, names, loc="lower left", ncols=columns)
+        axes.legend(lines, names, loc="lower left", ncols=2 if len(names) > 3 else 1)
         for line in lines:
             line.set_label("_nolegend_")
     axes.set_xscale("log")
