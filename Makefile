@@ -40,7 +40,7 @@ test-slurm: $(VENV)/.ready
 	pytest -m slurm
 
 test-gpu: $(VENV)/.ready
-	pytest -n 4 -m gpu -rs tests/gpu --record results/committed/bench/gpu_tests.csv
+	timeout -k 30 540 pytest -n 4 -m gpu -rs tests/gpu --record results/committed/bench/gpu_tests.csv
 
 lint: $(VENV)/.ready
 	ruff check .

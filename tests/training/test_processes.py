@@ -1,7 +1,7 @@
-"""Runs of two processes that talk through gloo, and what is true of any number of them.
+"""Runs of two and of eight processes that talk through gloo, and what is true of any number.
 
 Two processes are started once and do all of `SCENES` one after the other; a process that waits for
-the other in vain is killed, and the test fails.
+the others in vain is killed, and the test fails.
 """
 
 import json
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,11 @@ SCENES = {
     "cut": SPEC.model_copy(update={"recompute": "blocks"}),  # which changes no bit
     "alora": changed(SPEC, method="alora", alora=ALORA, validation_rows=16),
 }
+SCENES_OF_EIGHT = {"eight": SPEC.model_copy(update={"validation_rows": 16, "micro_batch": 1})}
 
 
 def play(scene: str, spec: RunSpec, folders: list[Path]) -> None:
-    """Do one scene in a process of two."""
+    """Do one scene in one of the processes."""
     rank = int(os.environ["RANK"])
     if scene != "cut":
         run.train(spec, *folders)
@@ -74,10 +76,10 @@ def play(scene: str, spec: RunSpec, folders: list[Path]) -> None:
 
 
 def main() -> None:
-    """Do all scenes; the arguments are the folders of tokens, model and results."""
-    tokens, model, out = map(Path, sys.argv[1:])
-    for scene, spec in SCENES.items():
-        play(scene, spec, [tokens, model, out / scene])
+    """Do scenes; the arguments are the folders of tokens, model and results, and their names."""
+    tokens, model, out = map(Path, sys.argv[1:4])
+    for scene in sys.argv[4:]:
+        play(scene, (SCENES | SCENES_OF_EIGHT)[scene], [tokens, model, out / scene])
 
 
 @pytest.fixture(scope="module")
@@ -85,27 +87,33 @@ def played(tiny, tmp_path_factory):
     """Return the folder of the scenes, and what the main process said."""
     folder = tmp_path_factory.mktemp("played")
     model = without_dropout(tiny, folder / "model")
+    said = together([tiny / "tokens", model, folder], SCENES, processes=2)
+    return folder, said[0]
+
+
+def together(folders: list[Path], scenes: Iterable[str], processes: int) -> list[str]:
+    """Do scenes in so many processes; returns what each said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    shared = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     paths = os.pathsep.join(["tests", "src", os.environ.get("PYTHONPATH", "")])
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, tiny / "tokens", model, folder],
+            [sys.executable, __file__, *folders, *scenes],
             env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": rank, "LOCAL_RANK": rank},
             stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True,
         )
-        for rank in "01"
+        for rank in map(str, range(processes))
     ]  # fmt: skip
     try:
         said = [process.communicate(timeout=SECONDS)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], said
-    return folder, said[0]
+    assert [process.returncode for process in started] == [0] * processes, said
+    return said
 
 
 def without_dropout(tiny, folder: Path) -> Path:
@@ -129,6 +137,17 @@ def test_fewer_batches_than_processes_end_as_in_one_process(scene, played, tiny,
     run.train(SCENES[scene], tiny / "tokens", folder / "model", tmp_path)
     assert read_record(folder / scene / "record.json").environment["processes"] == 2
     assert np.abs(logits(folder / scene) - logits(tmp_path)).max() < 1e-4
+
+
+@pytest.mark.long
+def test_eight_processes_end_as_one_where_half_have_no_batch_of_evaluation(tiny, tmp_path):
+    """The released code has eight; the last batch of an epoch has a row for one of them."""
+    folder, alone = tmp_path / "eight", tmp_path / "alone"
+    model = without_dropout(tiny, tmp_path / "model")
+    together([tiny / "tokens", model, folder], ["eight"], processes=8)
+    run.train(SCENES_OF_EIGHT["eight"], tiny / "tokens", model, alone)
+    assert read_record(folder / "eight/record.json").environment["processes"] == 8
+    assert np.abs(logits(folder / "eight") - logits(alone)).max() < 1e-4
 
 
 @pytest.mark.slow
