@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -57,3 +58,17 @@ def test_a_row_that_reaches_far_does_not_hide_the_others():
     assert "goes on beyond the axis" in [text.get_text() for text in legend.get_texts()]
     (whole,) = claims(pd.concat([row.assign(**near), row.assign(**wide)])).axes
     assert whole.get_xlim()[1] > 100 or whole.get_xlim()[0] < -20
+
+
+@pytest.mark.parametrize(("high", "ticks"), [(8.0, {1, 2, 5}), (800.0, {1, 10, 100})])
+def test_an_axis_of_ratios_has_ticks_however_many_decades_it_spans(high, ticks):
+    """From three decades on it had none."""
+    table = claim_rows(verdict_table())
+    row = table[table.log.astype(bool)][:1]
+    ends = {"effect": 2.0, "low": 0.5, "high": high, "low90": 0.6, "high90": high / 2}
+    logs = {name: np.log(value) for name, value in ends.items()}
+    bounds = {"region_low": np.log(0.5), "region_high": np.log(2.0)}
+    (axes,) = claims(row.assign(**logs, **bounds)).axes
+    low, high = axes.get_xlim()
+    shown = {round(float(tick), 6) for tick in axes.get_xticks() if low <= tick <= high}
+    assert ticks <= shown

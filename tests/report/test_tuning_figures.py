@@ -89,3 +89,12 @@ def test_names_that_a_panel_has_no_room_for_stand_below_the_figure(rows):
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert sum("a-long-label" in name for name in names) == 14
+
+
+def test_cells_that_choose_no_rate_are_left_to_the_table():
+    """Eight values of alpha at one rate were eight curves of one point, on top of each other."""
+    table = tiny_tables.tried()
+    alphas = table[(table["rank"] == 8) & (table.learning_rate == 1e-3)].assign(rank=64)
+    both = tuning_rows(pd.concat([table, alphas], ignore_index=True))
+    assert set(both["rank"]) == {1, 8}
+    assert set(tuning_rows(alphas)["rank"]) == {64}

@@ -79,10 +79,14 @@ def _name(row: dict) -> str:
 def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     """Draw one unit's rows from top to bottom."""
     low, high = _room(rows)
-    if not bool(rows[0]["log"]):  # distances are seen beside that from 0
+    if bool(rows[0]["log"]):
+        low, high = min(low, 1.0), max(high, 1.0)  # distances are seen beside that from 1, or 0
+        margin = (high / low) ** 0.06
+        low, high = low / margin, high * margin
+    else:
         low, high = min(low, 0), max(high, 0)
-    margin = 0.06 * (high - low) or 1.0
-    low, high = low - margin, high + margin
+        margin = 0.06 * (high - low) or 1.0
+        low, high = low - margin, high + margin
     for place, row in enumerate(rows):
         left, right = (_clipped(row[key], row, low, high) for key in ("region_low", "region_high"))
         axes.barh(place, right - left, left=left, height=0.92, color="0.9", linewidth=0, zorder=0)
@@ -106,13 +110,14 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     axes.grid(axis="y", visible=False)
     if any(bool(row["log"]) for row in rows):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        few = high < 100 * low  # on more than two decades only these have room
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=8))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.axvline(1, color="0.2", linewidth=0.8)
     elif low < 0 < high:
         axes.axvline(0, color="0.2", linewidth=0.8)
-    axes.set_xlim(max(low, 1e-9) if bool(rows[0]["log"]) else low, high)
+    axes.set_xlim(low, high)
     axes.set_xlabel(_axis(rows[0]))
 
 

@@ -32,8 +32,14 @@ Panel = tuple[str, pd.DataFrame, bool]
 
 
 def tuning_rows(tuning: pd.DataFrame) -> pd.DataFrame:
-    """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours."""
+    """Select what the figure draws: the trials of all cells but PEFT's twins, which share ours.
+
+    Cells whose learning rate is given, and that choose something else, are left to the table where
+    others choose a rate.
+    """
     ours = without_twins(tuning)
+    rates = ours.groupby(CELL, dropna=False).learning_rate.transform("nunique")
+    ours = ours[rates > 1] if (rates > 1).any() else ours
     others = [values_text(values, without="learning_rate") for values in ours["values"]]
     return ours.assign(other=others)
 
