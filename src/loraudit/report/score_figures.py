@@ -277,11 +277,11 @@ def _place(look: Look) -> tuple:
 
 def _aside(lines: list[tuple[str, Look, pd.DataFrame]]) -> dict[tuple, float]:
     """Return the factors by which lines' ranks are moved, so that many do not hide each other."""
-    places = numbered(_place(look) for _, look, _ in lines)
+    places = list(dict.fromkeys(_place(look) for _, look, _ in lines))
     if len(places) < MANY_LINES:
         return {}
     middle = (len(places) - 1) / 2
-    return {name: 2 ** (BESIDE * (place - middle)) for name, place in places.items()}
+    return {place: 2 ** (BESIDE * (n - middle)) for n, place in enumerate(places)}
 
 
 def _rank_axis(axes: plt.Axes, runs: pd.DataFrame) -> None:
