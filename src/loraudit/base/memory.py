@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 GROUPS = {"": (Path("/sys/fs/cgroup"), "memory.max"),
@@ -35,5 +36,6 @@ def _group_limits() -> Iterator[int]:
         inner = root / mine.strip("/")
         within = [one for one in (inner, *inner.parents) if one.is_relative_to(root)]
         for file in (folder / name for folder in within):
-            if file.is_file() and (text := file.read_text().strip()).isdigit():
-                yield int(text)
+            with suppress(OSError):
+                if (text := file.read_text().strip()).isdigit():
+                    yield int(text)

@@ -79,14 +79,6 @@ def _name(row: dict) -> str:
 def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     """Draw one unit's rows from top to bottom."""
     low, high = _room(rows)
-    if bool(rows[0]["log"]):
-        low, high = min(low, 1.0), max(high, 1.0)  # distances are seen beside that from 1, or 0
-        margin = (high / low) ** 0.06
-        low, high = low / margin, high * margin
-    else:
-        low, high = min(low, 0), max(high, 0)
-        margin = 0.06 * (high - low) or 1.0
-        low, high = low - margin, high + margin
     for place, row in enumerate(rows):
         left, right = (_clipped(row[key], row, low, high) for key in ("region_low", "region_high"))
         axes.barh(place, right - left, left=left, height=0.92, color="0.9", linewidth=0, zorder=0)
@@ -108,7 +100,7 @@ def _panel(axes: plt.Axes, rows: list[dict], names: list[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    if any(bool(row["log"]) for row in rows):
+    if bool(rows[0]["log"]):
         axes.set_xscale("log")
         few = high < 100 * low  # on more than two decades only these have room
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=8))
@@ -127,14 +119,22 @@ WIDE = 4.0
 
 
 def _room(rows: list[dict]) -> tuple[float, float]:
-    """Return the ends of a panel's axis; a few rows that reach far do not hide the others."""
+    """Return the ends of a panel's axis, on which distances are seen beside that from 0, or 1.
+
+    Of differences, a few rows that reach far do not hide the others.
+    """
     ends = [_ends(row) for row in rows]
+    if bool(rows[0]["log"]):
+        lows, highs = zip(*ends, strict=True)
+        low, high = min(1.0, *lows), max(1.0, *highs)
+        margin = (high / low) ** 0.06
+        return low / margin, high * margin
     reach = [max(map(abs, both)) for both in ends]
     most = WIDE * float(np.median(reach))
-    if bool(rows[0]["log"]):
-        most = math.inf
     lows, highs = zip(*(b for b, far in zip(ends, reach, strict=True) if far <= most), strict=True)
-    return min(lows), max(highs)
+    low, high = min(0.0, *lows), max(0.0, *highs)
+    margin = 0.06 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _beyond(row: dict, low: float, high: float) -> tuple[bool, bool]:

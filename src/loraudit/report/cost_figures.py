@@ -245,7 +245,7 @@ def _name_cells(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look]) -> N
     grouped = _ranks_apart(part)
     by = ["method", "targets", "label"] if grouped else CELL
     for _, cells in _cells(part).groupby(by, dropna=False, sort=False):
-        cell = cells.sort_values("rank").iloc[-1 if cells["rank"].notna().all() else 0].to_dict()
+        cell = cells.sort_values("rank", na_position="first").iloc[-1].to_dict()
         name = shown_name(cell_name(cell))
         if grouped and not pd.isna(cell["rank"]):
             label = label_words(label_text(cell["label"]))

@@ -143,10 +143,10 @@ def _line_name(first: dict) -> str:
     return f"{METHODS[first['method']].label}, {first['targets']} {label}".strip()
 
 
-def _baselines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
-    """Split runs without adapter: name, look and runs of each method and label."""
+def _baselines(runs: pd.DataFrame, trains: str) -> list[tuple[str, Look, pd.DataFrame]]:
+    """Split runs that train weights, or the head: name, look and runs of each method and label."""
     parts = []
-    for method in names_of(trains="weights") + names_of(trains="head"):
+    for method in names_of(trains=trains):
         own = runs[runs.method == method]
         looks = cell_looks(own.to_dict("records"))
         for _, part in own.groupby("label", sort=False):
@@ -238,17 +238,15 @@ def _hero_row(
     """Draw the panels of one task and model, `row`, by what they are drawn over."""
     both = pd.concat([runs, numbers])
     choice = _shown(both)
-    baselines = _baselines(runs)
-    low = [one for one in baselines if one[2].method.iloc[0] in names_of(trains="head")]
+    lines = _lines(runs)
     for x, axes in row.items():
         axes.sharey(next(iter(row.values())))
-        lines = _lines(runs)
         aside = _aside(lines) if x == "rank" else {}
         for label, look, part in lines:
             at = part[x] * aside.get(_place(look), 1)
             draw_means(axes, at, part[choice], look, label)
             mark_collapsed(axes, at, part, choice)
-        for label, look, part in baselines[: len(baselines) - len(low)]:
+        for label, look, part in _baselines(runs, "weights"):
             if part[x].isna().all():
                 _band(axes, label, look, part[choice])
             else:
@@ -264,7 +262,8 @@ def _hero_row(
     for axes in others:
         axes.tick_params(labelleft=False)
     _sampling_error([first, *others][-1], runs, choice)
-    _below(row.values(), runs, [(label, look, part[choice]) for label, look, part in low])
+    heads = [(label, look, part[choice]) for label, look, part in _baselines(runs, "head")]
+    _below(row.values(), runs, heads)
     first.set_title(textwrap.fill(name, TITLE), loc="left")
     metric = runs.metric.iloc[0]
     score_axis(first, f"{metric}, {epoch_name(runs, choice)}", metric)
