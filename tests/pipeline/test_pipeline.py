@@ -235,9 +235,12 @@ grid:
 
 def test_a_tuned_study_waits_for_its_trials_and_takes_the_best(project):
     (project / "config/studies/tuned.yaml").write_text(TUNED)
-    output = snakemake(project, config="study=tuned")
+    output = snakemake(project, "trained", config="study=tuned")
     assert "3 runs (1 lora, 1 peft, 1 head), after 4 runs that tune, 1 cross-checks" in output
     results = project / "results/tuned"
+    assert len([*results.glob("runs/*/*/*/*/record.json")]) == 7
+    assert len([*results.glob("crosscheck/*/*/*.json")]) == 1 and not (results / "tidy").exists()
+    snakemake(project, config="study=tuned")
     trials = pd.read_parquet(results / "tidy/tuning.parquet")
     assert len(trials) == 3 * 2  # the twins' trials are the same runs
     runs = pd.read_parquet(results / "tidy/runs.parquet").set_index("method")

@@ -14,7 +14,7 @@ from loraudit.studies.values import Count, Frozen, validated
 Job = Literal["tokenise", "train", "crosscheck", "subspace", "forgetting", "language_loss"]
 Times = Annotated[float, Field(ge=1)]
 
-TARGETS = ("all", "default")
+TARGETS = ("all", "trained", "default")
 """Rules that only name what is to be made: no jobs."""
 
 
