@@ -77,6 +77,6 @@ def test_a_runs_health_and_what_tuning_chose_are_shown(project):
         ["loss not finite", "no"],
     ]
     assert parts["tuning"] == [
-        ["learning rate 0.001", "50.0 ± 1.0", 2, "", "", "chosen, at the edge in learning_rate"],
+        ["learning rate 0.001", "50.0 ± 1.0", 2, "", "", "chosen, at the edge in learning rate"],
         ["learning rate 0.01", "none", 2, "", 1, ""],
     ]

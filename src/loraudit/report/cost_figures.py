@@ -13,7 +13,6 @@ from loraudit.analysis.cells import (
     SUBJECT,
     cell_name,
     collapsed,
-    label_text,
 )
 from loraudit.analysis.cost import PRICES, TASKS, priced
 from loraudit.analysis.cost import pareto as fronts
@@ -34,9 +33,8 @@ from loraudit.report.figure_style import (
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import label_words, of_which, shown_name
+from loraudit.report.formatting import of_which, shown_name, shown_set
 from loraudit.report.looks import Look, cell_looks, look_of
-from loraudit.studies.methods import METHODS
 
 PANELS: list[tuple[str, float, str]] = [
     ("bytes_tasks", 1e6, f"disk for {TASKS} tasks, MB"),
@@ -248,9 +246,7 @@ def _name_cells(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look]) -> N
         cell = cells.sort_values("rank", na_position="first").iloc[-1].to_dict()
         name = shown_name(cell_name(cell))
         if grouped and not pd.isna(cell["rank"]):
-            label = label_words(label_text(cell["label"]))
-            words = (METHODS[cell["method"]].label, cell["targets"], label)
-            name = " ".join(filter(None, words))
+            name = shown_set(cell["method"], cell["targets"], cell["label"])
         axes.plot([], [], linestyle="none", label=name, **looks[cell_name(cell)].marks())
 
 

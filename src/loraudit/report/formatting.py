@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from loraudit.analysis.cells import label_text
 from loraudit.studies.methods import METHODS
 
 
@@ -48,6 +49,12 @@ def shown_name(name: str) -> str:
     """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning"."""
     method, _, rest = name.partition(" ")
     return f"{METHODS[method].label} {label_words(rest)}".strip() if method in METHODS else name
+
+
+def shown_set(method: str, targets: object, label: object = None) -> str:
+    """Name cells that differ in their rank alone, for readers: "LoRA (ours) q+v alpha = r"."""
+    words = (method, label_text(targets), label_text(label))
+    return shown_name(" ".join(filter(None, words)))
 
 
 def shown_cells(text: str) -> str:

@@ -40,7 +40,7 @@ from loraudit.report.figure_style import (
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import label_words, shown_name
+from loraudit.report.formatting import shown_name, shown_set
 from loraudit.report.looks import Look, cell_looks, lines_apart
 from loraudit.studies.methods import METHODS, names_of
 from loraudit.studies.spec import CHOICES
@@ -128,19 +128,13 @@ def _lines(runs: pd.DataFrame) -> list[tuple[str, Look, pd.DataFrame]]:
     highest = [part.loc[part["rank"].idxmax()].to_dict() for part in parts]
     looks = cell_looks(adapters.to_dict("records"))
     apart = lines_apart([looks[cell_name(cell)] for cell in highest])
-    names = map(_line_name, highest)
+    names = [shown_set(line["method"], line["targets"], line["label"]) for line in highest]
     return list(zip(names, apart, parts, strict=True))
 
 
 def _size(line: pd.DataFrame) -> float:
     """Return the trained parameters per rank of a line, which grow with its target set."""
     return round((line.parameters / line["rank"]).median())
-
-
-def _line_name(first: dict) -> str:
-    """Name a line by method, targets and label."""
-    label = label_words(label_text(first["label"]))
-    return f"{METHODS[first['method']].label}, {first['targets']} {label}".strip()
 
 
 def _baselines(runs: pd.DataFrame, trains: str) -> list[tuple[str, Look, pd.DataFrame]]:
@@ -394,9 +388,9 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
         for axes, (name, runs, numbers) in zip(grid.flat, parts, strict=False):
             both = pd.concat([runs, numbers])
             choice = _shown(both)
-            for cell, part in runs.groupby(keys, dropna=False, sort=False):
-                look = looks[cell_name({**part.iloc[0].to_dict(), "label": ""})]
-                draw_means(axes, part.rows_train, part[choice], look, _method_name(*cell))
+            for _, part in runs.groupby(keys, dropna=False, sort=False):
+                cell = cell_name({**part.iloc[0].to_dict(), "label": ""})
+                draw_means(axes, part.rows_train, part[choice], looks[cell], shown_name(cell))
                 mark_collapsed(axes, part.rows_train, part, choice)
             _published(axes, numbers, "rows_train", choice)
             _below([axes], runs)
@@ -406,10 +400,6 @@ def score_vs_rows(tidy: pd.DataFrame) -> Figure:
             score_axis(axes, textwrap.fill(_scored(both), 28), both.metric.iloc[0])
         legend(figure, spread_text(_ours(tidy), [*CELL, "rows_train"]))
     return figure
-
-
-def _method_name(method: str, rank: float, targets: str | None) -> str:
-    return METHODS[method].label + ("" if pd.isna(rank) else f", r{rank:g} {targets}")
 
 
 def bits_rows(tidy: pd.DataFrame) -> pd.DataFrame:
@@ -522,8 +512,7 @@ def _described_lines(rows: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
         if method == "published":
             yield f"published {label}", part
         else:
-            names = [METHODS[method].label, targets, label]
-            yield " ".join(str(name) for name in names if name and not pd.isna(name)), part
+            yield shown_set(method, targets, label), part
 
 
 def describe_score_vs_bits(rows: pd.DataFrame) -> str:

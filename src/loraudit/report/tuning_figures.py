@@ -21,9 +21,8 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
-from loraudit.report.formatting import label_words, shown_name, values_text
+from loraudit.report.formatting import label_words, shown_name, shown_set, values_text
 from loraudit.report.looks import Look, cell_looks
-from loraudit.studies.methods import METHODS
 
 CURVE = ["method", "rank", "targets", "label", "other"]
 """Columns of a curve: a cell, and the other values that were tried with the learning rates."""
@@ -116,7 +115,7 @@ def _panels(part: pd.DataFrame) -> list[Panel]:
         return [(where, part, False)]
     adapters = part[part["rank"].notna()]
     panels = [
-        (f"{where}: {METHODS[method].label} {targets}", rows, True)
+        (f"{where}: {shown_set(method, targets)}", rows, True)
         for (method, targets), rows in adapters.groupby(["method", "targets"], sort=False)
     ]
     others = part[part["rank"].isna()]

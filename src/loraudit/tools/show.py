@@ -104,7 +104,8 @@ def tuning_rows(tuning: dict, metric: str) -> list[list[object]]:
     rows = []
     for trial in tuning["trials"]:
         chosen = trial["values"] == tuning["chosen"]
-        edge = f", at the edge in {', '.join(tuning['at_edge'])}" if tuning["at_edge"] else ""
+        fields = ", ".join(name.replace("_", " ") for name in tuning["at_edge"])
+        edge = f", at the edge in {fields}" if fields else ""
         mean, sd = trial["mean"], trial["sd"] or math.nan
         score = "none" if trial["diverged"] else units.score(metric, mean, sd)
         rows.append(
