@@ -51,6 +51,7 @@ STUDIES = sorted(path.parent for path in COMMITTED.glob("*/runs.csv"))
 TODAYS = [folder for folder in STUDIES if of_today(folder)]
 DOCS = Path("docs/studies.md").read_text()
 README = Path("README.md").read_text()
+FINDINGS = " ".join(Path("docs/findings.md").read_text().split())
 TUTORIAL = Path("docs/tutorial.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *map(str, Path("docs").glob("*.md"))]
 PAGES += ["config/README.md", "config/reference/README.md", "results/README.md"]
@@ -69,9 +70,9 @@ def test_the_readmes_tables_are_the_committed_ones():
     assert fill_blocks(README, Path()) == README
 
 
-def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
+def test_the_findings_on_rank_are_the_committed_numbers():
     """With verdicts, seeds, and the number of cells at the edge of what was tried."""
-    text = " ".join(README.split())
+    text = FINDINGS
     folder = COMMITTED / "rank"
     cells = pd.read_csv(folder / "summary.csv").set_index(["method", "rank", "targets"])
 
@@ -85,7 +86,7 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
     assert f"rank 1 scores {one}, rank 8 {eight} and full fine-tuning {full}." in text
     found = claim_effects(folder)
     for name, word, said in (
-        ("hu2022.rank-one-is-enough", "contradicted", "is contradicted in small, {} points;"),
+        ("hu2022.rank-one-is-enough", "contradicted", "is contradicted in small, {} points."),
         ("hu2022.not-below-full", "undecided", "full fine-tuning is undecided, {}, or"),
         ("hu2022.qv-beats-q", "supported", "at rank 8, {}, and"),
         ("schulman2025.mlp-not-below-attention", "supported", "than query and value, {}: both"),
@@ -94,7 +95,7 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
         assert verdict == f"{word} in small"
         assert said.format(effect.removesuffix(" points")) in text, name
     asked = pd.read_csv(folder / "claims.csv").query("listed")
-    assert f"[{len(asked)} claims](results/committed/rank/claims.md)" in text
+    assert f"[{len(asked)} claims](../results/committed/rank/claims.md)" in text
     tried = pd.read_csv(folder / "tuning.csv")
     key = ["method", "rank", "targets"]
     assert f"{tried.groupby(key, dropna=False).ngroups} cells, each with a learning rate" in text
@@ -110,7 +111,7 @@ def test_the_readmes_findings_of_our_runs_are_the_committed_numbers():
 
 
 def test_what_the_pages_say_of_ten_seeds_are_the_committed_numbers():
-    text = " ".join(README.split())
+    text = FINDINGS
     folder = COMMITTED / "quickstart-tuning"
     cells = pd.read_csv(folder / "summary.csv", keep_default_na=False).astype(str)
     cells = cells.set_index(["method", "rank", "targets", "label"])
@@ -143,8 +144,8 @@ TWO_POINTS = "hypotheses.a-frozen-head-costs-two-points"
 ANYTHING = "microsoft_lora.the-head-has-to-be-trained"
 
 
-def test_what_the_readme_says_of_the_frozen_head_are_the_committed_numbers():
-    text = " ".join(README.split())
+def test_the_findings_on_the_frozen_head_are_the_committed_numbers():
+    text = FINDINGS
     folder = COMMITTED / "head"
     cells = pd.read_csv(folder / "summary.csv").set_index("label")
     assert set(cells.n) == {12}
@@ -161,16 +162,19 @@ def test_what_the_readme_says_of_the_frozen_head_are_the_committed_numbers():
     ) in text
     shown = f"{points(tuned.difference)} {interval(tuned.low, tuned.high)}"
     assert f"the difference is {shown}: {scores_of(cells, 'trained', 'frozen')} (" in text
-    assert fixed.high > 0.02 > tuned.high and "not excluded on MiniLM at 5e-4" in text
+    assert (
+        fixed.high > 0.02 > tuned.high and "on MiniLM at 5e-4 two points are not excluded" in text
+    )
     rates = pd.read_csv(folder / "tuning.csv").query("chosen").learning_rate
-    assert set(rates) == {1.5e-3} and "At 1.5e-3, a best rate of both on held-out rows" in text
-    verdicts = {name: verdict for name, (_, verdict) in claim_effects(folder).items()}
-    assert f"costs two points (our own hypothesis) is {verdicts[TWO_POINTS]}, but" in text
-    assert f"that it costs anything is {verdicts[ANYTHING]}." in text
+    assert set(rates) == {1.5e-3} and "At 1.5e-3, the best rate of both on held-out rows" in text
+    trained = pd.read_csv(folder / "tuning.csv").query("label == 'trained'")
+    tied = trained.groupby("learning_rate").score.mean().nlargest(2)
+    assert tied.iloc[0] == pytest.approx(tied.iloc[1]) and 4.5e-3 in tied.index
+    assert "(for the trained head it ties with 4.5e-3)" in text
 
 
-def test_what_the_readme_says_of_the_frozen_head_at_the_papers_size():
-    text = " ".join(README.split())
+def test_the_findings_on_the_frozen_head_at_the_papers_size():
+    text = FINDINGS
     folder = COMMITTED / "poster-size-tuned"
     cells = pd.read_csv(folder / "summary.csv").set_index("label")
     assert set(cells.n) == {5} and set(cells.model) == {"mpnet-base"}
@@ -186,9 +190,24 @@ def test_what_the_readme_says_of_the_frozen_head_at_the_papers_size():
     assert "learning_rate" not in poster["per_task"]["sst2"]
     assert "both heads take 5e-4 of three rates, which is the poster's" in text
     (small,) = {claim_effects(COMMITTED / "head")[TWO_POINTS][1], effects[TWO_POINTS][1]}
-    assert f"costs two points (our own hypothesis) is {small}, but" in text
+    assert f"costs two points (our own hypothesis) is {small} in both studies" in text
     (open_,) = {claim_effects(COMMITTED / "head")[ANYTHING][1], effects[ANYTHING][1]}
-    assert f"that it costs anything is {open_}." in text
+    assert f"That it costs anything is {open_} in both." in text
+
+
+def test_every_difference_in_the_readme_is_on_the_page_of_findings():
+    """That page's are those of the committed tables, by the tests above."""
+    came_out = README.partition("## What came out")[2].partition("## My machine")[0]
+    prose = " ".join(line for line in came_out.splitlines() if not line.startswith("|"))
+    shown = re.findall(r"([+-]\d+\.\d )?(\[[+-][^]]+\])", prose)
+    assert len(shown) == 8
+    for value, bounds in shown:
+        said = f"{value}{bounds}"
+        if value == "+1.2 ":
+            said = f"1.2 points more than a frozen one ({bounds[:-1]}"
+        assert said in FINDINGS, said
+    bold = re.findall(r"\*\*(?:Did|Was|Does the).*?(?=\*\*)", " ".join(README.split()))
+    assert len(bold) == 3 and all(said in FINDINGS for said in bold)
 
 
 def test_every_cross_check_on_record_is_in_tolerance():
@@ -427,13 +446,13 @@ def test_the_readmes_first_finding_is_what_the_verdicts_are():
     assert finding in said
 
 
-def test_the_readme_says_how_far_the_open_intervals_reach_into_the_margin():
+def test_the_findings_say_how_far_the_open_intervals_reach_into_the_margin():
     rows = pd.read_csv(COMMITTED / "published/verdicts.csv").set_index("task")
     is_open = rows[rows.verdict == "different, by how much is open"]
     assert is_open.index.tolist() == ["sst2", "mrpc"]
     assert (is_open.high > -is_open.margin).all()
     ends = [f"{100 * high:.2f}" for high in is_open.high]
-    assert f"end inside the margin, at {ends[0]} and {ends[1]} points" in " ".join(README.split())
+    assert f"end inside the margin, at {ends[0]} and {ends[1]} points" in FINDINGS
 
 
 def test_the_picture_of_a_report_is_of_the_committed_page():
