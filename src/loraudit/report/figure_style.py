@@ -141,7 +141,7 @@ def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     width, height = figure.get_size_inches()
-    room = 90 * width / WIDTH  # characters
+    room = 130 * width / WIDTH  # characters
     columns = max(1, min(most, int(room / (max(map(len, handles), default=1) + 8))))
     more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
     figure.set_size_inches(width, height + LEGEND_ROW * more)
