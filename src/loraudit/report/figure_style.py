@@ -141,13 +141,20 @@ def legend(figure: Figure, title: str | None = None, most: int = 3) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     width, height = figure.get_size_inches()
-    room = 130 * width / WIDTH  # characters
-    columns = max(1, min(most, int(room / (max(map(len, handles), default=1) + 8))))
+    columns = next(n for n in range(most, 0, -1) if n == 1 or _fits(figure, handles, n))
     more = max(0, math.ceil(len(handles) / columns) - LEGEND_ROWS)
     figure.set_size_inches(width, height + LEGEND_ROW * more)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=columns, title=title
     )
+
+
+def _fits(figure: Figure, handles: dict, columns: int) -> bool:
+    """Tell whether a legend in so many columns is no wider than its figure."""
+    trial = figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)
+    wide = trial.get_window_extent(figure.canvas.get_renderer()).width
+    trial.remove()
+    return wide <= figure.bbox.width
 
 
 def seeds(table: pd.DataFrame, by: list[str]) -> str:
