@@ -254,8 +254,8 @@ def verdict_fact(reading: str, verdicts: pd.DataFrame) -> str:
         f"{counts[0].upper()}{counts[1:]}; {another} of the {len(tested)} that were tested are "
         f"about a number that was made under another protocol.{also} Margin: "
         f"{in_points(margins)}. A published ± of unstated meaning is read as {reading}. A "
-        "published median is set beside our mean, with a median's larger error. Differences are "
-        "ours minus published."
+        "published median is set beside the mean of the seeds, with a median's larger error. "
+        "Differences are that mean minus the published number."
     )
 
 
