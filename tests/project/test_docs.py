@@ -237,6 +237,9 @@ def test_the_findings_on_the_frozen_head_on_mrpc():
     said += f"{interval(pair.task_low, pair.task_high)} with the chance of the validation rows: "
     said += f"{scores_of(cells, 'headtrained', 'headfrozen')} (`study=poster-size`"
     assert f"after the last epoch is {said}" in FINDINGS
+    summary = pd.read_csv(COMMITTED / "poster-size/summary.csv").set_index("method")
+    assert summary.n["peft"] == 1
+    assert f"one seed, scores {100 * summary.last_mean['peft']:.1f} %" in FINDINGS
     assert pair.high < 0.02 < pair.task_high and "and on MRPC neither with the chance" in FINDINGS
     short = f"poster's rate it is {ahead(pair.difference, pair.low, pair.high)} ("
     assert f"{short}`study=poster-size`, three)" in " ".join(README.split())
