@@ -150,7 +150,7 @@ def test_the_findings_on_the_frozen_head_are_the_committed_numbers():
     folder = COMMITTED / "head"
     cells = pd.read_csv(folder / "summary.csv").set_index("label")
     assert set(cells.n) == {12}
-    tuned, fixed = pd.read_csv(folder / "pairs.csv").query("epoch == 'selected'").itertuples()
+    tuned, fixed = (paired("head", number) for number in (0, 1))
     assert (tuned.right_variant, fixed.right_variant) == (
         "lora-r8-q+v-frozen",
         "lora-r8-q+v-frozen-poster-rate",
@@ -161,7 +161,7 @@ def test_the_findings_on_the_frozen_head_are_the_committed_numbers():
         f"{interval(fixed.task_low, fixed.task_high)} with the chance of the validation rows): "
         f"{scores_of(cells, 'trained-poster-rate', 'frozen-poster-rate')}."
     ) in text
-    shown = f"{points(tuned.difference)} {interval(tuned.low, tuned.high)}"
+    shown = ahead(tuned.difference, tuned.low, tuned.high)
     assert f"the difference is {shown}: {scores_of(cells, 'trained', 'frozen')} (" in text
     assert (
         fixed.high > 0.02 > tuned.high and "On MiniLM at 5e-4 two points are not excluded" in text
