@@ -193,7 +193,7 @@ def test_the_answer_tells_of_twins_and_published_numbers():
     said = answer(small_study(), tables)
     texts = [one.text for one in said]
     assert "1 reproduced, 1 not reproduced, 1 undecided, 1 not comparable" in texts[0]
-    assert "-2.0 points [-2.5, -1.5], n = 5, not reproduced" in texts[0]
+    assert "-2.00 points [-2.50, -1.50], n = 5, not reproduced" in texts[0]
     assert "in 1 of 2 pairs of runs (at least 99.0 % in the others)" in texts[-1]
     assert "differ by +0.1 to +0.1 points (n = 3)" in texts[-1]
     assert texts[-1].endswith("4 of 4 cross-checks are in tolerance.")

@@ -17,7 +17,7 @@ def test_the_page_opens_with_each_difference_its_interval_n_and_word(tmp_path):
     answer = html[html.index('class="answer"') : html.index("<section")]
     assert len(rows) == answer.count("<li>") > 1
     for row in rows.itertuples():
-        said = f"{row.task}: {100 * row.difference:+.1f} points [{100 * row.low:+.1f}, "
+        said = f"{row.task}: {100 * row.difference:+.2f} points [{100 * row.low:+.2f}, "
         assert said in answer and f"{row.verdict}:</span> {row.task}" in answer
     assert re.search(r"\d not reproduced", answer) and "n = 5" in answer
     assert "snakemake --cores 1 published" in html  # how its figure is made again

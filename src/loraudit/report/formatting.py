@@ -68,9 +68,9 @@ def cell_words(row: dict[str, Any], shown: Iterable[str]) -> str:
     return " ".join(f"r={text}" if name == "rank" else text for name, text in texts if text)
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 1) -> str:
     """Write a difference of scores in percentage points, signed."""
-    return "" if value != value else f"{100 * value:+.1f}"
+    return "" if value != value else f"{100 * value:+.{digits}f}"
 
 
 def in_points(text: str) -> str:
@@ -89,12 +89,16 @@ def counted(words: pd.Series, in_order: bool = False) -> str:
     return ", ".join(f"{n} {word}" for word, n in counts.items())
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, digits: int = 1) -> str:
     """Write an interval of a difference in percentage points; nothing where n = 1."""
-    return "" if low != low else f"[{points(low)}, {points(high)}]"
+    return "" if low != low else f"[{points(low, digits)}, {points(high, digits)}]"
 
 
-def interval_or_why(low: float, high: float, n: float) -> str:
+JUDGED = 2
+"""Digits of a difference that is judged by a margin: with one, -0.97 would read as the margin."""
+
+
+def interval_or_why(low: float, high: float, n: float, digits: int = 1) -> str:
     """Write an interval of a difference, or why there is none: "n = 2: no interval".
 
     One that reaches beyond ±100 points leaves out nothing that can be, and is none.
@@ -105,7 +109,7 @@ def interval_or_why(low: float, high: float, n: float) -> str:
     """
     if low == low and (low <= -1 or high >= 1):
         return f"n = {n:g}: no interval"
-    return interval(low, high)
+    return interval(low, high, digits)
 
 
 def p_value(p: float) -> str:

@@ -18,8 +18,8 @@ from loraudit.analysis.judging import telling
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import effect_words, verdict_text
-from loraudit.report.formatting import cell_words as cell_words_of
 from loraudit.report.formatting import (
+    JUDGED,
     counted,
     interval_or_why,
     of_which,
@@ -28,6 +28,7 @@ from loraudit.report.formatting import (
     shown_name,
     values_text,
 )
+from loraudit.report.formatting import cell_words as cell_words_of
 from loraudit.report.page_facts import edge_fact, largest_switch, sick_facts
 from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
@@ -131,8 +132,8 @@ def _published(verdicts: pd.DataFrame) -> Answer:
     under = f" ({another} of them under another protocol)" if another else ""
     return Answer(
         f"Beside published numbers: {counts}{under}. The largest difference is {row.task} "
-        f"{_cell_words(row.to_dict())} beside {row.published}: {points(row.difference)} points "
-        f"{interval_or_why(row.low, row.high, row.n)}, n = {row.n:g}, {row.verdict}."
+        f"{_cell_words(row.to_dict())} beside {row.published}: {points(row.difference, JUDGED)} "
+        f"points {interval_or_why(row.low, row.high, row.n, JUDGED)}, n = {row.n:g}, {row.verdict}."
     )
 
 
@@ -143,8 +144,8 @@ def published_answer(rows: pd.DataFrame) -> Answer:
     said = [
         Verdict(
             row["verdict"],
-            f"{cell_words_of(row, telling_apart)}: {points(row['difference'])} points "
-            f"{interval_or_why(row['low'], row['high'], row['n'])}, n = {row['n']:g}",
+            f"{cell_words_of(row, telling_apart)}: {points(row['difference'], JUDGED)} points "
+            f"{interval_or_why(row['low'], row['high'], row['n'], JUDGED)}, n = {row['n']:g}",
         )
         for row in rows.to_dict("records")
         if row["difference"] == row["difference"]

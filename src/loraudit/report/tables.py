@@ -31,6 +31,7 @@ from loraudit.base.files import write_atomic, write_text
 from loraudit.base.named_code import resolve
 from loraudit.report import units
 from loraudit.report.formatting import (
+    JUDGED,
     cell_text,
     interval,
     label_words,
@@ -284,9 +285,9 @@ def verdict_table(verdicts: pd.DataFrame) -> pd.DataFrame:
 def _judged_difference(rows: list) -> dict[str, list]:
     """Return the columns of a difference that has a verdict, and of what it could have shown."""
     return {
-        "difference": [points(row.difference) for row in rows],
-        "95 % interval": [interval(row.low, row.high) for row in rows],
-        "90 % interval": [interval(row.low90, row.high90) for row in rows],
+        "difference": [points(row.difference, JUDGED) for row in rows],
+        "95 % interval": [interval(row.low, row.high, JUDGED) for row in rows],
+        "90 % interval": [interval(row.low90, row.high90, JUDGED) for row in rows],
         "margin": ["" if pd.isna(row.margin) else f"{100 * row.margin:g}" for row in rows],
         "p different (Holm)": [p_value(row.p_holm) for row in rows],
         "p equivalent": [p_value(row.p_equivalent) for row in rows],

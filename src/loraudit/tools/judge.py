@@ -10,7 +10,7 @@ import pandas as pd
 from loraudit.analysis.judging import telling
 from loraudit.base.errors import Misuse, UserError, unknown
 from loraudit.base.shipped import own_or_shipped
-from loraudit.report.formatting import cell_words, interval, percent, points
+from loraudit.report.formatting import JUDGED, cell_words, interval, percent, points
 from loraudit.report.judged import write_judged
 from loraudit.report.tables import worded
 from loraudit.studies.accounts import FOLDER as PROTOCOLS
@@ -127,8 +127,8 @@ def sections(rows: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]
             f"{row.n}",
             percent(row.mean, row.sd, digits=2),
             percent(row.published_value, row.published_sd) if row.published else "",
-            points(row.difference),
-            interval(row.low, row.high),
+            points(row.difference, JUDGED),
+            interval(row.low, row.high, JUDGED),
             worded(row),
         ]
         for row in rows.itertuples()
