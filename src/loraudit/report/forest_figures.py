@@ -21,7 +21,7 @@ from loraudit.report.figure_style import (
     nothing,
     subjects,
 )
-from loraudit.report.formatting import cell_words, counted, interval, points
+from loraudit.report.formatting import JUDGED, cell_words, counted, interval, points
 from loraudit.report.looks import OPEN, SIZE_OPEN, WORDS
 from loraudit.studies.scores import unit_of
 
@@ -55,14 +55,18 @@ def published(table: pd.DataFrame) -> Figure:
     return _verdict_forest(rows, names, "; ".join(subtractions))
 
 
+def _judged(row: dict) -> str:
+    """Write a judged difference with its 95 % interval."""
+    return f"{points(row['difference'], JUDGED)} {interval(row['low'], row['high'], JUDGED)}"
+
+
 def describe_published(table: pd.DataFrame) -> str:
     """Count the words, and say the differences with their intervals."""
     rows = table[table.verdict != "not comparable"]
     counts = counted(rows.verdict)
     shown = telling(rows)
     differences = [
-        f"{cell_words(row, shown)} {points(row['difference'])} {interval(row['low'], row['high'])} "
-        f"{row['verdict']}"
+        f"{cell_words(row, shown)} {_judged(row)} {row['verdict']}"
         for row in rows.to_dict("records")
     ]
     return f"Differences to published numbers in points, {counts}. {listed(differences)}."
@@ -173,6 +177,7 @@ def _forest(
     """
     full = [True] * len(rows) if filled is None else filled
     both = "low90" in rows
+    digits = JUDGED if both else 1
     for place, (row, (colour, marker), fill) in enumerate(
         zip(rows.itertuples(), looks, full, strict=True)
     ):
@@ -184,7 +189,7 @@ def _forest(
             axes.plot(inner, [place, place], color=colour, linewidth=2.8, solid_capstyle="butt")
         mark = {"edgecolors": colour, "facecolors": colour if fill else "white", "marker": marker}
         axes.scatter([middle], [place], s=22, zorder=3, **mark)
-        text = f"{points(row.difference)} {interval(row.low, row.high)}"
+        text = f"{points(row.difference, digits)} {interval(row.low, row.high, digits)}"
         where = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
         axes.annotate(text, (1.02, place), fontsize=SMALL, **where)
     axes.set_yticks(range(len(names)), [textwrap.fill(name, 32) for name in names])
@@ -229,8 +234,7 @@ def describe_verdicts(rows: pd.DataFrame) -> str:
         return "Empty: no cell of this study can be compared with a published number."
     counts = counted(rows.verdict)
     differences = [
-        f"{row['task']} {cell_name(row)} {points(row['difference'])} "
-        f"{interval(row['low'], row['high'])} {row['verdict']}{_sick(row)}"
+        f"{row['task']} {cell_name(row)} {_judged(row)} {row['verdict']}{_sick(row)}"
         for row in rows.to_dict("records")
     ]
     return f"Differences to published numbers in points, {counts}. {listed(differences)}."
