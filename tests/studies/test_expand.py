@@ -9,6 +9,7 @@ import yaml
 
 from loraudit.analysis.section7_runs import lora_runs
 from loraudit.base.errors import UserError
+from loraudit.base.shipped import read_table
 from loraudit.data.fetch_task import fetch_task
 from loraudit.report.figure_registry import study_figures
 from loraudit.studies import expand
@@ -106,6 +107,22 @@ def test_switches_override_and_name_the_study(tmp_path):
     assert len(switched.runs) == len(plain.runs)
     assert {run.spec.task.name for run in switched.runs} == {"mrpc"}
     assert switched.runs[0].spec.task.source == FolderSource(folder="some/folder", config="mrpc")
+
+
+TASKS = [name for name, entry in read_table("config/tasks.yaml").items() if "rows" in entry]
+
+
+@pytest.mark.parametrize("study", ["quickstart", "quickstart-tuning", "rank"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_that_replaces_the_studys_own_is_not_asked_for_more_rows_than_it_has(study, task):
+    switched = load_configured({**CONFIG, "study": study, "task": task})
+    for run in switched.all_runs:
+        spec, rows = run.spec, run.spec.task.rows
+        assert (spec.train_rows or 0) + (spec.selection_rows or 0) <= rows["train"]
+        assert (spec.validation_rows or 0) <= rows["validation"]
+    (own,) = {run.spec.train_rows for run in load_configured({**CONFIG, "study": study}).runs}
+    if own + (spec.selection_rows or 0) <= rows["train"]:
+        assert {run.spec.train_rows for run in switched.all_runs} == {own}
 
 
 def test_a_folder_of_models_stands_in_for_the_hub():

@@ -454,7 +454,7 @@ def _beside_published(
         if cell.number is None:
             names = cell.runs.iloc[0][[*CELL, "metric"]].to_dict()
             beside = [
-                (number, obstacles(names, cell.runs, number, values.evidence.models))
+                (number, obstacles(names, cell.runs, number, values.evidence.models, cell.fields))
                 for number in matching(names, cell.runs, numbers)
                 if number.metric == names["metric"]
             ]

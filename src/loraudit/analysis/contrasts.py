@@ -3,9 +3,10 @@
 Methods are compared by the spread that all cells of a task and model share (pooling.py). A seed
 decides the start and the order of the data, and in some studies which training rows are drawn, so
 that it may be lucky for all cells at once. Where two cells have the same seeds this cancels, and is
-taken out of the spread (`pooling.by_seed`). Switches and twins change one thing of the same run, so
-they are compared by the differences of the same seeds, and the correlation by seed is shown: it
-says what the pairing was worth.
+taken out of the spread (`pooling.by_seed`). So are an ablation's base and its switches compared, on
+the seeds that both have. Twins are two codes of the same run, so they are compared by the
+differences of the same seeds. The correlation by seed that is shown with both says what the pairing
+was worth.
 
 Rows of one table and one epoch choice make a family: their p-values are adjusted for
 their number (Holm), and each interval is the one that belongs to its adjusted test. Rows whose
@@ -31,7 +32,6 @@ from loraudit.analysis.pooling import (
     Difference,
     Spread,
     own_spread,
-    pooled,
     shared_spreads,
     summed,
     unpaired,
@@ -41,7 +41,7 @@ from loraudit.analysis.statistics import MARGIN, NO_SPREAD, SIGNIFICANCE, holm, 
 from loraudit.studies.methods import METHODS
 from loraudit.studies.names import variant_of
 from loraudit.studies.scores import unit_of
-from loraudit.studies.study import Study
+from loraudit.studies.study import Study, Switch
 from loraudit.studies.study_file import Contrast
 
 ROLES = {
@@ -192,8 +192,13 @@ def _pooled_cells(cells: list[Named], epoch: str, same_seeds: bool) -> Pool:
     made = {}
     for name, (cell, scores) in several.items():
         spread = spreads[name if name in spreads else counterpart[name]]
-        made[cell["variant"]] = Cell(float(scores.mean()), len(scores), spread)
+        made[cell["variant"]] = Cell(_mean(scores), len(scores), spread)
     return made, freedom
+
+
+def _mean(scores: pd.Series) -> float:
+    """Return the mean; NaN if a score is undefined, without which it would be too good."""
+    return float(scores.mean(skipna=False))
 
 
 def _contrast_row(
@@ -239,7 +244,7 @@ def _contrast_row(
 def one_sample(gaps: pd.Series, spread: Spread) -> Difference:
     """Return the mean of differences on the same seeds, with the spread to test it with."""
     return Difference(
-        float(gaps.mean()), *summed((math.sqrt(spread.variance / len(gaps)), spread.freedom))
+        _mean(gaps), *summed((math.sqrt(spread.variance / len(gaps)), spread.freedom))
     )
 
 
@@ -393,9 +398,11 @@ def _aggregate_row(same: list[Pair], epoch: str) -> dict:
 def switch_effects(study: Study, tidy: pd.DataFrame, base: str) -> pd.DataFrame:
     """Compare each switch of an ablation with its base runs on the same seeds.
 
-    The spread of the differences is pooled over the switches of a task and model. The row "last
-    epoch, not the best" is the base against itself: what choosing the epoch on the validation split
-    is worth. It can't be better than 0, so it has no p, and a 95 % interval of its own.
+    The spread is that of the base's and all switches' runs of a task and model together, without
+    what their seeds share (`shared_spreads`): all switches are compared with the same base runs, so
+    that their differences are no independent estimates of it. The row "last epoch, not the best" is
+    the base against itself: what choosing the epoch on the validation split is worth. It can't be
+    better than 0, so it has no p, and a 95 % interval of its own.
 
     Returns:
         A row per task and switch (and epoch choice): mean difference (switch minus base), n, how
@@ -423,10 +430,13 @@ def _switch_rows(
     labels = ((switch, runs[runs.label == switch.label]) for switch in study.switches)
     sides = [(switch, _same_seeds(base, switched)) for switch, switched in labels]
     sides = [(switch, both) for switch, both in sides if len(both) > 1]
-    spreads = {e: pooled([own_spread(_gaps(both, e)) for _, both in sides]) for e in epochs}
+    spreads = {epoch: _switch_spreads(base, sides, epoch) for epoch in epochs}
     for place, (switch, both) in enumerate(sides):
         for epoch in epochs:
-            difference = one_sample(_gaps(both, epoch), spreads[epoch][place])
+            (of_base, *of_switches), most = spreads[epoch]
+            switched = Cell(_mean(both[f"{epoch}_right"]), len(both), of_switches[place])
+            unswitched = Cell(_mean(both[f"{epoch}_left"]), len(both), of_base)
+            difference = unpaired(switched, unswitched, most)
             row = _effect(switch.name, epoch, base, difference, len(both))
             row["collapsed"] = int(collapsed(runs[runs.label == switch.label], epoch).sum())
             row |= {"asks": switch.asks, "margin": study.margin or MARGIN, "role": "test"}
@@ -446,6 +456,15 @@ def _switch_rows(
     return [*rows, (row, difference)]
 
 
+def _switch_spreads(
+    base: pd.DataFrame, sides: Sequence[tuple[Switch, pd.DataFrame]], epoch: str
+) -> tuple[list[Spread], float]:
+    """Return the spreads of the base and of each switch to test with, and the freedom of all."""
+    own = base.set_index("seed")[epoch]
+    switched = [both.set_index("seed")[f"{epoch}_right"] for _, both in sides]
+    return shared_spreads([own, *switched], same_seeds=True)
+
+
 def _same_seeds(left: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     """Set the runs of the same seeds side by side; their columns end in _left and _right."""
     return left.merge(right, on="seed", suffixes=("_left", "_right"), validate="one_to_one")
@@ -456,12 +475,11 @@ def _gaps(both: pd.DataFrame, epoch: str) -> pd.Series:
 
 
 def _effect(switch: str, epoch: str, base: pd.DataFrame, difference: Difference, n: int) -> dict:
-    mean = base[epoch].mean()
     return {
         "metric": base.metric.iloc[0],
         "switch": switch,
         "epoch": epoch,
-        "base": mean,
+        "base": _mean(base[epoch]),
         "n": n,
         "collapsed_base": int(collapsed(base, epoch).sum()),
         "collapsed": 0,

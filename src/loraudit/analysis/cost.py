@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.stats
 
 from loraudit.analysis.cells import SCORED_CELL, SUBJECT
-from loraudit.analysis.pooling import Spread, pooled
+from loraudit.analysis.pooling import own_spread, pooled
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, aggregate
 from loraudit.studies.methods import METHODS
 from loraudit.studies.scores import sign
@@ -49,7 +49,7 @@ def clearly_differ(values: Sequence[np.ndarray]) -> np.ndarray:
     counts = np.array([len(one) for one in values])
     means = np.array([np.mean(one) for one in values])
     several = counts > 1
-    own = [Spread(float(np.var(v, ddof=1)), len(v) - 1) for v in values if len(v) > 1]
+    own = [own_spread(pd.Series(one)) for one in values if len(one) > 1]
     shared = pooled(own) if own else []
     variance, freedom = np.zeros(len(values)), np.ones(len(values))
     variance[several] = [spread.variance for spread in shared]
@@ -163,7 +163,8 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
     "beaten" where another cell that has both is clearly better in one (`clearly_differ`), else
     "within noise". `clear_<price>` tells whether there is a front to speak of: the cheapest and the
     dearest cell on it differ clearly in price and in score, or one cell clearly beats all others.
-    A cell without a price (a fit that takes no steps has no time per step) is on no front.
+    A cell without a price (a fit that takes no steps has no time per step) is on no front, nor is
+    one with an undefined score.
     PEFT's twins are left out beside ours: they are the same method.
     """
     prices = priced(tidy)
@@ -176,7 +177,7 @@ def pareto(tidy: pd.DataFrame) -> pd.DataFrame:
         table[price] = [own[price].mean() for own in cells]
         table[f"{price}_sd"] = [own[price].std() for own in cells]
         for _, part in table.groupby(SUBJECT, sort=False):
-            paid = part.index[part[price].notna()]
+            paid = part.index[part[price].notna() & part.last_mean.notna()]
             stands, clear = _front([cells[place] for place in paid], price)
             table.loc[paid, f"front_{price}"] = stands
             table.loc[part.index, f"clear_{price}"] = clear

@@ -1,10 +1,12 @@
 """Which published numbers stand beside which cells, and what forbids a comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from loraudit.analysis.cells import cell_of, choices_of
+from loraudit.studies.accounts import accounts
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.spec import RunSpec
@@ -15,6 +17,10 @@ SAME_SIZE = 0.02
 
 AS_PRINTED = 0.2
 """The share by which a printed parameter count may differ from the true one: "0.3M" is 294,912."""
+
+
+PLAIN: dict[str, Any] = {"peft": {}, "lora_plus": None, "base_bits": None, "ranks": "uniform"}
+"""Fields that make a method another one of the same name, with the value that makes none."""
 
 
 def matching(cell: dict, runs: pd.DataFrame, numbers: Iterable[Published]) -> list[Published]:
@@ -34,7 +40,7 @@ def matching(cell: dict, runs: pd.DataFrame, numbers: Iterable[Published]) -> li
         and number.targets in (None, cell["targets"], first.matrices)
         and number.train_rows in (None, first.rows_train)
         and f"last_{number.metric}" in runs
-        and runs[f"last_{number.metric}"].notna().all()
+        and runs[f"last_{number.metric}"].notna().any()
     ]
     own = [number for number in fitting if number.model == cell["model"]]
     others = [number for number in fitting if not _vague(cell, number)]
@@ -51,12 +57,14 @@ def obstacles(
     runs: pd.DataFrame,
     number: Published,
     models: Mapping[str, Architecture] | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Say all that forbids comparing a cell with a number; empty where nothing does.
 
     Args:
         cell, runs: the columns that name the cell, and its rows of the tidy table.
         models: what the models of the published numbers are.
+        fields: those of the cell's runs, as `accounts.of_run` has them, as far as they are known.
     """
     found = [
         number.doubt and f"the number is in doubt: it {number.doubt}",
@@ -73,7 +81,20 @@ def obstacles(
     ]
     if number.model == cell["model"]:
         found += _other_model(runs, number, (models or {}).get(str(number.model)))
+    found += _other_method(fields or {}, number)
     return [*filter(None, found), *_other_rows(runs, number)]
+
+
+def _other_method(fields: Mapping[str, Any], number: Published) -> Iterable[str]:
+    """Say what makes a cell's method another than the number's, though it has the same name.
+
+    A number that does not say so is of no variant: neither of DoRA, say, nor of a quantised base.
+    """
+    stated = accounts(number).values()
+    for name, plain in PLAIN.items():
+        own = fields.get(name)  # None where the method has no such field
+        if own not in (None, plain) and not any(one.get(name) == own for one in stated):
+            yield f"another method: {name} is {own}, which is not stated of the number"
 
 
 def _other_model(

@@ -56,8 +56,8 @@ class Spread:
 
 
 def own_spread(values: pd.Series) -> Spread:
-    """Return the spread of one cell's values over its seeds."""
-    return Spread(float(values.var()), len(values) - 1)
+    """Return the spread of one cell's values over its seeds; NaN if one of them is undefined."""
+    return Spread(float(values.var(skipna=False)), len(values) - 1)
 
 
 def by_seed(cells: Sequence[pd.Series]) -> list[Spread]:
@@ -78,14 +78,15 @@ def by_seed(cells: Sequence[pd.Series]) -> list[Spread]:
     plain = list(map(own_spread, cells))
     variance = np.array([cell.variance for cell in plain])
     tied = variance < NO_SPREAD**2
-    alike = _alike(variance, np.array([cell.freedom for cell in plain]), ~tied) | tied
+    spread = ~tied & np.isfinite(variance)
+    alike = _alike(variance, np.array([cell.freedom for cell in plain]), spread) | tied
     places = [place for place in np.flatnonzero(alike).tolist() if cells[place].notna().any()]
     found = _residual_spreads([cells[place].dropna() for place in places]) if places else []
     if sum(spread.freedom for spread in found) < LEAST - ROUNDING:
         return plain
-    for place, spread in zip(places, found, strict=True):
-        if spread.freedom >= plain[place].freedom / 2 - ROUNDING:
-            plain[place] = spread
+    for place, residual in zip(places, found, strict=True):
+        if residual.freedom >= plain[place].freedom / 2 - ROUNDING:
+            plain[place] = residual
     return plain
 
 
@@ -127,6 +128,7 @@ def pooled(own: Sequence[Spread]) -> list[Spread]:
     Args:
         own: each cell's variance over its seeds, with its degrees of freedom (above 0; seeds - 1
             of plain ones). Cells whose scores tie have the variance 0; they borrow the others'.
+            Cells with an undefined score have the variance NaN and keep it.
 
     Returns:
         The spread of each cell to test with, in the same order. With fewer than two cells that
@@ -135,7 +137,7 @@ def pooled(own: Sequence[Spread]) -> list[Spread]:
     variance = np.array([cell.variance for cell in own])
     freedom = np.array([cell.freedom for cell in own])
     tied = variance < NO_SPREAD**2
-    shares = _alike(variance, freedom, ~tied)
+    shares = _alike(variance, freedom, ~tied & np.isfinite(variance))
     if shares.sum() < 2:
         return list(own)
     prior = _prior(variance[shares], freedom[shares])
@@ -193,7 +195,7 @@ class Difference:
     """A difference with its standard error and degrees of freedom.
 
     With the error 0 (scores that tie) nothing can be tested: p-values and intervals are NaN, but a
-    difference of 0 has p = 1.
+    difference of 0 has p = 1. Of an undefined score (NaN) all are NaN.
     """
 
     value: float

@@ -195,18 +195,28 @@ def verdicts(
         spec = spec and chosen_spec(spec, runs)
         for number in matching(cell, runs, numbers):
             row, match = _facts(study, cell, runs, number)
-            against = obstacles(cell, runs, number, models)
+            known = of_run(spec) if spec else {}
+            against = obstacles(cell, runs, number, models, known) + undefined_scores(
+                runs, row["epoch"], number
+            )
             contaminated = known_before.get((cell["task"], cell["model"]), "")
             row["reason"] = "; ".join(filter(None, [*against, contaminated]))
             row["verdict"] = NOT_COMPARABLE if against else ""
             if not against:
-                alike = likeness([of_run(spec)] if spec else [], accounts(number))
+                alike = likeness([known] if known else [], accounts(number))
                 copies = row["local_copies"] and f"local copy, not verified: {row['local_copies']}"
                 matches.append((match, (alike, copies, contaminated)))
             rows.append(row)
     judged = judge_with_reasons([match for match, _ in matches], study.reading)
     said = (told(row, *more) for row, (_, more) in zip(judged, matches, strict=True))
     return pd.DataFrame([row if row["verdict"] else {**row, **next(said)} for row in rows])
+
+
+def undefined_scores(runs: pd.DataFrame, epoch: str, number: Published) -> list[str]:
+    """Say which runs have no score to set beside a number: the others' mean would be too good."""
+    undefined = runs[runs[f"{epoch}_{number.metric}"].isna()]
+    names = ", ".join(f"s{seed}" for seed in undefined.seed)
+    return [f"an undefined score: {number.metric} of {names}"] if names else []
 
 
 def told(row: dict, alike: Likeness, *more: str) -> dict:
@@ -276,10 +286,12 @@ def power(
         80 % (NaN: none do). All but n are NaN where no spread is known.
     """
     rows, numbers = [], list(numbers)
+    specs = {run.id: run.spec for run in study.runs}
     for key, runs in planned_runs(study).groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
+        known = of_run(specs[runs.run.iloc[0]])
         for number in matching(cell, runs, numbers):
-            if not obstacles(cell, runs, number, models):
+            if not obstacles(cell, runs, number, models, known):
                 rows.append(_planned(cell, len(runs), number, study, sd))
     table = pd.DataFrame(rows)
     return table.drop_duplicates(TWIN, ignore_index=True) if rows else table

@@ -104,7 +104,9 @@ def load_study(
         overrides: task and model from the command line. If the study has several tasks and the
             given one is among them, only its runs are kept, with the runs that they start from;
             otherwise the given task or model replaces the study's own. Both become part of the
-            study's name, so that differently switched studies never share results.
+            study's name, so that differently switched studies never share results. A task that
+            replaces the study's own is used whole where the study asks for more rows than the
+            task's entry says that it has.
         folder: where defaults.yaml, tasks.yaml, models.yaml and protocols/ are.
         glue: "hub", or a local folder in the hub's layout that stands in for it.
         models: "hub", or a local folder with one sub-folder per model name.
@@ -129,7 +131,7 @@ def load_study(
     ]
     if file.tune:
         check_tune(file.tune, f"{path}: tune")
-    resolver = _Resolver(folder, glue, models, file.tune)
+    resolver = _Resolver(folder, glue, models, file.tune, replaced="task" in overrides)
     runs = _with_starts(resolver, points)
     if only:
         runs = _restricted(runs, only)
@@ -268,6 +270,19 @@ def _check_rounds(spec: RunSpec, where: str) -> None:
         )
 
 
+def _whole_where_fewer(spec: RunSpec) -> dict[str, None]:
+    """Return the fields that ask for more rows than the task has, set to all that it has."""
+    rows = spec.task.rows
+    if rows is None:
+        return {}
+    most = {
+        "train_rows": rows["train"] - (spec.selection_rows or 0),
+        "validation_rows": rows["validation"],
+    }
+    asked = {name: getattr(spec, name) for name in most}
+    return {name: None for name, count in asked.items() if count and count > most[name]}
+
+
 class _Resolver:
     """Turns points into named runs, and the names of tasks and models into their entries.
 
@@ -275,12 +290,14 @@ class _Resolver:
         folder: where tasks.yaml and models.yaml are.
         glue, models: "hub", or the local folder that stands in for the hub.
         tune: what to try before a run; None tries nothing.
+        replaced: whether the study was written for other tasks.
 
     `tuning` collects the runs that try values, by their names.
     """
 
-    def __init__(self, folder: Path, glue: str, models: str, tune: TuneFile | None):
+    def __init__(self, folder: Path, glue: str, models: str, tune: TuneFile | None, replaced: bool):
         self.folder, self.glue, self.models, self.tune = folder, glue, models, tune
+        self.replaced = replaced
         self.tuning: dict[str, Run] = {}
         self.task, self.model = functools.cache(self._task), functools.cache(self._model)
 
@@ -307,6 +324,9 @@ class _Resolver:
             raise UserError(f"{where}: {error}") from None
         fields |= entries
         spec = make_spec({**fields, "warm_start": warm_start}, where)
+        if self.replaced and (whole := _whole_where_fewer(spec)):
+            fields |= whole
+            spec = make_spec({**fields, "warm_start": warm_start}, where)
         _check_rounds(spec, where)
         if not spec.saves:
             raise UserError(

@@ -155,7 +155,8 @@ def _end(text: str, block: str) -> int:
 def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     """Make a task's entry and try it: read all rows, check labels and metrics, and tokenise some.
 
-    What is odd about the rows (data/remarks.py) is among what was seen, and hinders nothing.
+    What is odd about the rows (data/remarks.py) is among what was seen, and hinders nothing. The
+    entry says how many rows each split has.
 
     Args:
         name: the task's name.
@@ -167,7 +168,7 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
     """
     path = paths.CONFIG / "tasks.yaml"
     _check_free(name, read_table(path))
-    text = insert(_own_text(path), None, name, fields)
+    insert(_own_text(path), None, name, fields)  # refuses a bad name before it reads
     entry: TaskEntry = validated(TaskEntry, {"name": name, **fields}, f"task {name!r}")
     from loraudit.data.fetch_task import read_task
     from loraudit.data.remarks import also_in_train, remarks, split_keys
@@ -183,7 +184,8 @@ def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
             seen.append([split, _tokens(table[:ROWS], model)])
     repeated = also_in_train(tables, {split: split_keys(table) for split, table in tables.items()})
     seen += [["remark", said] for said in remarks(tables, entry, repeated)]
-    return Tried(path, text, dump(name, fields), seen)
+    fields = {"rows": {split: len(table) for split, table in tables.items()}, **fields}
+    return Tried(path, insert(_own_text(path), None, name, fields), dump(name, fields), seen)
 
 
 def _tokens(table, model: Path) -> str:
