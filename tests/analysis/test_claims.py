@@ -244,6 +244,19 @@ def test_the_interval_of_several_parts_says_what_the_word_says(region):
     assert words == {"supported", "contradicted", "undecided"}
 
 
+def test_a_part_that_contradicts_is_the_one_that_is_shown():
+    """Another one is farther outside, but its interval holds all that the claim allows."""
+    wide, narrow = Difference(-7.0, 8.0, 8), Difference(3.0, 0.1, 8)
+    parts = [
+        Part(name, (), e, 5, "drawn", Region(-1, 1)) for name, e in (("w", wide), ("n", narrow))
+    ]
+    found = outcome(claim(**EQUAL), parts)
+    low, _ = found.interval(0.95)
+    assert found.contradicts < 0.05 and found.worst.name == "n" and low > 1
+    unsure = outcome(claim(**EQUAL), [parts[0], replace(parts[1], effect=Difference(3.0, 2.0, 8))])
+    assert unsure.contradicts > 0.05 and unsure.worst.name == "w"
+
+
 def test_alone_a_claim_of_equality_and_a_published_number_get_the_same_word():
     """Of 500 cells beside a number, all three words of a claim come out, and none disagrees."""
     random, seen = np.random.default_rng(13), set()
@@ -366,6 +379,16 @@ def test_what_is_counted_needs_no_seeds():
     small = {"quantity": "trainable_share", "select": {"method": "lora"}, "unit": "percent"}
     assert word(made, test="at_most", bound=1.5, **small) == "supported"
     assert word(made, test="at_least", bound=1.5, **small) == "contradicted"
+    for test in ("at_least", "at_most"):  # the bound itself is allowed
+        assert word(made, test=test, bound=1.0, **small) == "supported"
+
+
+def test_a_count_is_not_better_than_its_equal():
+    columns = {"parameters_adapter": 100}
+    made = evidence(cell([0.8], columns=columns), cell([0.8], columns=columns, targets="q"))
+    counted = {"quantity": "adapter_parameters", "unit": "parameters"}
+    assert word(made, **{**BETTER, **counted}) == "contradicted"
+    assert word(made, **{**EQUAL, **counted}) == "supported"
 
 
 def tuned(chosen: dict[str, float], tried: dict[str, list[float]]):

@@ -287,7 +287,9 @@ def test_switches_without_effects_are_seldom_called_real(switches, seeds):
         ablation(random.normal(0.8, 0.007, (1 + switches, seeds)), task=f"task{number}")
         for number in range(tasks)
     ]
-    cells = pd.concat([runs.drop(columns=["best", "best_epoch"]) for _, runs in made], ignore_index=True)
+    cells = pd.concat(
+        [runs.drop(columns=["best", "best_epoch"]) for _, runs in made], ignore_index=True
+    )
     found = switch_effects(made[0][0], cells, "base")
     wrong = [min(holm(part.p.tolist())) < 0.05 for _, part in found.groupby("task")]
     assert len(wrong) == tasks and sum(wrong) / tasks < 0.075

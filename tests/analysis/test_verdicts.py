@@ -182,6 +182,47 @@ def test_the_studys_margin_goes_before_the_numbers_and_one_point_is_the_last_res
     assert rows.verdict.tolist() == ["different, by how much is open", "reproduced"]
 
 
+@pytest.mark.parametrize("scores", [(0.897,) * 2, (0.6838,) * 3])
+def test_seeds_that_all_tie_are_undecided_beside_a_number_with_a_spread_too(scores):
+    row = only(verdicts(study(), tidy(scores), [number(pm=0.7)]))
+    assert row.verdict == "undecided"
+    assert math.isnan(row.low) and "all our seeds tie" in row.reason
+
+
+@pytest.mark.parametrize("epoch", ["best", "last"])
+def test_an_undefined_score_leaves_a_row_that_names_the_run(epoch):
+    """Also beside a number of the other epoch, where it does no harm."""
+    runs = tidy().assign(best_epoch=1, last_epoch=1)
+    runs.loc[3, [f"{epoch}_accuracy", epoch]] = math.nan
+    for published in ("best", "last"):
+        row = only(verdicts(study(), runs, [number(selection=f"{published} epoch", pm=0.2)]))
+        same = published == epoch
+        assert row.verdict == ("not comparable" if same else "reproduced")
+        assert ("an undefined score: accuracy of s3" in row.reason) == same
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "peft", "peft": {"use_dora": True}}, "peft is {'use_dora': True}"),
+        ({"method": "lora", "base_bits": 4, "compute": "plain"}, "base_bits is 4"),
+        ({"method": "lora", "lora_plus": 16.0}, "lora_plus is 16.0"),
+        ({"method": "lora"}, None),
+    ],
+)
+def test_a_variant_of_lora_is_not_compared_with_loras_numbers(changes, said):
+    spec = make_spec(**{"rank": 8, "targets": "q+v", **changes})
+    made = study(runs=(Run(id="r", label="", spec=spec),))
+    runs = tidy(method=spec.method, run="r")
+    paper = number(pm=0.2)
+    row = only(verdicts(made, runs, [paper]))
+    assert row.verdict == ("not comparable" if said else "reproduced")
+    if said:
+        assert f"another method: {said}, which is not stated of the number" in row.reason
+        stated = paper.model_copy(update={"settings": {**changes}})
+        assert "another method" not in only(verdicts(made, runs, [stated])).reason
+
+
 def test_too_few_or_too_spread_seeds_leave_it_undecided():
     for scores in ((0.89,), (0.91, 0.87), (0.93, 0.88, 0.86)):
         assert only(verdicts(study(), tidy(scores), [number()])).verdict == "undecided"

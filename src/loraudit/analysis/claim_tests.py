@@ -31,10 +31,14 @@ from loraudit.studies.reference import Published, select
 
 @dataclass(frozen=True)
 class Region:
-    """The effects that a claim allows, from `low` to `high`; one of them may be infinite."""
+    """The effects that a claim allows, from `low` to `high`; one of them may be infinite.
+
+    The ends belong to it if it is `closed`: "at most" allows its bound, "better" not its margin.
+    """
 
     low: float = -math.inf
     high: float = math.inf
+    closed: bool = False
 
     def beyond(self, value: float) -> float:
         """Return how far a value lies outside; below 0 inside, by its distance to the edge."""
@@ -154,12 +158,14 @@ class Part:
 
     def p_inside(self) -> float:
         """Return the p of "the effect is outside"; 0 or 1 without a test, NaN if not known."""
-        known = max(map(self.region.beyond, (self.low, self.high))) > 0
+        beyond = max(map(self.region.beyond, (self.low, self.high)))
+        known = beyond > 0 or (beyond == 0 and not self.region.closed)
         return self._p(self.region.p_shares_inside, self.region.p_inside, known)
 
     def p_outside(self) -> float:
         """Return the p of "the effect is inside"; 0 or 1 without a test, NaN if not known."""
-        known = self.low <= self.region.high and self.high >= self.region.low
+        beyond = max(self.low - self.region.high, self.region.low - self.high)
+        known = beyond < 0 or (beyond == 0 and self.region.closed)
         return self._p(self.region.p_shares_outside, self.region.p_outside, known)
 
     def _p(
@@ -355,8 +361,8 @@ def regions(claim: Claim) -> Region:
         "better": Region(low=margin),
         "increasing": Region(low=margin),
         "decreasing": Region(high=-margin),
-        "at_most": Region(high=bound),
-        "at_least": Region(low=bound),
+        "at_most": Region(high=bound, closed=True),
+        "at_least": Region(low=bound, closed=True),
     }[claim.test]
 
 
@@ -526,7 +532,11 @@ def not_comparable(claim: Claim, evidence: Evidence) -> list[str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the parts of a claim show together; `worst` is the part that fits it least."""
+    """What the parts of a claim show together; `worst` is the part that fits it least.
+
+    Where a part contradicts the claim it is the one that does so most surely, else the one whose
+    effect is farthest outside.
+    """
 
     worst: Part
     parts: tuple[Part, ...]
@@ -559,9 +569,13 @@ def outcome(claim: Claim, parts: Sequence[Part]) -> Outcome:
     """
     worst = max(parts, key=_beyond)
     inside = [part.p_inside() for part in parts]
-    known = [p for part in parts if (p := part.p_outside()) == p]
+    known = [(p, -_beyond(part), part) for part in parts if (p := part.p_outside()) == p]
     supports = math.nan if np.isnan(inside).any() else max(inside)
-    contradicts = min(1.0, len(parts) * min(known)) if known else math.nan
+    contradicts = math.nan
+    if known:
+        p, _, surest = min(known, key=lambda one: one[:2])
+        contradicts = min(1.0, len(parts) * p)
+        worst = surest if contradicts < SIGNIFICANCE else worst
     return Outcome(worst, tuple(parts), supports, contradicts)
 
 

@@ -193,15 +193,14 @@ NO_SPREAD = 1e-9
 def welch_error(left: Mean, right: Mean) -> tuple[float, float]:
     """Return Welch's standard error and degrees of freedom.
 
-    The error is 0 where nothing can be tested: one value of ours, or scores that all tie.
+    The error is 0 where nothing can be tested: one value of ours, or values of ours that all tie,
+    which is chance and no sign that they have no spread.
     """
-    if not left.n or left.n < 2:
+    if not left.n or left.n < 2 or np.all(left.sd < NO_SPREAD):
         return 0.0, math.inf
     part_1 = left.sd**2 / left.n
     part_2 = right.widening * right.sd**2 / right.n if right.n else 0.0
     error = np.sqrt(part_1 + part_2)
-    if np.all(error < NO_SPREAD):
-        return 0.0, math.inf
     if right.n == 1 or right.borrowed:  # no estimate of its own: the first one's freedom
         return error, left.n - 1
     rest = part_2**2 / (right.n - 1) if right.n else 0.0

@@ -16,6 +16,7 @@ from loraudit.analysis.cells import SCORED_CELL, choices_of, chosen_spec, collap
 from loraudit.analysis.matching import matching, obstacles, planned_runs
 from loraudit.analysis.statistics import (
     MARGIN,
+    NO_SPREAD,
     READINGS,
     Mean,
     exceeds,
@@ -137,7 +138,8 @@ def judge_with_reasons(matches: Sequence[Match], reading: str) -> list[dict]:
         theirs, assumed = published_mean(number, reading, ours.sd)
         row["chance"] = chance_to_reproduce(match.margin, ours, theirs)
         row["smallest"] = smallest_difference(ours, theirs)
-        reasons = [assumed, "one seed of ours" if len(match.scores) == 1 else ""]
+        few = "one seed of ours" if ours.n == 1 else ""
+        reasons = [assumed, "all our seeds tie" if ours.sd < NO_SPREAD else few]
         if number.pm is not None and number.pm_means == "unknown" and (number.n or 1) > 1:
             reasons.append(
                 _other_readings({name: rows[place]["verdict"] for name, rows in tables.items()})

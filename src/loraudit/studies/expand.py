@@ -18,6 +18,7 @@ from loraudit.base.errors import UserError, unknown
 from loraudit.base.named_code import resolve
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
 from loraudit.base.yaml_file import read_yaml
+from loraudit.studies.accounts import accounts
 from loraudit.studies.alpha import alpha_of
 from loraudit.studies.claims import select_claims
 from loraudit.studies.entries import (
@@ -32,6 +33,7 @@ from loraudit.studies.entry_files import LONGEST, check_name, load_model, load_t
 from loraudit.studies.grid import (
     Block,
     Point,
+    check_ablation_points,
     expand_block,
     legal_fields,
     study_blocks,
@@ -131,6 +133,7 @@ def load_study(
     ]
     if file.tune:
         check_tune(file.tune, f"{path}: tune")
+    check_ablation_points(file, points, path)
     resolver = _Resolver(folder, glue, models, file.tune, replaced="task" in overrides)
     runs = _with_starts(resolver, points)
     if only:
@@ -246,16 +249,23 @@ def _check_distinct(runs: list[Run], path: Path) -> None:
 def _check_names(
     file: StudyFile, runs: list[Run], path: Path, folder: Path, restricted: bool
 ) -> None:
-    """Check that the variants of `contrasts`, the tables of `compare` and the `claims` exist.
+    """Check the variants of `contrasts`, the tables of `compare` and the `claims`.
 
-    A study that is `restricted` to one task may lack variants.
+    All have to exist, none may stand there twice, and how the tables' numbers were made has to be
+    legible. A study that is `restricted` to one task may lack variants.
     """
     variants = {variant_of(run.id) for run in runs}
     for name in itertools.chain(*((pair.left, pair.right) for pair in file.contrasts)):
         if name not in variants and not restricted:
             raise unknown(f"{path}: contrasts", name, variants)
+    pairs = [" and ".join(sorted((pair.left, pair.right))) for pair in file.contrasts]
+    for key, names in (("contrasts", pairs), ("compare", file.compare), ("claims", file.claims)):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise UserError(f"{path}: {key}: {name}: {count} times (legal: once)")
     try:
-        select(file.compare, folder / "reference")
+        for number in select(file.compare, folder / "reference"):
+            accounts(number)
         select_claims(file.claims, folder / "claims")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

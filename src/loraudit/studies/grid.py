@@ -15,7 +15,7 @@ and method, so they are filled in after the expansion, and never over what the b
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,18 +104,64 @@ def study_blocks(file: StudyFile, path: Path) -> list[Block]:
     return blocks
 
 
+ABLATION_AXES = ("task", "model", "seed")
+"""Fields that may be lists in a study with an ablation."""
+
+
 def _check_ablation(ablation: AblationFile, where: str) -> None:
     """Refuse an ablation that does not make one cell for each task, model and switch."""
-    axes = ("task", "model", "seed")
     for key, value in ablation.base.items():
-        if isinstance(value, list) and key not in axes:
-            raise UserError(f"{where}: base: {key} = {value!r}: a list is legal for {axes} only")
+        if key == "label" or (isinstance(value, list) and key not in ABLATION_AXES):
+            legal = ", ".join(ABLATION_AXES)
+            raise UserError(
+                f"{where}: base: {key} = {value!r}: lists are legal for {legal} only, "
+                "and the label is made"
+            )
+    named: dict[str, str] = {}
     for name, changes in ablation.switches.items():
         if _slug(name) in ("", BASE):
             raise UserError(f"{where}: switch {name!r}: its name needs letters or digits")
+        if (other := named.setdefault(_slug(name), name)) != name:
+            raise UserError(
+                f"{where}: switches {other!r} and {name!r} would both be called {_slug(name)!r} "
+                "in names of runs; tell them apart by letters or digits"
+            )
         for key, value in changes.items():
-            if key in axes or isinstance(value, list):
+            if key in (*ABLATION_AXES, "label") or isinstance(value, list):
                 raise UserError(f"{where}: {name}: a switch can't set {key} to {value!r}")
+
+
+_LISTS = (
+    f"beside an ablation lists are legal for {', '.join(ABLATION_AXES)} only, in defaults and in "
+    "the protocol too"
+)
+
+
+def check_ablation_points(file: StudyFile, points: Iterable[Point], path: Path) -> None:
+    """Refuse points that are not one run of the base or a switch for each task, model and seed.
+
+    Raises:
+        UserError: a field is a list in `defaults` or the protocol, or another block has the label
+            of the base or of a switch.
+    """
+    if file.ablation is None:
+        return
+    labels = {BASE, *(switch.label for switch in study_switches(file))}
+    seen: dict[tuple[str, ...], str] = {}
+    for point in points:
+        if point.label not in labels and point.where.startswith(f"{path}: ablation"):
+            raise UserError(f"{point.where}: {_LISTS} (a run would be called {point.label!r})")
+        if point.label not in labels:
+            continue
+        key = (point.label, *(str(point.fields[name]) for name in ABLATION_AXES))
+        first = seen.get(key)
+        if first == point.where:
+            raise UserError(f"{point.where}: {_LISTS} (several runs would be {point.label!r})")
+        if first:
+            raise UserError(
+                f"{point.where}: label {point.label!r} is that of {first} too; give it another"
+            )
+        seen[key] = point.where
 
 
 def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
