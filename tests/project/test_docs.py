@@ -434,7 +434,7 @@ def test_the_readmes_estimates_are_the_plans(study, rounded):
     """Hours of one H100, by the committed table of measured speeds."""
     line = next(row for row in README.splitlines() if f"study={study} launch=gpu" in row)
     shown = float(re.search(r"([\d,.]+) (?:H100 )?hours", line)[1].replace(",", ""))
-    assert "arithmetic" in line
+    assert "calculated" in line
     config = plan.paths.configuration() | {"study": study}
     runs = plan.load_configured(config).all_runs
     machine = plan._machine(plan.load_configured(config), plan.Config(**config), 8, "h100", 1)
