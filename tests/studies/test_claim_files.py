@@ -86,6 +86,12 @@ SIDE = "{method: lora, targets: q+v, rank: 4}"
         (SIDE, "{targets: q+w}", "left: targets: 'w' is not known"),
         (SIDE, "{rnk: 4}", "left: field: 'rnk' is not known; did you mean 'rank'"),
         (SIDE, "{rank: 0}", "left: rank = 0: no run has it"),
+        (SIDE, "{learning_rate: 1e-3}", "YAML takes it for text; write 0.001"),
+        (SIDE, "{learning_rate: 1e-5}", r"write 1\.0e-05\)"),
+        (SIDE, '{rank: "8"}', r"rank = '8': no run has it.*write 8\)"),
+        (SIDE, "{rank: true}", "rank = True: no run has it"),
+        (SIDE, "{rank: []}", "left: rank: an empty list selects nothing"),
+        (SIDE, "{method: [[lora]]}", r"left: method: \"\['lora'\]\" is not known"),
         (SIDE, "{head: melted}", "left: head = 'melted': no run has it"),
         (SIDE, "{alpha: {times_rnk: 2}}", "did you mean 'times_rank'"),
         (

@@ -115,6 +115,40 @@ def test_a_setting_that_is_no_number_and_no_word_is_named(tmp_path, value):
     assert str(caught.value).endswith(str(value))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"head": "trianed"}, "head: 'trianed' is not known; did you mean 'trained'"),
+        ({"learning_rate": "abc"}, "learning_rate: expected a number, got 'abc'"),
+        ({"alpha": True}, "alpha: expected a number, got True"),
+        ({"epochs": -3}, "epochs: expected a number of 0 or more, got -3"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused(tmp_path, given, said):
+    """It would change the words of a verdict."""
+    with pytest.raises(UserError, match=said):
+        read(tmp_path, row(), given=given)
+    (number,) = read(tmp_path, row(), given={"schedule": "polynomial", "precision": "fp16"})
+    assert number.settings == {"schedule": "polynomial", "precision": "fp16"}
+
+
+@pytest.mark.parametrize("rows", [3, 4000])
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path, rows):
+    """Alone it took in all rows that follow; in a long file it was a traceback."""
+    lines = [f'{row(0)},"trained', *(f"{row(seed)},trained" for seed in range(1, rows))]
+    said = error(tmp_path, *lines, head=f"{HEAD},head")
+    assert "line 2" in said and "(is a quote not closed?)" in said
+    lines[2] = f'{row(2)},trained"'
+    said = error(tmp_path, *lines, head=f"{HEAD},head")
+    assert "line 2" in said and "(is a quote not closed?)" in said
+
+
+def test_collapsed_runs_whose_mean_is_below_one_percent_are_no_fractions(tmp_path):
+    lines = [row(seed, score) for seed, score in enumerate(("0", "0", "1.8"))]
+    (number,) = read(tmp_path, *lines)
+    assert number.unit == "percent" and number.value == pytest.approx(0.6)
+
+
 def test_scores_have_the_name_of_their_file_or_folder():
     score = Score("here", {**CELL, "metric": "accuracy"}, {}, 0, 0.9, None, "best epoch")
     for name in ("results.csv", "runs", ".runs", "v1.2 and 3 more"):

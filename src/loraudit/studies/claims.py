@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.shipped import own_and_shipped, own_or_shipped
@@ -401,6 +401,8 @@ def check_side(side: Side, where: str) -> None:
                 f"{where}: {field}: cells are matched within {', '.join(WITHIN)}; what a claim was "
                 "made for stands in its scope"
             )
+        if value == []:
+            raise UserError(f"{where}: {field}: an empty list selects nothing")
         for one in alternatives(value):
             _check_value(field, one, f"{where}: {field}")
     bare = [name for name in alternatives(side.get("method")) if METHODS[name].trains != "adapter"]
@@ -443,18 +445,32 @@ def _check_value(field: str, value: Any, where: str) -> None:
             if name not in MATRICES:
                 raise unknown(where, name, [*MATRICES, "all"])
     elif field == "method":
-        if value not in METHODS:
-            raise unknown(where, value, METHODS)
+        if not isinstance(value, str) or value not in METHODS:
+            raise unknown(where, str(value), METHODS)
     elif _is_rule(field, value):
         alpha_of(value, 1, where)
     elif field in FLAT_FIELDS and field != "warm_start":
         info = {**RunSpec.model_fields, **AdapterSpec.model_fields}[field]
         one: dict[str, Any] = {field: (info.annotation, info)}
+        exact = ConfigDict(strict=True)  # what is converted here would be equal to no run's value
         try:
-            create_model("Value", **one)(**{field: value})
+            create_model("Value", __config__=exact, **one)(**{field: value})
         except ValidationError as error:
-            said = error.errors()[0]["msg"]
+            said = error.errors()[0]["msg"] + _as_number(value)
             raise UserError(f"{where} = {value!r}: no run has it: {said}") from None
+
+
+def _as_number(value: Any) -> str:
+    """Say how a number is written that YAML reads as text: 1e-3; "" for other values."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        return ""
+    if number is None:
+        return ""
+    plain = f"{number:g}"  # YAML's numbers with an exponent need a point
+    plain = plain if "e" not in plain or "." in plain else plain.replace("e", ".0e")
+    return f" (YAML takes it for text; write {plain})"
 
 
 def load_claims(path: Path | str) -> tuple[Source, list[Claim]]:

@@ -77,7 +77,9 @@ class Published(Frozen):
     def _consistent(self) -> "Published":
         if self.pm is not None and self.pm_means is None:
             raise ValueError(f"value {self.value} ± {self.pm}: say pm_means (or 'unknown')")
-        for score in (self.value, *(s for epochs in (self.seeds or {}).values() for s in epochs)):
+        scores = [score for epochs in (self.seeds or {}).values() for score in epochs]
+        within = bool(scores) and min(scores) <= self.value <= max(scores)  # their mean, say
+        for score in scores if within else (self.value, *scores):
             _check_unit(score, self.unit)
         if self.selection in ("none", "unknown") and any(
             len(epochs) > 1 for epochs in (self.seeds or {}).values()

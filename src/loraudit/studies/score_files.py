@@ -30,6 +30,14 @@ NO_SETTINGS = {*CELL, "seed", "validation_rows", "train_draw", "lora_plus", "ran
 SETTINGS = tuple(name for name in FLAT_FIELDS if name not in NO_SETTINGS)
 """Columns that say how a score was made, by a run's field names; a verdict names what differs."""
 
+WORDS = (
+    *("head", "validate_epochs", "schedule", "padding", "batching"),
+    *("precision", "compute", "recompute", "warm_start", "init"),
+)
+"""Those of `SETTINGS` that are no numbers."""
+
+HEADS = ("trained", "frozen")
+
 PER_ROW = ("seed", "score", "epoch")
 """Columns that differ between rows, so that `--set` gives them no value."""
 
@@ -112,10 +120,9 @@ def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
-    lines = text.splitlines()
-    head = lines[0] if lines else ""
-    rows = csv.reader(lines, delimiter=max(",;\t", key=head.count))
-    names = [_column(name) for name in next(rows, [])]
+    rows = _rows(text, path)
+    _, first = next(rows, (1, []))
+    names = [_column(name) for name in first]
     for name in names:
         if name not in COLUMNS:
             raise unknown(f"{path}: column", name, COLUMNS)
@@ -129,7 +136,7 @@ def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score
             f"{', '.join(NEEDED)}{_once(missing)}"
         )
     scores = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         if not any(map(str.strip, row)):
             continue
         if len(row) != len(names):
@@ -139,6 +146,32 @@ def read_table(path: Path, given: Mapping[str, Any], legal: Legal) -> list[Score
     if not scores:
         raise UserError(f"{path}: no scores below the first line")
     return scores
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Return the rows of a table, each with the number of its line.
+
+    Raises:
+        UserError: a quote is not closed, by which a value would take in the lines that follow.
+    """
+    lines = text.splitlines(keepends=True)
+    head = lines[0] if lines else ""
+    rows = csv.reader(lines, delimiter=max(",;\t", key=head.count), strict=True)
+    line = 1
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}, line {line}: {error} (is a quote not closed?)") from None
+        if rows.line_num > line:
+            raise UserError(
+                f"{path}, line {line}: a value goes over {rows.line_num - line + 1} lines "
+                "(is a quote not closed?)"
+            )
+        yield line, row
+        line = rows.line_num + 1
 
 
 def _once(missing: Iterable[str]) -> str:
@@ -256,8 +289,21 @@ def _whole(value: object, where: str) -> int:
 def _setting(name: str, value: Any, where: str) -> Any:
     """Return a setting's value from text: a number, None for "none", or the text.
 
-    A warm start is named by its task ("mnli"): from that task's adapter.
+    A warm start is named by its task ("mnli"): from that task's adapter. Other programs have words
+    of their own for a schedule or a precision; the head is trained or frozen.
     """
+    found = _setting_value(name, value, where)
+    if name == "head" and found not in HEADS:
+        raise unknown(where, str(found), HEADS)
+    if name not in WORDS and found is not None:
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise UserError(f"{where}: expected a number, got {value!r}")
+        if found < 0:
+            raise UserError(f"{where}: expected a number of 0 or more, got {value!r}")
+    return found
+
+
+def _setting_value(name: str, value: Any, where: str) -> Any:
     if isinstance(value, str) and value.lower() in ("none", "null"):
         return None
     if isinstance(value, str) and name == "warm_start":

@@ -871,6 +871,8 @@ def _parsed(given: list[str], option: str = "config", example: str = "task=mrpc"
         key, equals, value = item.partition("=")
         if not equals:
             raise Misuse(f"{option}: {item!r}: expected KEY=VALUE, such as {example}")
+        if key in values:
+            raise Misuse(f"{option}: {item!r}: {key} is given twice")
         try:
             values[key] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that no month has
