@@ -154,3 +154,13 @@ def test_a_study_is_compared_with_a_shipped_one_by_its_tables(project, tmp_path)
     (shipped / "records.jsonl").write_text(records.replace('"epochs": 2', '"epochs": 3'))
     found = compare.compare_studies(study, shipped)
     assert found["cells"][0]["difference"] > 0 and "epochs" in found["fields"]
+
+
+@pytest.mark.parametrize("name", ["runs.csv", "records.jsonl"])
+@pytest.mark.parametrize("content", ["", "{", "1\n"])
+def test_a_damaged_shipped_study_is_named(project, tmp_path, name, content):
+    for table in ("runs.csv", "records.jsonl"):
+        shutil.copyfile(Path("results/small/tidy", table), tmp_path / table)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="can't be read together"):
+        compare.compare_studies(Path("results/small"), tmp_path)

@@ -110,3 +110,34 @@ def test_what_is_no_bundle_of_ours_is_refused(tmp_path):
         archive.writestr(METADATA, json.dumps({"@graph": CODE}))
     with pytest.raises(UserError, match="neither has a verdict on a claim"):
         merge(tmp_path / "old.zip", tmp_path / "old.zip")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"reviewRating"', '"reviewRatin"', "not as `loraudit bundle` writes it"),
+        ('"itemReviewed": {', '"itemReviewed": [{', "is not the JSON-LD of an RO-Crate"),
+        ('"supported"', '"suported"', "'suported' is not known; did you mean 'supported'"),
+    ],
+)
+def test_an_edited_bundle_is_refused(tmp_path, old, new, said):
+    good, folder = save(tmp_path / "a.zip", verdict_table()), tmp_path / "edited"
+    with zipfile.ZipFile(good) as archive:
+        archive.extractall(folder)
+    text = (folder / METADATA).read_text()
+    assert old in text
+    (folder / METADATA).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        merge(good, folder)
+
+
+def test_a_zip_with_damaged_bytes_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    text = json.dumps({"@graph": [*CODE, *entities(verdict_table(), "one")]})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(METADATA, text)
+    content = bytearray(path.read_bytes())
+    content[120:140] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a bundle"):
+        merge(path, path)

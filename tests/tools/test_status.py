@@ -159,3 +159,18 @@ def test_the_overview_has_studies_with_and_without_results(mixed):
     assert found["quickstart"]["runs"] is None
     assert found["quickstart"]["question"].endswith("?")
     assert all(row["question"] for row in found.values())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"runs": []}'])
+def test_a_damaged_study_file_is_named_and_hides_no_other(mixed, content):
+    path = Path("results/small/study.json")
+    whole = path.read_text()
+    path.write_text(content)
+    try:
+        with pytest.raises(UserError, match=r"study\.json: can't be read"):
+            status.places("small")
+        found = {row["study"]: row for row in status.overview()}
+    finally:
+        path.write_text(whole)
+    assert "can't be read" in found["small"]["question"] and found["small"]["runs"] is None
+    assert found["quickstart"]["question"].endswith("?")

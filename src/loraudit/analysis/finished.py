@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from loraudit.analysis.tidy_files import read_table
+from loraudit.base.errors import UserError
 
 
 class Finished(NamedTuple):
@@ -25,9 +26,19 @@ class Finished(NamedTuple):
 
 
 def read_finished(runs: Path, records: Path) -> Finished:
-    """Read a study's tidy runs and its records, a JSON object per line."""
-    lines = records.read_text().splitlines()
-    return Finished(read_table(runs), [json.loads(line) for line in lines])
+    """Read a study's tidy runs and its records, a JSON object per line.
+
+    Raises:
+        UserError: one of the two files is damaged, or they are not of the same runs.
+    """
+    try:
+        found = [json.loads(line) for line in records.read_text().splitlines()]
+        made = Finished(read_table(runs), found)
+        made.specs()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{runs} and {records.name}: can't be read together ({said})") from None
+    return made
 
 
 def unlike(one: dict, two: dict) -> list[str]:

@@ -151,7 +151,7 @@ def read_log(path: Path, seed: int, given: Mapping[str, Any], legal: Legal) -> l
 def _json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise UserError(f"{path} can't be read as JSON: {error}") from None
 
 

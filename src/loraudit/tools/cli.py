@@ -193,7 +193,9 @@ def status(
         typer.Argument(help="A study's name; none lists the studies.", autocompletion=_studies),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until all runs are done.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between updates.")] = 5.0,
+    every: Annotated[
+        float, typer.Option(min=0.1, max=86400, help="Seconds between updates.")
+    ] = 5.0,
     as_json: Json = False,
 ) -> None:
     """Show how far a study is, or list all studies. Only files are read, wherever jobs run.
@@ -725,6 +727,8 @@ def add_task(
     fields["metrics"] = _listed(
         _asked(metrics, "metrics", "Metrics, by commas", "accuracy" if named else "pearson")
     )
+    if not fields["metrics"]:
+        raise Misuse(f"metrics: {metrics!r}: expected one or more names, by commas")
     fields["headline"] = headline or fields["metrics"][0]
     for key, value, usual in (
         ("train_split", train_split, "train"),
@@ -837,7 +841,7 @@ def _json(path: Path) -> dict:
 
     try:
         return read_json(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read as JSON: {error}") from None
 
 

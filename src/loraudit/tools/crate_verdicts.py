@@ -9,6 +9,7 @@ interval), the number of runs, and the setting: task, model, scale and the study
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,14 @@ def read_graph(path: Path) -> dict[str, dict[str, Any]]:
                 text = archive.read(METADATA).decode("utf-8")
     except (FileNotFoundError, KeyError):
         raise UserError(f"{path}: no RO-Crate: it has no {METADATA}") from None
-    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, RuntimeError) as error:
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError),
+        *(UnicodeDecodeError, NotImplementedError, RuntimeError),
+    ) as error:
         raise UserError(f"{path}: not a bundle (a zip with {METADATA}): {error}") from None
     try:
         graph = {entity["@id"]: entity for entity in json.loads(text)["@graph"]}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path}: {METADATA} is not the JSON-LD of an RO-Crate") from None
     if graph.get("#code", {}).get("name") != "loraudit" or "./" not in graph:
         raise UserError(f"{path}: an RO-Crate, but not one that `loraudit bundle` wrote of a study")

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from loraudit.base.errors import UserError
+from loraudit.base.errors import UserError, unknown
 from loraudit.tools.crate_verdicts import read_graph, verdicts_of
 from loraudit.tools.show import Section
 
 UNTESTED = "not tested"
 DECIDED = ("supported", "contradicted")
+WORDS = (*DECIDED, "undecided", UNTESTED)
 
 
 def merge(left: Path, right: Path) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def merge(left: Path, right: Path) -> dict[str, Any]:
         UserError: a file is no bundle of a study, or neither of the two has a verdict.
     """
     graphs = [read_graph(path) for path in (left, right)]
-    one, two = map(verdicts_of, graphs)
+    one, two = (_verdicts(*sides) for sides in zip(graphs, (left, right), strict=True))
     keys = [key for key in dict.fromkeys([*one, *two]) if _tested(one, key) or _tested(two, key)]
     if not keys:
         raise UserError(
@@ -47,6 +48,22 @@ def merge(left: Path, right: Path) -> dict[str, Any]:
         "counts": {word: words.count(word) for word in dict.fromkeys(words)},
         "shared_runs": len(set.intersection(*map(_predictions, graphs))),
     }
+
+
+def _verdicts(graph: dict, path: Path) -> dict[tuple[str, str, str], dict]:
+    """Return a bundle's verdicts; refuse what `loraudit bundle` does not write."""
+    try:
+        found = verdicts_of(graph)
+        for key, verdict in found.items():
+            if verdict["verdict"] not in WORDS:
+                raise unknown(f"{path}: verdict on {key[0]}", str(verdict["verdict"]), WORDS)
+            _side(verdict)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"{path}: a verdict is not as `loraudit bundle` writes it ({said})"
+        ) from None
+    return found
 
 
 def _tested(verdicts: dict, key: tuple[str, str, str]) -> bool:

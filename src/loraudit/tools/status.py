@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from loraudit.base.errors import unknown
+from loraudit.base.errors import UserError, unknown
 from loraudit.base.files import cached_by_file
 from loraudit.base.pipes import reader_left
 from loraudit.base.shipped import own_or_shipped
@@ -64,9 +64,7 @@ def places(name: str) -> list[Place]:
     """
     path = paths.RESULTS / name / "study.json"
     if path.is_file():
-        study = json.loads(path.read_text())
-        runs = study["tuning"] + study["runs"]
-        return [Place(r["id"], r["spec"]["task"]["name"], r["spec"]["method"]) for r in runs]
+        return _planned(path)[1]
     config = paths.settings(name)
     if config is None:
         raise unknown("study", name, paths.study_names())
@@ -78,18 +76,37 @@ def places(name: str) -> list[Place]:
 
 def overview() -> list[dict]:
     """Return each study's name, question, runs and runs done; counts are None if none began."""
-    found = []
+    found: list[dict] = []
     for name in paths.study_names():
         path = paths.RESULTS / name / "study.json"
         if path.is_file():
-            study = json.loads(path.read_text())
-            ids = [run["id"] for run in study["tuning"] + study["runs"]]
-            done = sum((path.parent / "runs" / run / "record.json").is_file() for run in ids)
-            found.append({**_asked(name, study), "runs": len(ids), "done": done})
+            try:
+                study, runs = _planned(path)
+            except UserError as error:
+                said = {"question": str(error), "runs": None, "done": None}
+                found.append({"study": name, **said})
+                continue
+            done = sum((path.parent / "runs" / run.id / "record.json").is_file() for run in runs)
+            found.append({**_asked(name, study), "runs": len(runs), "done": done})
         else:
             text = read_yaml(own_or_shipped(paths.CONFIG / f"studies/{name}.yaml"))
             found.append({**_asked(name, text), "runs": None, "done": None})
     return found
+
+
+def _planned(path: Path) -> tuple[dict, list[Place]]:
+    """Read a study.json: the study and its runs.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        study = json.loads(path.read_text())
+        runs = study["tuning"] + study["runs"]
+        return study, [Place(r["id"], r["spec"]["task"]["name"], r["spec"]["method"]) for r in runs]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: can't be read ({said}); Snakemake makes it again") from None
 
 
 def _asked(name: str, study: dict) -> dict:
