@@ -170,8 +170,8 @@ def canonical(table: pd.DataFrame, entry: TaskEntry, split: str) -> pd.DataFrame
     """
     where = f"task {entry.name!r}, split {split!r}"
     label = None if entry.causal_lm else entry.label or "label"
-    for column in (*entry.text, label):
-        if column is not None and column not in table.columns:
+    for column in filter(None, (*entry.text, label)):
+        if column not in table.columns:
             raise unknown(f"{where}: column", column, map(str, table.columns))
     if table.empty:
         raise UserError(f"{where}: no rows")
