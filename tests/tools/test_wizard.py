@@ -92,6 +92,21 @@ def test_a_task_is_tried_and_written(project):
     assert task.classes == ("bad", "good") and task.headline == "accuracy"
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--metrics", ""], "metrics: '': expected one or more names, by commas"),
+        (["--metrics", "accuracy", "--text", ""], "expected names of columns, got an empty one"),
+        (["--metrics", "accuracy", "--text", "sentence"], "the same column twice"),
+        (["--metrics", "accuracy", "--classes", "no,no"], "classes: ['no', 'no']: the same name"),
+    ],
+)
+def test_empty_and_doubled_names_are_refused(project, changed, said):
+    before = TASKS.read_text()
+    assert said in call(*WORDS, *LABELS, *changed, code=2)
+    assert TASKS.read_text() == before
+
+
 def test_a_dry_run_writes_nothing(project):
     before = TASKS.read_text()
     assert "nothing written" in call(*WORDS, *LABELS, "--dry-run")

@@ -718,11 +718,17 @@ def add_task(
     more = {"sha256": sha256, "path": path, "revision": revision, "config": config}
     fields: dict = {"source": wizard.source(wheel, folder, hub, **more)}
     fields["text"] = text or _listed(_asked(None, "text", "Text columns, by commas"))
+    if not all(fields["text"]):
+        raise Misuse(f"text: {fields['text']}: expected names of columns, got an empty one")
+    if len(set(fields["text"])) < len(fields["text"]):
+        raise Misuse(f"text: {fields['text']}: the same column twice")
     if rating is None:
         fields["label"] = _asked(label, "label", "The label's column", "label")
     else:
         fields["rating"] = wizard.rating(rating)
     named = _listed(_asked(classes, "classes", "Classes in label order (empty: a number)", ""))
+    if len(set(named)) < len(named):
+        raise Misuse(f"classes: {named}: the same name twice")
     fields |= {"classes": named} if named else {}
     fields["metrics"] = _listed(
         _asked(metrics, "metrics", "Metrics, by commas", "accuracy" if named else "pearson")
