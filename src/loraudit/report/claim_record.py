@@ -9,7 +9,7 @@ from loraudit.analysis.claims import claim_verdicts
 from loraudit.analysis.evidence import of_published
 from loraudit.analysis.tidy_files import read_table
 from loraudit.base.shipped import own_or_shipped
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.report.claim_tables import (
     allowed_text,
     claim_table,
@@ -33,7 +33,7 @@ def published_claims(numbers: Path = CONFIG / "published.yaml") -> pd.DataFrame:
     study asked together with them, is a family of its own.
     """
     path = own_or_shipped(numbers)
-    asked: PublishedFile = validated(PublishedFile, read_yaml(path), str(path))
+    asked: PublishedFile = validated(PublishedFile, read_written(path), str(path))
     claims = [claim for _, found in load_all_claims().values() for claim in found]
     by_source: dict[str, list[str]] = {}
     for key in asked.ours:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from loraudit.analysis.judging import published_verdicts
 from loraudit.base.files import write_atomic, write_text
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.report.figure_style import save
 from loraudit.report.forest_figures import describe_published, published
 from loraudit.report.formatting import markdown
@@ -36,7 +36,7 @@ def write_published(numbers: Path, table: Path, text: Path, figure: Path, page: 
     Raises:
         UserError: a key or a published table that does not exist.
     """
-    asked = validated(PublishedFile, read_yaml(numbers), str(numbers))
+    asked = validated(PublishedFile, read_written(numbers), str(numbers))
     ours = select(asked.ours)
     rows = published_verdicts(ours, select(asked.compare), asked.margin, asked.reading)
     write_verdicts(rows, table, text, figure)

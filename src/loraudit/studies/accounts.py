@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from loraudit.base.errors import unknown
 from loraudit.base.shipped import own_and_shipped, own_or_shipped
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published
 from loraudit.studies.spec import ADAPTER_FIELDS, FLAT_FIELDS, RunSpec
@@ -61,7 +61,7 @@ def accounts(number: Published, folder: Path = FOLDER) -> dict[str, dict[str, An
 
 def protocols(folder: Path = FOLDER) -> list[ProtocolFile]:
     """Return all protocols that there are."""
-    return [validated(ProtocolFile, read_yaml(p), str(p)) for p in own_and_shipped(folder)]
+    return [validated(ProtocolFile, read_written(p), str(p)) for p in own_and_shipped(folder)]
 
 
 def _stated(name: str, number: Published, folder: Path) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _stated(name: str, number: Published, folder: Path) -> dict[str, Any]:
     if not path.is_file():
         legal = (known.stem for known in own_and_shipped(folder))
         raise unknown(f"{number.key}: protocol", name, legal)
-    file: ProtocolFile = validated(ProtocolFile, read_yaml(path), str(path))
+    file: ProtocolFile = validated(ProtocolFile, read_written(path), str(path))
     fields = {
         **file.defaults,
         **file.per_task.get(number.task or "", {}),

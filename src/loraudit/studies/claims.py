@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model, model_val
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.shipped import own_and_shipped, own_or_shipped
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.studies.alpha import alpha_of
 from loraudit.studies.entries import MATRICES
 from loraudit.studies.entry_files import check_name
@@ -480,7 +480,7 @@ def load_claims(path: Path | str) -> tuple[Source, list[Claim]]:
         UserError: a key is unknown or missing or a value wrong, with its place.
     """
     path = Path(path)
-    data = dict(read_yaml(path))
+    data = dict(read_written(path))
     entries = data.pop("claims", None)
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{path}: claims: expected names and claims, got {entries!r}")

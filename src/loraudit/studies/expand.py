@@ -17,7 +17,7 @@ from typing import Any
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.named_code import resolve
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written, refuse_doubled
 from loraudit.studies.accounts import accounts
 from loraudit.studies.alpha import alpha_of
 from loraudit.studies.claims import select_claims
@@ -120,7 +120,10 @@ def load_study(
     if path.stem in RESERVED:
         raise UserError(f"{path}: a study can't be called {path.stem!r}: that folder is taken")
     check_name("study", path.stem)
-    file: StudyFile = validated(StudyFile, read_yaml(path), str(path))
+    file: StudyFile = validated(StudyFile, read_written(path), str(path))
+    for table in (folder / name for name in ("defaults.yaml", "tasks.yaml", "models.yaml")):
+        if table.is_file():
+            refuse_doubled(table)
     overrides = dict(overrides or {})
     layers = _layers(file, path, folder)
     only = _only_task(file, path, layers, overrides)
@@ -181,7 +184,7 @@ def _settings_from(file: StudyFile, runs: list[Run], path: Path, folder: Path) -
     source = own_or_shipped(studies / f"{name}.yaml")
     if not source.is_file():
         raise unknown(where, name, (known.stem for known in own_and_shipped(studies)))
-    tune = validated(StudyFile, read_yaml(source), str(source)).tune
+    tune = validated(StudyFile, read_written(source), str(source)).tune
     if file.tune or tune is None:
         raise UserError(f"{where}: {name}: expected a study with `tune`, in a study without one")
     if both := sorted({run.spec.seed for run in runs} & set(tune.seeds)):
@@ -203,7 +206,7 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
         if not source.is_file():
             known = (known.stem for known in own_and_shipped(folder / "protocols"))
             raise unknown(f"{path}: protocol", file.protocol, known)
-        layers[source] = validated(ProtocolFile, read_yaml(source), str(source))
+        layers[source] = validated(ProtocolFile, read_written(source), str(source))
     layers[path] = file
     tasks, legal = read_table(folder / "tasks.yaml"), legal_fields()
     for name, layer in layers.items():

@@ -175,9 +175,15 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     check_known(block.fields, [*legal_fields(), "label"], f"{where}: key")
     shared = {key: value for layer in layers for key, value in layer.defaults.items()}
     fields = {**shared, **block.fields}
-    label = str(fields.pop("label", ""))
-    if not re.fullmatch(r"[\w.+-]*", label):
+    label = fields.pop("label", "")
+    if not isinstance(label, str | int | float) or not re.fullmatch(r"[\w.+-]*", str(label)):
         raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
+    for key, value in fields.items():
+        if isinstance(value, bool) or (isinstance(value, list) and any(_truths(value))):
+            raise UserError(
+                f"{where}: {key} = {value!r}: no field is true or false (YAML takes yes, no, on "
+                "and off for these, too)"
+            )
     axes = _axes(fields, where)
     points = []
     for values in itertools.product(*axes.values()):
@@ -186,9 +192,13 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
         tags = [tag(key, value) for key, value in place.items() if key not in NAMED]
         if chosen.get("peft") and "peft" not in place:  # its name must differ from plain LoRA's
             tags.append(tag("peft", chosen["peft"]))
-        name = "-".join(filter(None, [*tags, label]))
+        name = "-".join(filter(None, [*tags, str(label)]))
         points.append(Point(chosen, name, where, frozenset(block.fields)))
     return points
+
+
+def _truths(values: list) -> list[bool]:
+    return [isinstance(value, bool) for value in values]
 
 
 def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:

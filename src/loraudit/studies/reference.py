@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from loraudit.base.errors import UserError, unknown
 from loraudit.base.shipped import own_and_shipped, own_or_shipped, read_table
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.studies.study_file import Reading
 from loraudit.studies.values import Count, Frozen, Positive, validated
 
@@ -151,7 +151,7 @@ def load_reference(path: Path | str) -> tuple[Reference, list[Published]]:
         UserError: a key is unknown, a field missing or a value out of range, with its place.
     """
     path = Path(path)
-    data = dict(read_yaml(path))
+    data = dict(read_written(path))
     tables = data.pop("tables", None)
     if not isinstance(tables, dict):
         raise UserError(f"{path}: tables: expected names and tables, got {tables!r}")
