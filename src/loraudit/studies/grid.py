@@ -179,7 +179,8 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     if not isinstance(label, str | int | float) or not re.fullmatch(r"[\w.+-]*", str(label)):
         raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
     for key, value in fields.items():
-        if isinstance(value, bool) or (isinstance(value, list) and any(_truths(value))):
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) for one in values):
             raise UserError(
                 f"{where}: {key} = {value!r}: no field is true or false (YAML takes yes, no, on "
                 "and off for these, too)"
@@ -195,10 +196,6 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
         name = "-".join(filter(None, [*tags, str(label)]))
         points.append(Point(chosen, name, where, frozenset(block.fields)))
     return points
-
-
-def _truths(values: list) -> list[bool]:
-    return [isinstance(value, bool) for value in values]
 
 
 def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:
