@@ -32,7 +32,7 @@ def test_the_forest_shows_comparable_rows_with_their_words():
         dots.get_offsets()[0].tolist() for dots in axes.collections if len(dots.get_offsets())
     ]
     assert places == [[pytest.approx(100 * gap), i] for i, gap in enumerate((0.001, -0.02, -0.01))]
-    assert [text.get_text() for text in axes.texts][1] == "-2.0 [-2.5, -1.5]"
+    assert [text.get_text() for text in axes.texts][1] == "-2.00 [-2.50, -1.50]"
 
 
 def test_both_intervals_are_drawn_and_a_single_seed_has_none():
