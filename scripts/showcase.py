@@ -53,9 +53,10 @@ Made by `make bench` and `make showcase STUDY=bench`. `speed.md` sets them besid
 `machine.md` says what it was measured on, a virtual machine that did nothing heavy beside it.
 Ratios are of interleaved rounds.
 
-Made apart, on other machines: `fused.csv` (`python benchmarks/fused.py`), `job_memory.csv`
-(`python benchmarks/memory.py`) and `plan.csv` (`python benchmarks/plan.py`). Made on GPUs, which
-they name: `gpu.csv` and `gpu_workspace.csv` (`make bench-gpu`), `gpu_tests.csv` (`make test-gpu`).
+Made apart: `mkl.csv` (`python benchmarks/mkl.py`) and, on other machines, `fused.csv`
+(`python benchmarks/fused.py`), `job_memory.csv` (`python benchmarks/memory.py`) and `plan.csv`
+(`python benchmarks/plan.py`). Made on GPUs, which they name: `gpu.csv` and `gpu_workspace.csv`
+(`make bench-gpu`), `gpu_tests.csv` (`make test-gpu`).
 """
 
 HIDDEN = """
