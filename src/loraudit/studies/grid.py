@@ -179,8 +179,8 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     if not isinstance(label, str | int | float) or not re.fullmatch(r"[\w.+-]*", str(label)):
         raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
     for key, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        if any(isinstance(one, bool) for one in values):
+        given = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) for one in given):
             raise UserError(
                 f"{where}: {key} = {value!r}: no field is true or false (YAML takes yes, no, on "
                 "and off for these, too)"
