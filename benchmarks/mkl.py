@@ -27,7 +27,7 @@ import torch
 from common import random_model, spec_of, spread
 from loraudit.base.files import write_atomic, write_text
 from loraudit.report.formatting import markdown
-from speed import step_call
+from speed import MODELS, step_call
 
 ANSWER = "int mkl_serv_intel_cpu_true(void) { return 1; }\n"
 PRODUCT = (512, 768, 3072)
@@ -41,7 +41,7 @@ def cases() -> dict[str, Callable[[], object]]:
     n, d_in, d_out = PRODUCT
     x, layer = torch.randn(n, d_in), torch.nn.Linear(d_in, d_out).requires_grad_(False)
     made = {"product": lambda: layer(x)}
-    for name in ("minilm", "roberta-base"):
+    for name in MODELS:
         made[name] = step_call("ours", random_model(name), spec_of(name), ROWS, TOKENS)
     return made
 
@@ -97,10 +97,7 @@ def measure(rounds: int) -> pd.DataFrame:
     n, d_in, d_out = PRODUCT
     shown = {
         "product": f"product, {n} x {d_in} by {d_in} x {d_out}",
-        **{
-            m: f"training step, {m}, q+v, {ROWS} x {TOKENS} tokens"
-            for m in ("minilm", "roberta-base")
-        },
+        **{m: f"training step, {m}, q+v, {ROWS} x {TOKENS} tokens" for m in MODELS},
     }
     return table.assign(what=table.what.map(shown))
 

@@ -21,5 +21,5 @@ def benchmark(name: str) -> Iterator[ModuleType]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         yield module
-    for beside in ("common", "speed"):
-        sys.modules.pop(beside, None)
+    for beside in FOLDER.glob("*.py"):
+        sys.modules.pop(beside.stem, None)

@@ -90,11 +90,11 @@ def _other_method(fields: Mapping[str, Any], number: Published) -> Iterable[str]
 
     A number that does not say so is of no variant: neither of DoRA, say, nor of a quantised base.
     """
-    stated = accounts(number).values()
     for name, plain in PLAIN.items():
         own = fields.get(name)  # None where the method has no such field
-        if own not in (None, plain) and not any(one.get(name) == own for one in stated):
-            yield f"another method: {name} is {own}, which is not stated of the number"
+        if own in (None, plain) or any(one.get(name) == own for one in accounts(number).values()):
+            continue
+        yield f"another method: {name} is {own}, which is not stated of the number"
 
 
 def _other_model(

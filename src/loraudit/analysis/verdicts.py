@@ -194,13 +194,11 @@ def verdicts(
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
         cell = dict(zip(SCORED_CELL, key, strict=True))
         spec = next((specs[name] for name in runs.get("run", ()) if name in specs), None)
-        spec = spec and chosen_spec(spec, runs)
+        known = of_run(chosen_spec(spec, runs)) if spec else {}
         for number in matching(cell, runs, numbers):
             row, match = _facts(study, cell, runs, number)
-            known = of_run(spec) if spec else {}
-            against = obstacles(cell, runs, number, models, known) + undefined_scores(
-                runs, row["epoch"], number
-            )
+            against = obstacles(cell, runs, number, models, known)
+            against += _undefined_scores(runs, row["epoch"], number)
             contaminated = known_before.get((cell["task"], cell["model"]), "")
             row["reason"] = "; ".join(filter(None, [*against, contaminated]))
             row["verdict"] = NOT_COMPARABLE if against else ""
@@ -214,7 +212,7 @@ def verdicts(
     return pd.DataFrame([row if row["verdict"] else {**row, **next(said)} for row in rows])
 
 
-def undefined_scores(runs: pd.DataFrame, epoch: str, number: Published) -> list[str]:
+def _undefined_scores(runs: pd.DataFrame, epoch: str, number: Published) -> list[str]:
     """Say which runs have no score to set beside a number: the others' mean would be too good."""
     undefined = runs[runs[f"{epoch}_{number.metric}"].isna()]
     names = ", ".join(f"s{seed}" for seed in undefined.seed)

@@ -328,7 +328,7 @@ class Claim(Frozen):
         if self.axis in WITHIN:
             raise ValueError(f"axis {self.axis!r}: cells are matched within it")
         check_known([str(self.axis)], _fields(), "axis")
-        if self.axis not in (legal := _numeric_fields()):
+        if self.axis not in (legal := numeric_fields()):
             raise ValueError(
                 f"axis {self.axis!r}: its values are no numbers (legal: {', '.join(legal)})"
             )
@@ -425,7 +425,7 @@ def _is_rule(field: str, value: Any) -> bool:
     return field == "alpha" and (isinstance(value, dict) or value == "rank")
 
 
-def _numeric_fields() -> list[str]:
+def numeric_fields() -> list[str]:
     """Return the fields of a run whose values are numbers."""
     fields = {**RunSpec.model_fields, **AdapterSpec.model_fields}
     return [name for name in _fields() if name in fields and _numeric(fields[name].annotation)]

@@ -13,11 +13,12 @@ from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 from loraudit.base.errors import UserError, unknown
+from loraudit.studies.claims import numeric_fields
 from loraudit.studies.entries import MATRICES, Metric
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Published
 from loraudit.studies.scores import unit_of
-from loraudit.studies.spec import FLAT_FIELDS
+from loraudit.studies.spec import FLAT_FIELDS, RunSpec
 from loraudit.studies.values import validated
 
 CELL = ("task", "model", "method", "rank", "targets", "metric", "split", "train_rows")
@@ -30,13 +31,10 @@ NO_SETTINGS = {*CELL, "seed", "validation_rows", "train_draw", "lora_plus", "ran
 SETTINGS = tuple(name for name in FLAT_FIELDS if name not in NO_SETTINGS)
 """Columns that say how a score was made, by a run's field names; a verdict names what differs."""
 
-WORDS = (
-    *("head", "validate_epochs", "schedule", "padding", "batching"),
-    *("precision", "compute", "recompute", "warm_start", "init"),
-)
-"""Those of `SETTINGS` that are no numbers."""
+NUMBERS = frozenset(numeric_fields())
+"""Fields of a run whose values are numbers."""
 
-HEADS = ("trained", "frozen")
+HEADS = get_args(RunSpec.model_fields["head"].annotation)
 
 PER_ROW = ("seed", "score", "epoch")
 """Columns that differ between rows, so that `--set` gives them no value."""
@@ -295,7 +293,7 @@ def _setting(name: str, value: Any, where: str) -> Any:
     found = _setting_value(name, value, where)
     if name == "head" and found not in HEADS:
         raise unknown(where, str(found), HEADS)
-    if name not in WORDS and found is not None:
+    if name in NUMBERS and found is not None:
         if isinstance(found, bool) or not isinstance(found, int | float):
             raise UserError(f"{where}: expected a number, got {value!r}")
         if found < 0:

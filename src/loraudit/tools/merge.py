@@ -1,15 +1,15 @@
 """Where the verdicts of two teams' bundles agree."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from loraudit.analysis.claims import Verdict
 from loraudit.base.errors import UserError, unknown
 from loraudit.tools.crate_verdicts import read_graph, verdicts_of
 from loraudit.tools.show import Section
 
 UNTESTED = "not tested"
 DECIDED = ("supported", "contradicted")
-WORDS = (*DECIDED, "undecided", UNTESTED)
 
 
 def merge(left: Path, right: Path) -> dict[str, Any]:
@@ -55,9 +55,9 @@ def _verdicts(graph: dict, path: Path) -> dict[tuple[str, str, str], dict]:
     try:
         found = verdicts_of(graph)
         for key, verdict in found.items():
-            if verdict["verdict"] not in WORDS:
-                raise unknown(f"{path}: verdict on {key[0]}", str(verdict["verdict"]), WORDS)
-            _side(verdict)
+            if (word := verdict["verdict"]) not in get_args(Verdict):
+                raise unknown(f"{path}: verdict on {key[0]}", str(word), get_args(Verdict))
+            _side(verdict)  # its effect can be written
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise UserError(
