@@ -100,12 +100,44 @@ def test_a_job_is_told_to_stop_before_its_limit(tmp_path, monkeypatch):
         ("echo job_state = F", "failed"),  # killed: no exit status was written
         ("echo qstat: Unknown Job Id 7 >&2; exit 153", "failed"),
         ("echo cannot connect to server >&2; exit 2", "running"),  # it says nothing about the job
+        (
+            "echo qstat: 7 Job has finished, use -x or -H to obtain historical job information >&2;"
+            " exit 35",
+            "failed",
+        ),
     ],
 )
 def test_a_job_without_an_exit_status_is_what_the_queue_says(qstat, end, tmp_path, monkeypatch):
     monkeypatch.setattr(queues, "PATIENCE", 0)
     fake_commands(tmp_path, monkeypatch, qstat=qstat)
     assert queues.status("pbs", "7", tmp_path) == end
+
+
+@pytest.mark.parametrize("line", ["error reason    1:  can't open output file", "context: x"])
+def test_a_job_that_grid_engine_cannot_start_has_failed_and_its_reason_is_said(
+    line, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(queues, "PATIENCE", 0)
+    fake_commands(tmp_path, monkeypatch, qstat=f'echo "job_number: 7"; echo "{line}"')
+    failed = line.startswith("error reason")
+    assert queues.status("sge", "7", tmp_path) == ("failed" if failed else "running")
+    assert ("can't open output file" in capsys.readouterr().err) == failed
+
+
+def test_a_machine_without_the_queues_commands_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "job.sh").touch()
+    with pytest.raises(UserError, match="no qsub here"):
+        queues.submit("pbs", REQUEST, tmp_path / "job.sh", tmp_path / "logs")
+    with pytest.raises(UserError, match="no qstat here"):
+        queues.status("sge", "7", tmp_path)
+
+
+def test_a_qsub_that_prints_nothing_is_one_sentence(tmp_path, monkeypatch):
+    fake_commands(tmp_path, monkeypatch, qsub="exit 0")
+    (tmp_path / "job.sh").touch()
+    with pytest.raises(UserError, match="qsub gives no id of job 'train'"):
+        queues.submit("pbs", REQUEST, tmp_path / "job.sh", tmp_path / "logs")
 
 
 def test_a_job_that_qsub_refuses_is_its_own_sentence(tmp_path, monkeypatch):

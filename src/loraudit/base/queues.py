@@ -9,6 +9,7 @@ limit, so that a run saves a checkpoint, and that writes the exit status into a 
 import re
 import shlex
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ EARLY = 90
 PATIENCE = 10.0
 """Seconds in which the exit status of a job that left the queue must be seen on this machine."""
 
-UNKNOWN = re.compile(r"unknown job|does not exist|do not exist", re.IGNORECASE)
+UNKNOWN = re.compile(r"unknown job|does not exist|do not exist|job has finished", re.IGNORECASE)
 """What `qstat` says of a job that is no longer in the queue."""
 
 SCRIPT = """\
@@ -58,7 +59,7 @@ def submit(kind: Kind, request: Request, script: Path, folder: Path) -> str:
         folder: gets what the job prints, and its exit status as <id>.exit.
 
     Raises:
-        UserError: qsub refuses the job; the message is its own.
+        UserError: there is no qsub, it refuses the job (the message is its own), or it gives no id.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seconds = max(request.minutes * 60 - EARLY, request.minutes * 30)
@@ -69,6 +70,8 @@ def submit(kind: Kind, request: Request, script: Path, folder: Path) -> str:
     done = _run([*qsub(kind, request, folder), str(outer)])
     if done.returncode:
         raise UserError(f"qsub refuses job {request.name!r}: {done.stderr.strip()}")
+    if not done.stdout.strip():
+        raise UserError(f"qsub gives no id of job {request.name!r}: it printed nothing")
     return done.stdout.strip().splitlines()[-1].strip()
 
 
@@ -97,8 +100,11 @@ def qsub(kind: Kind, request: Request, folder: Path) -> list[str]:
 def status(kind: Kind, job: str, folder: Path) -> str:
     """Return "success", "failed" or "running", the words that the plugin knows.
 
-    A job without an exit status counts as failed only if the queue says that it does not know it:
-    a queue that does not answer says nothing about its jobs.
+    A job without an exit status counts as failed only if the queue says that it does not know it,
+    or that it can't start it: a queue that does not answer says nothing about its jobs.
+
+    Raises:
+        UserError: there is no qstat.
     """
     file = folder / f"{job}.exit"
     if not file.is_file() and _in_queue(kind, job):
@@ -111,12 +117,23 @@ def status(kind: Kind, job: str, folder: Path) -> str:
 
 
 def _in_queue(kind: Kind, job: str) -> bool:
-    """Return whether the queue still has a job, or does not answer."""
+    """Return whether the queue still has a job that may run, or does not answer.
+
+    Grid Engine keeps a job that it can't start (state Eqw) for ever; its reason is printed.
+    """
     done = _run(["qstat", *(["-f"] if kind == "pbs" else ["-j"]), job])
     if done.returncode:
         return not UNKNOWN.search(done.stdout + done.stderr)
+    if kind == "sge" and (reason := re.search(r"^error reason.*", done.stdout, re.MULTILINE)):
+        print(f"job {job}: {' '.join(reason[0].split())}", file=sys.stderr)
+        return False
     return not re.search(r"job_state\s*=\s*[FC]\b", done.stdout)  # PBS may show ended jobs, too
 
 
 def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"no {words[0]} here: start Snakemake on a machine that submits to the queue"
+        ) from None
