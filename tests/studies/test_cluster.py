@@ -12,7 +12,8 @@ from loraudit.base.errors import UserError
 from loraudit.studies.cluster import ClusterFile, node_request, read_cluster
 
 TABLE = """
-jobs: {train: {minutes: 10, mem_mb: 1000}}
+jobs: {train: {minutes: 10, mem_mb: 1000}, tokenise: &one {minutes: 1, mem_mb: 1},
+  crosscheck: *one, subspace: *one, forgetting: *one, language_loss: *one}
 models: {roberta-base: {minutes: 3, mem_mb: 2}}
 tasks: {mnli: {minutes: 4, mem_mb: 1.5}}
 most_minutes: 200
@@ -60,6 +61,8 @@ def test_each_process_of_a_job_takes_the_memory_and_none_the_time(folder):
         ("most_minutes", "minutes", "key: 'minutes' is not known"),
         ("{minutes: 10,", "{minutes: 0,", "jobs.train.minutes = 0"),
         ("train:", "trian:", "jobs"),
+        ("subspace: *one, ", "", "jobs: key 'subspace' is missing"),
+        ("subspace: *one, ", "train: *one, ", "key 'train' stands there twice"),
     ],
 )
 def test_a_wrong_table_is_one_sentence(old, new, message, folder):

@@ -1,10 +1,12 @@
 """Launch files: which are legal, what fits them, and what is proposed for what does not."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from loraudit.base.gpu_slots import VISIBLE, Device
 from loraudit.studies import launcher as module
 from loraudit.studies.expand import load_study
 from loraudit.studies.launcher import (
+    accelerate_keys,
     gpus_per_machine,
     idle_gpus,
     launch_file,
@@ -109,6 +112,7 @@ def test_a_name_that_is_no_file_is_refused(tmp_path):
         ({"num_processes": 4}, "distributed_type NO starts one process, and num_processes is 4"),
         ({"distributed_type": "FSDP"}, r"distributed_type: 'FSDP' is not known.*MULTI_GPU, NO"),
         ({"mixed_precision": "fp16"}, r"mixed_precision: 'fp16' is not known.*bf16, no"),
+        ({"use_cp": True}, "key: 'use_cp' is not known; did you mean 'use_cpu'"),
         ({"gpu_ids": "0"}, "gpu_ids '0' would put every run on the same GPUs"),
         (
             {"num_processes": 3, "num_machines": 2, "distributed_type": "MULTI_GPU"},
@@ -119,6 +123,17 @@ def test_a_name_that_is_no_file_is_refused(tmp_path):
 def test_a_file_that_would_not_do_what_it_says_is_refused(keys, message, tmp_path):
     with pytest.raises(UserError, match=message):
         read_launcher(file(tmp_path, **keys))
+
+
+def test_the_legal_keys_are_accelerates():
+    assert accelerate_keys() == {field.name for field in dataclasses.fields(ClusterConfig)}
+
+
+def test_a_key_that_stands_there_twice_is_refused(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("num_processes: 1\nuse_cpu: true\nuse_cpu: false\n")
+    with pytest.raises(UserError, match="key 'use_cpu' stands there twice"):
+        read_launcher(path)
 
 
 def test_an_unquoted_no_is_no(tmp_path):

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from loraudit.base.errors import unknown
-from loraudit.base.shipped import read_table
+from loraudit.base.errors import UserError, unknown
+from loraudit.base.shipped import read_table, tables
+from loraudit.base.written_yaml import refuse_doubled
 from loraudit.studies.values import Count, Frozen, validated
 
 Job = Literal["tokenise", "train", "crosscheck", "subspace", "forgetting", "language_loss"]
@@ -80,11 +81,17 @@ def read_cluster(folder: Path | str = "config") -> ClusterFile:
     """Read cluster.yaml of a folder that has models.yaml and tasks.yaml.
 
     Raises:
-        UserError: an unknown key, job, model or task, or a number out of range.
+        UserError: an unknown key, job, model or task, a key that stands there twice, a job that is
+            missing, or a number out of range.
     """
     path = Path(folder, "cluster.yaml")
+    for file in tables(path):
+        refuse_doubled(file)
     read = read_table(path, "jobs", "models", "tasks")
     table: ClusterFile = validated(ClusterFile, read, str(path))
+    for job in get_args(Job):
+        if job not in table.jobs:
+            raise UserError(f"{path}: jobs: key {job!r} is missing")
     known = {
         "models": read_table(Path(folder, "models.yaml"), "models")["models"],
         "tasks": read_table(Path(folder, "tasks.yaml")),

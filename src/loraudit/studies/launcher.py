@@ -5,6 +5,9 @@ study is launched by changes none of its numbers, so it is no part of a run's sp
 study does not fit a launch file is refused before anything starts.
 """
 
+import ast
+import functools
+import importlib.util
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,10 +19,10 @@ from loraudit.base.errors import UserError, unknown
 from loraudit.base.gpu_slots import check_devices, installed, visible
 from loraudit.base.memory import memory_mb
 from loraudit.base.shipped import own_and_shipped, own_or_shipped
-from loraudit.base.yaml_file import read_yaml
+from loraudit.base.written_yaml import read_written
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Run
-from loraudit.studies.values import Count, Frozen, validated
+from loraudit.studies.values import Count, Frozen, check_known, validated
 
 FOLDER = Path("profiles/accelerate")
 
@@ -85,11 +88,33 @@ def read_launcher(path: Path | str) -> dict[str, Any]:
     """Return the fields of `Launcher` that a launch file has or leaves at their defaults.
 
     Raises:
-        UserError: a key is missing, or its value does not fit the others or this pipeline.
+        UserError: a key is unknown, missing or there twice, or its value does not fit the others
+            or this pipeline.
     """
-    read = read_yaml(path)
+    read = read_written(path)
+    check_known(read, accelerate_keys(), f"{path}: key")
     fields = {key: value for key, value in read.items() if key in Launcher.model_fields}
     return validated(Launcher, fields, str(path)).model_dump()
+
+
+@functools.cache
+def accelerate_keys() -> frozenset[str]:
+    """Return the keys of a configuration file of the installed Accelerate.
+
+    They are read from its source text: importing it would import torch.
+    """
+    spec = importlib.util.find_spec("accelerate")
+    assert spec is not None and spec.origin is not None  # a dependency of this package
+    text = Path(spec.origin).parent.joinpath("commands/config/config_args.py").read_text()
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    fields = (
+        part.target
+        for node in classes
+        if node.name in ("BaseConfig", "ClusterConfig")
+        for part in node.body
+        if isinstance(part, ast.AnnAssign)
+    )
+    return frozenset(target.id for target in fields if isinstance(target, ast.Name))
 
 
 def processes_per_machine(launcher: Mapping) -> int:
