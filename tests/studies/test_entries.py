@@ -1,11 +1,14 @@
-"""What an entry of models.yaml may say, before any model is loaded."""
+"""What an entry of models.yaml or tasks.yaml may say, before anything is loaded."""
+
+from pathlib import Path
 
 import pytest
+import yaml
 
 from loraudit.base.errors import UserError
 from loraudit.base.yaml_file import read_yaml
 from loraudit.studies.entries import ModelEntry, place_of
-from loraudit.studies.entry_files import load_model
+from loraudit.studies.entry_files import load_model, load_task
 from loraudit.studies.values import validated
 
 GIVEN = {
@@ -62,6 +65,51 @@ KINDS = "source = .*: a source has exactly one of the keys wheel, parts, folder,
 def test_a_source_is_told_by_its_key_and_what_is_wrong_with_it_is_named(source, reason):
     with pytest.raises(UserError, match=f"^model 'mine': {reason}"):
         entry(source=source)
+
+
+TASK = {
+    "source": {"folder": "data"},
+    "text": ["sentence"],
+    "label": "label",
+    "classes": ["no", "yes"],
+    "metrics": ["accuracy"],
+    "headline": "accuracy",
+}
+
+
+def written(folder: Path, table: dict) -> Path:
+    path = folder / "table.yaml"
+    path.write_text(yaml.safe_dump(table))
+    return path
+
+
+@pytest.mark.parametrize("name", ["mine", "other", None])
+def test_an_entrys_name_is_its_key(name, tmp_path):
+    """Runs would be called by another task's or model's name."""
+    own = {} if name is None else {"name": name}
+    model = {**GIVEN, "name": name} if name else {k: v for k, v in GIVEN.items() if k != "name"}
+    tasks = written(tmp_path, {"mine": {**TASK, **own}, "other": TASK})
+    if name == "other":
+        with pytest.raises(UserError, match="mine: name = 'other': an entry is called by its key"):
+            load_task("mine", tasks)
+    else:
+        assert load_task("mine", tasks).name == "mine"
+    models = written(tmp_path, {"models": {"mine": model}})
+    if name == "other":
+        with pytest.raises(UserError, match="mine: name = 'other': an entry is called by its key"):
+            load_model("mine", models)
+    else:
+        assert load_model("mine", models).name == "mine"
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "selection", "extra"])
+def test_a_further_split_can_not_be_called_as_one_that_is_there(split, tmp_path):
+    path = written(tmp_path, {"mine": {**TASK, "also_validate": {split: "test"}}})
+    if split == "extra":
+        assert load_task("mine", path).also_validate == {"extra": "test"}
+        return
+    with pytest.raises(UserError, match=f"also_validate: .*'{split}'.* taken"):
+        load_task("mine", path)
 
 
 def test_every_pattern_that_is_accepted_has_a_layer_number():

@@ -25,7 +25,13 @@ def listed_task(name: str, path: Path | str = "config/tasks.yaml") -> ListedTask
     """Read one task's entry with what else the file says of it; raises as `load_task` does."""
     entry = _entry("task", name, read_table(path), path)
     check_name(f"{path}: task", name)
-    return validated(ListedTask, {"name": name, **entry}, f"{path}: {name}")
+    task: ListedTask = validated(ListedTask, _named(name, entry, path), f"{path}: {name}")
+    if "selection" in task.also_validate:
+        raise UserError(
+            f"{path}: {name}: also_validate: 'selection' is taken: it names the rows that are held "
+            "out of the training split"
+        )
+    return task
 
 
 def load_model(name: str, path: Path | str = "config/models.yaml") -> ModelEntry:
@@ -45,7 +51,14 @@ def listed_model(name: str, path: Path | str = "config/models.yaml") -> ListedMo
     check_name(f"{path}: model", name)
     family = entry.pop("family", None)
     shared = {} if family is None else _entry(f"{path}: {name}: family", family, families, path)
-    return validated(ListedModel, {"name": name, **shared, **entry}, f"{path}: {name}")
+    return validated(ListedModel, _named(name, {**shared, **entry}, path), f"{path}: {name}")
+
+
+def _named(name: str, entry: dict, path: Path | str) -> dict:
+    """Return an entry with its name, which is its key in the file."""
+    if (own := entry.get("name", name)) != name:
+        raise UserError(f"{path}: {name}: name = {own!r}: an entry is called by its key; drop it")
+    return {**entry, "name": name}
 
 
 def _narrowed(cls: type[Entry], listed: Entry) -> Entry:
