@@ -104,6 +104,24 @@ def test_a_score_is_undefined_where_the_runs_own_metric_says_so(metric, class_on
     assert found == pytest.approx(MEASURES[metric](labels, predictions), nan_ok=True)
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 2.7123456])
+def test_a_correlation_of_constant_values_is_undefined_whatever_their_mean_is_rounded_to(
+    metric, value
+):
+    labels = np.random.default_rng(4).uniform(0, 5, 101)
+    for one, two in ((labels, np.full(101, value)), (np.full(101, value), labels)):
+        found = resampled_scores(one, two, row_weights(101, 50), metric)
+        assert np.isnan(found).all()
+
+
+def test_a_resample_that_drew_one_value_alone_has_no_correlation():
+    values = np.array([2.7123456] * 3 + [1.0])
+    weights = np.array([[1, 1, 2, 0], [1, 1, 1, 1]], dtype=np.uint8)
+    found = resampled_scores(np.arange(4.0), values, weights, "pearson")
+    assert np.isnan(found).tolist() == [True, False]
+
+
 def test_a_bootstrap_of_an_undefined_score_has_no_number():
     labels, left = classified(np.random.default_rng(2), 40, 0.9)
     found = paired_bootstrap(labels, left, np.ones(40), "pearson", 50)

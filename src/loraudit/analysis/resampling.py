@@ -112,12 +112,26 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _correlation(one: np.ndarray, two: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the correlation of each resample; all three arrays are (resamples, rows)."""
+    """Return the correlation of each resample; all three arrays are (resamples, rows).
+
+    Of values that are constant there it is NaN; their mean is rounded, so that sums of squares
+    about it need not be 0.
+    """
+    varied = _varied(one, weights) & _varied(two, weights)
     rows = weights.sum(1, keepdims=True)
     one = one - (weights * one).sum(1, keepdims=True) / rows
     two = two - (weights * two).sum(1, keepdims=True) / rows
     covariance = (weights * one * two).sum(1)
-    return _ratio(covariance, np.sqrt((weights * one**2).sum(1) * (weights * two**2).sum(1)))
+    spread = np.sqrt((weights * one**2).sum(1) * (weights * two**2).sum(1))
+    return _ratio(covariance, np.where(varied, spread, 0))
+
+
+def _varied(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Tell of each resample whether its rows have more than one value; both: (resamples, rows)."""
+    drawn = weights > 0
+    lowest, highest = values.min(), values.max()
+    drawn_highest = values.max(1, where=drawn, initial=lowest)
+    return drawn_highest > values.min(1, where=drawn, initial=highest)
 
 
 def _log_loss(tokens: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> np.ndarray:
