@@ -7,6 +7,7 @@ import pandas as pd
 
 from loraudit.analysis.cells import cell_of, choices_of
 from loraudit.studies.accounts import accounts
+from loraudit.studies.entries import FITTING
 from loraudit.studies.methods import METHODS
 from loraudit.studies.reference import Architecture, Published
 from loraudit.studies.spec import RunSpec
@@ -80,7 +81,7 @@ def obstacles(
         and "another epoch: not every epoch was scored on the validation rows, so none is the best",
     ]
     if number.model == cell["model"]:
-        found += _other_model(runs, number, (models or {}).get(str(number.model)))
+        found += _other_model(runs, number, (models or {}).get(str(number.model)), fields or {})
     found += _other_method(fields or {}, number)
     return [*filter(None, found), *_other_rows(runs, number)]
 
@@ -98,7 +99,7 @@ def _other_method(fields: Mapping[str, Any], number: Published) -> Iterable[str]
 
 
 def _other_model(
-    runs: pd.DataFrame, number: Published, known: Architecture | None
+    runs: pd.DataFrame, number: Published, known: Architecture | None, fields: Mapping[str, Any]
 ) -> Iterable[str | bool]:
     """Say what shows that a model of the number's name is not the number's model."""
     first = runs.iloc[0]
@@ -114,7 +115,8 @@ def _other_model(
     other = f"only the name is {number.model}'s"
     if counts[1] is not None and abs(counts[1] / known.parameters - 1) > SAME_SIZE:
         yield f"{other}: {counts[1]:,} parameters, not about {known.parameters:,}"
-    shaped = _adapter_parameters(first, known)
+    plain = not (fields.get("peft") or {}).get("peft_type")  # another method than LoRA has others
+    shaped = _adapter_parameters(first, known) if plain else 0
     if counts[0] and shaped and abs(counts[0] / shaped - 1) > AS_PRINTED:
         yield (
             f"{other}: {counts[0]:,} adapter parameters, where {known.layers} layers of width "
@@ -131,15 +133,16 @@ def _adapter_parameters(run: pd.Series, known: Architecture) -> int:
     """
     if METHODS[run.method].published_as != "lora" and run.method != "lora":
         return 0
-    sides = [5 if name in ("up", "down") else 2 for name in run.matrices.split("+")]
+    sides = [5 if name in ("gate", "up", "down") else 2 for name in run.matrices.split("+")]
     return round(known.layers * run["rank"] * known.width * sum(sides))
 
 
 def _other_rows(runs: pd.DataFrame, number: Published) -> list[str]:
     """Say which splits have other rows than the number's."""
     splits: dict[str, int | None] = {"train": number.train_rows, "validation": None}
-    if "_" in number.metric:  # accuracy_mismatched
-        splits[number.metric.partition("_")[2]] = None
+    for metric in FITTING:
+        if number.metric.startswith(f"{metric}_"):  # accuracy_mismatched
+            splits[number.metric.removeprefix(f"{metric}_")] = None
     found = []
     for split, wanted in splits.items():
         published = runs.get(f"published_rows_{split}", pd.Series(dtype=float))
