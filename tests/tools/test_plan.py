@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from loraudit.base.errors import UserError
 from loraudit.base.files import read_json, write_json
@@ -74,6 +75,14 @@ def test_a_dry_run_names_every_run_of_a_study_that_is_not_there(project):
 def test_snakemakes_own_error_is_passed_on(project):
     Path("Snakefile").write_text("rule all:\n    input: 'nowhere'\n")
     with pytest.raises(UserError, match=r"can't plan this: .*nowhere"):
+        plan.dry_run([])
+
+
+def test_snakemakes_reason_is_passed_on_and_not_where_it_arose(project):
+    """Its last line names the place in the workflow."""
+    lines = ["from snakemake.exceptions import WorkflowError", "raise WorkflowError('too late')"]
+    Path("Snakefile").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"can't plan this: too late$"):
         plan.dry_run([])
 
 
@@ -221,6 +230,36 @@ def test_finished_runs_of_this_machine_are_preferred(planned):
     assert {kind["source"] for kind in other["kinds"]} == {"unknown"}
 
 
+def test_a_run_of_another_spec_tells_nothing_of_todays(planned):
+    finished_here("cpu", [])
+    assert {kind["source"] for kind in planned(ids())["kinds"]} == {"2 finished runs"}
+    path = Path("config/studies/small.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["defaults"]["epochs"] = 50
+    path.write_text(yaml.safe_dump(content))
+    study, here = load_configured(paths.settings("small")), planned(set(), measure=False)["machine"]
+    assert {run.spec.epochs for run in study.runs} == {50}
+    assert plan.finished_costs(study, plan.Machine(**here)) == {}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "null", "{"])
+def test_damaged_files_are_as_if_they_were_not_there_or_named(planned, content):
+    finished_here("cpu", [])
+    damaged = min(Path("results/small/runs").rglob("record.json"))
+    whole = damaged.read_text()
+    damaged.write_text(content)
+    plan.CACHE.parent.mkdir(exist_ok=True)
+    plan.CACHE.write_text(content)
+    sources = {kind["source"] for kind in planned(ids())["kinds"]}
+    assert sources == {"1 finished run", "2 finished runs"}
+    assert plan._cache().keys()  # the measured launch
+    damaged.write_text(whole)
+    manifest = Path("resources/tasks/words/manifest.json")
+    manifest.write_text(content)
+    with pytest.raises(UserError, match=f"{manifest}: damaged; delete the folder"):
+        planned(ids())
+
+
 def finished_here(device: str, gpus: list[str]) -> None:
     """Make the finished runs look as if they had run on this machine, on such a device."""
     for path in Path("results/small/runs").rglob("record.json"):
@@ -267,6 +306,17 @@ def test_no_more_runs_than_places_on_the_gpus_are_planned_at_once(
     each = [k["seconds"] for k in found["kinds"] for _ in range(k["runs"])]
     assert found["wall_seconds"] >= sum(each) / at_once - 1e-9
     assert f"{len(found['machine']['gpus'])} GPU" in "\n".join(plan.sentences(found))
+
+
+@pytest.mark.parametrize(("launch", "each"), [("gpu", 1), ("gpu2", 2), ("gpu8", 8)])
+def test_fewer_gpus_than_a_run_takes_are_refused(launch, each):
+    config = plan.Config(**paths.configuration() | {"study": "small", "launch": launch})
+    run = Run(id="a", label="", spec=make_spec(global_batch=16, micro_batch=2))
+    study = Study(name="small", question="?", runs=(run,))
+    assert len(plan._machine(study, config, 8, "h100", each).gpus) == each
+    for few in {1, each - 1} - {0, each}:
+        with pytest.raises(UserError, match=rf"gpus: {few}: .*'{launch}' .*legal: {each} or more"):
+            plan._machine(study, config, 8, "h100", few)
 
 
 def test_memory_limits_the_runs_at_once(planned, monkeypatch):

@@ -55,6 +55,7 @@ from loraudit.studies.launcher import (
     require_fit,
 )
 from loraudit.studies.names import targets_name
+from loraudit.studies.record import read_record
 from loraudit.studies.reference import load_models, select
 from loraudit.studies.spec import RunSpec
 from loraudit.studies.study import Run, Study
@@ -170,6 +171,7 @@ def plan(
     """
     study = load_configured(config)
     checked = Config(**config)
+    _require_manifests(study)
     machine = _machine(study, checked, cores, gpu, gpus)
     jobs = dry_run(given)
     shown = {
@@ -229,7 +231,8 @@ def _machine(
     """Describe this machine or, with `gpu`, one with such GPUs and cores enough for them.
 
     Raises:
-        UserError: there is no such launch file, or the study does not fit it.
+        UserError: there is no such launch file, the study does not fit it, or a run by it takes
+            more than `gpus`.
     """
     name = config.launch
     if gpu and not gpus_per_machine(read_launcher(launch_file(name))):
@@ -241,6 +244,10 @@ def _machine(
         require_devices(name, launcher)
     wanted = gpus_per_machine(launcher)
     product = gpu or next((device.product for device in installed()), "")
+    if gpus is not None and gpus < wanted:
+        raise UserError(
+            f"gpus: {gpus}: launch {name!r} gives each run {wanted} GPUs (legal: {wanted} or more)"
+        )
     count = (gpus or (0 if gpu else len(visible())) or wanted) if wanted else 0
     room = memory_mb()
     if gpu:  # its CPU and memory are not known: they are taken to be enough
@@ -262,7 +269,10 @@ def dry_run(given: list[str]) -> Jobs:
     command += ["--config", *given] if given else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        # Snakemake says in which line of a file it happened after it has said what
+        where = '  File "'
+        said = done.stderr.splitlines()
+        lines = [line for line in said if line.strip() and not line.startswith(where)]
         raise UserError(f"snakemake can't plan this: {lines[-1] if lines else 'no reason given'}")
     return parse_jobs(done.stdout)
 
@@ -307,19 +317,21 @@ def finished_costs(study: Study, machine: Machine) -> dict[str, dict]:
     seen: dict[str, list[dict]] = {}
     for run in study.all_runs:
         folder = paths.RESULTS / study.name / "runs" / run.id
-        if not (folder / "record.json").is_file():
+        try:
+            record = read_record(folder / "record.json")
+        except UserError:  # there is none, or a damaged one, which `verify` names
             continue
-        record = read_json(folder / "record.json")
-        whole = record["train"].get("diverged") is None  # what diverged ended early
-        alone = "packed" not in record["environment"]  # a pack's time is no run's own
-        if whole and alone and _same_machine(record["environment"], machine):
+        train = record.train
+        asked = record.spec.planned() == run.spec
+        whole = train.diverged is None  # what diverged ended early
+        alone = "packed" not in record.environment  # a pack's time is no run's own
+        if asked and whole and alone and _same_machine(record.environment, machine):
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            train = record["train"]
-            memory = train["peak_memory_mib"], train["peak_device_memory_mib"]
-            cost = {"seconds": train["seconds"]["total"], "memory": memory, "bytes": size}
-            cost["step"] = train["seconds"]["train"] / train["steps"]
-            cost["evaluate"] = train["seconds"]["evaluate"]
-            cost["ready"] = train["seconds"]["total"] - train["seconds"]["train"]
+            memory = train.peak_memory_mib, train.peak_device_memory_mib
+            cost: dict = {"seconds": train.seconds["total"], "memory": memory, "bytes": size}
+            cost["step"] = train.seconds["train"] / train.steps
+            cost["evaluate"] = train.seconds["evaluate"]
+            cost["ready"] = train.seconds["total"] - train.seconds["train"]
             cost["ready"] -= cost["evaluate"]
             seen.setdefault(cost_key(run.spec), []).append(cost)
     return {key: _mean(costs) for key, costs in seen.items()}
@@ -482,7 +494,12 @@ def _cache_key(machine: Machine, *parts: object) -> str:
 
 
 def _cache() -> dict:
-    return read_json(CACHE) if CACHE.is_file() else {}
+    """Return what was measured before; a damaged file counts as none and is written again."""
+    try:
+        cache = read_json(CACHE)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return cache if isinstance(cache, dict) else {}
 
 
 def _measured(tasks: list[Task], slots: int) -> tuple[dict, dict[str, str]]:
@@ -704,6 +721,27 @@ def cautions(study: Study) -> list[str]:
     odd = {name: manifest.get("remarks", ()) for name, manifest in fetched.items()}
     remarks = [f"task {name}: {said}" for name, sentences in odd.items() for said in sentences]
     return [*study.cautions(), *overlap_sentences(study, overlaps(folders)), *remarks]
+
+
+def _require_manifests(study: Study) -> None:
+    """Refuse a study of which a fetched task's manifest is damaged.
+
+    Raises:
+        UserError: it is, with its path and the way out.
+    """
+    for name in dict.fromkeys(run.spec.task.name for run in study.all_runs):
+        file = paths.RESOURCES / "tasks" / name / "manifest.json"
+        try:
+            manifest = read_json(file) if file.is_file() else {"splits": {}}
+            whole = all(isinstance(one["rows"], int) for one in manifest["splits"].values())
+            whole = whole and isinstance(manifest.get("remarks", []), list)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{file}: damaged; delete the folder {file.parent}, and the next "
+                "`snakemake` fetches the task again"
+            )
 
 
 def planned_power(study: Study, spread: float | None = None) -> list[dict]:
