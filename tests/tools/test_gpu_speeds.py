@@ -72,6 +72,36 @@ def test_the_closest_size_is_taken_and_a_smaller_step_is_no_faster(
     assert found.step_seconds == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("length", [33, 48, 64, 100])
+@pytest.mark.parametrize("batch", [12, 16])
+def test_no_step_counts_as_slower_than_a_larger_one_that_was_measured(
+    tmp_path, monkeypatch, batch, length
+):
+    """A small step waits for Python, so that its row, scaled by tokens, says too much."""
+    table(
+        tmp_path,
+        monkeypatch,
+        {"tokens": 32, "steps_per_second": 10.5},
+        {"tokens": 512, "precision": "bf16", "steps_per_second": 100.0},
+        {"tokens": 512, "runs_per_gpu": 2, "steps_per_second": 100.0},
+    )
+    spec = changed(SPEC, global_batch=batch, micro_batch=batch, max_length=length)
+    assert speed(spec, read_speeds("h100")).step_seconds <= 1 / 10
+
+
+def test_of_two_sizes_as_close_the_larger_is_taken(tmp_path, monkeypatch):
+    table(tmp_path, monkeypatch, {"tokens": 512, "steps_per_second": 4.0})
+    found = speed(changed(SPEC, max_length=256), read_speeds("h100"))
+    assert "16x512" in found.source and found.step_seconds == pytest.approx(1 / 4)
+
+
+def test_a_step_that_was_measured_is_as_measured(tmp_path, monkeypatch):
+    """Though a larger one was faster, by chance."""
+    table(tmp_path, monkeypatch, {"tokens": 512, "steps_per_second": 11.0})
+    found = speed(SPEC, read_speeds("h100"))
+    assert found.step_seconds == pytest.approx(1 / 10) and found.source.startswith("measured")
+
+
 def test_what_is_not_the_runs_own_is_said(tmp_path, monkeypatch):
     table(tmp_path, monkeypatch, {"method": "full", "steps_per_second": 5.0})
     other = changed(SPEC, targets=("q",), model=tiny_entry())
@@ -94,8 +124,9 @@ def test_runs_that_share_a_gpu_are_each_as_fast_as_their_share(tmp_path, monkeyp
 def test_gpus_that_share_a_step_each_do_their_part(tmp_path, monkeypatch):
     table(tmp_path, monkeypatch)
     spec = changed(SPEC, global_batch=256, micro_batch=16)
-    four = speed(spec, read_speeds("h100"), processes=4)
-    assert four.step_seconds == pytest.approx(speed(spec, read_speeds("h100")).step_seconds / 4)
+    one, four = (speed(spec, read_speeds("h100"), processes=count) for count in (1, 4))
+    assert four.step_seconds == pytest.approx(one.step_seconds / 4)
+    assert four.evaluate_row_seconds == pytest.approx(one.evaluate_row_seconds / 4)
 
 
 @pytest.mark.parametrize(("precision", "slower"), [("fp32", 67 / 19.5), ("bf16", 989.4 / 312)])

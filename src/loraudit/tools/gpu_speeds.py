@@ -1,10 +1,11 @@
 """Estimate runs on a GPU that is not here, by a table of speeds that benchmarks/gpu.py measured.
 
 A run takes the row of the GPU that is nearest to it: its own model, precision, code path and
-method where the table has them, and then the size of a step, batch x tokens, that is closest. A
-larger step takes longer in proportion to its tokens. A smaller one counts as the row's, because the
-time of a small step is that of starting its kernels. A run's inputs count as `max_length` tokens
-each, so that shorter inputs may take less than estimated.
+method where the table has them, and then the size of a step, batch x tokens, that is closest (of
+two as close, the larger). A larger step takes longer in proportion to its tokens. A smaller one
+counts as the row's, because the time of a small step is that of starting its kernels. No step that
+was not measured counts as slower than a larger one of its kind that was. A run's inputs count as
+`max_length` tokens each, so that shorter inputs may take less than estimated.
 
 For a GPU that the table lacks, the speeds of one that it has are scaled by the ratio of the two
 peaks (gpus.yaml). No step is taken to be faster than it was measured, since a short one waits for
@@ -113,23 +114,42 @@ def speed(spec: RunSpec, rows: pd.DataFrame, runs_per_gpu: int = 1, processes: i
     scores = [
         (
             *(_distance(key, row[key], value) for key, value in wanted.items()),
-            abs(math.log(row["batch"] * row["tokens"] / work)),
+            round(abs(math.log(row["batch"] * row["tokens"] / work)), 9),
+            -row["batch"] * row["tokens"],
             abs(math.log(row["runs_per_gpu"] / runs_per_gpu)),
         )
         for _, row in rows.iterrows()
     ]
     row = rows.iloc[min(range(len(scores)), key=scores.__getitem__)]
+    if row["batch"] * row["tokens"] != work:
+        larger = _larger(row, rows, batch, spec.max_length)
+        row = min((row, *larger), key=lambda one: _seconds(one, work, runs_per_gpu))
     share = work / (row["batch"] * row["tokens"])
-    factor = max(1.0, share)
-    seconds = row["runs_per_gpu"] / row["steps_per_second"] * factor
-    seconds *= runs_per_gpu / row["runs_per_gpu"]  # if they are not equal: the GPU's total stays
+    seconds = _seconds(row, work, runs_per_gpu)
     own = spec.recompute == "none"
     source = _source(row, wanted | {"runs_per_gpu": runs_per_gpu}, share, own)
-    evaluated = FORWARD * seconds / batch
+    evaluated = FORWARD * seconds / batch / processes  # which share the rows out
     if spec.recompute == "blocks":
         seconds *= RECOMPUTED
         source += f", times {RECOMPUTED:.3g} for recompute: blocks (memory: as without)"
     return Speed(seconds, evaluated, float(row["peak_mib"]), source)
+
+
+def _seconds(row: pd.Series, work: int, runs_per_gpu: int) -> float:
+    """Return what a step of `work` tokens takes by a row of the table."""
+    # if not as many runs shared the GPU, its total stays
+    return runs_per_gpu / row["steps_per_second"] * max(1.0, work / (row["batch"] * row["tokens"]))
+
+
+KIND = ["gpu", "model", "method", "precision", "compute", "runs_per_gpu"]
+"""The columns in which two rows of one kind, which may differ in the size of a step, are equal."""
+
+
+def _larger(row: pd.Series, rows: pd.DataFrame, batch: int, tokens: int) -> list[pd.Series]:
+    """Return the rows of the kind of `row` with a batch and inputs that are at least so large."""
+    alike = (rows[KIND] == row[KIND]).all(axis=1)
+    found = rows[alike & (rows["batch"] >= batch) & (rows["tokens"] >= tokens)]
+    return [one for _, one in found.iterrows()]
 
 
 def _distance(key: str, found: object, wanted: object) -> float:
