@@ -11,6 +11,10 @@ import pytest
 from rich.console import Console
 
 from loraudit.base.errors import UserError
+from loraudit.base.files import write_json
+from loraudit.studies.record import read_record, write_record
+from loraudit.studies.spec import Candidate, RunSpec, Tuned, digest
+from loraudit.studies.study import read_study
 from loraudit.tools import status
 
 RUNS = Path("results/small/runs")
@@ -61,6 +65,36 @@ def test_each_state_comes_from_its_files(mixed):
     assert found[0].line == "train epoch 1/2: 3/6"
     assert found[2].line == "error: the loss is nan at step 3"
     assert found[3].line == "torch.OutOfMemoryError: CUDA out of memory"
+
+
+@pytest.fixture
+def replanned(project):
+    """Plan the study's first run with other epochs, and tune its second one."""
+    path = Path("results/small/study.json")
+    study = read_study(path)
+    stale, tuned, *others = study.runs
+    tried = Candidate(values={"learning_rate": 0.5}, runs={others[0].id: digest(others[0].spec)})
+    other = tried.model_copy(update={"values": {"learning_rate": 0.25}})
+    fields = {"tuned": Tuned(candidates=(tried, other)), "selection_rows": 10}
+    spec = RunSpec(**{**dict(tuned.spec), **fields}).planned()
+    record = RUNS / tuned.id / "record.json"
+    chosen = spec.with_values(other.values)
+    changes = {"spec": chosen, "spec_sha256": digest(chosen)}
+    write_record(record.parent, read_record(record).model_copy(update=changes))
+    later = stale.spec.model_copy(update={"epochs": 50})
+    runs = [stale.model_copy(update={"spec": later}), tuned.model_copy(update={"spec": spec})]
+    whole = path.read_text()
+    write_json(path, study.model_copy(update={"runs": (*runs, *others)}).model_dump(mode="json"))
+    yield stale.id
+    path.write_text(whole)
+
+
+def test_a_record_of_another_spec_does_not_count_and_one_of_chosen_values_does(replanned):
+    found = {run.id: run.state for run in status.states("small", status.places("small"))}
+    assert found.pop(replanned) == "waiting"
+    assert set(found.values()) == {"done"}
+    (row,) = (row for row in status.overview() if row["study"] == "small")
+    assert row["done"] == row["runs"] - 1
 
 
 def test_the_log_of_a_result_since_deleted_is_not_a_killed_job(project):
@@ -173,4 +207,14 @@ def test_a_damaged_study_file_is_named_and_hides_no_other(mixed, content):
     finally:
         path.write_text(whole)
     assert "can't be read" in found["small"]["question"] and found["small"]["runs"] is None
+    assert found["quickstart"]["question"].endswith("?")
+
+
+@pytest.mark.parametrize("content", ["question: [", "", "- a list"])
+def test_a_broken_study_file_has_a_row_and_hides_no_other(project, content):
+    path = Path("config/studies/broken.yaml")
+    path.write_text(content)
+    found = {row["study"]: row for row in status.overview()}
+    assert str(path) in found["broken"]["question"] and found["broken"]["runs"] is None
+    assert found["small"]["done"] == found["small"]["runs"]
     assert found["quickstart"]["question"].endswith("?")

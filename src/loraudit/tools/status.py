@@ -4,6 +4,7 @@ Only files are read, so this works on a cluster's front end while jobs run elsew
 nothing in memory for finished runs, so that it can watch 10,000 of them.
 """
 
+import hashlib
 import json
 import re
 import time
@@ -39,11 +40,12 @@ was deleted after the log was written."""
 
 
 class Place(NamedTuple):
-    """A run as `status` needs it: where its files are, and the row that it counts in."""
+    """A run as `status` needs it: where its files are, its spec, and the row that it counts in."""
 
     id: str
     task: str
     method: str
+    spec_sha256: str
 
 
 class RunState(NamedTuple):
@@ -71,7 +73,15 @@ def places(name: str) -> list[Place]:
     from loraudit.studies.expand import load_configured
 
     runs = load_configured(config).all_runs
-    return [Place(run.id, run.spec.task.name, run.spec.method) for run in runs]
+    return [_place(run.model_dump(mode="json")) for run in runs]
+
+
+def _place(run: dict) -> Place:
+    """Return what `status` needs of a run as study.json has it."""
+    spec = run["spec"]
+    text = json.dumps(spec, sort_keys=True)  # as `spec.digest` does
+    sha = hashlib.sha256(text.encode()).hexdigest()
+    return Place(run["id"], spec["task"]["name"], spec["method"], sha)
 
 
 def overview() -> list[dict]:
@@ -79,18 +89,17 @@ def overview() -> list[dict]:
     found: list[dict] = []
     for name in paths.study_names():
         path = paths.RESULTS / name / "study.json"
-        if path.is_file():
-            try:
+        counts: dict[str, int | None] = {"runs": None, "done": None}
+        try:
+            if path.is_file():
                 study, runs = _planned(path)
-            except UserError as error:
-                said = {"question": str(error), "runs": None, "done": None}
-                found.append({"study": name, **said})
-                continue
-            done = sum((path.parent / "runs" / run.id / "record.json").is_file() for run in runs)
-            found.append({**_asked(name, study), "runs": len(runs), "done": done})
-        else:
-            text = read_yaml(own_or_shipped(paths.CONFIG / f"studies/{name}.yaml"))
-            found.append({**_asked(name, text), "runs": None, "done": None})
+                done = sum(_finished(name, run) is not None for run in runs)
+                counts = {"runs": len(runs), "done": done}
+            else:
+                study = read_yaml(own_or_shipped(paths.CONFIG / f"studies/{name}.yaml"))
+        except UserError as error:
+            study = {"question": str(error)}
+        found.append({**_asked(name, study), **counts})
     return found
 
 
@@ -103,7 +112,7 @@ def _planned(path: Path) -> tuple[dict, list[Place]]:
     try:
         study = json.loads(path.read_text())
         runs = study["tuning"] + study["runs"]
-        return study, [Place(r["id"], r["spec"]["task"]["name"], r["spec"]["method"]) for r in runs]
+        return study, [_place(run) for run in runs]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{path}: can't be read ({said}); Snakemake makes it again") from None
@@ -116,28 +125,45 @@ def _asked(name: str, study: dict) -> dict:
 def states(name: str, runs: list[Place]) -> Iterator[RunState]:
     """Yield the state of every run of a study.
 
-    done: it has a record. failed: its log ends in an error. running: it has a log. silent: it has a
-    log to which nothing was written for `SILENT_SECONDS`. waiting: it has no log, or the log of a
-    result that was deleted.
+    done: it has a record of the spec that is planned. failed: its log ends in an error. running: it
+    has a log. silent: it has a log to which nothing was written for `SILENT_SECONDS`. waiting: it
+    has no log, or the log of a result that was deleted or was made from another spec.
     """
     for run in runs:
-        record = paths.RESULTS / name / "runs" / run.id / "record.json"
-        if record.is_file():
-            yield RunState(run.id, "done", sick=_sickness(record))
-        else:
+        sick = _finished(name, run)
+        if sick is None:
             yield _unfinished(run.id, log_file(name, run.id))
+        else:
+            yield RunState(run.id, "done", sick=sick)
+
+
+def _finished(study: str, run: Place) -> tuple[str, ...] | None:
+    """Return what of `SICK` a run that is done is; None if it has no record of its spec."""
+    record = paths.RESULTS / study / "runs" / run.id / "record.json"
+    if not record.is_file():
+        return None
+    spec, sick = _read(record)
+    return sick if spec in (run.spec_sha256, None) else None
 
 
 @cached_by_file
-def _sickness(record: Path) -> tuple[str, ...]:
-    """Return what of `SICK` a run is, by its record; a damaged record is `verify`'s to name."""
+def _read(record: Path) -> tuple[str | None, tuple[str, ...]]:
+    """Return the digest of the spec, as planned, of a record, and what of `SICK` the run is.
+
+    A damaged record, which is `verify`'s to name, gives None and nothing.
+    """
     try:
-        train = json.loads(record.read_text())["train"]
+        content = json.loads(record.read_text())
+        spec, train = content["spec_sha256"], content["train"]
+        if content["spec"]["tuned"]:  # it has the values that were chosen
+            from loraudit.studies.spec import RunSpec, digest
+
+            spec = digest(RunSpec(**content["spec"]).planned())
         first = next(iter(train["epochs"]), None)  # the choice that is shown first
         found = first in train["collapsed"], train["unmoved"], train["diverged"] is not None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ()
-    return tuple(name for name, sick in zip(SICK, found, strict=True) if sick)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, ()
+    return spec, tuple(name for name, sick in zip(SICK, found, strict=True) if sick)
 
 
 def log_file(study: str, run: str) -> Path:
