@@ -50,6 +50,19 @@ def test_a_sound_study_has_no_finding(project):
     assert found() == []
 
 
+@pytest.mark.parametrize(
+    ("here", "name"),
+    [("results", "small"), ("results/small", "."), ("figures", "../results/small")],
+)
+def test_a_study_is_found_sound_from_any_folder(project, monkeypatch, here, name):
+    """The figures are looked for beside the results, wherever these are named from."""
+    monkeypatch.chdir(here)
+    findings = list(verify.verify(Path(name), slow=False))
+    assert [finding for finding in findings if finding.kind == "problem"] == []
+    root = verify._root(Path(name))
+    assert root.samefile(project) and not root.is_absolute()
+
+
 def test_what_killed_processes_left_is_noted(project):
     left = [RUN / ".adapter.a1b2c3d4", Path("resources/tokens/words/.tiny-32.a1b2c3d4")]
     for path in left:

@@ -9,6 +9,7 @@ the checks go on.
 
 import html
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -508,7 +509,7 @@ def check_products(study: Study, folder: Path, slow: bool) -> Findings:
     """
     yield from _check_crosschecks(study, folder)
     asked = _asked_with(folder / "report.html")
-    there = Places(folder, folder, folder.parents[1] / paths.FIGURES / study.name)
+    there = Places(folder, folder, _root(folder) / paths.FIGURES / study.name)
     with tempfile.TemporaryDirectory() as temporary:
         again = Places(folder, Path(temporary) / "results", Path(temporary) / "figures")
         had, made = (
@@ -516,6 +517,15 @@ def check_products(study: Study, folder: Path, slow: bool) -> Findings:
         )
         for old, new in zip(had, made, strict=True):
             yield from _check_product(old, new, again, slow)
+
+
+def _root(folder: Path) -> Path:
+    """Return the folder in which the results lie that have a study's folder.
+
+    It is relative if `folder` is, which may be `.` or begin with `..`.
+    """
+    root = Path(os.path.abspath(folder)).parents[1]
+    return root if folder.is_absolute() else Path(os.path.relpath(root))
 
 
 ASKED = re.compile(r"<code>snakemake --cores 1 \S+ --config ([^<]*)</code>")
