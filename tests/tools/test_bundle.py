@@ -62,6 +62,41 @@ def test_it_names_question_code_and_licence(project, tmp_path):
     assert str(commit or "unknown") in crate.root_dataset["isBasedOn"]["softwareVersion"]
 
 
+def names(path: Path) -> set[str]:
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_a_study_is_bundled_alike_from_any_folder(project, tmp_path, monkeypatch):
+    """The names in the crate are relative to where the results lie."""
+    bundle("small", tmp_path / "by_name.zip")
+    bundle(str(STUDY.absolute()), tmp_path / "by_path.zip")
+    monkeypatch.chdir("results/small/runs")
+    bundle("..", tmp_path / "inside.zip")
+    by_name, *others = (names(tmp_path / f"{one}.zip") for one in ("by_name", "by_path", "inside"))
+    assert others == [by_name, by_name]
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [(None, None), (None, "words"), ("tiny", None), ("tiny", "words")]
+)
+def test_its_action_asks_for_the_study_itself(project, tmp_path, model, task):
+    """With the switches that gave it its name."""
+    switches = {"study": "small", "model": model, "task": task}
+    name = "-".join(filter(None, switches.values()))
+    file = STUDY.rename(STUDY.with_name(name)) / "study.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"name": name}))
+    bundle(name, tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        content = json.loads(archive.read("ro-crate-metadata.json"))
+    (action,) = (one for one in content["@graph"] if one["@type"] == "CreateAction")
+    command, _, given = action["description"].partition(" --config ")
+    assert command.startswith("snakemake ")
+    assert dict(one.split("=") for one in given.split()) == {
+        key: value for key, value in switches.items() if value
+    }
+
+
 def test_it_follows_the_profile_of_process_runs(project, tmp_path):
     """What Process Run Crate 0.5 asks for: profile, program, and an action that names its files."""
     bundle("small", tmp_path / "small.zip")

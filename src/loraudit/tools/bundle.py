@@ -7,6 +7,7 @@ papers (crate_verdicts.py). It needs the package rocrate (extra "bundle").
 """
 
 import mimetypes
+import os
 from datetime import UTC, datetime
 from importlib.metadata import metadata
 from pathlib import Path
@@ -60,7 +61,7 @@ def bundle(study: str, out: Path, weights: bool = False) -> dict:
     files = study_files(content, folder, done, weights)
     crate = _crate(content, folder, done)
     for path in progress(files, len(files), "bundle"):
-        _add(crate, path)
+        _add(crate, path, _name(path, folder))
     _add_action(crate, content, folder, done)
     _add_verdicts(crate, content.name, folder / "tables" / "claims.csv")
     write_atomic(out, lambda temporary: crate.write_zip(temporary))
@@ -81,7 +82,7 @@ def study_files(study: Study, folder: Path, done: list[Run], weights: bool) -> l
         wanted += sorted((own / "adapter").rglob("*")) if weights else []
     for part in ("crosscheck", "forgetting", "language_loss", "tidy", "tables"):
         wanted += sorted((folder / part).rglob("*"))
-    wanted += sorted((paths.FIGURES / study.name).glob("*"))
+    wanted += sorted((_root(folder) / paths.FIGURES / study.name).glob("*"))
     return [path for path in wanted if path.is_file() and not path.name.startswith(".")]
 
 
@@ -121,12 +122,15 @@ def _add_action(crate, study: Study, folder: Path, done: list[Run]) -> None:
 
     records = [folder / "runs" / run.id / "record.json" for run in done]
     last = datetime.fromtimestamp(max(path.stat().st_mtime for path in records), UTC)
-    asked = crate.get(_name(folder / "study.json"))
+    asked = crate.get(_name(folder / "study.json", folder))
     made = [entity for entity in crate.data_entities if entity not in (asked, crate.get("LICENSE"))]
+    config = paths.settings(study.name) or {"study": study.name}
+    given = ((key, config.get(key)) for key in ("study", "model", "task"))
+    switches = " ".join(f"{key}={value}" for key, value in given if value is not None)
     action = {
         "@type": "CreateAction",
         "name": f"Study {study.name}: {len(done)} runs, their tables and figures",
-        "description": f"snakemake --cores 2 --config study={study.name}",
+        "description": f"snakemake --cores 2 --config {switches}",
         "endTime": last.isoformat(timespec="seconds"),
         "instrument": {"@id": "#code"},
         "object": [{"@id": asked.id}],
@@ -163,13 +167,24 @@ def _commits(folder: Path, done: list[Run]) -> list[str]:
     return sorted(marked)
 
 
-def _add(crate, path: Path) -> None:
+def _add(crate, path: Path, name: str) -> None:
     kind = KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0]
     facts = {"sha256": sha256(path), "contentSize": str(path.stat().st_size)}
     facts |= {"encodingFormat": kind} if kind else {}
-    crate.add_file(path, _name(path), properties=facts)
+    crate.add_file(path, name, properties=facts)
 
 
-def _name(path: Path) -> str:
-    """Return a file's name in the crate."""
-    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
+def _root(folder: Path) -> Path:
+    """Return the folder in which the results lie that have a study's folder."""
+    return Path(os.path.abspath(folder)).parents[1]
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Return a file's name in the crate of the study in `folder`.
+
+    It is as the file is called where the results lie, in the repository or in the working folder.
+    """
+    path = Path(os.path.abspath(path))
+    places = (_root(folder), ROOT, Path.cwd())
+    place = next(place for place in places if path.is_relative_to(place))
+    return path.relative_to(place).as_posix()
