@@ -45,6 +45,35 @@ def test_an_entry_goes_to_the_end_of_its_block(tail, cut):
     assert yaml.safe_load(made)["models"]["c"] == {"family": "bert", "head": ["x"]}
 
 
+@pytest.mark.parametrize("empty", ["", " null", " ~", " {}", " []", " {\n}"])
+@pytest.mark.parametrize("comment", ["", "  # mine"])
+@pytest.mark.parametrize("tail", ["", "\n", "\n# The end.\nlater: {x: 1}\n"])
+def test_an_empty_block_counts_as_missing(empty, comment, tail):
+    text = f"# All.\nfirst: {{y: 1}}\nmodels:{empty}{comment}{tail}"
+    made = wizard.insert(text, "models", "c", {"family": "bert"})
+    before = yaml.safe_load(text)
+    assert yaml.safe_load(made) == {**before, "models": {"c": {"family": "bert"}}}
+    assert made.startswith("# All.\nfirst: {y: 1}\nmodels:") and made.count("#") == text.count("#")
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("{models: {a: {x: 1}}, y: 2}\n", "models"),
+        ("{models: {}, y: 2}\n", "models"),
+        ("{y: 2}\n", None),
+        ("y: 2\n...\n", None),
+        ("models: [a]\n", "models"),
+        ("models: text\n", "models"),
+        ("- models\n", "models"),
+        ("y: [\n", "models"),
+    ],
+)
+def test_a_text_without_a_place_for_an_entry_is_refused(text, block):
+    with pytest.raises(UserError, match="'c' can't be put into this file"):
+        wizard.insert(text, block, "c", {"x": 1})
+
+
 @settings(deadline=None)
 @given(
     st.dictionaries(
@@ -176,6 +205,37 @@ def test_a_model_is_tried_and_written(project):
     added = load_model("mine", MODELS)
     assert added.max_tokens == 66
     assert added.pretrained_pooler and added.head == ("classifier",)
+
+
+@pytest.mark.parametrize(
+    ("group", "reason"),
+    [
+        ("models: [a]", r"models\.yaml: models: \['a'\]: expected keys and values"),
+        ("models: {a: 1}", r"models\.yaml: models\.a: 1: expected keys and values"),
+        ("families: text", r"models\.yaml: families: 'text': expected keys and values"),
+        ("families: {bert: null}", r"models\.yaml: families\.bert: None: expected"),
+    ],
+)
+def test_an_own_table_of_models_that_holds_none_is_refused(
+    finished, tmp_path, monkeypatch, group, reason
+):
+    monkeypatch.chdir(tmp_path)
+    MODELS.parent.mkdir()
+    MODELS.write_text(f"{group}\n")
+    error = call("add-model", "--name", "mine", "--folder", finished / "tiny-model", code=1)
+    assert re.search(reason, error) and error.count("\n") == 1
+    assert MODELS.read_text() == f"{group}\n"
+
+
+@pytest.mark.parametrize("empty", ["models:", "models: {}", "models: []"])
+def test_an_empty_own_table_hides_no_shipped_name(finished, tmp_path, monkeypatch, empty):
+    monkeypatch.chdir(tmp_path)
+    MODELS.parent.mkdir()
+    MODELS.write_text(f"{empty}\n")
+    add = ["add-model", "--folder", finished / "tiny-model", "--name"]
+    assert "'minilm' is taken" in call(*add, "minilm", code=1)
+    call(*add, "mine")
+    assert set(yaml.safe_load(MODELS.read_text())["models"]) == {"mine"}
 
 
 def test_a_pooler_that_was_never_trained_is_noticed(project):

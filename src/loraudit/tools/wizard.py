@@ -9,7 +9,8 @@ import yaml
 
 from loraudit.base.errors import Misuse, UserError, unknown
 from loraudit.base.files import write_text
-from loraudit.base.shipped import read_table
+from loraudit.base.shipped import read_table, tables
+from loraudit.base.yaml_file import read_yaml
 from loraudit.studies import paths
 from loraudit.studies.entries import FolderSource, ModelEntry, TaskEntry
 from loraudit.studies.values import validated
@@ -100,26 +101,31 @@ def insert(text: str, block: str | None, name: str, fields: dict) -> str:
     """
     if not re.fullmatch(NAME, name):
         raise Misuse(f"name: {name!r}: legal are small letters, digits and . _ -")
-    before = yaml.safe_load(text) or {}
-    table = before if block is None else before.get(block) or {}
-    _check_free(name, table)
-    entry = dump(name, fields)
-    if block is None:
-        made = f"{text.rstrip()}\n{entry}".lstrip()
-    elif block not in before:
-        made = f"{text.rstrip()}\n{block}:\n{_indented(entry)}".lstrip()
-    else:
-        lines = text.splitlines(keepends=True)
-        place = _end(text, block)
-        if place and not lines[place - 1].endswith("\n"):
-            lines[place - 1] += "\n"
-        made = "".join([*lines[:place], _indented(entry), *lines[place:]])
-    expected = (
-        {**before, name: fields} if block is None else {**before, block: {**table, name: fields}}
-    )
-    if yaml.safe_load(made) != expected:
+    try:
+        before = yaml.safe_load(text) or {}
+        table = before if block is None else before.get(block) or {}
+        _check_free(name, table)
+        made = _with_entry(text, block, dump(name, fields))
+        whole = {**table, name: fields}
+        fits = yaml.safe_load(made) == (whole if block is None else {**before, block: whole})
+    except (yaml.YAMLError, AttributeError, TypeError):  # the latter where it is no mapping
+        fits = False
+    if not fits:
         raise UserError(f"the entry {name!r} can't be put into this file without changing the rest")
     return made
+
+
+def _with_entry(text: str, block: str | None, entry: str) -> str:
+    """Return a table's text with an entry after the last one of a block, which may be missing."""
+    if block is None:
+        return f"{text.rstrip()}\n{entry}".lstrip()
+    text, place = _end(text, block)
+    if place is None:
+        return f"{text.rstrip()}\n{block}:\n{_indented(entry)}".lstrip()
+    lines = text.splitlines(keepends=True)
+    if place and not lines[place - 1].endswith("\n"):
+        lines[place - 1] += "\n"
+    return "".join([*lines[:place], _indented(entry), *lines[place:]])
 
 
 def _check_free(name: str, table: dict) -> None:
@@ -142,14 +148,21 @@ def _indented(entry: str) -> str:
     return "".join(f"  {line}\n" for line in entry.splitlines())
 
 
-def _end(text: str, block: str) -> int:
-    """Return the index of the line after the last one of a top-level mapping."""
+def _end(text: str, block: str) -> tuple[str, int | None]:
+    """Return a text and the index of the line after the last one of a top-level mapping in it.
+
+    What stands for an empty mapping (null, braces or brackets) is left out of the text. There is no
+    index where the mapping is missing.
+    """
     root = yaml.compose(text)
     for key, value in root.value if root else ():
-        if key.value == block:
+        if key.value == block and isinstance(value, yaml.MappingNode) and value.value:
             # A plain or {braced} value ends inside a line, a block value at the start of one.
-            return value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
-    raise UserError(f"no block {block!r} in this file")
+            return text, value.value[-1][1].end_mark.line + (value.value[-1][1].end_mark.column > 0)
+        if key.value == block:
+            empty = text[: value.start_mark.index].rstrip(" ") + text[value.end_mark.index :]
+            return empty, key.end_mark.line + 1
+    return text, None
 
 
 def try_task(name: str, fields: dict, model: Path | None = None) -> Tried:
@@ -215,9 +228,8 @@ def try_model(name: str, fields: dict) -> Tried:
         UserError: the entry does not work, with the reason; nothing was written.
     """
     path = paths.CONFIG / "models.yaml"
-    table = read_table(path, "families", "models")
-    families = table.get("families", {})
-    _check_free(name, table["models"])
+    families = _group(path, "families")
+    _check_free(name, _group(path, "models"))
     insert(_own_text(path), "models", name, fields)  # refuses a bad name before it fetches
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "model"
@@ -240,6 +252,27 @@ def try_model(name: str, fields: dict) -> Tried:
         fields |= {"max_tokens": most} if most else {}
     text = insert(_own_text(path), "models", name, fields)
     return Tried(path, text, dump(name, fields), found + seen)
+
+
+def _group(path: Path, key: str) -> dict:
+    """Return the entries, shipped and own, below a key of a table; an empty value has none.
+
+    Raises:
+        UserError: the value, or an entry, has no keys and values.
+    """
+    entries: dict = {}
+    for file in tables(path):
+        found = read_yaml(file).get(key) or {}
+        _require_mapping(f"{file}: {key}", found)
+        for name, entry in found.items():
+            _require_mapping(f"{file}: {key}.{name}", entry)
+        entries |= found
+    return entries
+
+
+def _require_mapping(where: str, value: object) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {value!r}: expected keys and values")
 
 
 def _fetch(name: str, origin: dict, out: Path) -> None:
