@@ -195,6 +195,23 @@ def test_fields_that_a_method_does_not_use_are_blank(tmp_path):
         ("grid: [{method: lora, rank: 8, rank: 16}]", "key 'rank' stands there twice"),
         ("grid: [{epochs: yes}]", "epochs = True: no field is true or false .YAML takes yes, no"),
         ("grid: [{seed: [0, on]}]", r"seed = \[0, True\]: no field is true or false"),
+        (
+            "per_method: {full: {learning_rate: yes}}\ngrid: [{method: full}]",
+            "per_method: full: learning_rate = True: no field is true or false",
+        ),
+        (
+            "tune: {axes: {learning_rate: [true, 1.0e-3]}, seeds: [9]}\n"
+            "grid: [{method: full, selection_rows: 100}]",
+            r"tune: learning_rate = \[True, 0.001\]: no field is true or false",
+        ),
+        (
+            "grid: [{method: peft, peft: {use_rslora: true}, base_bits: 4, init: [error]}]",
+            "init = 'error': it is computed for the scaling alpha / rank, and peft's use_rslora",
+        ),
+        (
+            "grid: [{method: peft, peft: {use_rslora: true}, base_bits: 4, ranks: error}]",
+            "ranks = 'error': it is computed for the scaling alpha / rank",
+        ),
         ("grid: [{label: null}]", "label None: legal are letters"),
         ("grid: [3]", "block 1: expected keys and values, got 3"),
         ("grid: [{", "not valid YAML"),
@@ -219,6 +236,43 @@ def test_bad_studies_get_one_clear_error(tmp_path, text, message):
 def test_bad_configurations_get_one_clear_error(change, message):
     with pytest.raises(UserError, match=message):
         load_configured({**CONFIG, **change})
+
+
+def test_a_key_of_config_yaml_that_stands_there_twice_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("study: quickstart\nthreads: 1\nthreads: 2\n")
+    with pytest.raises(UserError, match=r"config.yaml, line 3: key 'threads' stands there twice"):
+        load_configured(CONFIG, tmp_path)
+
+
+def test_a_switched_study_is_not_called_as_another_study_is(tmp_path):
+    """They would share a folder of results, and each would delete the other's runs."""
+    with pytest.raises(UserError, match=r"poster-size-tuned.yaml with task=mrpc .*-mrpc.yaml is"):
+        load_configured({**CONFIG, "study": "poster-size-tuned", "task": "mrpc"})
+    path = study_file(tmp_path, "grid: [{}]")
+    assert load_study(path, {"task": "mrpc"}).name == "mine-mrpc"
+    shutil.copy(path, tmp_path / "mine-mrpc.yaml")
+    with pytest.raises(UserError, match=r"mine.yaml with task=mrpc would be called 'mine-mrpc'"):
+        load_study(path, {"task": "mrpc"})
+    assert load_study(tmp_path / "mine-mrpc.yaml").name == "mine-mrpc"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("per_method:", "defaults.yaml: per_method = None"),
+        ("per_method: [1]", r"defaults.yaml: per_method = \[1\]"),
+        ("per_method: {full: null}", "defaults.yaml: per_method.full = None"),
+        ("7: 1", "defaults.yaml: .*7"),
+        ("per_method: {full: {learning_rate: yes}}", "full: learning_rate = True: no field"),
+    ],
+)
+def test_wrong_defaults_get_one_clear_error(text, message, tmp_path):
+    for name in ("tasks", "models"):
+        shutil.copy(f"config/{name}.yaml", tmp_path)
+    (tmp_path / "defaults.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        load_study(study_file(tmp_path, "grid: [{}]"), folder=tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_targets_have_one_order_and_must_exist():
@@ -398,6 +452,26 @@ def test_a_warm_start_without_its_run_is_refused(tmp_path, old, new, message):
     assert old in WARM
     with pytest.raises(UserError, match=message):
         load_study(study_file(tmp_path, WARM.replace(old, new)))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("init", ["kaiming", "error", "loftq"])
+def test_an_adapter_is_not_put_on_the_base_that_another_start_changed(init, steps, tmp_path):
+    """LoftQ changes the frozen weights too, by an amount that depends on its steps."""
+    path = study_file(
+        tmp_path,
+        f"""
+defaults: {{model: roberta-base, method: lora, rank: 8, base_bits: 4}}
+grid:
+  - {{task: mnli, init: loftq, loftq_steps: 1}}
+  - {{task: rte, init: {init}, loftq_steps: {steps}, warm_start: {{task: mnli, tensors: adapter}}}}
+""",
+    )
+    if (init, steps) == ("loftq", 1):
+        assert load_study(path).runs[1].spec.warm_start
+        return
+    with pytest.raises(UserError, match=r"no run on task 'mnli' .*of the same base .base_bits 4"):
+        load_study(path)
 
 
 def test_one_task_of_a_study_brings_the_runs_that_it_starts_from(tmp_path):

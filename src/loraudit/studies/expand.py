@@ -36,6 +36,7 @@ from loraudit.studies.grid import (
     check_ablation_points,
     expand_block,
     legal_fields,
+    refuse_bools,
     study_blocks,
     study_switches,
 )
@@ -80,6 +81,8 @@ def load_configured(config: dict, folder: Path | str = "config") -> Study:
         UserError: something is wrong in the configuration or the study.
     """
     checked: Config = validated(Config, config, "config")
+    if (own := Path(folder, "config.yaml")).is_file():
+        refuse_doubled(own)
     path = Path(checked.study)
     if path.suffix not in (".yaml", ".yml"):
         studies = Path(folder, "studies")
@@ -125,6 +128,7 @@ def load_study(
         if table.is_file():
             refuse_doubled(table)
     overrides = dict(overrides or {})
+    name = _study_name(path, folder, overrides)
     layers = _layers(file, path, folder)
     only = _only_task(file, path, layers, overrides)
     if only:  # expand all tasks: a run that is kept may start from a run on another task
@@ -151,10 +155,9 @@ def load_study(
             check_start(run.spec.task.name, run.spec.warm_start.task, shared, str(path))
     tuning = _needed_tuning(resolver.tuning, runs, path)
     source = None if overrides else _settings_from(file, runs, path, folder)
-    suffix = "".join(f"-{value}" for _, value in sorted(overrides.items()))
     protocol = next((layer for layer in layers if isinstance(layer, ProtocolFile)), None)
     return Study(
-        name=path.stem + suffix,
+        name=name,
         question=file.question.strip(),
         runs=tuple(runs),
         protocol=protocol.source if protocol else "",
@@ -168,6 +171,24 @@ def load_study(
         claims=file.claims,
         language_loss=file.language_loss,
     )
+
+
+def _study_name(path: Path, folder: Path, overrides: Mapping[str, Any]) -> str:
+    """Return a study's name; what the command line overrides is a part of it.
+
+    Raises:
+        UserError: a study file has that name, so that the two would share a folder of results.
+    """
+    name = path.stem + "".join(f"-{value}" for _, value in sorted(overrides.items()))
+    others = own_or_shipped(folder / "studies" / f"{name}.yaml"), path.with_name(f"{name}.yaml")
+    for other in others if overrides else ():
+        if other.is_file():
+            asked = " ".join(f"{key}={value}" for key, value in overrides.items())
+            raise UserError(
+                f"{path} with {asked} would be called {name!r}, as {other} is, and get the same "
+                f"folder of results; set study={name}, or copy {path.name} to another name"
+            )
+    return name
 
 
 def _settings_from(file: StudyFile, runs: list[Run], path: Path, folder: Path) -> str | None:
@@ -200,7 +221,9 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
     """
     shared = read_table(folder / "defaults.yaml", "per_method")
     per_method = shared.pop("per_method", {})
-    layers = {folder / "defaults.yaml": Layer(defaults=shared, per_method=per_method)}
+    fields = {"defaults": shared, "per_method": per_method}
+    source = folder / "defaults.yaml"
+    layers: dict[Path, Layer] = {source: validated(Layer, fields, str(source))}
     if file.protocol:
         source = own_or_shipped(folder / "protocols" / f"{file.protocol}.yaml")
         if not source.is_file():
@@ -216,6 +239,7 @@ def _layers(file: StudyFile, path: Path, folder: Path) -> list[Layer]:
         for part in ("per_task", "per_method"):
             for key, fields in getattr(layer, part).items():
                 check_known(fields, legal, f"{name}: {part}: {key}: key")
+                refuse_bools(fields, f"{name}: {part}: {key}")
     return list(layers.values())
 
 
@@ -361,6 +385,7 @@ class _Resolver:
         """
         if spec.selection_rows is None:
             raise UserError(f"{point.where}: tune: values are chosen on selection_rows; set them")
+        refuse_bools(axes, f"{point.where}: tune")
         twins = {spec.method, spec.facts.twin} if spec.twins else {spec.method}
         method = next(name for name in METHODS if name in twins)
         candidates: list[Candidate] = []
@@ -430,7 +455,14 @@ def _adapter(fields: dict, own_init: bool, model: ModelEntry, where: str) -> Ada
     fields |= {"alpha": alpha_of(fields.get("alpha"), fields.get("rank"), where)}
     if own_init:
         fields |= {"init": None, "init_std": None}
-    return validated(AdapterSpec, fields, where)
+    adapter: AdapterSpec = validated(AdapterSpec, fields, where)
+    if adapter.from_error and adapter.peft.get("use_rslora"):
+        key = "init" if adapter.init in ("error", "loftq") else "ranks"
+        raise UserError(
+            f"{where}: {key} = {getattr(adapter, key)!r}: it is computed for the scaling alpha / "
+            "rank, and peft's use_rslora trains with alpha / sqrt(rank); leave one of them out"
+        )
+    return adapter
 
 
 def _needed_tuning(tuning: dict[str, Run], runs: list[Run], path: Path) -> tuple[Run, ...]:
@@ -505,7 +537,14 @@ def _shared(spec: RunSpec) -> tuple:
     adapter = spec.adapter
     own = (adapter.rank, adapter.alpha, adapter.targets) if adapter else ()
     base = spec.model.name, spec.base_bits, spec.base_group
-    return *base, spec.method, spec.seed, *own
+    return *base, *_loftq(adapter), spec.method, spec.seed, *own
+
+
+def _loftq(adapter: AdapterSpec | None) -> tuple:
+    """Return what makes a LoftQ start, which changes the frozen base as well; () for another."""
+    if adapter is None or adapter.init != "loftq":
+        return ()
+    return adapter.init, adapter.loftq_steps
 
 
 def _start(point: Point, spec: RunSpec, starts: Container[tuple]) -> tuple:
@@ -537,6 +576,9 @@ def _start(point: Point, spec: RunSpec, starts: Container[tuple]) -> tuple:
             "model, method, rank, alpha and seed",
             f" and targets {targets_name(spec)!r}",
         )
+    if spec.base_bits:
+        targets += f", of the same base (base_bits {spec.base_bits}, group {spec.base_group}"
+        targets += "".join(f", {part}" for part in _loftq(spec.adapter)) + ")"
     raise UserError(
         f"{where}: warm_start: the study has no run on task {asked['task']!r} with {names} "
         f"{', '.join(map(str, wanted))}{targets}"

@@ -178,13 +178,7 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
     label = fields.pop("label", "")
     if not isinstance(label, str | int | float) or not re.fullmatch(r"[\w.+-]*", str(label)):
         raise UserError(f"{where}: label {label!r}: legal are letters, digits and . + - _")
-    for key, value in fields.items():
-        given = value if isinstance(value, list) else [value]
-        if any(isinstance(one, bool) for one in given):
-            raise UserError(
-                f"{where}: {key} = {value!r}: no field is true or false (YAML takes yes, no, on "
-                "and off for these, too)"
-            )
+    refuse_bools(fields, where)
     axes = _axes(fields, where)
     points = []
     for values in itertools.product(*axes.values()):
@@ -196,6 +190,21 @@ def expand_block(block: Block, layers: list[Layer]) -> list[Point]:
         name = "-".join(filter(None, [*tags, str(label)]))
         points.append(Point(chosen, name, where, frozenset(block.fields)))
     return points
+
+
+def refuse_bools(fields: Mapping[str, Any], where: str) -> None:
+    """Refuse fields that are true or false, or a list with one of these.
+
+    Raises:
+        UserError: with the field and its value.
+    """
+    for key, value in fields.items():
+        given = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) for one in given):
+            raise UserError(
+                f"{where}: {key} = {value!r}: no field is true or false (YAML takes yes, no, on "
+                "and off for these, too)"
+            )
 
 
 def _with_special(block: Block, layers: list[Layer], fields: dict) -> dict:
