@@ -26,6 +26,7 @@ from loraudit.analysis.matching import planned_runs
 from loraudit.analysis.pooling import Difference
 from loraudit.analysis.quantities import intruder_dimensions
 from loraudit.analysis.statistics import Mean, exceeds, tost, welch, welch_error
+from loraudit.analysis.trials import chosen_settings
 from loraudit.analysis.verdicts import verdicts
 from loraudit.analysis.words import outside
 from loraudit.report.claim_tables import effect_text, effect_words, remarks, verdict_text
@@ -467,6 +468,19 @@ def test_a_fine_grid_does_not_make_chosen_rates_surer_than_their_trials(ratio, w
     assert words.count(wrong) <= 1
 
 
+def test_a_ratio_of_rates_has_the_interval_that_the_table_of_chosen_settings_has():
+    random, grid = np.random.default_rng(1), 2.0 ** np.arange(-3, 4)
+    optima = {"lora": 1e-3, "full": 1e-4}
+    made = tuned_by({name: trials_of(random, at, at * grid, 3) for name, at in optima.items()})
+    row = claim_verdicts(made, [claim(**RATIO)]).iloc[0]
+    rates = {one.fields["method"]: one.runs.learning_rate.iloc[0] for one in made.cells}
+    trials = made.tables["tuning"].assign(at_edge="", collapsed=False, diverged=False)
+    trials["chosen"] = trials.learning_rate == trials.method.map(rates)
+    shown = chosen_settings(trials).set_index("method").loc["lora"]
+    assert (row.n, len(made.cells[0].runs)) == (3, 1), "the seeds that tuned count"
+    assert np.exp([row.low, row.high]) == pytest.approx([shown.ratio_low, shown.ratio_high])
+
+
 def test_rates_of_a_single_seed_are_not_known():
     steep = {rate: [score] for rate, score in ((1e-4, 0.5), (1e-3, 0.8), (1e-2, 0.5))}
     made = tuned_by({"lora": steep, "full": {rate / 10: found for rate, found in steep.items()}})
@@ -497,14 +511,16 @@ def test_the_posters_claim_on_rank_one_is_contradicted_by_its_own_files():
     (asked,) = select_claims(["poster2025.rank-one-within-a-point"])
     row = claim_verdicts(made, [asked]).iloc[0]
     assert (row.verdict, row.scale) == ("contradicted", "at scale")
-    assert row.effect == pytest.approx(0.8323 - 0.7274)
-    assert row.low > 0.01 and "borrowed" in row.how
+    assert row.effect == pytest.approx(0.7274 - 0.8323)
+    assert row.high < -0.01 and "borrowed" in row.how
     own = {
         **asked.model_dump(exclude={"id"}, exclude_none=True),
-        "select": {"method": "lora", "targets": "q+v", "rank": [1, 64]},
+        "left": {"method": "lora", "targets": "q+v", "rank": 1},
+        "right": {"method": "lora", "targets": "q+v", "rank": [8, 64]},
     }
     pair = claim_verdicts(made, [claim(**own)]).iloc[0]
-    assert pair.effect == pytest.approx(0.8728 - 0.8503)
+    assert pair.effect == pytest.approx(0.8503 - 0.8728)
+    assert (row.parts, pair.parts) == (6, 2), "64 against 8 is no part of the claim"
 
 
 def test_the_posters_cells_beside_the_papers_come_out_as_in_the_verdicts():

@@ -41,6 +41,11 @@ def test_ten_tasks_are_five_gigabytes_or_one_checkpoint_and_ten_adapters():
     assert (lora.bytes_task, full.bytes_task) == (3_500_000, 500_000_000)
 
 
+def test_full_fine_tuning_whose_weights_are_kept_takes_a_checkpoint_for_each_task():
+    _, full = cost(tidy().replace({"method": {"full": "full_saved"}})).itertuples()
+    assert full.bytes_tasks == TASKS * full.bytes_task
+
+
 def test_time_per_step_and_rows_per_second():
     lora, full = cost(tidy()).itertuples()
     assert (lora.seconds_step, full.seconds_step) == (0.2, 0.4)

@@ -1,5 +1,7 @@
 """Learning curves."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -28,10 +30,18 @@ def test_learning_curves_show_a_mean_line_per_cell_and_seed_and_twins_share_a_co
     assert len(seeds) == len(epochs()) / 4
 
 
-@pytest.mark.parametrize(("most", "why"), [(1, "one epoch makes"), (3, "3 epochs make"), (4, "")])
+@pytest.mark.parametrize(
+    ("most", "why"), [(1, "one scored epoch is"), (3, "3 scored epochs make"), (4, "")]
+)
 def test_fewer_than_four_epochs_are_no_curve(most, why):
     rows = epochs()[lambda table: table.epoch <= most]
     assert undrawn(FIGURES["learning_curves"], rows) == (f"{why} no curve" if why else "")
+
+
+def test_many_epochs_of_which_one_is_scored_are_no_curve():
+    rows = epochs()
+    rows.loc[rows.epoch < rows.epoch.max(), "score"] = math.nan
+    assert undrawn(FIGURES["learning_curves"], rows) == "one scored epoch is no curve"
 
 
 def test_curves_of_scores_at_chosen_epochs_are_those_of_the_selection_rows():

@@ -103,6 +103,6 @@ def test_a_figure_without_anything_to_see_is_a_line_on_the_page(tmp_path):
     paths = [tmp_path / name / "learning_curves.svg" for name in ("short", "long")]
     short, long = ({"learning_curves": path} for path in paths)
     assert told_apart(long) == (long, {})
-    line = "Not drawn: Learning curves (3 epochs make no curve)."
+    line = "Not drawn: Learning curves (3 scored epochs make no curve)."
     assert told_apart(short) == ({}, {"curves": [line]})
     assert paths[0].stat().st_size < paths[1].stat().st_size

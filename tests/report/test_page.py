@@ -189,11 +189,18 @@ def test_the_family_of_each_tables_tests_is_said():
     said = facts(small_study(), tables(pairs=pairs))["scores"]
     assert "the 2 tests of one epoch choice" in said
     assert "rows that repeat their twin's (1) stay outside" in said
-    assert "covers these tests together, and may be wider than that of the same difference" in said
+    assert "covers these tests together, and may be wider or narrower than that of" in said
     switches = tiny_tables.effects().assign(p_holm=[0.01, 0.01, math.nan] * 2, asks="equivalence")
     said = facts(small_study(), tables(switches=switches))["switches"]
     assert said.endswith("Of the 2 tests at the best epoch, for whose number p and interval are "
                          "adjusted, 2 show equality within the margin.")  # fmt: skip
+    alone = tables(pairs=pairs.iloc[:1].assign(family=1))
+    assert (
+        "one test of each epoch choice: nothing is adjusted"
+        in facts(small_study(), alone)["scores"]
+    )
+    alone = facts(small_study(), tables(switches=switches[switches.index == 0]))["switches"]
+    assert alone.endswith("It is the only test at the best epoch.")
 
 
 def test_a_caption_is_cut_behind_its_first_sentence_and_not_in_brackets():
@@ -201,11 +208,13 @@ def test_a_caption_is_cut_behind_its_first_sentence_and_not_in_brackets():
         "Ranks (A et al. 2024): one.",
         "Two. Three.",
     )
+    assert page.first_sentence("Less chance (max(i, j) / d. Or so): one. Two.")[1] == "Two."
     assert page.first_sentence("Below 0.5 of one") == ("Below 0.5 of one.", "")
     for name, text in page.captions().items():
         first, rest = page.first_sentence(text)
         assert first.count("(") == first.count(")"), name
         assert " ".join(filter(None, (first, rest))) == " ".join(text.split()), name
+        assert len(first) < 400, name
 
 
 def test_the_contents_name_the_answer_and_what_speaks_against_it(made):

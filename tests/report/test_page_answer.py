@@ -100,6 +100,9 @@ def test_a_study_that_asks_nothing_else_says_which_values_its_cells_chose():
         "Of the values that were tried, held-out rows chose learning rate 0.004 for 3 cells; "
         "learning rate 0.002 for LoRA (ours) r64 q+v."
     )
+    both = told(tuning=pd.concat([rows[:1], rows[:1].assign(task="u")]))
+    text = answer(small_study(), both)[0].text
+    assert "for LoRA (ours) r64 q+v on t (m) and LoRA (ours) r64 q+v on u (m)." in text
     asked = told(tuning=rows, claims=verdict_table().assign(listed=True))
     assert not any("held-out rows chose" in one.text for one in answer(small_study(), asked))
 
@@ -183,6 +186,15 @@ def test_the_answer_names_claims_with_effect_n_and_verdict_the_decided_first():
     assert answer(small_study(), told(claims=claims.assign(listed=False)))[0].text[:8] == "The best"
 
 
+def test_claims_of_several_tasks_name_theirs():
+    claims = verdict_table().head(1).assign(listed=True, task="t", model="m")
+    (alone,) = answer(small_study(), told(claims=claims))[0].verdicts
+    assert not alone.text.startswith("t (m): ")
+    claims = pd.concat([claims, claims.assign(task="u")])
+    said = [one.text for one in answer(small_study(), told(claims=claims))[0].verdicts]
+    assert [text[:7] for text in said] == ["t (m): ", "u (m): "]
+
+
 def test_the_answer_tells_of_twins_and_published_numbers():
     twins = pd.DataFrame({"equal_share": [1.0, 0.99]})
     pairs = pd.DataFrame({"role": ["twins", "test"], "epoch": "best", "difference": [0.001, 0.2],
@@ -224,3 +236,5 @@ def test_the_sampling_error_of_the_validation_rows_is_binomial():
     half = runs(lora_8=[0.5, 0.5]).assign(rows_validation=2500)
     assert "an accuracy of 50 % on 2,500 rows is 1.0 points" in rows_fact(half)
     assert "standard error" not in rows_fact(half.assign(metric="matthews"))
+    many = runs(task="u", lora_8=[0.9, 0.9, 0.9]).assign(rows_validation=10_000)
+    assert "an accuracy of 50 % on 2,500 rows is 1.0 points" in rows_fact(pd.concat([half, many]))

@@ -35,7 +35,7 @@ def test_cells_beyond_what_can_be_told_apart_are_counted():
     cells = [projections().assign(label=str(number)) for number in range(5)]
     (legend,) = section7_figures.stable_rank(pd.concat(cells)).legends
     assert len(legend.get_texts()) == section7_figures.MOST_CELLS
-    assert legend.get_title().get_text() == "3 further cells are in the table"
+    assert legend.get_title().get_text() == "3 further cells are in the CSV"
 
 
 def test_of_many_cells_those_of_one_rank_are_drawn_for_all_target_sets():
@@ -45,7 +45,7 @@ def test_of_many_cells_those_of_one_rank_are_drawn_for_all_target_sets():
     cells = [q.assign(rank=float(rank)) for rank in range(3, 12)]
     (legend,) = section7_figures.stable_rank(pd.concat([*cells, own])).legends
     assert [text.get_text() for text in legend.get_texts()] == ["r=2 q", "r=2 q+v"]
-    assert legend.get_title().get_text() == "9 further cells are in the table"
+    assert legend.get_title().get_text() == "9 further cells are in the CSV"
 
 
 def test_table_7_is_four_lines_on_a_log_axis():

@@ -26,6 +26,14 @@ def test_a_fixed_alpha_over_ranks_is_told(tmp_path, changes, told):
     assert text.startswith("alpha is 16 at every rank") == told
 
 
+def test_alpha_is_not_said_to_be_fixed_where_it_is_tuned(tmp_path):
+    tune = {**TUNE, "axes": {"learning_rate": [1e-4, 1e-3], "alpha": [8, 64]}}
+    chosen = {**LORA, "rank": 1, "learning_rate": 1e-4, "label": "alpha-tuned"}
+    fixed = {**LORA, "alpha": 16}
+    text = said(tmp_path, chosen, fixed, defaults={"selection_rows": 100}, tune=tune)
+    assert text.startswith("where it is not tuned, alpha is 16 at every rank")
+
+
 def test_an_untuned_study_and_untuned_methods_are_told(tmp_path):
     assert "untuned: all settings are as the study says" in said(tmp_path, LORA)
     rows = {"defaults": {"selection_rows": 100}, "tune": TUNE}

@@ -198,7 +198,7 @@ def test_a_scope_may_be_not_known(tmp_path):
 
 def test_a_claim_that_is_not_there_is_told_with_the_nearest():
     (claim,) = select_claims(["poster2025.rank-one-within-a-point"])
-    assert claim.test == "flat"
+    assert claim.test == "equivalent"
     with pytest.raises(UserError, match=r"did you mean 'poster2025\.rank-one-"):
         select_claims(["poster2025.rank-one-within-a-pont"])
 

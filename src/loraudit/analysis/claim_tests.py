@@ -19,7 +19,7 @@ from loraudit.analysis.matching import matching, obstacles
 from loraudit.analysis.pooling import Difference, Spread, shared_spreads, summed
 from loraudit.analysis.quantities import epoch_of
 from loraudit.analysis.statistics import NO_SPREAD, SIGNIFICANCE, mean_of, welch_error
-from loraudit.analysis.trials import known_range
+from loraudit.analysis.trials import known_logarithm
 from loraudit.analysis.verdicts import margin_of, published_mean
 from loraudit.analysis.words import MOST_SEEDS, POWER, difference_found
 from loraudit.base.named_code import resolve
@@ -264,12 +264,7 @@ def contrast(values: Values, cells: Sequence[Cell], weights: Sequence[float], na
         counts = tuple(shares.Count(int(one.sum()), len(one)) for one in series)
         return replace(plain, how="exact test of counts", counts=counts)
     if claim.facts.kind == "chosen":
-        weighted = list(zip(weights, [_ends(values, cell) for cell in cells], strict=True))
-        low, high = (
-            sum(weight * ends[place if weight > 0 else 1 - place] for weight, ends in weighted)
-            for place in (0, 1)
-        )
-        return replace(plain, how="chosen from values that were tried", low=low, high=high)
+        return _chosen(values, cells, weights, plain)
     error, freedom, how = _pooled_error(values, cells, weights)
     return replace(plain, effect=Difference(effect, error, freedom), how=how)
 
@@ -315,20 +310,31 @@ def _pooled_error(
     return (error, min(freedom, most), how) if error > NO_SPREAD else (0.0, math.inf, TIED)
 
 
-def _ends(values: Values, cell: Cell) -> tuple[float, float]:
-    """Return between which ends, as logarithms, a chosen value is known; infinite at an edge."""
+def _chosen(values: Values, cells: Sequence[Cell], weights: Sequence[float], plain: Part) -> Part:
+    """Return the part of a claim on values that `tune` chose; its `n` is of the seeds that tuned.
+
+    It is known without end where a cell was not tuned.
+    """
+    how = "chosen from values that were tried"
+    trials = [_trials(values, cell) for cell in cells]
+    if any(table.empty for table in trials):
+        return replace(plain, how=how, n=0, low=-math.inf, high=math.inf)
+    low, high = known_logarithm(trials, weights, values.claim.quantity)
+    n = min(table.seed.nunique() for table in trials)
+    return replace(plain, how=how, n=n, low=low, high=high)
+
+
+def _trials(values: Values, cell: Cell) -> pd.DataFrame:
+    """Return the trials by which a cell's settings were chosen; none if it was not tuned."""
     table = values.evidence.tables.get("tuning", pd.DataFrame())
     if table.empty:
-        return -math.inf, math.inf
+        return table
     first = cell.runs.iloc[0]
     same = table.method.isin([first.method, METHODS[first.method].twin])
     for key in CELL:
         if key != "method":
             same &= table[key].map(_comparable) == _comparable(first[key])
-    if not same.any():
-        return -math.inf, math.inf
-    low, high = known_range(table[same], values.claim.quantity)
-    return math.log(low) if low else -math.inf, math.log(high)
+    return table[same]
 
 
 def _comparable(value: object) -> str:

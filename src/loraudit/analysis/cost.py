@@ -81,7 +81,7 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
     rows, tidy = [], _with_steps(tidy)
     differ = {key: _steps_differ(part) for key, part in tidy.groupby(SUBJECT, sort=False)}
     for key, runs in tidy.groupby(SCORED_CELL, dropna=False, sort=False):
-        first, full = runs.iloc[0], not METHODS[runs.method.iloc[0]].saves
+        first, full = runs.iloc[0], _saves_all(runs.method.iloc[0])
         checkpoint = int(first.bytes_checkpoint)
         task = checkpoint if full else int(runs.bytes_adapter.mean())
         seen = runs.rows_train * runs.last_epoch
@@ -109,6 +109,11 @@ def cost(tidy: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _saves_all(method: str) -> bool:
+    """Tell whether a task of a method takes another checkpoint, so that none is kept beside it."""
+    return "full" in (method, METHODS[method].published_as)
 
 
 def _with_steps(tidy: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What tuning chose: each cell's settings, and its learning rate beside full fine-tuning's."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from loraudit.studies.methods import METHODS
 from loraudit.studies.scores import sign, worst_score
 
 RESAMPLES = 2000
-"""How often the means of the trials are drawn again, for the interval of a ratio of rates."""
+"""How often the means of the trials are drawn again, for what is known of a chosen value."""
+TAIL = int(RESAMPLES * 0.025)
+"""How many draws are left out at each end of a 95 % interval."""
 
 
 def chosen_settings(tuning: pd.DataFrame) -> pd.DataFrame:
@@ -80,44 +83,23 @@ def _full(tuning: pd.DataFrame, cell: dict) -> pd.DataFrame:
 
 
 def _ratio(cell: dict, trials: pd.DataFrame, full: pd.DataFrame) -> dict[str, float]:
-    """Return the ratio of a cell's best learning rate to full fine-tuning's.
-
-    The interval is a parametric bootstrap's: the means of the two are drawn again from what they
-    are known to, and each draw's best rate is known to within its neighbours. It has no end (0 or
-    infinite) where a best rate may lie at the edge of what was tried.
-    """
+    """Return the ratio of a cell's best learning rate to full fine-tuning's, and its interval."""
     nothing = dict.fromkeys(("rate_ratio", "ratio_low", "ratio_high"), np.nan)
     if METHODS[cell["method"]].trains != "adapter" or full.empty:
         return nothing
     if trials.learning_rate.nunique() < 2 or full.learning_rate.nunique() < 2:
         return nothing
-    (ours, low, high), (theirs, least, most) = _best_rates(trials, 0), _best_rates(full, 1)
-    with np.errstate(divide="ignore"):  # the ratio to a rate without a lower end is infinite
-        highest = high / least
-    tail = int(RESAMPLES * 0.025)
+    low, high = known_logarithm([trials, full], (1, -1), "learning_rate")
     return {
-        "rate_ratio": ours / theirs,
-        "ratio_low": np.sort(low / most)[tail],
-        "ratio_high": np.sort(highest)[-tail - 1],
+        "rate_ratio": _best(trials, "learning_rate") / _best(full, "learning_rate"),
+        "ratio_low": np.exp(low),
+        "ratio_high": np.exp(high),
     }
 
 
-def _best_rates(trials: pd.DataFrame, stream: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the best learning rate, and the neighbours of the best one of each resample."""
-    means, errors = _means(trials)
-    rates = trials.drop_duplicates("values").set_index("values").learning_rate[means.index]
-    tried = np.unique(rates)
-    random = np.random.default_rng(stream)
-    if errors.isna().any():  # one seed says nothing about how sure a mean is
-        found = random.integers(0, len(rates), RESAMPLES)
-    else:
-        drawn = means.to_numpy() + errors.to_numpy() * random.standard_normal(
-            (RESAMPLES, len(means))
-        )
-        found = drawn.argmax(axis=1)
-    places = np.searchsorted(tried, rates.to_numpy())[found]
-    ends = np.concatenate([[0.0], tried, [np.inf]])
-    return float(rates[means.idxmax()]), ends[places], ends[places + 2]
+def _best(trials: pd.DataFrame, name: str) -> float:
+    means, _ = _means(trials)
+    return float(json.loads(str(means.idxmax()))[name])
 
 
 def _means(trials: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
@@ -139,26 +121,43 @@ def _means(trials: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return means, errors
 
 
-def known_range(trials: pd.DataFrame, name: str) -> tuple[float, float]:
-    """Return the values of a field between which the best one lies, as far as trials tell.
+def known_logarithm(
+    cells: Sequence[pd.DataFrame], weights: Sequence[float], name: str
+) -> tuple[float, float]:
+    """Return the 95 % interval of a sum of weights times the logarithms of cells' best values.
 
-    They are the neighbours of all values that may be the best: whose mean lies no further below
-    the highest one than twice the standard error of their difference. There is no end (0 or
-    infinite) where one of these is the smallest or largest that was tried, or where one seed alone
-    tuned.
+    It is a parametric bootstrap's: the means of the trials are drawn again from what they are known
+    to, and the best value of each draw is known to within its neighbours of those that were tried.
+    The interval has no end where a best value may be the smallest or largest that was tried, or
+    where one seed alone tuned.
 
     Args:
-        trials: the rows of one cell, as `collect.tuning` gives them.
+        cells: the rows of each cell, as `collect.tuning` gives them.
+        weights: of each cell; 1 and -1 are the ratio of the first cell's value to the second's.
         name: the field, whose values are numbers above 0.
     """
-    means, errors = _means(with_worst(trials))
-    values = pd.Series([json.loads(text).get(name, np.nan) for text in means.index], means.index)
-    tried = np.unique(values.dropna())
-    best = means.idxmax()
-    error = np.sqrt(errors**2 + errors[best] ** 2)
-    possible = values[~(means < means[best] - 2 * error)]
-    if possible.isna().any():
-        return 0.0, np.inf
-    ends = np.concatenate([[0.0], tried, [np.inf]])
-    low, high = (np.searchsorted(tried, one) for one in (possible.min(), possible.max()))
-    return float(ends[low]), float(ends[high + 2])
+    low, high = np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for stream, (trials, weight) in enumerate(zip(cells, weights, strict=True)):
+        ends = [weight * one for one in _drawn_ends(with_worst(trials), name, stream)]
+        low += np.minimum(*ends)
+        high += np.maximum(*ends)
+    return float(np.sort(low)[TAIL]), float(np.sort(high)[-TAIL - 1])
+
+
+def _drawn_ends(trials: pd.DataFrame, name: str, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logarithms of the neighbours of the best value of each draw."""
+    means, errors = _means(trials)
+    values = np.array([json.loads(text).get(name, np.nan) for text in means.index], dtype=float)
+    random = np.random.default_rng(stream)
+    if errors.isna().any():  # one seed says nothing about how sure a mean is
+        found = random.integers(0, len(means), RESAMPLES)
+    else:
+        noise = random.standard_normal((RESAMPLES, len(means)))
+        found = (means.to_numpy() + errors.to_numpy() * noise).argmax(axis=1)
+    tried = np.unique(values[~np.isnan(values)])
+    ends = np.concatenate([[-np.inf], np.log(tried), [np.inf]])
+    places = np.searchsorted(tried, values)
+    known = ~np.isnan(values)
+    low = np.where(known, ends[np.minimum(places, len(tried))], -np.inf)
+    high = np.where(known, ends[np.minimum(places + 2, len(tried) + 1)], np.inf)
+    return low[found], high[found]

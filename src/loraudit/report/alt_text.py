@@ -15,11 +15,11 @@ MOST = 8
 """Items that a sentence lists; it counts the others."""
 
 
-def listed(items: Iterable[str], most: int = MOST) -> str:
-    """Join items, and count those beyond the first few."""
+def listed(items: Iterable[str], most: int = MOST, where: str = " in the CSV") -> str:
+    """Join items, and count those beyond the first few, saying `where` they are."""
     items = list(items)
     more = len(items) - most
-    return "; ".join(items[:most]) + (f"; and {more} more in the CSV" if more > 0 else "")
+    return "; ".join(items[:most]) + (f"; and {more} more{where}" if more > 0 else "")
 
 
 def collapsed_text(rows: pd.DataFrame, choice: str = "last") -> str:

@@ -257,18 +257,20 @@ UNTUNED = (
 def claims_fact(rows: pd.DataFrame, untuned: bool = False) -> str:
     """Say in a sentence or two what a study's verdicts on claims are, and how they were made."""
     asked = rows[rows.listed.astype(bool)]
+    others = rows.drop(asked.index)
+    both = len(asked) and len(others)
     said = []
-    for name, part in (("asked by the study", asked), ("others", rows.drop(asked.index))):
+    for name, part in (("asked by the study: ", asked), ("others: ", others)):
         if len(part):
             words = pd.Series([verdict_text(row) for row in part.to_dict("records")])
-            said.append(f"{name}: {counted(words)}")
-    text = "; ".join(said)
+            said.append(f"{name if both else ''}{counted(words)}")
+    family = "over the claims that the study asks (Holm), the others being a family of their own"
     return (
-        f"Verdicts on claims of papers, {text}. Each is of one task and model, and of the "
-        "comparison that fits the claim least; p-values are adjusted over the claims that the "
-        "study asks (Holm), the others being a family of their own. An interval covers one claim "
-        "alone (95 %); where the same difference stands in another table, its interval covers that "
-        "table's tests together and may be wider. In small: another model, task "
+        f"Verdicts on claims of papers{', ' if both else ': '}{'; '.join(said)}. Each is of one "
+        "task and model, and of the comparison that fits the claim least; p-values are adjusted "
+        f"{family if both else 'over these claims (Holm)'}. An interval covers the comparisons of "
+        "one claim (95 %); where the same difference stands in another table, its interval covers "
+        "that table's tests and may be wider or narrower. In small: another model, task "
         "or a subset, so that nothing is said of the claim's own setting."
         f"{UNTUNED if untuned else ''}"
     )

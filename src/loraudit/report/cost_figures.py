@@ -66,7 +66,8 @@ def _varying(table: pd.DataFrame) -> list[tuple[str, float, str]]:
 
 def no_cost(table: pd.DataFrame) -> str:
     """Say why costs are not drawn; "" where they can be."""
-    return "" if _varying(table) else "all cells cost the same"
+    alike = f"of what it shows, nothing differs by more than {100 * (VARIES - 1):.0f} %"
+    return "" if _varying(table) else alike
 
 
 def cost(table: pd.DataFrame) -> Figure:

@@ -28,11 +28,12 @@ FEWEST = 4
 
 
 def no_curves(history: pd.DataFrame) -> str:
-    """Say why there are no learning curves; "" where there are."""
-    epochs = int(history.epoch.max())
+    """Say why there are no learning curves; "" where a cell has enough epochs with a score."""
+    cells = history[history.score.notna()].groupby(CELL, dropna=False)
+    epochs = int(cells.epoch.nunique().max()) if cells.ngroups else 0
     if epochs >= FEWEST:
         return ""
-    return f"{epochs} epochs make no curve" if epochs > 1 else "one epoch makes no curve"
+    return f"{epochs} scored epochs make no curve" if epochs > 1 else "one scored epoch is no curve"
 
 
 def learning_curves(history: pd.DataFrame) -> Figure:

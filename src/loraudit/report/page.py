@@ -23,7 +23,7 @@ from loraudit.report.figure_registry import FIGURES
 from loraudit.report.figures import describe, told_apart
 from loraudit.report.page_answer import Answer, answer, belief
 from loraudit.report.page_facts import data_facts, facts, machine_facts
-from loraudit.report.page_layout import MARKS, layout, split, word
+from loraudit.report.page_layout import MARKS, NAMES, layout, split, word
 from loraudit.report.page_shipped import Finished, beside_shipped, read_shipped, shipped_fact
 from loraudit.report.page_tables import processors, protocol_rest
 from loraudit.report.table_registry import TABLES, Table, study_tables
@@ -191,7 +191,7 @@ def _data_uri(path: Path, kind: str) -> str:
 
 def first_sentence(text: str) -> tuple[str, str]:
     """Return a text's first sentence, and the rest: a full stop in brackets ends none."""
-    found = re.match(r"(?:\([^()]*\)|[^(])*?\.(?=\s|$)", text)
+    found = re.match(r"(?:\((?:[^()]|\([^()]*\))*\)|[^(])*?\.(?=\s|$)", text)
     end = found.end() if found else len(text)
     first, rest = text[:end], text[end:].strip()
     return first if first.endswith(".") else f"{first}.", rest
@@ -257,7 +257,7 @@ def render(page: Page) -> str:
     for name, (figures, tables) in _sections(page).items():
         drawn = [_picture(page, key, texts) for key in figures if key != hero]
         laid = [
-            _laid_out(TABLES[key], page, "" if key in page.figures else texts.get(key, ""))
+            _laid_out(TABLES[key], page, "" if key in FIGURES else texts.get(key, ""))
             for key in tables
         ]
         fact = page.facts.get(name)
@@ -328,13 +328,16 @@ def shown_table(
         more: `folded`, `pictures` for its column `effect`, and a sentence to stand `after` it.
     """
     main, others = split(table, details)
-    laid = layout(main, first)
+    laid, beside = layout(main, first), layout(others) if len(others) else None
+    if beside and set(beside["columns"]) <= {*NAMES, "cell"}:  # names alone tell nothing more
+        laid["same"] = " ".join(filter(None, [laid["same"], beside["same"]]))
+        beside = None
     return {
         **{"id": name, "title": title, "note": note, "folded": False, "pictures": []},
         **more,
         "main": laid,
         "narrow": len(laid["columns"]) <= NARROW,
-        "details": layout(others) if len(others) else None,
+        "details": beside,
     }
 
 

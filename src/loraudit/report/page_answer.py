@@ -98,7 +98,8 @@ def _claims(rows: pd.DataFrame) -> Answer:
     records = sorted(asked.to_dict("records"), key=_decided)
     words = pd.Series([verdict_text(row) for row in records])
     counts = counted(words, in_order=True)
-    shown = [Verdict(verdict_text(row), _claim(row)) for row in records[:MOST_CLAIMS]]
+    several = asked.drop_duplicates(SUBJECT).shape[0] > 1
+    shown = [Verdict(verdict_text(row), _claim(row, several)) for row in records[:MOST_CLAIMS]]
     many = len(records) > 1
     return Answer(
         f"Of the {len(records)} claims that the study asks about: {counts}."
@@ -112,8 +113,9 @@ def _decided(row: dict) -> int:
     return ("contradicted", "supported", "undecided", "not tested").index(row["verdict"])
 
 
-def _claim(row: dict) -> str:
-    statement = row["statement"].rstrip(".")
+def _claim(row: dict, with_task: bool = False) -> str:
+    where = f"{row['task']} ({row['model']}): " if with_task else ""
+    statement = where + row["statement"].rstrip(".")
     effect = effect_words(row)
     if effect and row["unit"] == "number":  # a bare number does not say what it is of
         statement += f" ({QUANTITIES[row['quantity']].label}; {shown_cells(row['part'])})"
@@ -189,11 +191,14 @@ def _chosen(rows: pd.DataFrame) -> Answer:
     """Say which of the values that were tried the cells took, the most frequent ones first."""
     if rows.empty:
         return Answer("")
-    texts = []
+    texts, several = [], rows.drop_duplicates(SUBJECT).shape[0] > 1
     for chosen, cells in sorted(
         rows.groupby("chosen", sort=False), key=lambda group: -len(group[1])
     ):
-        names = [_cell_words(cell) for cell in cells.to_dict("records")]
+        names = [
+            _cell_words(cell) + (f" on {cell['task']} ({cell['model']})" if several else "")
+            for cell in cells.to_dict("records")
+        ]
         who = f"{len(names)} cells" if len(names) > MOST_CHOSEN else " and ".join(names)
         texts.append(f"{values_text(chosen)} for {who}")
     return Answer(f"Of the values that were tried, held-out rows chose {'; '.join(texts)}.")
@@ -224,7 +229,8 @@ def best_cells(runs: pd.DataFrame, untuned: bool = False) -> Answer:
     parts = [_best(part, untuned) for _, part in runs.groupby(SUBJECT, sort=False)]
     said = [(name, text) for name, text in parts if text]
     if len(said) > 1:
-        return Answer(f"Best adapters: {listed((f'{name}, {text}' for name, text in said), 3)}.")
+        texts = listed((f"{name}, {text}" for name, text in said), 3, "")
+        return Answer(f"Best adapters: {texts}.")
     return Answer(f"The best adapter is {said[0][1]}." if said else "")
 
 
@@ -352,7 +358,8 @@ def _seeds(runs: pd.DataFrame) -> str:
     counts = runs.groupby(CELL, dropna=False).seed.nunique()
     low, high = int(counts.min()), int(counts.max())
     few = " Few: an interval that holds 0 is no sign of equality." if low < 5 else ""
-    return f"{low if low == high else f'{low} to {high}'} per cell, {len(counts)} cells.{few}"
+    cells = f"{len(counts)} cell{'' if len(counts) == 1 else 's'}"
+    return f"{low if low == high else f'{low} to {high}'} per cell, {cells}.{few}"
 
 
 def rows_fact(runs: pd.DataFrame) -> str:
@@ -369,11 +376,14 @@ def rows_fact(runs: pd.DataFrame) -> str:
             for row in subjects
         ),
         4,
+        "",
     )
     scored = runs[runs.metric == "accuracy"] if "metric" in runs else runs[:0]
     if scored.empty:
         return f"{text}."
-    rows, p = scored.rows_validation.min(), scored[choices_of(scored)[0]].median()
+    rows = scored.rows_validation.min()
+    fewest_rows = scored[scored.rows_validation == rows]
+    p = fewest_rows[choices_of(fewest_rows)[0]].median()
     error = 100 * (p * (1 - p) / rows) ** 0.5
     return (
         f"{text}. One standard error of an accuracy of {100 * p:.0f} % on {rows:,} rows is "

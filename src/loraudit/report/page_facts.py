@@ -18,7 +18,15 @@ from loraudit.analysis.statistics import SIGNIFICANCE
 from loraudit.report import units
 from loraudit.report.alt_text import listed
 from loraudit.report.claim_tables import claims_fact
-from loraudit.report.formatting import counted, in_points, of_which, p_value, points, shown_name
+from loraudit.report.formatting import (
+    counted,
+    in_points,
+    label_words,
+    of_which,
+    p_value,
+    points,
+    shown_name,
+)
 from loraudit.report.page_tables import alpha_text, value_text
 from loraudit.report.tables import found_text, one_epoch
 from loraudit.studies.advice import advice, is_untuned
@@ -96,7 +104,7 @@ def edge_fact(runs: pd.DataFrame) -> str:
     if not at_edge.any():
         return ""
     cells, total = runs[at_edge].drop_duplicates(CELL), len(runs.drop_duplicates(CELL))
-    names = listed((shown_name(cell_name(cell)) for cell in cells.to_dict("records")), 6)
+    names = listed((shown_name(cell_name(cell)) for cell in cells.to_dict("records")), 12, "")
     return (
         f"The chosen values of {of_which(len(cells), total, 'cells')} lie at the edge of what was "
         f"tried, so that better ones may lie beyond: {names}."
@@ -116,20 +124,21 @@ def sick_facts(runs: pd.DataFrame, missing: pd.DataFrame) -> list[str]:
     if sick.any():
         said.append(
             f"{of_which(sick.sum(), len(runs), 'runs')} collapsed to a constant answer, and all "
-            f"means include them: {listed(runs.run[sick], 6)}."
+            f"means include them: {listed(runs.run[sick], 6, '')}."
         )
     still = runs.unmoved > 0 if "unmoved" in runs else sick & False
     if still.any():
         said.append(
             f"{of_which(still.sum(), len(runs), 'runs')} have a matrix B that never left zero, so "
-            f"that a layer has no update, and all means include them: {listed(runs.run[still], 6)}."
+            "that a layer has no update, and all means include them: "
+            f"{listed(runs.run[still], 6, '')}."
         )
     lost = missing[missing.what == "run"] if "known" in missing else pd.DataFrame({"known": []})
     failed = lost[lost.known.str.contains("error: ")] if len(lost) else lost
     if len(failed):
         said.append(
             f"{of_which(len(failed), len(runs) + len(lost), 'runs')} failed and are in no mean: "
-            f"{listed(failed.name, 6)}."
+            f"{listed(failed.name, 6, '')}."
         )
     return said
 
@@ -220,7 +229,9 @@ def _update_fact(updates: pd.DataFrame) -> str:
     """Give section 7's medians, for each set of adapted matrices at its largest rank."""
     sentences = []
     updates = updates.fillna({"label": ""})
-    for (targets, label), group in updates.groupby(["targets", "label"], sort=False):
+    several = updates.drop_duplicates(SUBJECT).shape[0] > 1
+    sets = updates.groupby([*SUBJECT, "targets", "label"], sort=False)
+    for (task, model, targets, label), group in sets:
         rank = group["rank"].max()
         group = group[group["rank"] == rank]
         parts = []
@@ -232,7 +243,8 @@ def _update_fact(updates: pd.DataFrame) -> str:
                 f"{middle.amplification:.2g}, norm {100 * size:.2g} % of W's"
             )
         adapters, layers = group.run.nunique(), group.layer.nunique()
-        cell = " ".join(filter(None, [targets, label]))
+        where = f"{task} ({model}), " if several else ""
+        cell = where + " ".join(filter(None, [targets, label_words(label)]))
         sentences.append(
             f"{cell} at rank {rank} ({adapters} in-house adapter{'s' if adapters > 1 else ''}, "
             f"{layers} layer{'s' if layers > 1 else ''}): {'; '.join(parts)}."
@@ -267,9 +279,12 @@ def _switch_fact(effects: pd.DataFrame) -> str:
     shown = effects[(effects.epoch == epoch) & effects.p_holm.notna()]
     words = {"difference": "a difference", "equivalence": "equality within the margin"}
     found = [
-        f"{int((rows.p_holm < SIGNIFICANCE).sum())} show {words[asks]}"
+        f"{count} show{'s' if count == 1 else ''} {words[asks]}"
         for asks, rows in shown.groupby("asks")
+        for count in [int((rows.p_holm < SIGNIFICANCE).sum())]
     ]
+    if len(shown) == 1:
+        return f"{largest}. It is the only test at the {epoch} epoch."
     return (
         f"{largest}. Of the {len(shown)} tests at the {epoch} epoch, for whose number p and "
         f"interval are adjusted, {' and '.join(found)}."
@@ -305,9 +320,12 @@ def _family_fact(pairs: pd.DataFrame) -> str:
         return ""
     outside = int((pairs[pairs.epoch == first_choice(pairs)].role != "test").sum())
     text = f" Twins and rows that repeat their twin's ({outside}) stay outside." if outside else ""
+    tests = int(tested.family.max())
+    if tests == 1:
+        return f" Methods compared: one test of each epoch choice: nothing is adjusted.{text}"
     return (
-        f" Methods compared: the {int(tested.family.max())} tests of one epoch choice, over all "
-        "tasks and models of the table, are the family for whose number p and interval are "
-        "adjusted (Holm). An interval here covers these tests together, and may be wider than that "
-        f"of the same difference in the answer or among the claims, which covers fewer.{text}"
+        f" Methods compared: the {tests} tests of one epoch choice, over all tasks and models of "
+        "the table, are the family for whose number p and interval are adjusted (Holm). An "
+        "interval here covers these tests together, and may be wider or narrower than that of the "
+        f"same difference in the answer or among the claims, which covers other tests.{text}"
     )

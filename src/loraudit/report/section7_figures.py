@@ -154,11 +154,10 @@ def stable_rank(table: pd.DataFrame) -> Figure:
     """Draw the stable rank of Delta W over the layer: a line of means per cell, a dot per seed.
 
     Of more than `MOST_CELLS` cells those of one rank are drawn, that of the most target sets; the
-    others are in the table only.
+    others are in the CSV only.
     """
     table = stable_rank_rows(table)
-    every = table[SERIES].drop_duplicates().to_dict("records")
-    cells = _of_one_rank(every) if len(every) > MOST_CELLS else every
+    every, cells = _drawn_cells(table)
     looks = lines_apart(list(cell_looks({**cell, "method": "lora"} for cell in cells).values()))
     lines = _lines(cells)
     with plt.rc_context(STYLE):
@@ -171,9 +170,15 @@ def stable_rank(table: pd.DataFrame) -> Figure:
                 marks = look.marks() | {"linestyle": lines.get(cell["targets"], look.line)}
                 axes.plot(means.index, means, label=_series_title(cell), **marks)
         hidden = len(every) - len(cells)
-        title = f"{hidden} further cells are in the table" if hidden > 0 else None
+        title = f"{hidden} further cells are in the CSV" if hidden > 0 else None
         legend(figure, title)
     return figure
+
+
+def _drawn_cells(table: pd.DataFrame) -> tuple[list[dict], list[dict]]:
+    """Return all cells of a table, and those that are drawn."""
+    every = table[SERIES].drop_duplicates().to_dict("records")
+    return every, _of_one_rank(every) if len(every) > MOST_CELLS else every
 
 
 def _of_one_rank(cells: list[dict]) -> list[dict]:
@@ -396,7 +401,10 @@ def describe_spectra(rows: pd.DataFrame) -> str:
 
 
 def describe_stable_rank(rows: pd.DataFrame) -> str:
-    """Say where the stable rank is lowest and where it is highest."""
+    """Say where the stable rank of the cells that are drawn is lowest and where it is highest."""
+    rows = stable_rank_rows(rows)
+    drawn = [(rows[SERIES] == pd.Series(cell)).all(axis=1) for cell in _drawn_cells(rows)[1]]
+    rows = rows[pd.concat(drawn, axis=1).any(axis=1)] if drawn else rows
 
     def say(part: pd.DataFrame) -> str:
         means = part.groupby(["matrix", "layer"]).stable_rank.mean().dropna()
@@ -406,7 +414,7 @@ def describe_stable_rank(rows: pd.DataFrame) -> str:
         ends = [f"{word} {means[at]:.2f} in {at[0]} of layer {at[1]}" for word, at in places]
         return ", ".join(ends)
 
-    return f"Stable rank, mean over cells and seeds. {each_subject(rows, say)}"
+    return f"Stable rank, mean over the cells drawn and their seeds. {each_subject(rows, say)}"
 
 
 def describe_amplification(rows: pd.DataFrame) -> str:

@@ -67,7 +67,7 @@ _TABLES = (
         scores=True,
         late=True,
         first=6,
-        details=("holds if", "task", "model", "epoch", "could have shown", "remarks"),
+        details=("holds if", "epoch", "could have shown", "remarks"),
     ),
     Table(
         name="missing",

@@ -96,13 +96,16 @@ def readable(table: Table, rows: pd.DataFrame, study: Study) -> pd.DataFrame:
 
     A table of scores has a further column where a row's model was trained on the data of its task
     before, or of one of its tasks. Claims and methods compared have no column on the choice of an
-    epoch where all runs have one; of an untuned study, methods are found to be "higher, untuned".
+    epoch, and no rows that differ in it alone, where all runs have one epoch; of an untuned study,
+    methods are found to be "higher, untuned".
     """
     if rows.empty:
         return rows
-    no_choice = table.name in ("claims", "pairs") and one_epoch(study)
+    no_choice = table.name in ("claims", "pairs", "aggregates") and one_epoch(study)
     if no_choice and table.name == "claims":
         rows = rows.assign(epoch="")  # its remarks name it too
+    if no_choice and table.name == "aggregates":
+        rows = rows[rows.epoch == first_choice(rows)]
     shown = resolve(table.readable)(rows)
     shown = shown.drop(columns="epoch") if no_choice else shown
     if table.name == "pairs" and is_untuned(study):

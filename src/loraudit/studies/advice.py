@@ -19,17 +19,21 @@ def is_untuned(study: Study) -> bool:
 def _fixed_alpha(study: Study) -> list[str]:
     """Say where ranks are compared and alpha is the same at all of them."""
     ranks: dict[float, set[int]] = {}
+    where = ""
     for run in study.runs:
-        tuned = run.spec.tuned.fields if run.spec.tuned else ()
-        if run.spec.adapter and "alpha" not in tuned:
+        if not run.spec.adapter:
+            continue
+        if run.spec.tuned and "alpha" in run.spec.tuned.fields:
+            where = "where it is not tuned, "
+        else:
             ranks.setdefault(run.spec.adapter.alpha, set()).add(run.spec.adapter.rank)
     said = []
     for alpha, found in ranks.items():
         if len(found) > 1 and len(ranks) == 1:
             low, high = min(found), max(found)
             said.append(
-                f"alpha is {alpha:g} at every rank, so that the scaling alpha / r falls from "
-                f"{alpha / low:g} at rank {low} to {alpha / high:g} at rank {high}; "
+                f"{where}alpha is {alpha:g} at every rank, so that the scaling alpha / r falls "
+                f"from {alpha / low:g} at rank {low} to {alpha / high:g} at rank {high}; "
                 f"to compare ranks alone, set {OFFERS}"
             )
     return said
