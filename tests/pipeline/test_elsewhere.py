@@ -119,6 +119,25 @@ def test_jobs_of_one_machine_share_its_memory_and_the_places_on_its_gpus(study):
     assert "1 runs on GPUs" in given and "700 MB of memory" in given
 
 
+def test_numbers_of_the_configuration_are_used_as_they_were_checked(study):
+    """Text that is a number, and a whole number with a point, passed the check and then failed."""
+    path = study / "config/studies/tiny.yaml"
+    tiny = yaml.safe_load(path.read_text())
+    grid = [{"method": ["lora", "head"], "targets": "q+v", "seed": [0, 1]}]
+    path.write_text(yaml.safe_dump({"defaults": tiny["defaults"], "grid": grid}))
+    call = ["-s", str(ROOT / "Snakefile"), "-n", "-p", "trained"]
+    whole, other = (
+        sorted(re.findall("LORAUDIT_RUNS_PER_GPU=.*", snakemake(study, *call, "--config", *keys)))
+        for keys in (
+            ["threads=2", "runs_per_batch=2", "checkpoint_minutes=3"],
+            ["threads='2'", "runs_per_batch=2.0", "checkpoint_minutes=3.0", "runs_per_gpu=1.0"],
+        )
+    )
+    assert whole == other
+    assert any("train_packed.py" in line for line in whole)
+    assert all("_per_process 2 " in line and "minutes=3 " in line for line in whole)
+
+
 def test_a_launch_file_that_does_not_fit_is_refused_before_anything_starts(study):
     path = study / "three.yaml"
     path.write_text("distributed_type: MULTI_GPU\nnum_processes: 3\nmixed_precision: no\n")

@@ -62,6 +62,7 @@ envvars:
 NO_CLUSTER = workflow.resource_settings.nodes is None
 try:
     STUDY = load_configured(config)
+    config |= Config(**config).model_dump()  # numbers as they were checked: threads "2" are 2
     CLUSTER = read_cluster()
     LAUNCH = launch_file(config["launch"])
     LAUNCHER = read_launcher(LAUNCH)

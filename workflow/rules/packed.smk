@@ -27,7 +27,7 @@ for number, pack in enumerate(PACKS):
             launch=str(LAUNCH),
             runs_per_gpu=config["runs_per_gpu"],
             threads_per_process=config["threads"],
-            checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
+            checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']:g}",
         params:
             code=packed_code(),
             spec=[run.spec.model_dump_json() for run in pack],

@@ -24,7 +24,7 @@ rule train:
         launch=str(LAUNCH),
         runs_per_gpu=config["runs_per_gpu"],
         threads_per_process=config["threads"],
-        checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']}",
+        checkpoint=f"--checkpoint-minutes={config['checkpoint_minutes']:g}",
     params:
         code=lambda w: training_code(run_spec(w).method),
         spec=lambda w: run_spec(w).model_dump_json(),
