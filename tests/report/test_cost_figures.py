@@ -65,7 +65,7 @@ def test_a_fit_without_steps_has_no_time_of_one():
     fit = costs()[:1].assign(method="probe", step=float("nan"), step_sd=float("nan"))
     table = pd.concat([costs(), fit], ignore_index=True)
     said = cost_figures.describe_cost(table)
-    assert "CPU time per step, ms 200 (lora r8 q+v) to 400 (full)" in said
+    assert "CPU time per step, ms 200 (LoRA (ours) r8 q+v) to 400 (full fine-tuning)" in said
     labels = [text.get_text() for text in cost_figures.cost(table).axes[2].texts]
     assert labels == ["200", "400", "no steps"]
 
@@ -124,10 +124,10 @@ def test_a_front_that_may_be_chance_is_not_drawn_but_said():
     assert timed.get_xlabel() == "CPU time per step, ms\n(no clear front)"
     said = cost_figures.describe_pareto(table)
     assert (
-        "by CPU time per step, ms lora r1 q+v (80.0 %), full (90.0 %) (within noise: no clear"
-        in said
+        "by CPU time per step, ms LoRA (ours) r1 q+v (80.0 %), full fine-tuning (90.0 %) "
+        "(within noise: no clear" in said
     )
-    assert "Means with collapsed runs, which are marked: t lora r8 q+v, 1 of 3 runs." in said
+    assert "Means with collapsed runs, which are marked: t LoRA (ours) r8 q+v, 1 of 3 runs." in said
     (legend,) = timed.figure.legends
     assert "collapsed run" in [text.get_text() for text in legend.get_texts()]
     (mark,) = [c for c in timed.collections if c.get_label() == "collapsed run"]

@@ -71,8 +71,8 @@ def test_scores_of_the_last_epoch_alone_are_points_beside_the_curves_of_the_loss
     dots = [drawn for axes in figure.axes for drawn in axes.collections]
     assert len(dots) == len(rows) / 4  # one per run
     said = curve_figures.describe_learning_curves(rows)
-    assert "lora r1 q+v 90.0" in said and "nan" not in said
-    assert "lora r1 q+v 60.0 to 90.0" in curve_figures.describe_learning_curves(epochs())
+    assert "LoRA (ours) r1 q+v 90.0" in said and "nan" not in said
+    assert "LoRA (ours) r1 q+v 60.0 to 90.0" in curve_figures.describe_learning_curves(epochs())
 
 
 def test_a_run_that_collapsed_is_marked_where_it_is_known():

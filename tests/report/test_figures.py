@@ -36,7 +36,7 @@ def test_descriptions_say_what_is_there():
     assert "not comparable" not in text
     text = describe_rows("crosscheck", tiny_tables.checks())
     assert text.count("1 of 2 checks differ by exactly 0") == 2
-    assert "alora r2 q+v q 3.0, v 1.0" in describe_rows("ranks", tiny_tables.rows("ranks"))
+    assert "ALoRA r2 q+v q 3.0, v 1.0" in describe_rows("ranks", tiny_tables.rows("ranks"))
     text = describe_rows("score_vs_bits", tiny_tables.rows("score_vs_bits"))
     assert "71.5 at 2 bits, 72.5 at 4 bits, 86.5 at full" in text
     assert listed("abcdef", 2) == "a; b; and 4 more in the CSV"

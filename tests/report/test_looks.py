@@ -93,3 +93,9 @@ def test_target_sets_of_one_method_go_from_dark_to_pale_by_their_size():
     assert len({look.colour for look in apart}) == 3
     two = [look_of("lora", "q"), look_of("lora", "all"), look_of("full")]
     assert lines_apart(two) == two
+
+
+def test_a_label_of_one_rank_is_not_as_pale_as_a_low_rank_without_it():
+    """A label's only cell was as pale as the lowest of the base's ranks."""
+    cells = [cell(rank=rank) for rank in (1.0, 4.0, 8.0)] + [cell(rank=4.0, label="x")]
+    assert len({look.colour for look in cell_looks(cells).values()}) == len(cells)

@@ -200,7 +200,7 @@ def test_collapsed_runs_are_marked_at_their_score_and_named(draw):
     (legend,) = axes.figure.legends
     assert [text.get_text() for text in legend.get_texts()].count("collapsed run") == 1
     said = getattr(score_figures, f"describe_{draw}")(sick())
-    assert "t lora r8 all, 1 of 2 runs; t head, 1 of 1 runs" in said
+    assert "t LoRA (ours) r8 all, 1 of 2 runs; t head only, 1 of 1 runs" in said
     assert "ollapsed" not in getattr(score_figures, f"describe_{draw}")(scores())
 
 

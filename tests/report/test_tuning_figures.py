@@ -39,8 +39,8 @@ def test_a_csv_of_the_rows_is_described_alike(rows, tmp_path):
 
 def test_the_alt_text_says_what_was_chosen(rows):
     text = describe_tuning(rows)
-    assert "lora r1 q+v 0.001 (80.0 %)" in text
-    assert "lora r8 q+v 0.0001 (90.0 %, at the edge of what was tried)" in text
+    assert "LoRA (ours) r1 q+v 0.001 (80.0 %)" in text
+    assert "LoRA (ours) r8 q+v 0.0001 (90.0 %, at the edge of what was tried)" in text
 
 
 def test_rates_that_diverged_have_a_mark_and_no_mean(rows):
@@ -54,7 +54,8 @@ def test_rates_that_diverged_have_a_mark_and_no_mean(rows):
     assert "diverged (counts as worst)" in [text.get_text() for text in legend.get_texts()]
     said = describe_tuning(rows)
     assert said.endswith(
-        "Diverged, which counts as the worst: lora r1 q+v at 0.01; lora r8 q+v at 0.01."
+        "Diverged, which counts as the worst: LoRA (ours) r1 q+v at 0.01; "
+        "LoRA (ours) r8 q+v at 0.01."
     )
 
 

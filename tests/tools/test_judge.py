@@ -165,6 +165,17 @@ def test_a_folder_above_the_given_one_tells_no_seed(tmp_path):
         assert [score.seed for score in scores] == [0, 0, 1, 1]
 
 
+def test_a_log_without_a_seed_in_its_name_gets_one_that_no_other_has(tmp_path):
+    for run in ("a", "b-seed0", "c-seed1"):
+        (tmp_path / run).mkdir()
+        logs = [{"epoch": 1, "eval_accuracy": 0.8, "step": 1}]
+        (tmp_path / run / "trainer_state.json").write_text(json.dumps({"log_history": logs}))
+    cell = {"task": "mrpc", "model": "roberta-base", "method": "lora", "rank": 8, "targets": "q+v"}
+    folders = [tmp_path / run for run in ("b-seed0", "a", "c-seed1")]
+    scores = read(folders, cell, legal_names(select(("hu2022.table2",))))
+    assert [score.seed for score in scores] == [0, 2, 1]
+
+
 def test_judging_imports_no_torch(table, tmp_path):
     code = (
         "import sys; from loraudit.tools.judge import Asked, judge; from pathlib import Path; "

@@ -175,9 +175,9 @@ def read_weights(
 
 
 def _stores_transposed(folder: Path) -> bool:
-    """Tell whether a model stores W as (d_in, d_out): GPT-2's Conv1D does."""
+    """Tell whether a model stores W as (d_in, d_out): the Conv1D of GPT and GPT-2 does."""
     config = folder / "config.json"
-    return config.is_file() and read_json(config).get("model_type") == "gpt2"
+    return config.is_file() and read_json(config).get("model_type") in ("gpt2", "openai-gpt")
 
 
 def tenth(update: Update) -> int:

@@ -99,7 +99,8 @@ def describe_learning_curves(rows: pd.DataFrame) -> str:
             scored = line.groupby("epoch").score.mean().dropna()
             metric = units.metric_of(line)
             ends = [units.score(metric, mean) for mean in (*scored[:1], *scored[1:][-1:])]
-            cells.append(f"{cell_name(line.iloc[0].to_dict())} {' to '.join(ends) or 'undefined'}")
+            name = shown_name(cell_name(line.iloc[0].to_dict()))
+            cells.append(f"{name} {' to '.join(ends) or 'undefined'}")
         return listed(cells, 6)
 
     splits = " or ".join(_splits(rows).unique())

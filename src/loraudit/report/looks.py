@@ -200,8 +200,8 @@ def cell_looks(cells: Iterable[Mapping]) -> dict[str, Look]:
 def _told_apart(cells: Iterable[Mapping]) -> dict[str, Look]:
     """Return each cell's look by its name, told apart from the others of its method and targets.
 
-    A label has a line and a shade of its own: from dark to pale, and, where its cells differ in
-    rank and are tinted by that, from dark to the colour itself, so that no cell is pale twice.
+    A label has a line and a shade of its own: from dark to pale, and, where cells of any label
+    differ in rank and are tinted by that, from dark to the colour itself: no cell is pale twice.
     """
     named = {cell_name(dict(cell)): cell for cell in cells}
     ranks: dict[tuple, list[float]] = {}
@@ -217,7 +217,8 @@ def _told_apart(cells: Iterable[Mapping]) -> dict[str, Look]:
         mine, others = sorted(set(ranks[*group, label])), list(dict.fromkeys(labels[group]))
         if place := others.index(label):
             shade = _place(place, range(1, len(others)))
-            colour = _shaded(look.colour, shade if len(mine) == 1 else shade * HALF)
+            tinted = any(len(set(ranks[*group, other])) > 1 for other in others)
+            colour = _shaded(look.colour, shade * HALF if tinted else shade)
             look = replace(look, colour=colour, line=LABEL_LINES[place % len(LABEL_LINES)])
         rank = _place(_rank(cell), mine)
         if rank < 1:

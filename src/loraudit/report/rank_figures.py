@@ -97,7 +97,7 @@ def describe_ranks(rows: pd.DataFrame) -> str:
         for _, cell in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
             means = cell[cell.step == cell.step.max()].groupby("matrix").in_use.mean()
             ends = ", ".join(f"{matrix} {mean:.1f}" for matrix, mean in means.items())
-            cells.append(f"{cell_name(cell.iloc[0].to_dict())} {ends}")
+            cells.append(f"{shown_name(cell_name(cell.iloc[0].to_dict()))} {ends}")
         return listed(cells, 6)
 
     return f"Mean rank per matrix after the last step. {each_subject(rows, say)}"

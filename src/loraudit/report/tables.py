@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from humanize import naturalsize
 
-from loraudit.analysis.cells import label_text
+from loraudit.analysis.cells import first_choice, label_text
 from loraudit.analysis.contrasts import (
     ROLES,
     finding,

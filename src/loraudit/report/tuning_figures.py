@@ -203,7 +203,7 @@ def describe_tuning(rows: pd.DataFrame) -> str:
             edge = ", at the edge of what was tried" if label_text(first.at_edge) else ""
             rate, mean = first.learning_rate, cell.score.mean()
             score = units.with_unit(units.metric_of(cell), mean)
-            cells.append(f"{_name(first.to_dict())} {rate:g} ({score}{edge})")
+            cells.append(f"{shown_name(_name(first.to_dict()))} {rate:g} ({score}{edge})")
         return listed(cells, 8)
 
     text = "Chosen learning rates, with their mean score on the selection rows."
@@ -211,6 +211,6 @@ def describe_tuning(rows: pd.DataFrame) -> str:
     lost = []
     for _, part in rows[_diverged(rows)].groupby(CELL, dropna=False, sort=False):
         rates = ", ".join(f"{rate:g}" for rate in part.learning_rate.unique())
-        lost.append(f"{cell_name(part.iloc[0].to_dict())} at {rates}")
+        lost.append(f"{shown_name(cell_name(part.iloc[0].to_dict()))} at {rates}")
     also = f" Diverged, which counts as the worst: {listed(lost)}." if lost else ""
     return f"{text} {each_subject(rows, say)}{sick}{also}"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -87,7 +88,7 @@ def read(files: Sequence[Path], given: Mapping[str, Any], legal: Legal) -> list[
         UserError: a file is not there, is there twice, or can't be read as what it is.
     """
     scores: list[Score] = []
-    seeds: dict[Path, int] = {}
+    seeds: dict[Path, int | None] = {}
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: there is no such file or folder")
@@ -95,11 +96,11 @@ def read(files: Sequence[Path], given: Mapping[str, Any], legal: Legal) -> list[
         for path in found:
             if path in seeds:
                 raise UserError(f"{path}: this file is named twice")
-            seed = seed_in_name(path, within=file, alone=len(found) == 1)
-            seeds[path] = len(seeds) if seed is None else seed
+            seeds[path] = seed_in_name(path, within=file, alone=len(found) == 1)
+    free = (seed for seed in count() if seed not in seeds.values())
     for path, seed in seeds.items():
         if path.suffix == ".json":
-            scores += read_log(path, seed, given, legal)
+            scores += read_log(path, next(free) if seed is None else seed, given, legal)
         else:
             scores += read_table(path, given, legal)
     return scores
