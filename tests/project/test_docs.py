@@ -252,6 +252,24 @@ def test_the_findings_on_the_frozen_head_on_mrpc_at_rates_of_its_own():
     assert short in " ".join(README.split())
 
 
+def test_the_findings_on_the_posters_three_epochs():
+    cells = pd.read_csv(COMMITTED / "poster-size-epochs/summary.csv").set_index("label")
+    assert set(cells.n) == {1}
+    short, long = (100 * cells.last_mean[f"epochs{epochs}"] for epochs in (3, 30))
+    assert f"three epochs ends at {short:.1f} % and one of thirty at {long:.1f} %" in FINDINGS
+    for page in (FINDINGS, " ".join(README.split())):
+        assert f"{long - short:.1f} points above" in page
+    curves = Path("figures/committed/poster-size-epochs/learning_curves.csv")
+    curve = pd.read_csv(curves).query("label == 'epochs30'").set_index("epoch")
+    score, best = 100 * curve.score, curve.score.idxmax()
+    assert f"The long run is at {score[3]:.1f} % after three of its epochs" in FINDINGS
+    assert best == 5 and f"best epoch, the fifth, at {score[best]:.1f} %" in FINDINGS
+    rest = score[score.index >= best]
+    assert f"stays between {rest.min():.1f} and {rest.max():.1f} %" in FINDINGS
+    loss = curve.train_loss
+    assert f"training falls from {loss[best]:.2f} to {loss.iloc[-1]:.2f}" in FINDINGS
+
+
 def test_the_findings_on_the_frozen_head_on_mrpc():
     pair = paired("poster-size", epoch="last")
     assert pair.left_variant.endswith("trained") and pair.right_variant.endswith("frozen")
