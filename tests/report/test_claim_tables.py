@@ -86,7 +86,10 @@ def test_claims_open_the_page_and_are_counted(verdicts):
     assert next(iter(SECTIONS)) == "claims"
     fact = claims_fact(verdicts)
     assert "3 supported at scale" in fact and "1 not tested" in fact
-    assert "An interval covers one claim alone (95 %)" in fact and "may be wider" in fact
+    assert "An interval covers the comparisons of one claim (95 %)" in fact
+    assert "others: " not in fact and "adjusted over these claims (Holm)" in fact
+    both = verdicts.assign(listed=[True, *[False] * (len(verdicts) - 1)])
+    assert "asked by the study: " in claims_fact(both) and "others: " in claims_fact(both)
     words = [verdict_text(row) for row in verdicts.to_dict("records")]
     assert words.count("supported at scale") == 3
 
@@ -106,6 +109,8 @@ def test_the_page_has_every_claim_once_with_the_verdicts_on_record():
     assert dict(zip(poster.study + " " + poster.task, poster.verdict, strict=True)) == {
         "published: poster2025 mnli": "contradicted",
         "alpha snippets": "contradicted",
+        "quickstart snippets": "undecided",
+        "quickstart-tuning snippets": "undecided",
         "rank snippets": "contradicted",
         "tuning snippets": "undecided",
         "tuning product_reviews": "undecided",
