@@ -82,4 +82,4 @@ def test_a_run_that_collapsed_is_marked_where_it_is_known():
     (mark,) = [c for c in score.collections if c.get_label() == "collapsed run"]
     assert mark.get_offsets().tolist() == [[4, pytest.approx(0.9)]]
     assert not [c for c in loss.collections if c.get_label() == "collapsed run"]
-    assert "t head, 1 of 1 runs" in curve_figures.describe_learning_curves(rows)
+    assert "t head only, 1 of 1 runs" in curve_figures.describe_learning_curves(rows)

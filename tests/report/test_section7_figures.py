@@ -1,5 +1,7 @@
 """Figures of section 7: which cells they show, and that their lines are the table's."""
 
+import math
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -133,3 +135,10 @@ def test_target_sets_of_one_rank_have_lines_of_their_own():
     assert [line.get_label() for line in lines] == ["r=2 q", "r=2 q+v"]
     assert lines[0].get_linestyle() == "-" != lines[1].get_linestyle()
     assert lines[0].get_marker() != lines[1].get_marker()
+
+
+def test_a_stable_rank_is_told_of_a_table_that_was_read_from_a_csv():
+    """Cells without a label have NaN there, which equals nothing."""
+    rows = projections()
+    told = section7_figures.describe_stable_rank(rows.assign(label=math.nan))
+    assert "lowest" in told and told == section7_figures.describe_stable_rank(rows.assign(label=""))

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loraudit.analysis.cells import SUBJECT
+from loraudit.analysis.cells import SUBJECT, label_text
 from loraudit.report.alt_text import each_subject
 from loraudit.report.figure_style import SMALL, STYLE, TITLE, WIDTH, legend, nothing
 from loraudit.report.formatting import label_words
@@ -110,6 +110,7 @@ def stable_rank_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Select what `stable_rank` draws: without rank 1 where there are others (it is always 1)."""
     table = table[table["rank"] > 1] if (table["rank"] > 1).any() else table
     kept = table.merge(table[SUBJECT].drop_duplicates()[:MOST_SUBJECTS])
+    kept = kept.assign(label=kept.label.map(label_text))  # a CSV that is read has NaN for none
     return kept[[*SUBJECT, *SERIES, "run", "layer", "matrix", "stable_rank"]]
 
 
