@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name, collapsed
-from loraudit.report.formatting import of_which, shown_name
+from loraudit.analysis.cells import CELL, SUBJECT, collapsed
+from loraudit.report.formatting import of_which, shown_cell
 
 MOST = 8
 """Items that a sentence lists; it counts the others."""
@@ -33,7 +33,7 @@ def collapsed_text(rows: pd.DataFrame, choice: str = "last") -> str:
     for _, runs in rows.groupby(CELL, dropna=False, sort=False):
         if sick := int(collapsed(runs, choice).sum()):
             first = runs.iloc[0].to_dict()
-            name = shown_name(cell_name(first))
+            name = shown_cell(first)
             cells.append(f"{first['task']} {name}, {of_which(sick, len(runs), 'runs')}")
     return f" Collapsed runs, which are marked and in the means: {listed(cells)}." if cells else ""
 

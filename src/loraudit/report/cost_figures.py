@@ -33,7 +33,7 @@ from loraudit.report.figure_style import (
     spread_text,
     subjects,
 )
-from loraudit.report.formatting import of_which, shown_name, shown_set
+from loraudit.report.formatting import of_which, shown_cell, shown_set
 from loraudit.report.looks import Look, cell_looks, look_of
 
 PANELS: list[tuple[str, float, str]] = [
@@ -80,7 +80,7 @@ def cost(table: pd.DataFrame) -> Figure:
     groups = subjects(table)
     with plt.rc_context(STYLE):
         names = [
-            [textwrap.fill(_shown(cell), NAME) for cell in part.to_dict("records")]
+            [textwrap.fill(shown_cell(cell), NAME) for cell in part.to_dict("records")]
             for _, part in groups
         ]
         lines = [len(part) * max(name.count("\n") + 1 for name in part) for part in names]
@@ -245,7 +245,7 @@ def _name_cells(axes: plt.Axes, part: pd.DataFrame, looks: dict[str, Look]) -> N
     by = ["method", "targets", "label"] if grouped else CELL
     for _, cells in _cells(part).groupby(by, dropna=False, sort=False):
         cell = cells.sort_values("rank", na_position="first").iloc[-1].to_dict()
-        name = _shown(cell)
+        name = shown_cell(cell)
         if grouped and not pd.isna(cell["rank"]):
             name = shown_set(cell["method"], cell["targets"], cell["label"])
         axes.plot([], [], linestyle="none", label=name, **looks[cell_name(cell)].marks())
@@ -270,11 +270,7 @@ def _span(part: pd.DataFrame, column: str, unit: float = 1) -> str:
     """Say the smallest and largest value with their cells."""
     cells = part[part[column].notna()].to_dict("records")
     low, high = (pick(cells, key=lambda cell: cell[column]) for pick in (min, max))
-    return " to ".join(f"{cell[column] / unit:,.0f} ({_shown(cell)})" for cell in (low, high))
-
-
-def _shown(cell: dict) -> str:
-    return shown_name(cell_name(cell))
+    return " to ".join(f"{cell[column] / unit:,.0f} ({shown_cell(cell)})" for cell in (low, high))
 
 
 def _mean(cell: dict) -> str:
@@ -290,13 +286,13 @@ def describe_pareto(rows: pd.DataFrame) -> str:
             cells = _cells(part)
             front = cells[cells[f"front_{price}"] == "on"].sort_values(price, kind="stable")
             front = front.to_dict("records")
-            names = [f"{_shown(cell)} ({_mean(cell)})" for cell in front]
+            names = [f"{shown_cell(cell)} ({_mean(cell)})" for cell in front]
             noise = "" if part[f"clear_{price}"].iloc[0] else " (within noise: no clear front)"
             fronts.append(f"by {name.format(part.clock.iloc[0])} {', '.join(names)}{noise}")
         return listed(fronts)
 
     sick = [
-        f"{cell['task']} {_shown(cell)}, {of_which(cell['last_collapsed'], cell['n'], 'runs')}"
+        f"{cell['task']} {shown_cell(cell)}, {of_which(cell['last_collapsed'], cell['n'], 'runs')}"
         for cell in _cells(rows).to_dict("records")
         if cell.get("last_collapsed")
     ]

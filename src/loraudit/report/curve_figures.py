@@ -20,7 +20,7 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
-from loraudit.report.formatting import shown_name
+from loraudit.report.formatting import shown_cell, shown_name
 from loraudit.report.looks import Look, cell_looks
 
 FEWEST = 4
@@ -99,7 +99,7 @@ def describe_learning_curves(rows: pd.DataFrame) -> str:
             scored = line.groupby("epoch").score.mean().dropna()
             metric = units.metric_of(line)
             ends = [units.score(metric, mean) for mean in (*scored[:1], *scored[1:][-1:])]
-            name = shown_name(cell_name(line.iloc[0].to_dict()))
+            name = shown_cell(line.iloc[0].to_dict())
             cells.append(f"{name} {' to '.join(ends) or 'undefined'}")
         return listed(cells, 6)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from loraudit.analysis.cells import label_text
+from loraudit.analysis.cells import cell_name, label_text
 from loraudit.studies.methods import METHODS
 
 
@@ -49,6 +49,11 @@ def shown_name(name: str) -> str:
     """Write a cell's name (`cells.cell_name`) for readers: "full fine-tuning"."""
     method, _, rest = name.partition(" ")
     return f"{METHODS[method].label} {label_words(rest)}".strip() if method in METHODS else name
+
+
+def shown_cell(cell: dict) -> str:
+    """Name a cell for readers: "LoRA (ours) r8 q+v"."""
+    return shown_name(cell_name(cell))
 
 
 def shown_set(method: str, targets: object, label: object = None) -> str:

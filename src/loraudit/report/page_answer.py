@@ -7,7 +7,6 @@ import pandas as pd
 from loraudit.analysis.cells import (
     CELL,
     SUBJECT,
-    cell_name,
     choices_of,
     collapsed,
     first_choice,
@@ -24,12 +23,13 @@ from loraudit.report.formatting import (
     interval_or_why,
     of_which,
     points,
+    shown_cell,
     shown_cells,
     shown_name,
     values_text,
 )
 from loraudit.report.formatting import cell_words as cell_words_of
-from loraudit.report.page_facts import edge_fact, largest_switch, sick_facts
+from loraudit.report.page_facts import edge_fact, largest_switch, several_subjects, sick_facts
 from loraudit.report.tables import fewest, found_text
 from loraudit.studies.advice import advice, is_untuned
 from loraudit.studies.claims import QUANTITIES
@@ -98,7 +98,7 @@ def _claims(rows: pd.DataFrame) -> Answer:
     records = sorted(asked.to_dict("records"), key=_decided)
     words = pd.Series([verdict_text(row) for row in records])
     counts = counted(words, in_order=True)
-    several = asked.drop_duplicates(SUBJECT).shape[0] > 1
+    several = several_subjects(asked)
     shown = [Verdict(verdict_text(row), _claim(row, several)) for row in records[:MOST_CLAIMS]]
     many = len(records) > 1
     return Answer(
@@ -134,7 +134,7 @@ def _published(verdicts: pd.DataFrame) -> Answer:
     under = f" ({another} of them under another protocol)" if another else ""
     return Answer(
         f"Beside published numbers: {counts}{under}. The largest difference is {row.task} "
-        f"{_cell_words(row.to_dict())} beside {row.published}: {points(row.difference, JUDGED)} "
+        f"{shown_cell(row.to_dict())} beside {row.published}: {points(row.difference, JUDGED)} "
         f"points {interval_or_why(row.low, row.high, row.n, JUDGED)}, n = {row.n:g}, {row.verdict}."
     )
 
@@ -173,7 +173,7 @@ def _contrasts(study: Study, pairs: pd.DataFrame) -> Answer:
     shown = [(found_text(row), row) for row in rows.itertuples()]
     if not shown:
         return Answer("")
-    several = rows.drop_duplicates(SUBJECT).shape[0] > 1
+    several = several_subjects(rows)
     texts = [
         _contrast(row, shows, several)
         for shows, row in sorted(shown, key=lambda one: one[0] in ("open", ""))
@@ -191,12 +191,12 @@ def _chosen(rows: pd.DataFrame) -> Answer:
     """Say which of the values that were tried the cells took, the most frequent ones first."""
     if rows.empty:
         return Answer("")
-    texts, several = [], rows.drop_duplicates(SUBJECT).shape[0] > 1
+    texts, several = [], several_subjects(rows)
     for chosen, cells in sorted(
         rows.groupby("chosen", sort=False), key=lambda group: -len(group[1])
     ):
         names = [
-            _cell_words(cell) + (f" on {cell['task']} ({cell['model']})" if several else "")
+            shown_cell(cell) + (f" on {cell['task']} ({cell['model']})" if several else "")
             for cell in cells.to_dict("records")
         ]
         who = f"{len(names)} cells" if len(names) > MOST_CHOSEN else " and ".join(names)
@@ -252,7 +252,7 @@ def _best(runs: pd.DataFrame, untuned: bool) -> tuple[str, str]:
     if sick:
         notes.append(of_which(sick, len(part), "runs collapsed"))
     text = (
-        f"{_cell_words(best)}, {units.with_unit(first.metric, scores.mean(), scores.std())} "
+        f"{shown_cell(best)}, {units.with_unit(first.metric, scores.mean(), scores.std())} "
         f"{first.metric} "
         f"({'; '.join(notes)}): {_joined(_beside(runs, best, others, epoch, untuned))}"
     )
@@ -285,11 +285,6 @@ def _beside(
         shows += ", untuned" if untuned and shows in ("higher", "lower") else ""
         said.append(f"{_difference(row)} beside {label}{f' ({shows})' if shows else ''}")
     return said
-
-
-def _cell_words(cell: dict) -> str:
-    """Name a cell for readers: "LoRA (ours) r8 q+v"."""
-    return shown_name(cell_name(cell))
 
 
 def _twins(twins: pd.DataFrame, pairs: pd.DataFrame, checks: pd.DataFrame) -> Answer:

@@ -8,7 +8,6 @@ from loraudit.analysis.cells import (
     CELL,
     SUBJECT,
     all_choices,
-    cell_name,
     choices_of,
     first_choice,
     first_collapsed,
@@ -25,7 +24,7 @@ from loraudit.report.formatting import (
     of_which,
     p_value,
     points,
-    shown_name,
+    shown_cell,
 )
 from loraudit.report.page_tables import alpha_text, value_text
 from loraudit.report.tables import found_text, one_epoch
@@ -98,13 +97,18 @@ def _score_fact(study: Study, runs: pd.DataFrame) -> str:
     return " ".join(said)
 
 
+def several_subjects(rows: pd.DataFrame) -> bool:
+    """Tell whether rows are of more than one task and model, so that each has to name its own."""
+    return len(rows[SUBJECT].drop_duplicates()) > 1
+
+
 def edge_fact(runs: pd.DataFrame) -> str:
     """Count and name the cells whose chosen values lie at the edge; "" where none do."""
     at_edge = runs.get("at_edge", pd.Series("", runs.index)).astype(object).fillna("").astype(bool)
     if not at_edge.any():
         return ""
     cells, total = runs[at_edge].drop_duplicates(CELL), len(runs.drop_duplicates(CELL))
-    names = listed((shown_name(cell_name(cell)) for cell in cells.to_dict("records")), 12, "")
+    names = listed((shown_cell(cell) for cell in cells.to_dict("records")), 12, "")
     return (
         f"The chosen values of {of_which(len(cells), total, 'cells')} lie at the edge of what was "
         f"tried, so that better ones may lie beyond: {names}."
@@ -229,7 +233,7 @@ def _update_fact(updates: pd.DataFrame) -> str:
     """Give section 7's medians, for each set of adapted matrices at its largest rank."""
     sentences = []
     updates = updates.fillna({"label": ""})
-    several = updates.drop_duplicates(SUBJECT).shape[0] > 1
+    several = several_subjects(updates)
     sets = updates.groupby([*SUBJECT, "targets", "label"], sort=False)
     for (task, model, targets, label), group in sets:
         rank = group["rank"].max()

@@ -7,10 +7,10 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loraudit.analysis.cells import CELL, SUBJECT, cell_name
+from loraudit.analysis.cells import CELL, SUBJECT
 from loraudit.report.alt_text import each_subject, listed
 from loraudit.report.figure_style import STYLE, WIDTH
-from loraudit.report.formatting import shown_name
+from loraudit.report.formatting import shown_cell
 from loraudit.studies.entries import MATRICES
 
 MOST_CELLS = 6
@@ -83,9 +83,7 @@ def _rank_map(axes: plt.Axes, part: pd.DataFrame, norm: Normalize):
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.set_xlabel("optimizer step")
     cell = part.iloc[0]
-    axes.set_title(
-        f"{cell['task']}, {cell['model']}\n{shown_name(cell_name(cell.to_dict()))}", loc="left"
-    )
+    axes.set_title(f"{cell['task']}, {cell['model']}\n{shown_cell(cell.to_dict())}", loc="left")
     return image
 
 
@@ -97,7 +95,7 @@ def describe_ranks(rows: pd.DataFrame) -> str:
         for _, cell in part.groupby(CELL[len(SUBJECT) :], dropna=False, sort=False):
             means = cell[cell.step == cell.step.max()].groupby("matrix").in_use.mean()
             ends = ", ".join(f"{matrix} {mean:.1f}" for matrix, mean in means.items())
-            cells.append(f"{shown_name(cell_name(cell.iloc[0].to_dict()))} {ends}")
+            cells.append(f"{shown_cell(cell.iloc[0].to_dict())} {ends}")
         return listed(cells, 6)
 
     return f"Mean rank per matrix after the last step. {each_subject(rows, say)}"

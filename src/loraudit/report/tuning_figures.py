@@ -21,7 +21,7 @@ from loraudit.report.figure_style import (
     seeds,
     subjects,
 )
-from loraudit.report.formatting import label_words, shown_name, shown_set, values_text
+from loraudit.report.formatting import label_words, shown_cell, shown_name, shown_set, values_text
 from loraudit.report.looks import Look, cell_looks
 
 CURVE = ["method", "rank", "targets", "label", "other"]
@@ -211,6 +211,6 @@ def describe_tuning(rows: pd.DataFrame) -> str:
     lost = []
     for _, part in rows[_diverged(rows)].groupby(CELL, dropna=False, sort=False):
         rates = ", ".join(f"{rate:g}" for rate in part.learning_rate.unique())
-        lost.append(f"{shown_name(cell_name(part.iloc[0].to_dict()))} at {rates}")
+        lost.append(f"{shown_cell(part.iloc[0].to_dict())} at {rates}")
     also = f" Diverged, which counts as the worst: {listed(lost)}." if lost else ""
     return f"{text} {each_subject(rows, say)}{sick}{also}"
